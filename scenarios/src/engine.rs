@@ -1,0 +1,160 @@
+//! The simulated engine: takes orders, and reports in virtual time what a real one would. Each attempt
+//! reads its prompt at the worker's prefill rate, then makes its whole answer at the decode rate; that
+//! several share a worker costs them nothing here.
+
+use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
+use orchestrion_world::protocol::{FaultClass, Finish, Order, Report, TaskSpec, Usage, WorkerFacts};
+use orchestrion_world::time::{Tick, Ticks};
+use std::collections::BTreeMap;
+
+/// How often a worker says that it lives.
+pub const BEAT: Ticks = Ticks(1_000);
+/// From an order to the engine's taking it up.
+const TAKE_UP: Ticks = Ticks(2);
+
+/// Every simulated worker, and what they will report when.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    workers: BTreeMap<WorkerId, Sim>,
+    agenda: BTreeMap<(Tick, u64), (WorkerId, Epoch, Planned)>,
+    planned: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Sim {
+    facts: WorkerFacts,
+    epoch: Epoch,
+    alive: bool,
+    running: BTreeMap<TaskId, Attempt>,
+}
+
+#[derive(Clone, Debug)]
+enum Planned {
+    Beat,
+    Start(TaskId, Attempt),
+    FirstToken(TaskId, Attempt),
+    End(TaskId, Attempt, Usage),
+}
+
+impl Engine {
+    /// The next tick at which something is to be reported.
+    pub fn next(&self) -> Option<Tick> {
+        self.agenda.keys().next().map(|&(at, _)| at)
+    }
+
+    /// A worker comes up; one that was there before comes up as another.
+    pub fn rise(&mut self, now: Tick, id: WorkerId, facts: Option<&WorkerFacts>) -> Option<Report> {
+        let known = self.workers.get(&id);
+        let epoch = known.map_or(Epoch(1), |sim| Epoch(sim.epoch.0 + 1));
+        let facts = facts.or(known.map(|sim| &sim.facts))?.clone();
+        Some(self.announce(now, id, epoch, facts))
+    }
+
+    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
+        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, running: BTreeMap::new() });
+        self.plan(now + BEAT, id, epoch, Planned::Beat);
+        Report::WorkerUp { worker: id, epoch, facts }
+    }
+
+    /// A worker's process ends and says so.
+    pub fn die(&mut self, id: WorkerId) -> Option<Report> {
+        let sim = self.workers.get_mut(&id).filter(|sim| sim.alive)?;
+        (sim.alive, sim.running) = (false, BTreeMap::new());
+        Some(Report::WorkerDown { worker: id, epoch: sim.epoch, error: Some(FaultClass::Fatal) })
+    }
+
+    /// A worker stops without a word.
+    pub fn hang(&mut self, id: WorkerId) {
+        if let Some(sim) = self.workers.get_mut(&id) {
+            sim.alive = false;
+        }
+    }
+
+    /// The attempt that runs this task fails.
+    pub fn fault(&mut self, task: TaskId) -> Option<Report> {
+        let (&worker, sim) = self.workers.iter_mut().find(|(_, sim)| sim.alive && sim.running.contains_key(&task))?;
+        let attempt = sim.running.remove(&task)?;
+        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class: FaultClass::Transient })
+    }
+
+    /// Carries out an order; what it says at once comes back.
+    ///
+    /// # Panics
+    /// If it is given more than its slots hold: dispatch promises that it never is.
+    pub fn order(&mut self, now: Tick, order: &Order, spec: Option<&TaskSpec>) -> Option<Report> {
+        match *order {
+            Order::Start { worker, epoch, task, attempt } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                sim.running.insert(task, attempt);
+                assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");
+                let spec = spec?;
+                let length = |tokens: u32, milli: u64| Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)));
+                let prefill = length(spec.prompt_tokens, sim.facts.prefill.0);
+                let decode = length(spec.max_tokens.saturating_sub(1), sim.facts.decode.0);
+                let usage = Usage {
+                    finish: Finish::Length,
+                    tokens_in: spec.prompt_tokens,
+                    tokens_out: spec.max_tokens,
+                    prefill_us: prefill.0 * 1_000,
+                    decode_us: decode.0 * 1_000,
+                };
+                let first = now + TAKE_UP + prefill;
+                self.plan(now + TAKE_UP, worker, epoch, Planned::Start(task, attempt));
+                self.plan(first, worker, epoch, Planned::FirstToken(task, attempt));
+                self.plan(first + decode, worker, epoch, Planned::End(task, attempt, usage));
+                None
+            }
+            Order::Cancel { worker, epoch, task, attempt } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                if sim.running.get(&task) == Some(&attempt) {
+                    sim.running.remove(&task);
+                    let usage =
+                        Usage { finish: Finish::Cancelled, tokens_in: 0, tokens_out: 0, prefill_us: 0, decode_us: 0 };
+                    return Some(Report::Finished { worker, epoch, task, attempt, usage });
+                }
+                None
+            }
+            Order::Reset { worker, epoch } => {
+                let facts = self.workers.get(&worker)?.facts.clone();
+                Some(self.announce(now, worker, epoch, facts))
+            }
+        }
+    }
+
+    /// Everything that is reported at `now`.
+    pub fn reports(&mut self, now: Tick) -> Vec<Report> {
+        let mut reports = Vec::new();
+        while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (worker, epoch, planned) = entry.remove();
+            reports.extend(self.report(now, worker, epoch, planned));
+        }
+        reports
+    }
+
+    fn report(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, planned: Planned) -> Option<Report> {
+        let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+        let runs = |sim: &Sim, task, attempt| sim.running.get(&task) == Some(&attempt);
+        match planned {
+            Planned::Beat => {
+                self.plan(now + BEAT, worker, epoch, Planned::Beat);
+                Some(Report::Beat { worker, epoch })
+            }
+            Planned::Start(task, attempt) if runs(sim, task, attempt) => {
+                Some(Report::Started { worker, epoch, task, attempt })
+            }
+            Planned::FirstToken(task, attempt) if runs(sim, task, attempt) => {
+                Some(Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] })
+            }
+            Planned::End(task, attempt, usage) if runs(sim, task, attempt) => {
+                sim.running.remove(&task);
+                Some(Report::Finished { worker, epoch, task, attempt, usage })
+            }
+            Planned::Start(..) | Planned::FirstToken(..) | Planned::End(..) => None,
+        }
+    }
+
+    fn plan(&mut self, at: Tick, worker: WorkerId, epoch: Epoch, planned: Planned) {
+        self.planned += 1;
+        self.agenda.insert((at, self.planned), (worker, epoch, planned));
+    }
+}

@@ -1,0 +1,75 @@
+//! Audits of what only a history can show: over the effects of a run, in order.
+
+use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::protocol::{Effect, Notice, Order};
+use std::collections::BTreeMap;
+
+/// What has been said of each task so far.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    lives: BTreeMap<TaskId, Told>,
+}
+
+/// The last thing told of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Waiting(Attempt),
+    Placed(Attempt),
+    Started(Attempt),
+    Ended,
+}
+
+impl History {
+    /// Takes in an effect; the broken rule where it cannot follow what was told before.
+    pub fn hear(&mut self, effect: &Effect) -> Result<(), String> {
+        let Effect::Notice(notice) = effect else { return self.hear_order(effect) };
+        let (task, next) = match *notice {
+            Notice::Accepted { task, .. } => {
+                let before = self.lives.insert(task, Told::Waiting(Attempt(0)));
+                let fresh = before.is_none_or(|told| told == Told::Ended);
+                return fresh.then_some(()).ok_or(format!("1: {task} was accepted while it lived"));
+            }
+            Notice::Placed { task, attempt, .. } => (task, Told::Placed(attempt)),
+            Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
+            Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
+            Notice::Ended { task, .. } => (task, Told::Ended),
+            Notice::Refused { .. }
+            | Notice::PoolChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. } => return Ok(()),
+        };
+        let Some(told) = self.lives.get_mut(&task) else {
+            return Err(format!("1: {task} was never accepted: {notice:?}"));
+        };
+        let follows = match (*told, next) {
+            (Told::Ended, _) => false,
+            (_, Told::Ended) => true,
+            (Told::Waiting(lost), Told::Placed(attempt)) => attempt.0 == lost.0 + 1,
+            (Told::Placed(live), Told::Started(attempt)) => live == attempt,
+            (Told::Placed(live) | Told::Started(live), Told::Waiting(lost)) => live == lost,
+            _ => false,
+        };
+        let before = std::mem::replace(told, next);
+        follows.then_some(()).ok_or(format!("1, 11: {task} was told {next:?} after {before:?}"))
+    }
+
+    fn hear_order(&self, effect: &Effect) -> Result<(), String> {
+        let Effect::Order(order) = effect else { return Ok(()) };
+        match *order {
+            Order::Start { task, attempt, .. } => {
+                let placed = self.lives.get(&task) == Some(&Told::Placed(attempt));
+                placed.then_some(()).ok_or(format!("11: {task} is started without a placement"))
+            }
+            Order::Cancel { task, .. } => {
+                let ended = self.lives.get(&task) == Some(&Told::Ended);
+                ended.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before its end was told"))
+            }
+            Order::Reset { .. } => Ok(()),
+        }
+    }
+
+    /// Tasks whose end was not told.
+    pub fn living(&self) -> usize {
+        self.lives.values().filter(|told| **told != Told::Ended).count()
+    }
+}

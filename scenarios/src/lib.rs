@@ -1,0 +1,11 @@
+//! Proof by replay: a script asks, a simulated engine works, the core decides, the transcript answers.
+//!
+//! [`script`] reads a scenario, [`stage`] runs it in virtual time with every audit after every step,
+//! [`transcript`] writes question and answer as one text. The cases beside this crate are the regression
+//! suite of the scheduler and the documentation of how it behaves.
+
+pub mod engine;
+pub mod history;
+pub mod script;
+pub mod stage;
+pub mod transcript;

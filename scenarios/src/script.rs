@@ -1,0 +1,288 @@
+//! Scenario scripts: what a person writes to ask the scheduler something.
+//!
+//! One statement a line, after `> `; `#` lines are prose; `<` lines are answers and skipped. First the
+//! cluster, then what happens, by time in milliseconds:
+//!
+//! ```text
+//! > queue interactive=2 batch=4
+//! > pool a model=tiny
+//! > worker w1 pool=a slots=2 prefill=1000 decode=50
+//! > 0 submit t1 prompt=100 answer=50
+//! > 30 cancel t1
+//! ```
+
+use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// A scenario as read.
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub rules: Rules,
+    pub workers: Vec<(WorkerId, WorkerFacts)>,
+    /// By time; what stands together happens in one step, in this order.
+    pub events: Vec<Event>,
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub at: Tick,
+    pub act: Act,
+    /// The statement as written, with the prose above it, for the transcript.
+    pub text: String,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    Submit(TaskId, TaskSpec),
+    Cancel(TaskId, CancelReason),
+    /// The worker's process ends and says so.
+    Die(WorkerId),
+    /// The worker stops: no work, no beats, until it is reset.
+    Hang(WorkerId),
+    /// A worker that died comes back.
+    Rise(WorkerId),
+    /// The attempt that runs this task fails in a way that may pass.
+    Fault(TaskId),
+    /// The placement rule changes.
+    Rule(PlacementRule),
+    /// Nothing: the transcript goes on to here.
+    Wait,
+}
+
+/// Why a script cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}: `{text}`")]
+pub struct ScriptError {
+    pub line: usize,
+    pub text: String,
+    pub problem: String,
+}
+
+/// Defaults that a script need not repeat. A bound of 100 keeps queues out of the way of other topics.
+fn default_rules() -> Rules {
+    Rules {
+        models: vec![],
+        pools: vec![],
+        queue: QueueRules { interactive_max: 100, batch_max: 100 },
+        placement: PlacementRule::PredictedEnd,
+        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
+        retry: RetryRules {
+            attempts_max: 3,
+            backoff: Ticks(100),
+            backoff_max: Ticks(30_000),
+            jitter: Permille(200),
+            budget: Permille(100),
+        },
+    }
+}
+
+impl FromStr for Script {
+    type Err = ScriptError;
+
+    fn from_str(text: &str) -> Result<Script, ScriptError> {
+        let mut script = Script { rules: default_rules(), workers: vec![], events: vec![] };
+        let statements = text.lines().enumerate().filter_map(|(n, l)| Some((n + 1, l.strip_prefix("> ")?)));
+        // Ids are places in sorted lists, so pools and models are collected before workers and tasks.
+        for (line, text) in statements {
+            script.declare(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
+        }
+        script.rules.pools.sort_by(|a, b| a.name.cmp(&b.name));
+        script.rules.models = script.rules.pools.iter().map(|p| p.model.clone()).collect();
+        script.rules.models.sort();
+        script.rules.models.dedup();
+        let mut prose = String::new();
+        for (n, line) in text.lines().enumerate() {
+            if line.starts_with('#') {
+                prose += line;
+                prose.push('\n');
+            } else if let Some(text) = line.strip_prefix("> ") {
+                let told = std::mem::take(&mut prose);
+                let error = |problem| ScriptError { line: n + 1, text: text.into(), problem };
+                script.follow(text, told).map_err(error)?;
+            }
+        }
+        Ok(script)
+    }
+}
+
+impl Script {
+    fn declare(&mut self, text: &str) -> Result<(), String> {
+        let mut words = Words::of(text);
+        match words.verb {
+            "pool" => {
+                let (name, model) = (words.name()?.to_owned(), words.take("model")?);
+                self.rules.pools.push(PoolRules { name, model });
+            }
+            "queue" => {
+                self.rules.queue.interactive_max = words.or("interactive", 100)?;
+                self.rules.queue.batch_max = words.or("batch", 100)?;
+            }
+            "retry" => {
+                self.rules.retry.attempts_max = words.or("attempts", 3)?;
+                self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
+                self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
+            }
+            "health" => {
+                self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
+                self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
+            }
+            "placement" => self.rules.placement = words.rule()?,
+            _ => return Ok(()),
+        }
+        words.end()
+    }
+
+    fn follow(&mut self, text: &str, prose: String) -> Result<(), String> {
+        let mut words = Words::of(text);
+        if words.verb == "worker" {
+            let id = worker_id(words.name()?)?;
+            let facts = self.worker(&mut words)?;
+            self.workers.push((id, facts));
+            return words.end();
+        }
+        let Ok(at) = words.verb.parse().map(Tick) else {
+            return match words.verb {
+                "pool" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                verb => Err(format!("`{verb}` is neither a declaration nor a time")),
+            };
+        };
+        if self.events.last().is_some_and(|before| before.at > at) {
+            return Err("events go forward in time".into());
+        }
+        let act = self.act(&mut words)?;
+        words.end()?;
+        self.events.push(Event { at, act, text: format!("{prose}> {text}") });
+        Ok(())
+    }
+
+    fn act(&self, words: &mut Words<'_>) -> Result<Act, String> {
+        Ok(match words.name()? {
+            "submit" => {
+                let id = task_id(words.name()?)?;
+                Act::Submit(id, self.spec(words)?)
+            }
+            "cancel" => Act::Cancel(task_id(words.name()?)?, CancelReason::Client),
+            "die" => Act::Die(worker_id(words.name()?)?),
+            "hang" => Act::Hang(worker_id(words.name()?)?),
+            "rise" => Act::Rise(worker_id(words.name()?)?),
+            "fault" => Act::Fault(task_id(words.name()?)?),
+            "rule" => Act::Rule(words.rule()?),
+            "wait" => Act::Wait,
+            other => return Err(format!("nobody knows how to `{other}`")),
+        })
+    }
+
+    fn spec(&self, words: &mut Words<'_>) -> Result<TaskSpec, String> {
+        let class = if words.flag("batch") { Class::Batch } else { Class::Interactive };
+        let model = match words.optional("model") {
+            // A name nobody serves is a question too.
+            Some(name) => self.rules.models.binary_search(&name.to_owned()).unwrap_or(self.rules.models.len()),
+            None => 0,
+        };
+        let deadline = words.optional("deadline").map(number).transpose()?.map(Ticks);
+        Ok(TaskSpec {
+            model: ModelId(model as u16),
+            class,
+            prompt_tokens: words.or("prompt", 100)?,
+            prompt_digest: Sha256::default(),
+            max_tokens: words.or("answer", 50)?,
+            deadline,
+            seed: 0,
+        })
+    }
+
+    fn worker(&self, words: &mut Words<'_>) -> Result<WorkerFacts, String> {
+        let pool: String = words.take("pool")?;
+        let pool = self.rules.pools.binary_search_by(|p| p.name.cmp(&pool)).map_err(|_| format!("no pool `{pool}`"))?;
+        let mib = |n: u64| Bytes(n << 20);
+        let mut model_digest = Sha256::default();
+        model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
+        Ok(WorkerFacts {
+            pool: PoolId(pool as u16),
+            device: DeviceId(words.or("device", 0)?),
+            device_capacity: mib(words.or("capacity", 1 << 20)?),
+            model_digest,
+            weights: mib(words.or("weights", 100)?),
+            kv_per_token: Bytes(words.or("kv", 1024)?),
+            ctx_max: words.or("ctx", 4096)?,
+            slots: words.or("slots", 1)?,
+            prefill: MilliRate(words.or("prefill", 1_000u64)? * 1_000),
+            decode: MilliRate(words.or("decode", 50u64)? * 1_000),
+        })
+    }
+}
+
+/// `t7` is task 7.
+pub fn task_id(name: &str) -> Result<TaskId, String> {
+    let number = name.strip_prefix('t').and_then(|n| n.parse().ok());
+    number.map(TaskId).ok_or_else(|| format!("a task is called t1, t2, …, not `{name}`"))
+}
+
+fn worker_id(name: &str) -> Result<WorkerId, String> {
+    let number = name.strip_prefix('w').and_then(|n| n.parse().ok());
+    number.map(WorkerId).ok_or_else(|| format!("a worker is called w1, w2, …, not `{name}`"))
+}
+
+fn number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| format!("`{text}` is no number here"))
+}
+
+/// A statement taken apart: a verb, names, flags and `key=value`.
+struct Words<'t> {
+    verb: &'t str,
+    names: std::collections::VecDeque<&'t str>,
+    values: BTreeMap<&'t str, &'t str>,
+}
+
+impl<'t> Words<'t> {
+    fn of(text: &'t str) -> Self {
+        let mut words = text.split_whitespace();
+        let verb = words.next().unwrap_or_default();
+        let (pairs, names): (Vec<_>, Vec<_>) = words.partition(|w| w.contains('='));
+        Words { verb, names: names.into(), values: pairs.into_iter().filter_map(|w| w.split_once('=')).collect() }
+    }
+
+    fn name(&mut self) -> Result<&'t str, String> {
+        self.names.pop_front().ok_or_else(|| format!("`{}` lacks a name", self.verb))
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        let before = self.names.len();
+        self.names.retain(|n| *n != name);
+        self.names.len() != before
+    }
+
+    fn optional(&mut self, key: &str) -> Option<&'t str> {
+        self.values.remove(key)
+    }
+
+    fn take(&mut self, key: &str) -> Result<String, String> {
+        self.optional(key).map(str::to_owned).ok_or_else(|| format!("`{key}=…` is missing"))
+    }
+
+    fn or<N: FromStr>(&mut self, key: &str, default: N) -> Result<N, String> {
+        self.optional(key).map_or(Ok(default), number)
+    }
+
+    fn rule(&mut self) -> Result<PlacementRule, String> {
+        match self.name()? {
+            "predicted-end" => Ok(PlacementRule::PredictedEnd),
+            "least-loaded" => Ok(PlacementRule::LeastLoaded),
+            "pack" => Ok(PlacementRule::Pack),
+            other => Err(format!("no placement rule is called `{other}`")),
+        }
+    }
+
+    /// Nothing may be left over: a misspelt key is no default.
+    fn end(self) -> Result<(), String> {
+        let left = self.names.into_iter().chain(self.values.into_keys()).next();
+        left.map_or(Ok(()), |word| Err(format!("nobody asked for `{word}`")))
+    }
+}

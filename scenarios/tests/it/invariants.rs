@@ -1,0 +1,55 @@
+//! Random scripts: whatever clients do and workers suffer, every audit holds after every step, every task
+//! ends exactly once, and the run is a function of the script.
+
+use orchestrion_scenarios::script::Script;
+use orchestrion_scenarios::stage::{Plain, run};
+use proptest::prelude::*;
+
+/// A cluster of up to three workers in two pools, and what befalls it.
+fn scripts() -> impl Strategy<Value = String> {
+    let worker = (1u32..4, 1u32..5, 20u32..200, 200u32..5000);
+    let workers = prop::collection::vec(worker, 1..4);
+    let events = prop::collection::vec((0u64..400, 0u8..14, 1u32..30, 1u32..4, 1u32..300), 1..60);
+    (workers, events, 1u32..6, 1u32..4).prop_map(|(workers, events, bound, attempts)| {
+        let mut text = format!("> queue interactive={bound} batch={bound}\n> retry attempts={attempts}\n");
+        text += "> pool a model=m\n> pool b model=m\n";
+        for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
+            let pool = ["a", "b"][n % 2];
+            text += &format!(
+                "> worker w{} pool={pool} device={n} slots={slots} decode={decode} kv={} capacity={capacity} ctx=2000\n",
+                n + 1,
+                kv << 19,
+            );
+        }
+        let mut at = 0;
+        for (gap, kind, task, worker, size) in events {
+            at += gap;
+            text += &match kind {
+                0..5 => format!("> {at} submit t{task} prompt={size} answer={size}\n"),
+                5 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
+                6 => format!("> {at} submit t{task} prompt=10 answer={size} deadline={}\n", size * 20),
+                7 | 8 => format!("> {at} cancel t{task}\n"),
+                9 => format!("> {at} die w{worker}\n"),
+                10 => format!("> {at} hang w{worker}\n"),
+                11 => format!("> {at} rise w{worker}\n"),
+                12 => format!("> {at} fault t{task}\n"),
+                _ => format!("> {at} rule {}\n", ["pack", "least-loaded", "predicted-end"][worker as usize % 3]),
+            };
+        }
+        text
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_breaks_and_everything_ends(text in scripts()) {
+        let script: Script = text.parse().unwrap();
+        let first = run(&script, &mut Plain).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(first.living, 0, "every task ends");
+        let leases: usize = first.ledger.workers.iter().map(|w| w.leases.iter().filter(|l| !l.revoked).count()).sum();
+        prop_assert_eq!(leases, 0);
+        let again = run(&script, &mut Plain).map_err(TestCaseError::fail)?;
+        prop_assert!(first == again, "the run is a function of the script");
+    }
+}

@@ -1,0 +1,13 @@
+//! The proofs: goldens of behaviour, determinism under shuffles and restores, invariants under random
+//! scripts, and the schedule itself.
+
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod determinism;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod schedule;

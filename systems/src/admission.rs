@@ -1,0 +1,142 @@
+//! Admission: who may wait. Checks a submission against the model, its workers, its deadline and the
+//! bound of its queue, in this order; refuses with the figures compared, or queues it.
+
+use crate::estimate;
+use crate::placement::effective_ctx;
+use crate::release::end_task;
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::TaskId;
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::{Class, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::store::{Key, Queues, Store};
+use orchestrion_world::task::{Life, Task, TaskTimers};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::worker::{Worker, WorkerState};
+
+/// A client told to come back sooner than this would find the same queue; later than the second, it
+/// would have been better off asking.
+const RETRY_AFTER_MIN: Ticks = Ticks(100);
+const RETRY_AFTER_MAX: Ticks = Ticks(60_000);
+/// Where a model has no worker: loading one takes seconds.
+const RETRY_AFTER_UNREADY: Ticks = Ticks(1_000);
+/// Retries that can be saved up, in thousandths, so that a calm week does not pay for a storm of them.
+const RETRY_BUDGET_MAX: u64 = 100_000;
+
+pub(crate) fn admit(world: &mut World) {
+    let mut mail = world.resource_mut::<Mail>();
+    let submits = std::mem::take(&mut mail.submits);
+    let early_cancels = std::mem::take(&mut mail.early_cancels);
+    for (id, spec) in submits {
+        match judge(world, id, &spec) {
+            Ok(predicted_start) => queue(world, id, spec, predicted_start),
+            Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
+        }
+        // A cancel may overtake its task on the way in; it was acknowledged, so it holds.
+        if let Some((_, reason)) = early_cancels.iter().find(|(task, _)| *task == id) {
+            end_task(world, id, Outcome::Cancelled { reason: *reason, tokens_out: 0 });
+        }
+    }
+}
+
+/// What the load of a model comes to.
+struct Load {
+    slots: u64,
+    /// Slots that the task could have now, memory included.
+    free: u64,
+    ctx_max: u32,
+    /// The shortest run of the task on any worker as it is now.
+    shortest: Ticks,
+    /// How long a task holds a slot.
+    service: Ticks,
+}
+
+fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Ticks, Refusal> {
+    let rules = world.resource::<Core>().rules.clone().ok_or(Refusal::UnknownModel)?;
+    let model = world.model(spec.model).ok_or(Refusal::UnknownModel)?;
+    if world.task(id).is_some() {
+        return Err(Refusal::DuplicateTask);
+    }
+    let load = load(world, spec, model.service);
+    if load.slots == 0 {
+        return Err(Refusal::PoolUnready { retry_after: RETRY_AFTER_UNREADY });
+    }
+    let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    if tokens > u64::from(load.ctx_max) {
+        return Err(Refusal::ContextExceeded { tokens, ctx_max: load.ctx_max });
+    }
+    let waiting = world.resource::<Queues>().len(spec.model, spec.class) as u64;
+    let ahead = match spec.class {
+        Class::Interactive => waiting,
+        Class::Batch => waiting + world.resource::<Queues>().len(spec.model, Class::Interactive) as u64,
+    };
+    // Who waits could not start: what is free is not free for those behind.
+    let free = if ahead == 0 { load.free } else { 0 };
+    let start = estimate::wait(ahead, free, load.slots, load.service);
+    if let Some(deadline) = spec.deadline
+        && deadline < load.shortest
+    {
+        return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
+    }
+    let bound = bound(&rules, spec.class);
+    if waiting >= u64::from(bound) {
+        let retry_after = start.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
+        return Err(Refusal::QueueFull { bound, retry_after });
+    }
+    Ok(start)
+}
+
+/// The bound of a class's queue.
+pub(crate) fn bound(rules: &Rules, class: Class) -> u32 {
+    match class {
+        Class::Interactive => rules.queue.interactive_max,
+        Class::Batch => rules.queue.batch_max,
+    }
+}
+
+fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>) -> Load {
+    let mut load = Load { slots: 0, free: 0, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
+    let ready = |w: &&Worker| w.model == spec.model && w.state == WorkerState::Ready;
+    for worker in world.workers().into_iter().filter(ready) {
+        load.slots += u64::from(worker.facts.slots);
+        if has_memory(world, worker, spec) {
+            load.free += u64::from(worker.free_slots());
+        }
+        load.ctx_max = load.ctx_max.max(effective_ctx(world, worker));
+        // The first token is the least that a deadline must leave room for.
+        let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
+        load.shortest = load.shortest.min(estimate::run(&first_token, worker.prefill, worker.decode, 1));
+        let guess = estimate::run(spec, worker.prefill, worker.decode, worker.facts.slots.into());
+        load.service = load.service.min(guess);
+    }
+    load.service = learned.unwrap_or(load.service);
+    load
+}
+
+fn has_memory(world: &World, worker: &Worker, spec: &TaskSpec) -> bool {
+    let needed = worker.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
+    world.device(worker.facts.device).is_some_and(|device| needed <= device.residual())
+}
+
+fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {
+    let mut core = world.resource_mut::<Core>();
+    core.ordinals += 1;
+    let (now, ordinal) = (core.now, core.ordinals);
+    let earned = core.rules.as_ref().map_or(0, |r| u64::from(r.retry.budget.0));
+    core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
+    let deadline = spec.deadline.map(|length| now + length);
+    let mut queues = world.resource_mut::<Queues>();
+    let position = queues.len(spec.model, spec.class) as u32;
+    let life = Life::Queued;
+    let task = Task { id, ordinal, spec, admitted: now, deadline, attempts: 0, placed: Tick(0), tokens_out: 0, life };
+    queues.push(&task);
+    let mut wheel = world.resource_mut::<Wheel>();
+    let timers = TaskTimers { deadline: deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id))), retry: None };
+    let model = task.spec.model;
+    world.enlist(Key::Task(id), (task, timers));
+    let mut mail = world.resource_mut::<Mail>();
+    mail.stirred.insert(model);
+    mail.notice(Notice::Accepted { task: id, position, predicted_start });
+}

@@ -1,0 +1,178 @@
+//! The invariants that a state can be checked for, each by name. Run after every step in tests and
+//! simulation; the ones that take constant time are asserted where they could break, in production too.
+//!
+//! What only a history can show (a task ends exactly once, no token after a cancel) is audited over the
+//! effects by the scenario stage.
+
+use crate::admission::bound;
+use bevy_ecs::prelude::World;
+use orchestrion_world::ledger::{Ledger, digest, full_digest};
+use orchestrion_world::store::{FreeIndex, Queues};
+use orchestrion_world::task::{Life, Task};
+use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::worker::{Worker, WorkerState};
+use std::collections::BTreeMap;
+
+/// A broken invariant: its name in [`AUDITS`], and what was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("audit `{name}`: {found}")]
+pub struct Broken {
+    pub name: &'static str,
+    pub found: String,
+}
+
+type Audit = fn(&World, &Ledger) -> Result<(), String>;
+
+/// Every audit of a state. The number is that of the design's list of invariants, where it has one.
+pub const AUDITS: [(&str, Audit); 10] = [
+    ("3 a queue never exceeds its bound", queues_within_bounds),
+    ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
+    ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
+    ("8 no lease on a worker that is not ready", leases_only_on_ready),
+    ("12 attempts within the limit", attempts_within_limit),
+    ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("20 armed timers are those the entities call for", timers_match),
+    ("queues hold exactly the queued tasks", queues_match_tasks),
+    ("the index of free workers is what the workers say", index_matches),
+    ("22 the incremental digest is that of the whole ledger", digest_matches),
+];
+
+/// Runs them all.
+pub(crate) fn audit(world: &World) -> Result<(), Broken> {
+    let ledger = Ledger::of(world);
+    AUDITS.iter().try_for_each(|&(name, check)| check(world, &ledger).map_err(|found| Broken { name, found }))
+}
+
+fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(found()) }
+}
+
+fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    world.resource::<Queues>().lines().try_for_each(|(model, class, line)| {
+        // Retried tasks come back to a queue that may have filled up behind them.
+        let first_attempts = line.values().filter(|id| task(ledger, **id).is_some_and(|t| t.attempts == 0)).count();
+        let bound = bound(rules, class);
+        check(first_attempts <= bound as usize, || {
+            format!("{first_attempts} wait in {model:?} {class:?}, bound {bound}")
+        })
+    })
+}
+
+fn task(ledger: &Ledger, id: orchestrion_world::id::TaskId) -> Option<&Task> {
+    ledger.tasks.binary_search_by_key(&id, |t| t.id).ok().map(|at| &ledger.tasks[at])
+}
+
+fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
+    for worker in &ledger.workers {
+        check(worker.leases.len() <= usize::from(worker.facts.slots), || format!("{} has too many leases", worker.id))?;
+        check(worker.leases.is_sorted_by_key(|l| l.task), || format!("{}'s leases are not sorted", worker.id))?;
+        for lease in worker.leases.iter().filter(|l| !l.revoked) {
+            let holder = task(ledger, lease.task).filter(|t| t.attempts == lease.attempt.0);
+            let held = holder.is_some_and(|t| t.life.worker() == Some(worker.id));
+            check(held, || format!("{} leases a slot to {} which is not there", worker.id, lease.task))?;
+        }
+    }
+    ledger.tasks.iter().filter_map(|t| t.life.worker().map(|w| (t, w))).try_for_each(|(task, id)| {
+        let worker = ledger.workers.iter().find(|w| w.id == id);
+        let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
+        check(lease.is_some_and(|l| l.attempt.0 == task.attempts), || format!("{} has no lease on {id}", task.id))
+    })
+}
+
+fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.devices.iter().try_for_each(|device| {
+        let weights: u64 = ledger.shards.iter().filter(|s| s.device == device.id).map(|s| s.bytes.0).sum();
+        let on_device = |w: &&Worker| w.facts.device == device.id;
+        let leases = ledger.workers.iter().filter(on_device).flat_map(|w| &w.leases);
+        let reserved: u64 = leases.map(|l| l.kv.0).sum();
+        check(device.weights.0 == weights && device.reserved.0 == reserved, || format!("{device:?} is off its books"))?;
+        check(weights + reserved <= device.capacity.0, || format!("{device:?} holds more than it can"))
+    })?;
+    ledger.shards.iter().try_for_each(|shard| {
+        let of_shard = |w: &&Worker| w.facts.device == shard.device && w.facts.model_digest == shard.digest;
+        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state == WorkerState::Ready).count();
+        check(holders == usize::from(shard.holders), || format!("{shard:?} has {holders} holders"))
+    })
+}
+
+fn leases_only_on_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let lost = |w: &&Worker| w.state == WorkerState::Lost && !w.leases.is_empty();
+    ledger.workers.iter().find(lost).map_or(Ok(()), |w| Err(format!("{} is lost and has leases", w.id)))
+}
+
+fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let over = ledger.tasks.iter().find(|t| t.attempts > rules.retry.attempts_max);
+    over.map_or(Ok(()), |t| Err(format!("{} was tried {} times", t.id, t.attempts)))
+}
+
+fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let late = ledger.tasks.iter().find(|t| t.deadline.is_some_and(|due| due <= ledger.core.now));
+    late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
+}
+
+fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let rules = ledger.core.rules.as_deref();
+    let deadlines = ledger.tasks.iter().filter_map(|t| Some((t.deadline?, TimerKey::Deadline(t.id))));
+    let retries = ledger.tasks.iter().filter_map(|t| match t.life {
+        Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
+        Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
+    });
+    let mut called_for: Vec<_> = deadlines.chain(retries).collect();
+    called_for.sort_unstable();
+    // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
+    let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
+    for (due, key) in world.resource::<Wheel>().armed() {
+        match key {
+            TimerKey::Beat(_) | TimerKey::Stranded(_) => drop(alarms.insert(key, due)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
+        }
+    }
+    check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
+    for worker in &ledger.workers {
+        let (armed, due) = (alarms.remove(&TimerKey::Beat(worker.id)), worker.alarm_at(rules));
+        check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
+    }
+    for model in &ledger.models {
+        let armed = alarms.remove(&TimerKey::Stranded(model.id)).is_some();
+        check(armed == model.stranded.is_some(), || format!("{model:?}: alarm {armed}"))?;
+    }
+    check(alarms.is_empty(), || format!("nobody's alarms: {alarms:?}"))
+}
+
+fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut fresh = Queues::default();
+    ledger.tasks.iter().filter(|t| t.life == Life::Queued).for_each(|t| fresh.push(t));
+    let lines = |queues: &Queues| -> Vec<_> {
+        let waiting = queues.lines().flat_map(|(m, c, line)| line.iter().map(move |(&n, &t)| (m, c, n, t)));
+        waiting.collect()
+    };
+    let (held, called_for) = (lines(world.resource()), lines(&fresh));
+    check(held == called_for, || format!("{held:?} wait, {called_for:?} should"))
+}
+
+fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let free = |w: &&Worker| w.state == WorkerState::Ready && w.free_slots() > 0;
+    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.model, w.id)).collect();
+    called_for.sort_unstable();
+    let index = world.resource::<FreeIndex>();
+    let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
+    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))
+}
+
+fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let (running, whole) = (digest(world), full_digest(ledger));
+    check(running == whole, || format!("{running} was kept up, {whole} is computed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_audit_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = AUDITS.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), AUDITS.len());
+    }
+}

@@ -1,0 +1,89 @@
+//! Intake: sorts the step's inputs by who reads them, takes in boots and rules, fires due timers.
+
+use crate::Inbox;
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{ModelId, PoolId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
+use orchestrion_world::protocol::{Input, Intent, Notice, Report};
+use orchestrion_world::store::{Key, Store};
+use orchestrion_world::wheel::{Alarm, TimerKey, Wheel};
+use orchestrion_world::worker::{Model, Pool};
+
+/// Retries that a fresh server may make before admissions have earned any, in thousandths: enough to
+/// ride out the loss of one worker.
+const RETRY_BUDGET_AT_START: u64 = 10_000;
+
+pub(crate) fn take_in(world: &mut World) {
+    let Inbox { tick, inputs } = std::mem::take(&mut *world.resource_mut::<Inbox>());
+    let mut core = world.resource_mut::<Core>();
+    core.now = core.now.max(tick);
+    let now = core.now;
+    let mut fired = Vec::new();
+    world.resource_mut::<Wheel>().advance(now, &mut fired);
+    world.resource_mut::<Mail>().due.extend(fired.into_iter().map(|(_, key)| key));
+    for input in inputs {
+        match input {
+            Input::Boot { wall_ms } => world.resource_mut::<Core>().booted = Some((wall_ms, now)),
+            Input::SetRules(rules) => set_rules(world, *rules),
+            Input::Intent(intent) => sort_intent(&mut world.resource_mut::<Mail>(), intent),
+            Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
+        }
+    }
+}
+
+fn sort_intent(mail: &mut Mail, intent: Intent) {
+    match intent {
+        Intent::Submit { task, spec } => mail.submits.push((task, spec)),
+        Intent::Cancel { task, reason } => mail.cancels.push((task, reason)),
+    }
+}
+
+fn sort_report(mail: &mut Mail, report: Report) {
+    match report {
+        Report::WorkerUp { worker, epoch, facts } => mail.words.push(Word::Up(worker, epoch, facts)),
+        Report::WorkerDown { worker, epoch, error: _ } => mail.words.push(Word::Down(worker, epoch)),
+        Report::Beat { worker, epoch } => mail.words.push(Word::Alive(worker, epoch)),
+        Report::Started { worker, epoch, task, attempt } => mail.starts.push((worker, epoch, task, attempt)),
+        Report::Progress { worker, epoch, made } => mail.progress.push(Made { worker, epoch, tokens: made }),
+        Report::Finished { worker, epoch, task, attempt, usage } => {
+            mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Ok(usage) });
+        }
+        Report::Faulted { worker, epoch, task, attempt, class } => {
+            mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
+        }
+    }
+}
+
+/// The first rules make the models and pools; later ones may change any policy or bound, not the names
+/// that ids stand for.
+fn set_rules(world: &mut World, rules: Rules) {
+    if rules.check().is_err() {
+        return world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+    }
+    let core = world.resource::<Core>();
+    let now = core.now;
+    let Some(before) = core.rules.clone() else {
+        let alarm = now + rules.health.no_worker_grace;
+        for id in (0..rules.models.len()).map(|n| ModelId(n as u16)) {
+            let key = Key::Model(id);
+            world.enlist(key, (Model { id, service: None, stranded: Some(now) }, Alarm::default()));
+            world.set_alarm(key, Some((alarm, TimerKey::Stranded(id))));
+        }
+        for (n, pool) in rules.pools.iter().enumerate() {
+            let Ok(model) = rules.models.binary_search(&pool.model) else { continue };
+            let (id, model) = (PoolId(n as u16), ModelId(model as u16));
+            world.enlist(Key::Pool(id), Pool { id, model, ready: 0 });
+        }
+        let mut core = world.resource_mut::<Core>();
+        core.retry_budget = RETRY_BUDGET_AT_START;
+        core.set_rules(rules);
+        return;
+    };
+    if before.models == rules.models && before.pools == rules.pools {
+        world.resource_mut::<Core>().set_rules(rules);
+    } else {
+        world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+    }
+}

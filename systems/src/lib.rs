@@ -1,0 +1,212 @@
+//! What happens: one step of the clockwork, `(World, inputs) -> (World, effects)`.
+//!
+//! Read [`tick`] first: it is the list of everything that happens, in order. [`Simulation`] is the only
+//! way in. No clock, no thread, no float, no randomness but the journalled seed.
+
+#![deny(clippy::float_arithmetic)]
+
+mod admission;
+pub mod audit;
+mod dispatch;
+mod estimate;
+mod health;
+mod intake;
+pub mod placement;
+mod progress;
+mod release;
+mod report;
+pub mod tick;
+
+use bevy_ecs::prelude::{Resource, Schedule, World};
+#[cfg(feature = "shuffle")]
+use bevy_ecs::schedule::ScheduleBuildSettings;
+use orchestrion_world::config::RulesError;
+use orchestrion_world::id::TaskId;
+use orchestrion_world::ledger::{Core, Ledger};
+use orchestrion_world::protocol::{Class, Effect, Input};
+use orchestrion_world::store::{Queues, Store};
+use orchestrion_world::time::Tick;
+use orchestrion_world::units::Digest;
+use orchestrion_world::wheel::Wheel;
+use orchestrion_world::worker::WorkerState;
+use placement::explain::DecisionLog;
+use std::fmt;
+
+/// A world and the schedule that moves it.
+pub struct Simulation {
+    world: World,
+    schedule: Schedule,
+}
+
+/// What a step came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// In the order in which they were decided.
+    pub effects: Vec<Effect>,
+    /// Of `effects`.
+    pub decisions: Digest,
+    /// Of the whole state after the step.
+    pub state: Digest,
+}
+
+/// How full the world is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    pub queued_interactive: u64,
+    pub queued_batch: u64,
+    pub leases: u64,
+    pub slots: u64,
+    pub kv_reserved_bytes: u64,
+    pub vram_used_bytes: u64,
+}
+
+/// The step's inputs, for intake.
+#[derive(Resource, Default)]
+struct Inbox {
+    tick: Tick,
+    inputs: Vec<Input>,
+}
+
+/// The step's result, from report.
+#[derive(Resource, Default)]
+struct Outbox(Option<Step>);
+
+/// Whose decisions are to be told in full. Decides nothing and is not in the Ledger.
+#[derive(Resource, Default)]
+struct Watch {
+    task: Option<TaskId>,
+    decisions: Vec<DecisionLog>,
+}
+
+/// Why a ledger is no state of a world.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the ledger's lists are not sorted by id")]
+    Unsorted,
+    #[error("the ledger's rules are out of bounds: {0}")]
+    Rules(#[from] RulesError),
+    #[error("the ledger breaks an invariant: {0}")]
+    Broken(#[from] audit::Broken),
+}
+
+impl fmt::Debug for Simulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulation").field("now", &self.now()).finish_non_exhaustive()
+    }
+}
+
+impl Simulation {
+    /// An empty world; its first inputs are a boot and the rules.
+    pub fn new(seed: u64) -> Simulation {
+        Self::over(Ledger::empty(seed).restore())
+    }
+
+    /// A world in the state of a ledger: from here on it is as if it had never stopped. A ledger that
+    /// breaks an invariant is refused.
+    pub fn restore(ledger: &Ledger) -> Result<Simulation, RestoreError> {
+        if !ledger.is_sorted() {
+            return Err(RestoreError::Unsorted);
+        }
+        if let Some(rules) = &ledger.core.rules {
+            rules.check()?;
+        }
+        let simulation = Self::over(ledger.restore());
+        simulation.audit()?;
+        Ok(simulation)
+    }
+
+    /// As [`Simulation::restore`], with systems free to run in any order the schedule allows and with
+    /// entity ids and rows no other run has. Nothing that can be observed may differ.
+    #[cfg(feature = "shuffle")]
+    pub fn restore_shuffled(ledger: &Ledger, shuffle: u64) -> Result<Simulation, RestoreError> {
+        let mut simulation = Self::restore(ledger)?;
+        simulation.schedule = tick::schedule(ScheduleBuildSettings { shuffle_seed: Some(shuffle), ..tick::settings() });
+        for n in 0..shuffle % 17 {
+            let stranger = simulation.world.spawn_empty().id();
+            if (shuffle >> n) & 1 == 1 {
+                simulation.world.despawn(stranger);
+            }
+        }
+        Ok(simulation)
+    }
+
+    fn over(mut world: World) -> Simulation {
+        world.insert_resource(Inbox::default());
+        world.insert_resource(Outbox::default());
+        world.insert_resource(Watch::default());
+        Simulation { world, schedule: tick::schedule(tick::settings()) }
+    }
+
+    /// Runs one step at `tick`; an earlier tick than the last step's counts as the last step's.
+    pub fn step(&mut self, tick: Tick, inputs: Vec<Input>) -> Step {
+        *self.world.resource_mut::<Inbox>() = Inbox { tick, inputs };
+        self.schedule.run(&mut self.world);
+        // Nobody else does without bevy_app, and what is not cleared grows.
+        self.world.clear_trackers();
+        let step = self.world.resource_mut::<Outbox>().0.take();
+        step.unwrap_or_else(|| unreachable!("the last phase leaves a step"))
+    }
+
+    /// A tick before which no timer is due.
+    pub fn next_wake(&self) -> Option<Tick> {
+        self.world.resource::<Wheel>().next_due()
+    }
+
+    /// Whether a timer is due at `tick`; turns the wheel, changes no state.
+    pub fn is_due(&mut self, tick: Tick) -> bool {
+        self.world.resource_mut::<Wheel>().is_due(tick)
+    }
+
+    /// The tick of the last step.
+    pub fn now(&self) -> Tick {
+        self.world.resource::<Core>().now
+    }
+
+    /// The state as plain data.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::of(&self.world)
+    }
+
+    /// How full the world is.
+    pub fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges::default();
+        for (_, class, line) in self.world.resource::<Queues>().lines() {
+            match class {
+                Class::Interactive => gauges.queued_interactive += line.len() as u64,
+                Class::Batch => gauges.queued_batch += line.len() as u64,
+            }
+        }
+        for worker in self.world.workers() {
+            gauges.leases += worker.leases.len() as u64;
+            if worker.state == WorkerState::Ready {
+                gauges.slots += u64::from(worker.facts.slots);
+            }
+        }
+        for device in self.world.devices() {
+            gauges.kv_reserved_bytes += device.reserved.0;
+            gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
+        }
+        gauges
+    }
+
+    /// From here on, keeps every placement decision about this task in full.
+    pub fn watch(&mut self, task: TaskId) {
+        self.world.resource_mut::<Watch>().task = Some(task);
+    }
+
+    /// What was kept since the last call.
+    pub fn take_decisions(&mut self) -> Vec<DecisionLog> {
+        std::mem::take(&mut self.world.resource_mut::<Watch>().decisions)
+    }
+
+    /// Checks every invariant; the first broken one by name.
+    pub fn audit(&self) -> Result<(), audit::Broken> {
+        audit::audit(&self.world)
+    }
+
+    /// The names of the systems, in the order in which they run.
+    pub fn system_names(&self) -> Vec<String> {
+        let systems = self.schedule.systems().into_iter().flatten();
+        systems.map(|(_, system)| system.name().to_string()).collect()
+    }
+}

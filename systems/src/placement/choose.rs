@@ -1,0 +1,191 @@
+//! The hot decision: pure, over candidates, without allocation. [`super::explain`] makes the same one at
+//! leisure; a property test holds them together.
+
+use super::rank;
+use orchestrion_world::config::PlacementRule;
+use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::protocol::TaskSpec;
+use orchestrion_world::task::Task;
+use orchestrion_world::units::Bytes;
+use orchestrion_world::worker::{Worker, WorkerState};
+use std::cmp::Ordering;
+
+/// What is to be placed.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub task: TaskId,
+    pub spec: TaskSpec,
+}
+
+impl Request {
+    pub(crate) fn of(task: &Task) -> Self {
+        Request { task: task.id, spec: task.spec.clone() }
+    }
+
+    /// The context it takes at its longest.
+    pub(crate) fn tokens(&self) -> u64 {
+        u64::from(self.spec.prompt_tokens) + u64::from(self.spec.max_tokens)
+    }
+}
+
+/// Where it may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'w> {
+    pub worker: &'w Worker,
+    /// Free memory of its device.
+    pub residual: Bytes,
+}
+
+/// Why a candidate is out, with the figures compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub enum Filter {
+    OtherModel,
+    NotReady,
+    NoFreeSlot {
+        slots: u16,
+    },
+    /// It still holds a revoked lease of a task with this id.
+    LettingGo,
+    ContextTooShort {
+        needed: u64,
+        ctx_max: u32,
+    },
+    NotEnoughMemory {
+        needed: Bytes,
+        free: Bytes,
+    },
+}
+
+/// The first filter that removes the candidate.
+pub(crate) fn filter(request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
+    let Candidate { worker, residual } = *candidate;
+    let needed = request.tokens();
+    let memory = worker.kv_for(needed);
+    if worker.model != request.spec.model {
+        Some(Filter::OtherModel)
+    } else if worker.state != WorkerState::Ready {
+        Some(Filter::NotReady)
+    } else if worker.free_slots() == 0 {
+        Some(Filter::NoFreeSlot { slots: worker.facts.slots })
+    } else if worker.leases.binary_search_by_key(&request.task, |l| l.task).is_ok() {
+        Some(Filter::LettingGo)
+    } else if needed > u64::from(worker.facts.ctx_max) {
+        Some(Filter::ContextTooShort { needed, ctx_max: worker.facts.ctx_max })
+    } else if memory > residual {
+        Some(Filter::NotEnoughMemory { needed: memory, free: residual })
+    } else {
+        None
+    }
+}
+
+/// The best feasible candidate, if any.
+pub(crate) fn choose<'w>(
+    rule: PlacementRule,
+    request: &Request,
+    candidates: impl Iterator<Item = Candidate<'w>>,
+) -> Option<WorkerId> {
+    let feasible = candidates.filter(|c| filter(request, c).is_none());
+    feasible.min_by(|a, b| compare(rule, request, a, b)).map(|c| c.worker.id)
+}
+
+/// Term by term; later terms are computed only where earlier ones tie.
+fn compare(rule: PlacementRule, request: &Request, a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
+    rank::terms(rule)
+        .iter()
+        .map(|&term| rank::value(term, request, a).cmp(&rank::value(term, request, b)))
+        .find(|ordering| ordering.is_ne())
+        .unwrap_or(Ordering::Equal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::explain::explain;
+    use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, RetryRules, Rules};
+    use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId};
+    use orchestrion_world::protocol::{Class, WorkerFacts};
+    use orchestrion_world::time::{Tick, Ticks};
+    use orchestrion_world::units::{MilliRate, Permille, Sha256};
+    use orchestrion_world::worker::Lease;
+    use proptest::prelude::*;
+
+    fn rules() -> Rules {
+        let pool = |name: &str| PoolRules { name: name.into(), model: "m".into() };
+        Rules {
+            models: vec!["m".into(), "n".into()],
+            pools: vec![pool("a"), pool("b")],
+            queue: QueueRules { interactive_max: 1, batch_max: 1 },
+            placement: PlacementRule::PredictedEnd,
+            health: HealthRules { beat_timeout: Ticks(1), no_worker_grace: Ticks(1), workers_max: 1 },
+            retry: RetryRules {
+                attempts_max: 1,
+                backoff: Ticks(1),
+                backoff_max: Ticks(1),
+                jitter: Permille(0),
+                budget: Permille(0),
+            },
+        }
+    }
+
+    /// Few distinct values, so that ties are common.
+    fn worker() -> impl Strategy<Value = (Worker, Bytes)> {
+        ((0u16..2, 0u16..2, any::<bool>()), (1u16..4, 0usize..4), (1u64..4, 1u64..4), (0u64..4, 1u32..4)).prop_map(
+            |((pool, model, ready), (slots, used), (prefill, decode), (residual, ctx))| {
+                let lease = |n| Lease { task: TaskId(n), attempt: Attempt(1), kv: Bytes(0), revoked: n % 2 == 1 };
+                let facts = WorkerFacts {
+                    pool: PoolId(pool),
+                    device: DeviceId(0),
+                    device_capacity: Bytes(1 << 30),
+                    model_digest: Sha256::default(),
+                    weights: Bytes(0),
+                    kv_per_token: Bytes(1),
+                    ctx_max: ctx * 40,
+                    slots,
+                    prefill: MilliRate(prefill * 1000),
+                    decode: MilliRate(decode * 1000),
+                };
+                let worker = Worker {
+                    id: WorkerId(0),
+                    epoch: Epoch(1),
+                    model: ModelId(model),
+                    state: if ready { WorkerState::Ready } else { WorkerState::Lost },
+                    heard: Tick(0),
+                    leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
+                    prefill: facts.prefill,
+                    decode: facts.decode,
+                    facts,
+                };
+                (worker, Bytes(residual * 40))
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+        #[test]
+        fn choose_and_explain_decide_alike(
+            mut workers in prop::collection::vec(worker(), 0..8),
+            task in 0u128..6,
+            prompt in 1u32..60,
+            answer in 1u32..60,
+            rule in prop::sample::select(vec![PlacementRule::PredictedEnd, PlacementRule::LeastLoaded, PlacementRule::Pack]),
+        ) {
+            workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
+            let spec = TaskSpec {
+                model: ModelId(0), class: Class::Interactive, prompt_tokens: prompt, prompt_digest: Sha256::default(),
+                max_tokens: answer, deadline: None, seed: 0,
+            };
+            let request = Request { task: TaskId(task), spec };
+            let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
+            let log = explain(&rules(), rule, Tick(0), &request, &all);
+            // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
+            let indexed = all.iter().rev().copied().filter(|c| {
+                c.worker.model == ModelId(0) && c.worker.state == WorkerState::Ready && c.worker.free_slots() > 0
+            });
+            prop_assert_eq!(choose(rule, &request, indexed), log.chosen);
+            prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
+            prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
+            prop_assert!(!log.to_string().is_empty());
+        }
+    }
+}

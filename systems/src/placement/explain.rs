@@ -1,0 +1,182 @@
+//! The same decision, told: every worker with the filter that removed it or its terms, the term that
+//! decided, and the smallest change that would have flipped the choice. Built only for who asks.
+
+use super::choose::{Candidate, Filter, Request, filter};
+use super::rank::{self, Term};
+use orchestrion_world::config::{PlacementRule, Rules};
+use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::{Bytes, Permille};
+use serde::Serialize;
+use std::fmt;
+
+/// One placement decision in full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DecisionLog {
+    pub tick: Tick,
+    pub task: TaskId,
+    pub model: String,
+    pub rule: PlacementRule,
+    pub prompt_tokens: u32,
+    pub max_tokens: u32,
+    /// Every worker the world knows, best first, then those that were filtered, by id.
+    pub candidates: Vec<Considered>,
+    pub chosen: Option<WorkerId>,
+    /// The first term in which the winner and the runner-up differ.
+    pub decided_by: Option<Decider>,
+}
+
+/// One worker as the decision saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Considered {
+    pub worker: WorkerId,
+    pub pool: String,
+    pub removed_by: Option<Filter>,
+    pub predicted_run: Ticks,
+    pub leases: u16,
+    pub slots: u16,
+    pub load: Permille,
+    pub residual: Bytes,
+}
+
+/// What made the winner win, and by how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Decider {
+    pub term: Term,
+    pub runner_up: WorkerId,
+    pub margin: u64,
+}
+
+/// Makes the decision over all candidates, in the order of their ids.
+pub(crate) fn explain(
+    rules: &Rules,
+    rule: PlacementRule,
+    tick: Tick,
+    request: &Request,
+    candidates: &[Candidate<'_>],
+) -> DecisionLog {
+    let values = |c: &Candidate<'_>| -> Vec<u64> {
+        rank::terms(rule).iter().map(|&term| rank::value(term, request, c)).collect()
+    };
+    let (mut feasible, removed): (Vec<&Candidate<'_>>, Vec<_>) =
+        candidates.iter().partition(|c| filter(request, c).is_none());
+    feasible.sort_by_key(|c| values(c));
+    let decided_by = feasible.get(..2).and_then(|pair| {
+        let (winner, runner_up) = (values(pair[0]), values(pair[1]));
+        let at = (0..winner.len()).find(|&n| winner[n] != runner_up[n])?;
+        let margin = runner_up[at] - winner[at];
+        Some(Decider { term: rank::terms(rule)[at], runner_up: pair[1].worker.id, margin })
+    });
+    let chosen = feasible.first().map(|c| c.worker.id);
+    let considered = feasible.into_iter().chain(removed).map(|c| Considered {
+        worker: c.worker.id,
+        pool: rules.pools.get(usize::from(c.worker.facts.pool.0)).map(|p| p.name.clone()).unwrap_or_default(),
+        removed_by: filter(request, c),
+        predicted_run: rank::predicted_run(request, c),
+        leases: c.worker.leases.len() as u16,
+        slots: c.worker.facts.slots,
+        load: c.worker.load(),
+        residual: c.residual,
+    });
+    DecisionLog {
+        tick,
+        task: request.task,
+        model: rules.models.get(usize::from(request.spec.model.0)).cloned().unwrap_or_default(),
+        rule,
+        prompt_tokens: request.spec.prompt_tokens,
+        max_tokens: request.spec.max_tokens,
+        candidates: considered.collect(),
+        chosen,
+        decided_by,
+    }
+}
+
+impl fmt::Display for DecisionLog {
+    /// For a person: one paragraph, then one line for each worker.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (model, prompt, answer) = (&self.model, self.prompt_tokens, self.max_tokens);
+        write!(f, "At tick {}, {model} was asked for up to {answer} tokens after {prompt}: ", self.tick.0)?;
+        match self.chosen {
+            Some(worker) => writeln!(f, "{worker} was chosen (rule {:?}).", self.rule)?,
+            None => writeln!(f, "no worker could take it, so it went on waiting (rule {:?}).", self.rule)?,
+        }
+        for considered in &self.candidates {
+            writeln!(f, "  {considered}")?;
+        }
+        match (self.chosen, &self.decided_by) {
+            (Some(winner), Some(decider)) => writeln!(f, "  {}", decider.sentence(winner)),
+            (Some(winner), None) => writeln!(f, "  {winner} was the only worker that could start it."),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Considered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Considered { worker, pool, leases, slots, .. } = self;
+        write!(f, "{worker} of pool {pool} ({leases} of {slots} slots in use): ")?;
+        match self.removed_by {
+            None => {
+                let (end, free) = (self.predicted_run.0, mib(self.residual));
+                write!(f, "predicted to take {end} ms, {free} MiB of memory free")
+            }
+            Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
+            Some(Filter::NotReady) => write!(f, "out, it is lost"),
+            Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
+            Some(Filter::LettingGo) => write!(f, "out, it has not let go of an earlier task with this id"),
+            Some(Filter::ContextTooShort { needed, ctx_max }) => {
+                write!(f, "out, {needed} tokens exceed its context of {ctx_max}")
+            }
+            Some(Filter::NotEnoughMemory { needed, free }) => {
+                write!(f, "out, its context needs {} MiB and {} MiB are free", mib(needed), mib(free))
+            }
+        }
+    }
+}
+
+impl Decider {
+    /// What decided, and the smallest change that would have flipped it.
+    fn sentence(&self, winner: WorkerId) -> String {
+        let Decider { term, runner_up, margin } = *self;
+        let more = margin.saturating_add(1);
+        match term {
+            Term::PredictedEnd => {
+                format!(
+                    "{winner} ends {margin} ms sooner than {runner_up}; {more} ms less on {runner_up} would have flipped it."
+                )
+            }
+            Term::LeastLoaded => {
+                format!(
+                    "{winner} is {} points of load below {runner_up}; one task fewer there could have flipped it.",
+                    percent(margin)
+                )
+            }
+            Term::MostLoaded => {
+                format!(
+                    "{winner} is {} points of load above {runner_up}; one task more there could have flipped it.",
+                    percent(margin)
+                )
+            }
+            Term::MostResidualMemory => {
+                format!(
+                    "{winner} has {} MiB more free memory than {runner_up}; as much again there would have flipped it.",
+                    mib(Bytes(margin))
+                )
+            }
+            Term::FastestDecode => {
+                let rate = format!("{}.{:03}", margin / 1000, margin % 1000);
+                format!("All else equal, {winner} makes {rate} tokens/s more than {runner_up}.")
+            }
+            Term::PoolName => format!("All else equal, the pool of {winner} comes before that of {runner_up} by name."),
+            Term::WorkerId => format!("All else equal, {winner} comes before {runner_up} by id."),
+        }
+    }
+}
+
+fn percent(permille: u64) -> String {
+    format!("{}.{}", permille / 10, permille % 10)
+}
+
+fn mib(bytes: Bytes) -> u64 {
+    bytes.0 >> 20
+}

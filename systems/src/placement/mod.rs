@@ -1,0 +1,92 @@
+//! Placement: which worker runs the task at the head of each stirred queue. Gathers candidates, asks the
+//! pure [`choose`], and takes the lease; dispatch sends the order.
+//!
+//! The head of a line that no worker has room for now blocks its line: nothing younger may pass it.
+
+mod choose;
+pub mod explain;
+mod rank;
+
+use crate::Watch;
+use crate::release::end_task;
+use bevy_ecs::prelude::World;
+use choose::{Candidate, Request, choose};
+use orchestrion_world::config::PlacementRule;
+use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::{Failure, Outcome};
+use orchestrion_world::store::{FreeIndex, Queues, Store};
+use orchestrion_world::worker::{Lease, Worker, WorkerState};
+
+pub(crate) fn place(world: &mut World) {
+    let Some(rule) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
+    for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
+        while let Some(id) = world.resource::<Queues>().head(model) {
+            let Some(task) = world.task(id) else { break };
+            let request = Request::of(task);
+            let chosen = choose(rule, &request, room(world, model).map(|worker| candidate(world, worker)));
+            if world.resource::<Watch>().task == Some(id) {
+                log(world, rule, &request, chosen);
+            }
+            match chosen {
+                Some(worker) => lease(world, id, worker),
+                None if fits_nowhere(world, model, &request) => {
+                    end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+/// Workers of the model that have a free slot, by id.
+fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
+    let ids = world.resource::<FreeIndex>().by_model.get(&model);
+    ids.into_iter().flatten().filter_map(|&id| world.worker(id))
+}
+
+fn candidate<'w>(world: &World, worker: &'w Worker) -> Candidate<'w> {
+    Candidate { worker, residual: world.device(worker.facts.device).map(|d| d.residual()).unwrap_or_default() }
+}
+
+/// The longest context the worker could hold with all else gone from its device but weights.
+pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
+    let Some(device) = world.device(worker.facts.device) else { return 0 };
+    let tokens = (device.capacity.0 - device.weights.0) / worker.facts.kv_per_token.0.max(1);
+    worker.facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX))
+}
+
+/// Whether waiting is no use: workers are up, and none of them could ever take it.
+fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
+    let mut ready =
+        world.workers().into_iter().filter(|w| w.model == model && w.state == WorkerState::Ready).peekable();
+    ready.peek().is_some() && ready.all(|w| u64::from(effective_ctx(world, w)) < request.tokens())
+}
+
+fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
+    let Some(task) = world.task(id).cloned() else { return };
+    let tokens = Request::of(&task).tokens();
+    let Some(mut at) = world.worker_mut(worker) else { return };
+    let kv = at.kv_for(tokens);
+    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), kv, revoked: false };
+    let place = at.leases.partition_point(|l| l.task < id);
+    at.leases.insert(place, lease);
+    let device = at.facts.device;
+    if let Some(mut device) = world.device_mut(device) {
+        device.reserved.0 += kv.0;
+    }
+    world.index_worker(worker);
+    world.resource_mut::<Queues>().remove(&task);
+    world.resource_mut::<Mail>().placed.push((id, worker));
+}
+
+/// Re-executes the decision in full, for whoever asked why.
+fn log(world: &mut World, rule: PlacementRule, request: &Request, chosen: Option<WorkerId>) {
+    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let candidates: Vec<Candidate<'_>> = world.workers().into_iter().map(|w| candidate(world, w)).collect();
+    let now = world.resource::<Core>().now;
+    let log = explain::explain(&rules, rule, now, request, &candidates);
+    assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");
+    world.resource_mut::<Watch>().decisions.push(log);
+}

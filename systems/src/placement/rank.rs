@@ -1,0 +1,54 @@
+//! The order in which a placement rule compares candidates. A rule is a row of this table: the terms,
+//! first to last; smaller is better in each. The last term is unique, so there is always one winner.
+
+use super::choose::{Candidate, Request};
+use crate::estimate;
+use orchestrion_world::config::PlacementRule;
+use orchestrion_world::time::Ticks;
+
+/// What candidates are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub enum Term {
+    PredictedEnd,
+    LeastLoaded,
+    MostLoaded,
+    MostResidualMemory,
+    FastestDecode,
+    PoolName,
+    WorkerId,
+}
+
+use Term::*;
+
+/// The terms of a rule, in the order in which they are compared.
+pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term] {
+    match rule {
+        PlacementRule::PredictedEnd => {
+            &[PredictedEnd, LeastLoaded, MostResidualMemory, FastestDecode, PoolName, WorkerId]
+        }
+        PlacementRule::LeastLoaded => {
+            &[LeastLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId]
+        }
+        PlacementRule::Pack => &[MostLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId],
+    }
+}
+
+/// How long the task would take on the candidate, prompt and answer.
+pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Ticks {
+    let worker = candidate.worker;
+    estimate::run(&request.spec, worker.prefill, worker.decode, worker.leases.len() as u64 + 1)
+}
+
+/// A candidate's value of a term; the smaller one is preferred.
+pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) -> u64 {
+    let worker = candidate.worker;
+    match term {
+        PredictedEnd => predicted_run(request, candidate).0,
+        LeastLoaded => worker.load().0.into(),
+        MostLoaded => u64::MAX - u64::from(worker.load().0),
+        MostResidualMemory => u64::MAX - candidate.residual.0,
+        FastestDecode => u64::MAX - worker.decode.0,
+        PoolName => worker.facts.pool.0.into(),
+        WorkerId => worker.id.0.into(),
+    }
+}

@@ -1,0 +1,42 @@
+//! Progress: what workers say of attempts that run. Fenced by epoch and attempt: what an older life of a
+//! worker or a revoked lease says changes nothing.
+
+use bevy_ecs::prelude::World;
+use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
+use orchestrion_world::mail::{Made, Mail};
+use orchestrion_world::protocol::Notice;
+use orchestrion_world::store::Store;
+use orchestrion_world::task::Life;
+use orchestrion_world::worker::WorkerState;
+
+pub(crate) fn follow(world: &mut World) {
+    let mut mail = world.resource_mut::<Mail>();
+    let (starts, progress) = (std::mem::take(&mut mail.starts), std::mem::take(&mut mail.progress));
+    for (worker, epoch, task, attempt) in starts {
+        if !holds(world, worker, epoch, task, attempt) {
+            continue;
+        }
+        let started = world.task_mut(task).is_some_and(|mut t| t.life.advance(Life::Running { worker }).is_ok());
+        if started {
+            world.resource_mut::<Mail>().notice(Notice::Started { task, attempt, worker });
+        }
+    }
+    for Made { worker, epoch, tokens: made } in progress {
+        for (task, attempt, tokens) in made {
+            if holds(world, worker, epoch, task, attempt)
+                && let Some(mut task) = world.task_mut(task)
+            {
+                task.tokens_out = task.tokens_out.saturating_add(tokens);
+            }
+        }
+    }
+}
+
+/// Whether this life of the worker holds a live lease for this attempt.
+fn holds(world: &World, id: WorkerId, epoch: Epoch, task: TaskId, attempt: Attempt) -> bool {
+    world.worker(id).is_some_and(|worker| {
+        worker.state == WorkerState::Ready
+            && worker.epoch == epoch
+            && worker.lease_at(task, attempt).is_some_and(|at| !worker.leases[at].revoked)
+    })
+}

@@ -1,0 +1,123 @@
+//! The rules: every bound and policy the core decides by. They enter as `Input::SetRules`, so a
+//! journal knows under which rules each decision was made.
+
+use crate::time::Ticks;
+use crate::units::Permille;
+use serde::{Deserialize, Serialize};
+
+/// What the core decides by. Lengths are ticks, shares are permille.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Names of the models clients may ask for, sorted; `ModelId` is the place here.
+    pub models: Vec<String>,
+    /// Sorted by name; `PoolId` is the place here.
+    pub pools: Vec<PoolRules>,
+    pub queue: QueueRules,
+    pub placement: PlacementRule,
+    pub health: HealthRules,
+    pub retry: RetryRules,
+}
+
+/// One pool: workers that serve one model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRules {
+    pub name: String,
+    /// An entry of `Rules::models`.
+    pub model: String,
+}
+
+/// Bounds of the queues of one model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRules {
+    pub interactive_max: u32,
+    pub batch_max: u32,
+}
+
+/// What placement prefers among the workers that could start a task now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PlacementRule {
+    /// The worker on which the task is predicted to end first.
+    PredictedEnd,
+    /// The worker with the smallest share of its slots in use.
+    LeastLoaded,
+    /// The busiest worker with room, so that others can be given back.
+    Pack,
+}
+
+/// When a worker counts as lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthRules {
+    /// Without a word for this long, a worker is lost.
+    pub beat_timeout: Ticks,
+    /// Queued tasks of a model without workers end after this long.
+    pub no_worker_grace: Ticks,
+    /// Workers beyond this are not taken in.
+    pub workers_max: u32,
+}
+
+/// When an attempt lost before its first token is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryRules {
+    pub attempts_max: u32,
+    /// Doubles with each attempt.
+    pub backoff: Ticks,
+    pub backoff_max: Ticks,
+    /// The backoff is drawn from this share either side.
+    pub jitter: Permille,
+    /// Retries allowed as a share of admissions, so that a fault cannot multiply the load.
+    pub budget: Permille,
+}
+
+/// A rule that cannot be meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    #[error("{what} must be sorted by name, each name once: `{name}` is out of place")]
+    Unsorted { what: &'static str, name: String },
+    #[error("there can be at most {max} {what}, not {found}")]
+    TooMany { what: &'static str, found: usize, max: usize },
+    #[error("pool `{pool}` serves the model `{model}`, which is not among the models")]
+    UnknownModel { pool: String, model: String },
+    #[error("{what} must be between {min} and {max}, not {found}")]
+    OutOfRange { what: &'static str, found: u64, min: u64, max: u64 },
+}
+
+/// Ids are 16 bits wide.
+const NAMES_MAX: usize = u16::MAX as usize;
+/// About 35 years: no sum of such lengths comes near the end of the tick's range.
+const LENGTH_MAX: u64 = 1 << 40;
+
+impl Rules {
+    /// Checks every bound, so that no rule can make the core overflow.
+    pub fn check(&self) -> Result<(), RulesError> {
+        sorted("models", self.models.iter())?;
+        sorted("pools", self.pools.iter().map(|p| &p.name))?;
+        for pool in &self.pools {
+            if self.models.binary_search(&pool.model).is_err() {
+                return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
+            }
+        }
+        let Rules { models: _, pools: _, queue: _, placement: _, health, retry } = self;
+        within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
+        within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
+        within("health.workers_max", health.workers_max.into(), 1, NAMES_MAX as u64)?;
+        within("retry.attempts_max", retry.attempts_max.into(), 1, 100)?;
+        within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
+        within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;
+        within("retry.jitter", retry.jitter.0.into(), 0, 1000)?;
+        within("retry.budget", retry.budget.0.into(), 0, 1000)
+    }
+}
+
+fn sorted<'n>(what: &'static str, names: impl ExactSizeIterator<Item = &'n String> + Clone) -> Result<(), RulesError> {
+    if names.len() > NAMES_MAX {
+        return Err(RulesError::TooMany { what, found: names.len(), max: NAMES_MAX });
+    }
+    match names.clone().zip(names.skip(1)).find(|(a, b)| a >= b) {
+        Some((_, name)) => Err(RulesError::Unsorted { what, name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
+    if (min..=max).contains(&found) { Ok(()) } else { Err(RulesError::OutOfRange { what, found, min, max }) }
+}

@@ -1,0 +1,244 @@
+//! The whole state as plain data, sorted by id, and its digest.
+//!
+//! `restore` then `step` equals never having stopped. What is derived (roster, queues, index, wheel,
+//! timers) is rebuilt, never stored. The digest is a sum over entities, each hashed alone, so that a
+//! step pays for what it touched; [`full_digest`] computes it from a Ledger for audits.
+
+use crate::config::Rules;
+use crate::mail::Mail;
+use crate::store::{FreeIndex, Key, Print, Queues, Roster, Store, Sum};
+use crate::task::{Life, Task, TaskTimers};
+use crate::time::Tick;
+use crate::units::Digest;
+use crate::vram::{Device, Shard};
+use crate::wheel::{Alarm, TimerKey, Wheel};
+use crate::worker::{Model, Pool, Worker};
+use bevy_ecs::prelude::{Resource, World};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+/// The facts that belong to no entity.
+#[derive(Resource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Core {
+    /// Keys every draw of the dice.
+    pub seed: u64,
+    /// The tick of the last step.
+    pub now: Tick,
+    /// Admissions so far.
+    pub ordinals: u64,
+    /// Retries that may still be made, in thousandths.
+    pub retry_budget: u64,
+    /// Wall time, milliseconds since 1970, of the last boot, and the tick it came at.
+    pub booted: Option<(u64, Tick)>,
+    /// Shared, because every phase reads them while it writes.
+    #[serde(with = "shared_rules")]
+    pub rules: Option<Arc<Rules>>,
+    /// Of `rules`, so that a step need not hash them again.
+    pub rules_digest: Digest,
+}
+
+impl Core {
+    /// Changes the rules and their digest together.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules_digest = digest_of(&rules);
+        self.rules = Some(Arc::new(rules));
+    }
+}
+
+/// Everything a world is, to save, compare and restore.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub core: Core,
+    pub models: Vec<Model>,
+    pub pools: Vec<Pool>,
+    pub devices: Vec<Device>,
+    pub shards: Vec<Shard>,
+    pub workers: Vec<Worker>,
+    pub tasks: Vec<Task>,
+}
+
+impl Ledger {
+    /// The state before the first input.
+    pub fn empty(seed: u64) -> Ledger {
+        let core = Core {
+            seed,
+            now: Tick(0),
+            ordinals: 0,
+            retry_budget: 0,
+            booted: None,
+            rules: None,
+            rules_digest: Digest(0),
+        };
+        Ledger { core, models: vec![], pools: vec![], devices: vec![], shards: vec![], workers: vec![], tasks: vec![] }
+    }
+
+    /// Reads the world. Brings nothing up to date: call between steps.
+    pub fn of(world: &World) -> Ledger {
+        let mut ledger = Ledger::empty(0);
+        ledger.core = world.resource::<Core>().clone();
+        for key in world.names() {
+            match key {
+                Key::Task(_) => ledger.tasks.extend(world.get_by::<Task>(key).cloned()),
+                Key::Worker(_) => ledger.workers.extend(world.get_by::<Worker>(key).cloned()),
+                Key::Model(_) => ledger.models.extend(world.get_by::<Model>(key).cloned()),
+                Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
+                Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
+                Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
+            }
+        }
+        ledger
+    }
+
+    /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
+    /// figures say of each other is for the audits.
+    pub fn is_sorted(&self) -> bool {
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks } = self;
+        models.is_sorted_by(|a, b| a.id < b.id)
+            && pools.is_sorted_by(|a, b| a.id < b.id)
+            && devices.is_sorted_by(|a, b| a.id < b.id)
+            && shards.is_sorted_by(|a, b| (a.device, a.digest) < (b.device, b.digest))
+            && workers.is_sorted_by(|a, b| a.id < b.id)
+            && tasks.is_sorted_by(|a, b| a.id < b.id)
+    }
+
+    /// A world in exactly this state. The lists must be sorted.
+    pub fn restore(&self) -> World {
+        let Ledger { core, models, pools, devices, shards, workers, tasks } = self.clone();
+        let mut world = World::new();
+        world.insert_resource(Roster::default());
+        world.insert_resource(Queues::default());
+        world.insert_resource(FreeIndex::default());
+        world.insert_resource(Mail::default());
+        world.insert_resource(Sum::default());
+        let mut wheel = Wheel::starting_at(core.now);
+        let rules = core.rules.clone();
+        world.insert_resource(core);
+        for model in models {
+            let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
+            world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
+        }
+        for pool in pools {
+            world.enlist(Key::Pool(pool.id), pool);
+        }
+        for device in devices {
+            world.enlist(Key::Device(device.id), device);
+        }
+        for shard in shards {
+            world.enlist(Key::Shard(shard.device, shard.digest), shard);
+        }
+        for worker in workers {
+            let id = worker.id;
+            let alarm = worker.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Beat(id)));
+            world.enlist(Key::Worker(id), (worker, Alarm(alarm)));
+            world.index_worker(id);
+        }
+        for task in tasks {
+            let key = Key::Task(task.id);
+            let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(task.id)));
+            let retry = match task.life {
+                Life::Backoff { until } => Some(wheel.arm(until, TimerKey::Retry(task.id))),
+                Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
+            };
+            if task.life == Life::Queued {
+                world.resource_mut::<Queues>().push(&task);
+            }
+            world.enlist(key, (task, TaskTimers { deadline, retry }));
+        }
+        world.insert_resource(wheel);
+        update_digest(&mut world);
+        world
+    }
+}
+
+/// Brings the sum up to date with what the step touched, and returns the state's digest.
+pub fn update_digest(world: &mut World) -> Digest {
+    let mut sum = world.resource::<Sum>().0;
+    let mut buffer = Vec::with_capacity(256);
+    for key in world.take_touched() {
+        // What was discharged took its print along.
+        let Some(entity) = world.whereabouts(key) else { continue };
+        let print = match key {
+            Key::Task(_) => world.get::<Task>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Worker(_) => world.get::<Worker>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Model(_) => world.get::<Model>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Pool(_) => world.get::<Pool>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Device(_) => world.get::<Device>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Shard(..) => world.get::<Shard>(entity).map(|c| print(key, c, &mut buffer)),
+        };
+        let Some(print) = print else { continue };
+        sum = sum.wrapping_add(print);
+        if let Some(before) = world.get_mut::<Print>(entity).map(|mut p| std::mem::replace(&mut p.0, print)) {
+            sum = sum.wrapping_sub(before);
+        } else {
+            world.entity_mut(entity).insert(Print(print));
+        }
+    }
+    world.resource_mut::<Sum>().0 = sum;
+    seal(sum, world.resource::<Core>(), &mut buffer)
+}
+
+/// The digest as of the last update.
+pub fn digest(world: &World) -> Digest {
+    seal(world.resource::<Sum>().0, world.resource::<Core>(), &mut Vec::new())
+}
+
+/// The digest of a Ledger, from nothing but the Ledger.
+pub fn full_digest(ledger: &Ledger) -> Digest {
+    let Ledger { core, models, pools, devices, shards, workers, tasks } = ledger;
+    let mut buffer = Vec::new();
+    let mut sum = 0u128;
+    let mut add = |print: u128| sum = sum.wrapping_add(print);
+    models.iter().for_each(|m| add(print(Key::Model(m.id), m, &mut buffer)));
+    pools.iter().for_each(|p| add(print(Key::Pool(p.id), p, &mut buffer)));
+    devices.iter().for_each(|d| add(print(Key::Device(d.id), d, &mut buffer)));
+    shards.iter().for_each(|s| add(print(Key::Shard(s.device, s.digest), s, &mut buffer)));
+    workers.iter().for_each(|w| add(print(Key::Worker(w.id), w, &mut buffer)));
+    tasks.iter().for_each(|t| add(print(Key::Task(t.id), t, &mut buffer)));
+    seal(sum, core, &mut buffer)
+}
+
+/// The digest of any journalled value.
+pub fn digest_of(value: &impl Serialize) -> Digest {
+    Digest(hash(0, value, &mut Vec::new()))
+}
+
+fn print(key: Key, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
+    // Two kinds with equal bytes must not cancel each other out.
+    let kind = match key {
+        Key::Task(_) => 1,
+        Key::Worker(_) => 2,
+        Key::Model(_) => 3,
+        Key::Pool(_) => 4,
+        Key::Device(_) => 5,
+        Key::Shard(..) => 6,
+    };
+    hash(kind, component, buffer)
+}
+
+fn seal(sum: u128, core: &Core, buffer: &mut Vec<u8>) -> Digest {
+    let Core { seed, now, ordinals, retry_budget, booted, rules: _, rules_digest } = core;
+    Digest(hash(7, &(sum, seed, now, ordinals, retry_budget, booted, rules_digest), buffer))
+}
+
+#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
+fn hash(kind: u64, value: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
+    buffer.clear();
+    let bytes = postcard::to_extend(value, std::mem::take(buffer)).expect("plain data serialises");
+    let hash = xxh3_128_with_seed(&bytes, kind);
+    *buffer = bytes;
+    hash
+}
+
+mod shared_rules {
+    use super::{Arc, Rules};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(rules: &Option<Arc<Rules>>, s: S) -> Result<S::Ok, S::Error> {
+        rules.as_deref().serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Arc<Rules>>, D::Error> {
+        Ok(Option::<Rules>::deserialize(d)?.map(Arc::new))
+    }
+}

@@ -1,0 +1,20 @@
+//! What is: ids, time, units, the protocol, the entities and their ledger.
+//!
+//! Start with [`protocol`]: the four nouns. Nothing here decides; the systems do.
+
+#![deny(clippy::float_arithmetic)]
+
+pub mod config;
+pub mod dice;
+pub mod id;
+pub mod ledger;
+pub mod mail;
+pub mod payload;
+pub mod protocol;
+pub mod store;
+pub mod task;
+pub mod time;
+pub mod units;
+pub mod vram;
+pub mod wheel;
+pub mod worker;

@@ -1,0 +1,73 @@
+//! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
+//! and the effects. Empty between steps, so not in the Ledger.
+
+use crate::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
+use crate::wheel::TimerKey;
+use bevy_ecs::prelude::Resource;
+use std::collections::BTreeSet;
+
+/// See the module's head. Each list is drained by the phase named beside it.
+#[derive(Resource, Debug, Default)]
+pub struct Mail {
+    /// Health, in order of arrival.
+    pub words: Vec<Word>,
+    /// Progress, in order of arrival.
+    pub starts: Vec<(WorkerId, Epoch, TaskId, Attempt)>,
+    pub progress: Vec<Made>,
+    /// Release.
+    pub ends: Vec<AttemptEnd>,
+    pub cancels: Vec<(TaskId, CancelReason)>,
+    /// Release, from health: attempts whose worker was lost.
+    pub orphans: Vec<(TaskId, Attempt)>,
+    /// Admission.
+    pub submits: Vec<(TaskId, TaskSpec)>,
+    /// Admission, from release: cancels of tasks that may be among the submits of this step.
+    pub early_cancels: Vec<(TaskId, CancelReason)>,
+    /// Health and release, from intake.
+    pub due: Vec<TimerKey>,
+    /// Placement: models whose queue grew or whose capacity did.
+    pub stirred: BTreeSet<ModelId>,
+    /// Dispatch, from placement.
+    pub placed: Vec<(TaskId, WorkerId)>,
+    /// Leaves with the step, in order of decision.
+    pub effects: Vec<Effect>,
+}
+
+/// Tokens that a worker's attempts made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    pub tokens: Vec<(TaskId, Attempt, u32)>,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug)]
+pub enum Word {
+    Up(WorkerId, Epoch, WorkerFacts),
+    Down(WorkerId, Epoch),
+    Alive(WorkerId, Epoch),
+}
+
+/// How an attempt ended at its worker.
+#[derive(Clone, Debug)]
+pub struct AttemptEnd {
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    pub task: TaskId,
+    pub attempt: Attempt,
+    pub result: Result<Usage, FaultClass>,
+}
+
+impl Mail {
+    /// Tells a client.
+    pub fn notice(&mut self, notice: Notice) {
+        self.effects.push(Effect::Notice(notice));
+    }
+
+    /// Tells a station.
+    pub fn order(&mut self, order: Order) {
+        self.effects.push(Effect::Order(order));
+    }
+}

@@ -1,0 +1,289 @@
+//! The four nouns. Everything that enters the clockwork is an [`Input`] (an [`Intent`] of a client or
+//! a [`Report`] of a station), everything that leaves it an [`Effect`] (an [`Order`] for a station or
+//! a [`Notice`] for a client). Plain data, journalled as it stands: a variant here is a format.
+//!
+//! Tokens do not pass: stations write them to the task's token log, the core hears how many there were
+//! and alone says how a task ended.
+
+use crate::config::Rules;
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::time::{Tick, Ticks};
+use crate::units::{Bytes, MilliRate, Sha256};
+use serde::{Deserialize, Serialize};
+
+/// What enters a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// A process took the journal up: wall time in milliseconds since 1970 at the step's tick.
+    Boot {
+        wall_ms: u64,
+    },
+    /// The configuration from here on.
+    SetRules(Box<Rules>),
+    Intent(Intent),
+    Report(Report),
+}
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Intent {
+    Submit { task: TaskId, spec: TaskSpec },
+    Cancel { task: TaskId, reason: CancelReason },
+}
+
+/// What the core needs to know of a task; the words stay outside (see `payload`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub model: ModelId,
+    pub class: Class,
+    /// Counted by the model's own tokenizer at the door.
+    pub prompt_tokens: u32,
+    /// SHA-256 of the prompt's token ids, little endian.
+    pub prompt_digest: Sha256,
+    pub max_tokens: u32,
+    /// From the step that admits it; the door turns absolute times into lengths.
+    pub deadline: Option<Ticks>,
+    /// Answers can be produced again from model, prompt, seed and parameters.
+    pub seed: u64,
+}
+
+/// Which of the two queues of a model a task waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Somebody is waiting: served first.
+    Interactive,
+    /// Nobody is: served when no interactive task could start.
+    Batch,
+}
+
+/// Why a task was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CancelReason {
+    /// The client asked.
+    Client,
+    /// The client's connection closed.
+    Disconnect,
+    /// Nobody read the stream for its grace.
+    Abandoned,
+    /// The server is going down.
+    Shutdown,
+}
+
+/// What a station tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A worker is ready to take tasks, for the first time or again.
+    WorkerUp {
+        worker: WorkerId,
+        epoch: Epoch,
+        facts: WorkerFacts,
+    },
+    /// A worker ended; `error` where it was not asked to.
+    WorkerDown {
+        worker: WorkerId,
+        epoch: Epoch,
+        error: Option<FaultClass>,
+    },
+    /// A worker lives.
+    Beat {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// The engine took the task up: its prompt is being read.
+    Started {
+        worker: WorkerId,
+        epoch: Epoch,
+        task: TaskId,
+        attempt: Attempt,
+    },
+    /// Tokens made since the last such report, a batch for each station. The first token of a task is
+    /// reported before it is published, so that no task is run again after a reader saw a token.
+    Progress {
+        worker: WorkerId,
+        epoch: Epoch,
+        made: Vec<(TaskId, Attempt, u32)>,
+    },
+    /// Every `Start` is answered by exactly one `Finished` or `Faulted`; the slot is free from then on.
+    Finished {
+        worker: WorkerId,
+        epoch: Epoch,
+        task: TaskId,
+        attempt: Attempt,
+        usage: Usage,
+    },
+    Faulted {
+        worker: WorkerId,
+        epoch: Epoch,
+        task: TaskId,
+        attempt: Attempt,
+        class: FaultClass,
+    },
+}
+
+/// What a worker is, as it announces itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerFacts {
+    pub pool: PoolId,
+    pub device: DeviceId,
+    /// Memory of that device that workers may use.
+    pub device_capacity: Bytes,
+    /// SHA-256 of the model file.
+    pub model_digest: Sha256,
+    /// What the model's weights take.
+    pub weights: Bytes,
+    /// What one token of context takes while its task runs.
+    pub kv_per_token: Bytes,
+    /// Prompt and answer together.
+    pub ctx_max: u32,
+    /// Tasks at a time.
+    pub slots: u16,
+    /// Measured when the model was loaded; the core learns better ones.
+    pub prefill: MilliRate,
+    pub decode: MilliRate,
+}
+
+/// What an attempt came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub finish: Finish,
+    pub tokens_in: u32,
+    pub tokens_out: u32,
+    /// Microseconds from its first to its last prompt token.
+    pub prefill_us: u64,
+    /// Microseconds from its first to its last answer token.
+    pub decode_us: u64,
+}
+
+/// Why generation stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Finish {
+    /// The model's end token or a stop string.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+    /// An `Order::Cancel` reached it.
+    Cancelled,
+}
+
+/// What kind of fault it was, which decides what is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FaultClass {
+    /// Another try may work.
+    Transient,
+    /// The request itself cannot run: no try will.
+    InvalidInput,
+    /// The worker is broken.
+    Fatal,
+}
+
+/// What leaves a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    Order(Order),
+    Notice(Notice),
+}
+
+/// What a station is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    Start {
+        worker: WorkerId,
+        epoch: Epoch,
+        task: TaskId,
+        attempt: Attempt,
+    },
+    Cancel {
+        worker: WorkerId,
+        epoch: Epoch,
+        task: TaskId,
+        attempt: Attempt,
+    },
+    /// Drop all work and announce yourself with a new epoch.
+    Reset {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+}
+
+impl Order {
+    /// The worker it is for.
+    pub fn worker(&self) -> WorkerId {
+        match *self {
+            Order::Start { worker, .. } | Order::Cancel { worker, .. } | Order::Reset { worker, .. } => worker,
+        }
+    }
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// The task will end exactly once. `position` counts from 0 within its class.
+    Accepted { task: TaskId, position: u32, predicted_start: Ticks },
+    /// The task never was.
+    Refused { task: TaskId, refusal: Refusal },
+    /// A worker was chosen.
+    Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
+    /// The engine took it up.
+    Started { task: TaskId, attempt: Attempt, worker: WorkerId },
+    /// An attempt was lost before its first token; the task waits for the next.
+    Retrying { task: TaskId, lost: Attempt, until: Tick },
+    /// The one end.
+    Ended { task: TaskId, outcome: Outcome },
+    /// A worker came or went: how many are ready in its pool now.
+    PoolChanged { pool: PoolId, ready: u16 },
+    /// New rules are out of bounds, or name other models or pools than the journal began with: they
+    /// were not taken.
+    RulesRefused,
+    /// A worker announced itself and was not taken in.
+    WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+}
+
+/// Why a worker was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkerRefusal {
+    /// The rules have no such pool.
+    UnknownPool,
+    /// `HealthRules::workers_max` is reached.
+    TooMany,
+    /// Its weights do not fit beside what stands on the device.
+    NoMemory { needed: Bytes, free: Bytes },
+    /// It has no slots.
+    NoSlots,
+}
+
+/// Why a task was not admitted, with the figures compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// No such model in the rules.
+    UnknownModel,
+    /// A live task has this id.
+    DuplicateTask,
+    /// Prompt and answer exceed every worker's context.
+    ContextExceeded { tokens: u64, ctx_max: u32 },
+    /// The deadline is nearer than the shortest possible run.
+    DeadlineInfeasible { deadline: Ticks, needed: Ticks },
+    /// The class's queue is full (policy `reject`).
+    QueueFull { bound: u32, retry_after: Ticks },
+    /// No worker of the model is up.
+    PoolUnready { retry_after: Ticks },
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Done(Usage),
+    Cancelled { reason: CancelReason, tokens_out: u32 },
+    Failed { failure: Failure, tokens_out: u32 },
+}
+
+/// Why a task failed after it was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Failure {
+    DeadlinePassed,
+    /// Its worker was lost after its first token, or too often before it.
+    WorkerLost,
+    /// The engine said that the request cannot run.
+    InvalidInput,
+    /// No worker is left that could run it.
+    NoWorker,
+}

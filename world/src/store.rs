@@ -1,0 +1,219 @@
+//! The world by our own ids: finds entities, and notes which ones a step touched.
+//!
+//! Every mutable access goes through here, so that the step's end can bring the state digest up to date
+//! by looking at what changed and at nothing else. The roster, the queues and the index of workers with
+//! room are derived from the entities: [`crate::ledger`] rebuilds them.
+
+use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::protocol::Class;
+use crate::task::Task;
+use crate::time::Tick;
+use crate::units::Sha256;
+use crate::vram::{Device, Shard};
+use crate::wheel::{Alarm, TimerKey, Wheel};
+use crate::worker::{Model, Pool, Worker, WorkerState};
+use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The stable name of an entity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    Task(TaskId),
+    Worker(WorkerId),
+    Model(ModelId),
+    Pool(PoolId),
+    Device(DeviceId),
+    Shard(DeviceId, Sha256),
+}
+
+/// Where each entity stands.
+#[derive(Resource, Debug, Default)]
+pub struct Roster {
+    entities: BTreeMap<Key, Entity>,
+    /// Touched since the digest was last brought up to date; may name one entity several times.
+    touched: Vec<Key>,
+}
+
+/// The sum of the prints of all entities.
+#[derive(Resource, Debug, Default)]
+pub struct Sum(pub u128);
+
+/// An entity's part of the sum.
+#[derive(Component, Debug)]
+pub struct Print(pub u128);
+
+/// What waits, for each model and class, by admission order: a retried task regains its place.
+#[derive(Resource, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    lines: BTreeMap<(ModelId, Class), BTreeMap<u64, TaskId>>,
+}
+
+/// Workers of each model that are ready and have a free slot.
+#[derive(Resource, Debug, Default, PartialEq, Eq)]
+pub struct FreeIndex {
+    pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
+}
+
+impl Queues {
+    /// Tasks waiting in a line.
+    pub fn len(&self, model: ModelId, class: Class) -> usize {
+        self.lines.get(&(model, class)).map_or(0, BTreeMap::len)
+    }
+
+    /// Every line that was ever used, with its tasks in order.
+    pub fn lines(&self) -> impl Iterator<Item = (ModelId, Class, &BTreeMap<u64, TaskId>)> {
+        self.lines.iter().map(|(&(model, class), line)| (model, class, line))
+    }
+
+    /// The task that is next: interactive before batch, then by admission.
+    pub fn head(&self, model: ModelId) -> Option<TaskId> {
+        [Class::Interactive, Class::Batch]
+            .iter()
+            .find_map(|&class| self.lines.get(&(model, class))?.values().next().copied())
+    }
+
+    pub fn push(&mut self, task: &Task) {
+        self.lines.entry((task.spec.model, task.spec.class)).or_default().insert(task.ordinal, task.id);
+    }
+
+    pub fn remove(&mut self, task: &Task) {
+        if let Some(line) = self.lines.get_mut(&(task.spec.model, task.spec.class)) {
+            line.remove(&task.ordinal);
+        }
+    }
+}
+
+/// Access to entities by id. Mutable access marks the entity as touched.
+pub trait Store {
+    fn get_by<C: Component>(&self, key: Key) -> Option<&C>;
+    fn get_by_mut<C: Component<Mutability = bevy_ecs::component::Mutable>>(&mut self, key: Key) -> Option<Mut<'_, C>>;
+    /// Adds an entity under a name nobody has.
+    fn enlist(&mut self, key: Key, components: impl Bundle);
+    /// Removes an entity and its part of the digest.
+    fn discharge(&mut self, key: Key);
+    fn whereabouts(&self, key: Key) -> Option<Entity>;
+    /// What was touched since the last call, each once, sorted.
+    fn take_touched(&mut self) -> Vec<Key>;
+    /// Every name, sorted.
+    fn names(&self) -> Vec<Key>;
+
+    fn task(&self, id: TaskId) -> Option<&Task> {
+        self.get_by(Key::Task(id))
+    }
+    fn task_mut(&mut self, id: TaskId) -> Option<Mut<'_, Task>> {
+        self.get_by_mut(Key::Task(id))
+    }
+    fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.get_by(Key::Worker(id))
+    }
+    fn worker_mut(&mut self, id: WorkerId) -> Option<Mut<'_, Worker>> {
+        self.get_by_mut(Key::Worker(id))
+    }
+    fn model(&self, id: ModelId) -> Option<&Model> {
+        self.get_by(Key::Model(id))
+    }
+    fn model_mut(&mut self, id: ModelId) -> Option<Mut<'_, Model>> {
+        self.get_by_mut(Key::Model(id))
+    }
+    fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.get_by(Key::Pool(id))
+    }
+    fn pool_mut(&mut self, id: PoolId) -> Option<Mut<'_, Pool>> {
+        self.get_by_mut(Key::Pool(id))
+    }
+    fn device(&self, id: DeviceId) -> Option<&Device> {
+        self.get_by(Key::Device(id))
+    }
+    fn device_mut(&mut self, id: DeviceId) -> Option<Mut<'_, Device>> {
+        self.get_by_mut(Key::Device(id))
+    }
+    fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
+        self.get_by_mut(Key::Shard(device, digest))
+    }
+    /// Every worker, by id.
+    fn workers(&self) -> Vec<&Worker>;
+    /// Every device, by id.
+    fn devices(&self) -> Vec<&Device>;
+    /// Replaces the one timer of a worker or a model.
+    fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Puts a worker into the index of those with room, or takes it out.
+    fn index_worker(&mut self, id: WorkerId);
+}
+
+impl Store for World {
+    fn get_by<C: Component>(&self, key: Key) -> Option<&C> {
+        self.get(self.whereabouts(key)?)
+    }
+
+    fn get_by_mut<C: Component<Mutability = bevy_ecs::component::Mutable>>(&mut self, key: Key) -> Option<Mut<'_, C>> {
+        let mut roster = self.resource_mut::<Roster>();
+        let entity = *roster.entities.get(&key)?;
+        roster.touched.push(key);
+        self.get_mut(entity)
+    }
+
+    fn enlist(&mut self, key: Key, components: impl Bundle) {
+        let entity = self.spawn(components).id();
+        let mut roster = self.resource_mut::<Roster>();
+        roster.touched.push(key);
+        let before = roster.entities.insert(key, entity);
+        assert!(before.is_none(), "audit `one entity a name`: {key:?} was enlisted twice");
+    }
+
+    fn discharge(&mut self, key: Key) {
+        let Some(entity) = self.resource_mut::<Roster>().entities.remove(&key) else { return };
+        let print = self.get::<Print>(entity).map_or(0, |print| print.0);
+        let mut sum = self.resource_mut::<Sum>();
+        sum.0 = sum.0.wrapping_sub(print);
+        self.despawn(entity);
+    }
+
+    fn whereabouts(&self, key: Key) -> Option<Entity> {
+        self.resource::<Roster>().entities.get(&key).copied()
+    }
+
+    fn take_touched(&mut self) -> Vec<Key> {
+        let mut touched = std::mem::take(&mut self.resource_mut::<Roster>().touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    fn names(&self) -> Vec<Key> {
+        self.resource::<Roster>().entities.keys().copied().collect()
+    }
+
+    fn workers(&self) -> Vec<&Worker> {
+        let roster = self.resource::<Roster>();
+        let all = Key::Worker(WorkerId(0))..=Key::Worker(WorkerId(u32::MAX));
+        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+    }
+
+    fn devices(&self) -> Vec<&Device> {
+        let roster = self.resource::<Roster>();
+        let all = Key::Device(DeviceId(0))..=Key::Device(DeviceId(u32::MAX));
+        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+    }
+
+    fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
+        let Some(entity) = self.whereabouts(key) else { return };
+        let mut wheel = self.resource_mut::<Wheel>();
+        let armed = timer.map(|(due, timer)| wheel.arm(due, timer));
+        let before = self.get_mut::<Alarm>(entity).and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
+        if let Some(before) = before {
+            self.resource_mut::<Wheel>().disarm(before);
+        }
+    }
+
+    fn index_worker(&mut self, id: WorkerId) {
+        let Some(worker) = self.worker(id) else { return };
+        let (model, free) = (worker.model, worker.state == WorkerState::Ready && worker.free_slots() > 0);
+        let mut index = self.resource_mut::<FreeIndex>();
+        let free_ones = index.by_model.entry(model).or_default();
+        if free {
+            free_ones.insert(id)
+        } else {
+            free_ones.remove(&id)
+        };
+    }
+}

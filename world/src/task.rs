@@ -1,0 +1,114 @@
+//! Tasks: what was asked, and where in its life it is.
+
+use crate::id::{TaskId, WorkerId};
+use crate::protocol::{Outcome, TaskSpec};
+use crate::time::Tick;
+use crate::wheel::TimerHandle;
+use bevy_ecs::prelude::Component;
+use serde::{Deserialize, Serialize};
+
+/// One admitted task. It is despawned at the end of the step in which it ends.
+#[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    /// Counts admissions: the order of a queue.
+    pub ordinal: u64,
+    pub spec: TaskSpec,
+    pub admitted: Tick,
+    pub deadline: Option<Tick>,
+    /// Attempts made so far; the live one, if any, has this number.
+    pub attempts: u32,
+    /// Of the live attempt.
+    pub placed: Tick,
+    /// Tokens its worker has reported.
+    pub tokens_out: u32,
+    pub life: Life,
+}
+
+/// A task's lifecycle. [`Life::advance`] is its only writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Life {
+    /// Waits in its model's queue.
+    Queued,
+    /// An attempt was lost; waits to be queued again.
+    Backoff { until: Tick },
+    /// Holds a lease; the worker has not taken it up yet.
+    Placed { worker: WorkerId },
+    /// The worker reads its prompt or makes tokens.
+    Running { worker: WorkerId },
+    /// Over.
+    Ended(Outcome),
+}
+
+/// A move that the lifecycle's table does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task cannot go from {from:?} to {to:?}")]
+pub struct IllegalMove {
+    pub from: Life,
+    pub to: Life,
+}
+
+impl Life {
+    /// Moves on, or refuses and changes nothing.
+    pub fn advance(&mut self, to: Life) -> Result<(), IllegalMove> {
+        use Life::*;
+        let legal = match (&*self, &to) {
+            (Queued, Placed { .. } | Ended(_)) => true,
+            (Backoff { .. }, Queued | Ended(_)) => true,
+            (Placed { .. }, Running { .. } | Backoff { .. } | Ended(_)) => true,
+            (Running { .. }, Backoff { .. } | Ended(_)) => true,
+            (Queued | Backoff { .. } | Placed { .. } | Running { .. } | Ended(_), _) => false,
+        };
+        if !legal {
+            return Err(IllegalMove { from: *self, to });
+        }
+        *self = to;
+        Ok(())
+    }
+
+    /// The worker that holds its lease.
+    pub fn worker(&self) -> Option<WorkerId> {
+        match *self {
+            Life::Placed { worker } | Life::Running { worker } => Some(worker),
+            Life::Queued | Life::Backoff { .. } | Life::Ended(_) => None,
+        }
+    }
+}
+
+/// A task's armed timers. Derived from the task: not in the Ledger.
+#[derive(Component, Clone, Copy, Debug, Default)]
+pub struct TaskTimers {
+    pub deadline: Option<TimerHandle>,
+    pub retry: Option<TimerHandle>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::CancelReason;
+
+    #[test]
+    fn the_table_of_moves() {
+        let w = WorkerId(1);
+        let all = [
+            Life::Queued,
+            Life::Backoff { until: Tick(1) },
+            Life::Placed { worker: w },
+            Life::Running { worker: w },
+            Life::Ended(Outcome::Cancelled { reason: CancelReason::Client, tokens_out: 0 }),
+        ];
+        let table: Vec<String> = all
+            .iter()
+            .map(|from| all.iter().map(|to| if from.clone().advance(*to).is_ok() { 'x' } else { '.' }).collect())
+            .collect();
+        //                  Q B P R E
+        assert_eq!(table, ["..x.x", "x...x", ".x.xx", ".x..x", "....."]);
+    }
+
+    #[test]
+    fn a_refused_move_changes_nothing() {
+        let mut life = Life::Queued;
+        assert!(life.advance(Life::Running { worker: WorkerId(1) }).is_err());
+        assert_eq!(life, Life::Queued);
+    }
+}

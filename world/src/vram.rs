@@ -1,0 +1,35 @@
+//! Device memory: who may use it, what stands in it. The world's ledger of it is exact; a device's
+//! `weights + reserved` never exceeds its capacity.
+
+use crate::id::DeviceId;
+use crate::units::{Bytes, Sha256};
+use bevy_ecs::prelude::Component;
+use serde::{Deserialize, Serialize};
+
+/// One device's memory.
+#[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub id: DeviceId,
+    pub capacity: Bytes,
+    /// Taken by shards.
+    pub weights: Bytes,
+    /// Taken by the context of leased tasks.
+    pub reserved: Bytes,
+}
+
+impl Device {
+    /// What neither shards nor leases take.
+    pub fn residual(&self) -> Bytes {
+        Bytes(self.capacity.0.saturating_sub(self.weights.0).saturating_sub(self.reserved.0))
+    }
+}
+
+/// A model's weights on a device. Workers of the same file on the same device share it.
+#[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    pub device: DeviceId,
+    pub digest: Sha256,
+    pub bytes: Bytes,
+    /// Workers that use it; with the last one it goes.
+    pub holders: u16,
+}
