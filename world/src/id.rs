@@ -3,11 +3,13 @@
 //! Decisions, snapshots, journals, logs and the API speak these ids and only these: bevy's `Entity` is
 //! an address inside one world, it differs between a run and its replay, and it never leaves the core.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::str::FromStr;
 
 /// A task: the UUID its client knows it by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(pub u128);
 
 impl fmt::Display for TaskId {
@@ -23,6 +25,42 @@ impl fmt::Display for TaskId {
             (v >> 48) as u16,
             v & 0xffff_ffff_ffff
         )
+    }
+}
+
+/// A text that is no UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task's id is a UUID, such as 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11")]
+pub struct NoTaskId;
+
+impl FromStr for TaskId {
+    type Err = NoTaskId;
+
+    /// The hyphenated form, in either case.
+    fn from_str(text: &str) -> Result<TaskId, NoTaskId> {
+        let hyphens = text.char_indices().filter(|(_, c)| *c == '-').map(|(at, _)| at);
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        if text.len() != 36 || digits.len() != 32 || !hyphens.eq([8, 13, 18, 23]) {
+            return Err(NoTaskId);
+        }
+        u128::from_str_radix(&digits, 16).map(TaskId).map_err(|_| NoTaskId)
+    }
+}
+
+/// People and JSON see the UUID, which no number of theirs could hold; journals its 128 bits.
+impl Serialize for TaskId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() { s.collect_str(self) } else { self.0.serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<TaskId, D::Error> {
+        if d.is_human_readable() {
+            String::deserialize(d)?.parse().map_err(D::Error::custom)
+        } else {
+            u128::deserialize(d).map(TaskId)
+        }
     }
 }
 
@@ -69,8 +107,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_id_prints_as_a_uuid() {
+    fn a_task_id_prints_and_reads_as_a_uuid() {
         let id = TaskId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
         assert_eq!(id.to_string(), "01234567-89ab-cdef-0123-456789abcdef");
+        assert_eq!("01234567-89AB-cdef-0123-456789abcdef".parse(), Ok(id));
+        for no in [
+            "",
+            "0123456789abcdef0123456789abcdef",
+            "0123456-789ab-cdef-0123-456789abcdef",
+            "01234567-89ab-cdef-0123-456789abcdeg",
+        ] {
+            assert_eq!(no.parse::<TaskId>(), Err(NoTaskId), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_task_id_is_a_number_in_a_journal() {
+        let id = TaskId(u128::MAX);
+        let bytes = postcard::to_stdvec(&id).unwrap();
+        assert_eq!((bytes.len(), postcard::from_bytes(&bytes)), (19, Ok(id)), "a varint of 128 bits");
     }
 }

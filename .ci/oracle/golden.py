@@ -1,0 +1,218 @@
+"""Computes the golden vectors of `gpu/src/numerics/tests.rs` in exact rational arithmetic.
+
+golden.py            prints them as the tests hold them
+
+Every operation is done on fractions and rounded once, by this file's own rounding to f32, in the order
+`numerics.md` gives. Nothing of the engine is used, so equal bits mean that both follow the definition.
+Only cosine, sine and power come from the platform's f64 library.
+"""
+
+import math
+import struct
+from fractions import Fraction
+
+import numpy as np
+
+
+def rne(x, bits=24, least=-149):
+    """`x`, a Fraction, rounded to nearest even as f32 (no overflow is expected)."""
+    if x == 0:
+        return Fraction(0)
+    n, d = abs(x.numerator), x.denominator
+    e = n.bit_length() - d.bit_length()
+    e -= Fraction(n, d) < Fraction(2) ** e
+    ulp = Fraction(2) ** max(e - bits + 1, least)
+    q = abs(x) / ulp
+    whole, rest = q.numerator // q.denominator, q - q.numerator // q.denominator
+    whole += rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole % 2)
+    return math.copysign(1, x.numerator).__int__() * whole * ulp
+
+
+def root(x):
+    """√x rounded to f32."""
+    scaled = x * Fraction(4) ** 200
+    s = Fraction(math.isqrt(scaled.numerator // scaled.denominator) * 2 + 1, 2 ** 201)  # never on a tie
+    exact = Fraction(math.isqrt(scaled.numerator // scaled.denominator), 2 ** 200)
+    return rne(exact if exact * exact == x else s)
+
+
+def bits(x):
+    return struct.unpack("<I", struct.pack("<f", float(x)))[0]
+
+
+def of_bits(b):
+    return Fraction(struct.unpack("<f", struct.pack("<I", b))[0])
+
+
+def fma(a, b, c):
+    return rne(a * b + c)
+
+
+class Noise:
+    """As `numerics/noise.rs`."""
+
+    def __init__(self, seed):
+        self.s = seed
+
+    def bits(self):
+        m = (1 << 64) - 1
+        self.s = (self.s + 0x9E3779B97F4A7C15) & m
+        z = ((self.s ^ self.s >> 30) * 0xBF58476D1CE4E5B9) & m
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & m
+        return z ^ z >> 31
+
+    def even(self):
+        return Fraction((self.bits() >> 40) - (1 << 23), 1 << 22)
+
+    def evens(self, n):
+        return [self.even() for _ in range(n)]
+
+    def half(self):
+        return Fraction(float(np.float16(float(self.even()))))
+
+    def loud(self, n):
+        return [rne(rne(self.even() / 8) + 2) for _ in range(n)]
+
+    def weights(self, kind, n, loud=False):
+        """Blocks as (d, m, 32 integers), or plain values."""
+        if kind == "F32":
+            return self.evens(n)
+        if kind == "F16":
+            return [self.half() for _ in range(n)]
+        blocks = []
+        for _ in range(n // 32):
+            raw = [self.bits() & 255 for _ in range(20 if kind == "Q4_1" else 34)]
+            if loud:
+                raw = [b | 0x88 if kind == "Q4_1" else b & 0x7F | 0x40 for b in raw]
+            scales = [Fraction(float(np.float16(float(self.even() / 64)))) for _ in range(2 if kind == "Q4_1" else 1)]
+            if kind == "Q4_1":
+                blocks.append((scales[0], scales[1], [b & 15 for b in raw[4:]] + [b >> 4 for b in raw[4:]]))
+            else:
+                blocks.append((scales[0], None, [b - 256 if b > 127 else b for b in raw[2:]]))
+        return blocks
+
+
+def exp(x):
+    if x < -87:
+        return Fraction(0)
+    if x > 88:
+        return of_bits(0x7EF882B7)
+    t = fma(x, of_bits(0x3FB8AA3B), Fraction(12582912))
+    n = rne(t - 12582912)
+    r = fma(n, -of_bits(0x3F317200), x)
+    r = fma(n, -of_bits(0x35BFBE8E), r)
+    p = of_bits(0x39506967)
+    for c in (0x3AB743CE, 0x3C088908, 0x3D2AA9C1, 0x3E2AAAAA, 0x3F000000):
+        p = fma(p, r, of_bits(c))
+    return rne(rne(1 + fma(rne(r * r), p, r)) * Fraction(2) ** int(n))
+
+
+def silu(x):
+    return rne(x / rne(1 + exp(-x)))
+
+
+def tree(lanes):
+    half = 128
+    while half:
+        lanes = [rne(a + b) for a, b in zip(lanes[:half], lanes[half:])]
+        half //= 2
+    return lanes[0]
+
+
+def rms_norm(x, w, eps):
+    lanes = [Fraction(0)] * 256
+    for i, v in enumerate(x):
+        lanes[i % 256] = fma(v, v, lanes[i % 256])
+    inverse = rne(1 / root(rne(rne(tree(lanes) / len(x)) + eps)))
+    return [rne(rne(v * inverse) * g) for v, g in zip(x, w)]
+
+
+def quantize(x):
+    out = []
+    for at in range(0, len(x), 32):
+        amax = max(abs(v) for v in x[at : at + 32])
+        inverse = rne(127 / amax)
+        q = [round(rne(v * inverse)) for v in x[at : at + 32]]  # Python rounds halves to even
+        out.append((rne(amax / 127), q))
+    return out
+
+
+def segments(terms, per):
+    """`terms` are functions p → p."""
+    tot = Fraction(0)
+    for at in range(0, len(terms), per):
+        p = Fraction(0)
+        for term in terms[at : at + per]:
+            p = term(p)
+        tot = rne(tot + p)
+    return tot
+
+
+def dot(kind, w, x):
+    if kind in ("F32", "F16"):
+        return segments([lambda p, a=a, b=b: fma(a, b, p) for a, b in zip(w, x)], 256)
+    terms = []
+    for (d, m, wq), (dx, xq) in zip(w, quantize(x)):
+        f, g = rne(Fraction(sum(a * b for a, b in zip(wq, xq)))), rne(Fraction(sum(xq)))
+        u = rne(d * f) if m is None else fma(d, f, rne(m * g))
+        terms.append(lambda p, dx=dx, u=u: fma(dx, u, p))
+    return segments(terms, 8)
+
+
+def attend(query, keys, values):
+    dims, chain = len(query), None
+    for start in range(0, len(keys), 256):
+        end = min(start + 256, len(keys))
+        s = [segments([lambda p, a=a, b=b: fma(a, b, p) for a, b in zip(query, k)], 32) for k in keys[start:end]]
+        top = max(s)
+        w = [exp(rne(v - top)) for v in s]
+        o = [segments([lambda p, a=a, v=v, d=d: fma(a, v[d], p) for a, v in zip(w, values[start:end])], 32) for d in range(dims)]
+        total = tree(w + [Fraction(0)] * (256 - len(w)))
+        if chain is None:
+            chain = top, total, o
+            continue
+        new = max(top, chain[0])
+        a, b = exp(rne(chain[0] - new)), exp(rne(top - new))
+        chain = new, fma(chain[1], a, rne(total * b)), [fma(x, a, rne(y * b)) for x, y in zip(chain[2], o)]
+    return [rne(v / chain[1]) for v in chain[2]]
+
+
+def show(name, values):
+    words = [f"0x{b >> 16:04x}_{b & 0xFFFF:04x}" for b in map(bits, values)]
+    print(f"{name} ({len(words)}):")
+    for at in range(0, len(words), 8):
+        print("    " + ", ".join(words[at : at + 8]) + ",")
+
+
+def main():
+    points = [of_bits(b) for b in (0, 0x3F800000, 0xBF800000, 0x42B00000, 0xC2AE0000, 0x33000000, 0x41234567, 0xC0987654)]
+    show("exp", [exp(x) for x in points])
+    show("silu", [silu(x) for x in points])
+    noise = Noise(1)
+    x, w = noise.evens(300), noise.evens(300)
+    show("rms_norm, every 40th", rms_norm(x, w, rne(Fraction(1, 100000)))[::40])
+    base, dims, position = 100000.0, 64, 777
+    angles = [position * base ** (-2 * i / dims) for i in (0, 1, 7, 31)]
+    show("rope", [Fraction(f(a)).limit_denominator(2**80) for a in angles for f in (math.cos, math.sin)])
+    x = Noise(2).evens(64)
+    (d0, q0), (d1, q1) = quantize(x)
+    show("scales", [d0, d1])
+    print("q, every 4th:", (q0 + q1)[::4])
+    for kind in ("F32", "F16", "Q4_1", "Q8_0"):
+        noise = Noise(3)
+        x = noise.evens(320)
+        show(f"dot {kind}", [dot(kind, noise.weights(kind, 320), x) for _ in range(4)])
+    for kind in ("Q4_1", "Q8_0"):
+        noise = Noise(5)
+        x = noise.loud(320)
+        show(f"loud dot {kind}", [dot(kind, noise.weights(kind, 320, True), x) for _ in range(4)])
+    noise = Noise(4)
+    query = noise.evens(40)
+    keys = [[noise.half() for _ in range(40)] for _ in range(300)]
+    values = [[noise.half() for _ in range(40)] for _ in range(300)]
+    for count in (1, 256, 300):
+        show(f"attend {count}, every 5th dim", attend(query, keys[:count], values[:count])[::5])
+
+
+if __name__ == "__main__":
+    main()

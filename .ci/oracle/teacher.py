@@ -1,0 +1,87 @@
+"""Judges the engine's next-token distributions beside llama.cpp's, teacher-forced on real text.
+
+teacher.py --trace TRACE --model MODEL.gguf --text FILE [--positions 2048]
+
+At each position three distributions over the whole vocabulary: the engine's, llama.cpp's (PyPI
+`xllamacpp`, one completion for each prefix with n_probs = the vocabulary) and a float32 oracle's
+(`llama.py`). Bars:
+(a) the engine's best token is llama.cpp's wherever llama.cpp's best two are 1 nat or more apart;
+(b) its top-1 agreement with the oracle is at least llama.cpp's own less one point;
+(c) its mean KL(oracle ‖ engine) is at most 1.1 times llama.cpp's.
+Exits with 1 when a bar is missed.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import xllamacpp
+
+import engine
+import llama
+
+
+def llama_cpp(model, tokens, vocab):
+    """Log-probabilities [positions, vocab] of llama.cpp."""
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.n_ctx = len(tokens) + 16
+    params.n_parallel = 1
+    params.cpuparams.n_threads = 2
+    params.warmup = False
+    params.verbosity = -1
+    server = xllamacpp.Server(params)
+    out = np.full((len(tokens), vocab), np.nan)
+    for i in range(len(tokens)):
+        answer = server.handle_completions(
+            {"prompt": tokens[: i + 1], "n_predict": 1, "n_probs": vocab, "temperature": 0, "cache_prompt": True}
+        )
+        if "choices" not in answer:
+            sys.exit(f"llama.cpp: {answer}")
+        for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            out[i, entry["id"]] = entry["logprob"]
+        assert not np.isnan(out[i]).any() and abs(np.exp(out[i]).sum() - 1) < 1e-3, "not the whole distribution"
+    return out
+
+
+def kl(p, q):
+    return (np.exp(p) * (p - q)).sum(-1)
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--trace", required=True)
+    args.add_argument("--model", required=True)
+    args.add_argument("--text", required=True, help="prose, UTF-8")
+    args.add_argument("--positions", type=int, default=2048)
+    args = args.parse_args()
+    tokens = engine.tokenize(args.trace, args.model, args.text)[: args.positions]
+    assert len(tokens) >= args.positions, f"only {len(tokens)} tokens of text"
+    oracle = llama.Llama(args.model)
+    exact = llama.log_softmax(dict(oracle.run(tokens))["logits"])
+    ours = llama.log_softmax(engine.layers(args.trace, args.model, oracle, tokens)["logits"])
+    theirs = llama_cpp(args.model, tokens, oracle.vocab)
+
+    best = {name: d.argmax(-1) for name, d in (("oracle", exact), ("ours", ours), ("theirs", theirs))}
+    top = np.sort(theirs, -1)[:, -2:]
+    clear = top[:, 1] - top[:, 0] >= 1.0
+    differ = int((best["ours"] != best["theirs"])[clear].sum())
+    agree = {name: float((best[name] == best["oracle"]).mean()) * 100 for name in ("ours", "theirs")}
+    far = {"ours": float(kl(exact, ours).mean()), "theirs": float(kl(exact, theirs).mean())}
+    text = {n: float(-d[np.arange(len(tokens) - 1), tokens[1:]].mean()) for n, d in
+            (("oracle", exact), ("ours", ours), ("llama.cpp", theirs))}
+    bars = [
+        (f"(a) another best token at {differ} of {clear.sum()} clear positions (bar 0)", differ == 0),
+        (f"(b) top-1 agreement with the oracle: ours {agree['ours']:.2f} %, llama.cpp {agree['theirs']:.2f} %"
+         " (bar: less by one point at most)", agree["ours"] >= agree["theirs"] - 1),
+        (f"(c) mean KL from the oracle: ours {far['ours']:.3e}, llama.cpp {far['theirs']:.3e},"
+         f" ratio {far['ours'] / far['theirs']:.3f} (bar 1.1)", far["ours"] <= 1.1 * far["theirs"]),
+    ]
+    print(f"{len(tokens)} positions; nats per token of the text: " + ", ".join(f"{n} {v:.4f}" for n, v in text.items()))
+    for line, held in bars:
+        print(line + ("" if held else "  MISSED"))
+    sys.exit(0 if all(held for _, held in bars) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Compares token ids with llama.cpp's, string by string, with and without parsing of special tokens.
+
+tokenizer.py --trace TRACE --model MODEL.gguf [--families]
+
+With --families also each pre-tokenizer of the table, on a vocabulary made for the purpose: every pair of
+bytes is a token, merged in the order of the bytes, so that nearly each wrong cut between two words shows in
+the ids. It is tried on the same strings and on every code point behind a letter, a digit and a stop.
+
+Needs the PyPI packages xllamacpp and, for --families, gguf and numpy. Exits with 1 on any difference.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+FAMILIES = [
+    "default", "gpt-2", "phi-2", "mpt", "olmo", "smollm", "starcoder", "refact", "codeshell", "llama-bpe", "llama3",
+    "llama-v3", "qwen2", "deepseek-r1-qwen", "stablelm2",
+]
+
+SPACES = ["", " ", "  ", "   x", "x ", "x  ", " x ", "\n", "\n\n", "\n\n\nx", "x\n", "\t", "\t\tx", " \n ", "\r\n", "x\r\ny",
+          "\r", " \t\n\r x", "a\n\n b", "a \n\n  b", "\u00a0", "a\u00a0b", "\u3000", "全\u3000角", "a\u2028b", "\u200b",
+          "a\u200bb", "\u0085", "x\u0085 y", "\x0b\x0c", "\u1680 \u205f", " " * 100, "\n" * 50 + " " * 50 + "x"]
+WORDS = ["hello", " hello", "Hello World", "The quick brown fox jumps over the lazy dog.", "don't", "DON'T", "I'll we've you're he'd",
+         "it's 'tis 'S 'LL", "'", "''", "'s", "x'", "l'été", "naïve café", "ſ'ſ", "supercalifragilisticexpialidocious",
+         "camelCase snake_case SCREAMING_CASE kebab-case", "e-mail@example.com", "https://example.com/a?b=c&d=%20#e", "!!!",
+         "?!...", "a.b,c;d:e", "(a)[b]{c}<d>", "“quoted” ‘single’ «guillemets»", "em—dash en–dash", "#hashtag @user $5.99 50%"]
+NUMBERS = ["0", "7", "42", "123", "1234", "12345", "1234567890", " 123", "a1b2c3", "3.14159", "1,000,000", "-17", "1e-9", "0x1F",
+           "٣٤٥", "½ ⅓", "Ⅷ", "²³", "१२३", "2024-02-29T12:34:56Z", "007 008", "12 345"]
+SCRIPTS = ["你好，世界", "日本語のテキスト", "カタカナ と ひらがな", "한국어 텍스트", "한국어".encode().decode(), "Привет, мир", "Ελληνικά",
+           "العربية", "שלום עולם", "مرحبا 123 שלום", "हिन्दी पाठ", "ภาษาไทย", "தமிழ்", "አማርኛ", "ქართული", "Tiếng Việt",
+           "Türkçe İıŞş", "ᚠᚢᚦ", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢", "𐍈", "a\u0301e\u0301", "é vs e\u0301", "ﬁ ligature", "ＦＵＬＬ　ｗｉｄｔｈ", "\u202eRTL\u202c",
+           "\u2066iso\u2069", "混合 mixed текст نص 1 2 3"]
+EMOJI = ["🦀", "🦀🦀", "👩‍🚀", "👨‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪🇫🇷", "❤️", "a🦀b", " 🦀 ", "1️⃣", "☃☃", "⌘⇧", "\U0001fae8", "text 😀 more"]
+CODE = ["fn main() {\n    println!(\"{}\", 1);\n}\n", "def f(x):\n\treturn x ** 2\n", "if (a && b) || !c { d += 1; }", "<div class=\"x\">&amp;</div>",
+        "SELECT * FROM t WHERE a <> 'b';", "#include <stdio.h>\n\nint main(void)\n{\n        return 0;\n}", "a->b::c.d()[0]",
+        "{\"key\": [1, 2.5, null, true]}", "```rust\nlet x = 1;\n```", "\\n \\t \\u0041", "C:\\Windows\\path", "$HOME/${x}", "// comment\n/* c */",
+        "x = y if z else w  # why", "\u0000\u0001\u001f\u007f", "a\tb\tc", "|---|---|\n| a | b |"]
+SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>b",
+            " <|im_end|> ", "<|im_start|><|im_start|>", "<|im_start", "im_end|>", "<|im_<|im_end|>end|>", "<repo_name>x<file_sep>",
+            "<reponame>", "<filename>a<gh_stars>", "<empty_output>", "<|IM_START|>", "<s></s>", "[INST] x [/INST]", "<|unknown|>", "<jupyter_code>1"]
+LONG = ["the " * 2000, "x" * 5000, "é" * 3000, "字" * 3000, "1" * 3000, " " * 3000 + "x", "\n" * 3000, "!" * 3000, "aB1 é字🦀\n" * 500,
+        "<|im_start|>" * 500, "'" * 1000]
+STRINGS = SPACES + WORDS + NUMBERS + SCRIPTS + EMOJI + CODE + SPECIALS + LONG
+
+
+def points():
+    """The code points of the first two planes, and some of others, behind a letter, a digit, a stop and a space."""
+    every = [c for c in [*range(0x20000), *range(0x2A6D0, 0x2A6F0), *range(0x2EBE0, 0x2EC00), *range(0x30000, 0x30020), *range(0xE0000, 0xE01F0)]
+             if not 0xD800 <= c < 0xE000]
+    for at in range(0, len(every), 500):
+        yield "".join(f"X{chr(c)}\n5{chr(c)}\n.{chr(c)}\n {chr(c)}\n" for c in every[at:at + 500])
+
+
+def alphabet():
+    """GPT-2's printable character for each byte."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in plain]
+    return [chr(b) if b in plain else chr(256 + others.index(b)) for b in range(256)]
+
+
+def write_family(path, pre):
+    import gguf
+    import numpy as np
+
+    letters = alphabet()
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, *(a + b for a in letters for b in letters)]
+    file = gguf.GGUFWriter(path, "llama")
+    file.add_block_count(1), file.add_context_length(64), file.add_embedding_length(32), file.add_feed_forward_length(32)
+    file.add_head_count(1), file.add_head_count_kv(1), file.add_layer_norm_rms_eps(1e-5), file.add_rope_dimension_count(32)
+    file.add_tokenizer_model("gpt2"), file.add_tokenizer_pre(pre), file.add_token_list(tokens)
+    file.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
+    file.add_token_merges([f"{a} {b}" for a in letters for b in letters])
+    file.add_bos_token_id(1), file.add_eos_token_id(2)
+    shapes = {f"blk.0.{n}.weight": (32, 32) for n in
+              ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]}
+    shapes |= {f"{n}.weight": (32,) for n in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"]}
+    shapes["token_embd.weight"] = (len(tokens), 32)
+    for name, shape in shapes.items():
+        file.add_tensor(name, np.zeros(shape, np.float32))
+    file.write_header_to_file(), file.write_kv_data_to_file(), file.write_tensors_to_file(), file.close()
+
+
+def theirs(model, strings, special):
+    """llama.cpp's ids; in a process of its own, since a server never quite goes."""
+    code = f"import tokenizer; tokenizer.serve({model!r}, {special})"
+    where = os.path.dirname(os.path.abspath(__file__))
+    run = subprocess.run([sys.executable, "-c", code], input=json.dumps(strings), capture_output=True, text=True, cwd=where)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("IDS ")]
+    if not lines:
+        sys.exit(f"llama.cpp gave no ids for {model}:\n{run.stderr[-2000:]}")
+    return json.loads(lines[-1][4:])
+
+
+def serve(model, special):
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.warmup = model, 64, 1, False
+    server = xllamacpp.Server(params)
+    ids = []
+    for text in json.load(sys.stdin):
+        body = json.dumps({"content": text, "add_special": False, "parse_special": special}).encode()
+        request = urllib.request.Request(server.listening_address + "/tokenize", body, {"Content-Type": "application/json"})
+        ids.append(json.load(urllib.request.urlopen(request))["tokens"])
+    print("IDS " + json.dumps(ids), flush=True)
+    os._exit(0)
+
+
+def ours(trace, model, strings, special):
+    lines = "".join(json.dumps(text) + "\n" for text in strings)
+    mode = "special" if special else "plain"
+    run = subprocess.run([trace, "tokenize", model, mode], input=lines, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"{trace} failed on {model}: {run.stderr}")
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def compare(name, trace, model, strings, modes):
+    different = 0
+    for special in modes:
+        mine, other = ours(trace, model, strings, special), theirs(model, strings, special)
+        assert len(mine) == len(other) == len(strings)
+        for text, a, b in zip(strings, mine, other):
+            if a != b:
+                different += 1
+                if different > 5:
+                    continue
+                at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+                print(f"{name}, special={special}: {ascii(text[:24])}: id {at} of {len(b)}: {a[at:at + 8]}, expected {b[at:at + 8]}")
+    print(f"{name}: {len(strings)} strings, {len(modes)} modes, {different} differences")
+    return different
+
+
+def main():
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--trace", required=True)
+    args.add_argument("--model", required=True)
+    args.add_argument("--families", action="store_true")
+    args = args.parse_args()
+    trace, model = os.path.abspath(args.trace), os.path.abspath(args.model)
+    different = compare(os.path.basename(model), trace, model, STRINGS, (True, False))
+    if args.families:
+        everything = STRINGS + list(points())
+        with tempfile.TemporaryDirectory() as folder:
+            for pre in FAMILIES:
+                path = os.path.join(folder, pre + ".gguf")
+                write_family(path, pre)
+                different += compare(pre, trace, path, everything, (True,))
+                os.remove(path)
+    sys.exit(1 if different else 0)
+
+
+if __name__ == "__main__":
+    main()

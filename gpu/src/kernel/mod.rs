@@ -1,0 +1,136 @@
+//! The table of kernels: for each level of instruction sets one function for everything hot.
+//!
+//! A level is chosen once, at load, by what the processor has or by what the configuration forces;
+//! nothing is chosen by batch size. Every level gives the bits of `numerics` (tests compare whole
+//! matrices), so the choice is one of speed alone.
+//!
+//! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C; `matrix` holds weights in the layout of
+//! their level, `pool` the threads, `drive` spreads work over them. A new level is a file and a row.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_attend;
+pub(crate) mod drive;
+pub(crate) mod matrix;
+pub(crate) mod pool;
+mod scalar;
+
+use crate::kv::Head;
+use crate::numerics::linear::{ActRow, BLOCK, NonFinite};
+use matrix::{GROUP, Matrix};
+use std::fmt;
+use std::str::FromStr;
+
+/// Activation rows a matrix kernel takes at a time, and queries an attention kernel does.
+pub(crate) const TILE: usize = 4;
+
+/// Which instructions the engine uses. The tokens are the same at every level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The definition itself: slow, runs anywhere.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    Avx2,
+}
+
+/// A level this processor cannot run, or a name that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LevelError {
+    #[error("this processor does not have what level `{0}` needs")]
+    Unsupported(Level),
+    #[error("`{0}` is no kernel level: scalar, avx2")]
+    Unknown(String),
+}
+
+impl Level {
+    /// The fastest level this processor runs.
+    pub fn detect() -> Level {
+        if Level::Avx2.is_supported() { Level::Avx2 } else { Level::Scalar }
+    }
+
+    /// Whether this processor runs it.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 => false,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+        })
+    }
+}
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        [Level::Scalar, Level::Avx2]
+            .into_iter()
+            .find(|l| l.to_string() == s)
+            .ok_or_else(|| LevelError::Unknown(s.to_owned()))
+    }
+}
+
+/// A query of one head: what it asks, how many positions it sees, where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Query<'a> {
+    pub(crate) query: &'a [f32],
+    pub(crate) count: usize,
+    pub(crate) out: &'a mut [f32],
+}
+
+/// Outputs of one group of weight rows for up to `TILE` rows of activations.
+pub(crate) type TileOut = [[f32; GROUP]; TILE];
+
+type Quantize = fn(&[f32], &mut [[i8; BLOCK]], &mut [f32], &mut [f32]) -> Result<(), NonFinite>;
+
+/// The functions of a level. Each equals the function of the same name in `numerics`, bit for bit.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    pub(crate) level: Level,
+    /// int8 blocks of one row.
+    pub(crate) quantize: Quantize,
+    /// One group of weight rows times 1 … `TILE` rows of activations.
+    pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut TileOut),
+    /// x, weight, eps, out.
+    pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    /// Heads in place, angles.
+    pub(crate) rope: fn(&mut [f32], &[[f32; 2]]),
+    /// gate, up, out.
+    pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
+    /// f32 to f16 bits.
+    pub(crate) narrow: fn(&[f32], &mut [u16]),
+    /// 1 … `TILE` queries on one head.
+    pub(crate) attend: fn(&mut [Query<'_>], Head<'_>),
+}
+
+impl Kernels {
+    /// The table of a level; the only way to one, so that no kernel runs where its instructions are not.
+    pub(crate) fn of(level: Level) -> Result<&'static Kernels, LevelError> {
+        if !level.is_supported() {
+            return Err(LevelError::Unsupported(level));
+        }
+        match level {
+            Level::Scalar => Ok(&scalar::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Ok(&avx2::TABLE),
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 => Err(LevelError::Unsupported(level)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

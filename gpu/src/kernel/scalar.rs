@@ -1,0 +1,42 @@
+//! The scalar level: the definition, called as it stands.
+//!
+//! What every other level is compared with, and what runs where no other does.
+
+use super::matrix::{Body, GROUP, Matrix};
+use super::{Kernels, Level, Query, TileOut};
+use crate::kv::Head;
+use crate::numerics::linear::{self, ActRow};
+use crate::numerics::{self, attention};
+
+pub(super) static TABLE: Kernels = Kernels {
+    level: Level::Scalar,
+    quantize: linear::quantize,
+    tile,
+    rms_norm: numerics::rms_norm,
+    rope: numerics::rope,
+    swiglu: numerics::swiglu,
+    narrow,
+    attend,
+};
+
+fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
+    let Body::Native(kind, bytes) = &weights.body else { unreachable!("the scalar level loads native rows") };
+    let stored = linear::row_bytes(*kind, weights.cols);
+    for (r, row) in bytes.chunks_exact(stored).skip(group * GROUP).take(GROUP).enumerate() {
+        for (out, x) in out.iter_mut().zip(acts) {
+            out[r] = linear::dot(*kind, row, *x);
+        }
+    }
+}
+
+fn narrow(x: &[f32], out: &mut [u16]) {
+    for (o, v) in out.iter_mut().zip(x) {
+        *o = numerics::to_f16(*v);
+    }
+}
+
+fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
+    for q in queries {
+        attention::attend(q.query, &head, q.count, q.out);
+    }
+}

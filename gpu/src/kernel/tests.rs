@@ -1,0 +1,216 @@
+//! Every level gives the bits of the scalar definition: whole matrices, ragged shapes, poisoned outputs,
+//! any number of threads.
+
+use super::drive::{Acts, Exec, Write};
+use super::matrix::Matrix;
+use super::pool::Pool;
+use super::*;
+use crate::gguf::TensorKind;
+use crate::kv::{Kv, KvShape};
+use crate::numerics::noise::Noise;
+use proptest::prelude::*;
+
+/// The levels to compare with the definition, as far as this processor has them.
+fn levels() -> Vec<&'static Kernels> {
+    [Level::Avx2].into_iter().filter_map(|level| Kernels::of(level).ok()).collect()
+}
+
+const POISON: f32 = f32::from_bits(0x7fc0_dead);
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn kinds() -> impl Strategy<Value = TensorKind> {
+    prop_oneof![Just(TensorKind::F32), Just(TensorKind::F16), Just(TensorKind::Q4_1), Just(TensorKind::Q8_0)]
+}
+
+/// `count` rows through one linear layer of a level.
+fn linear(
+    kernels: &'static Kernels,
+    threads: usize,
+    matrix: &Matrix,
+    x: &[f32],
+    count: usize,
+    write: Write,
+) -> Vec<f32> {
+    let mut exec = Exec { kernels, pool: Pool::new(threads).unwrap() };
+    let mut acts = Acts::default();
+    let mut faulted = vec![false; count];
+    let cols = matrix.cols;
+    exec.activate(&mut acts, (count, cols), matrix.is_quantized(), &mut faulted, &|row, out| {
+        out.copy_from_slice(&x[row * cols..][..cols]);
+    });
+    assert!(!faulted.contains(&true));
+    // Wider than the outputs: what lies between must stay as it is.
+    let stride = matrix.rows + 3;
+    let fill = if write == Write::Add { 0.75 } else { POISON };
+    let mut out = vec![fill; count * stride];
+    exec.linear(&[(matrix, 2)], &acts, count, (&mut out, stride), write);
+    for row in out.chunks(stride) {
+        assert_eq!(bits(&[row[0], row[1], row[stride - 1]]), bits(&[fill; 3]));
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn linear_layers_are_bit_identical(
+        kind in kinds(), rows in 1usize..70, blocks in 1usize..30, count in 1usize..11, threads in 1usize..4,
+        loud: bool, seed: u64,
+    ) {
+        let mut noise = Noise(seed);
+        let cols = blocks * 32;
+        let (bytes, x) = if loud {
+            (noise.loud_weights(kind, rows * cols), noise.loud(count * cols))
+        } else {
+            (noise.weights(kind, rows * cols), noise.wild(count * cols))
+        };
+        let scalar = Kernels::of(Level::Scalar).unwrap();
+        let native = Matrix::new(Level::Scalar, kind, rows, cols, &bytes);
+        for kernels in levels() {
+            let matrix = Matrix::new(kernels.level, kind, rows, cols, &bytes);
+            for write in [Write::Set, Write::Add] {
+                let expected = linear(scalar, 1, &native, &x, count, write);
+                let found = linear(kernels, threads, &matrix, &x, count, write);
+                prop_assert_eq!(bits(&expected), bits(&found));
+            }
+            let (mut a, mut b) = (vec![POISON; cols], vec![POISON; cols]);
+            for row in 0..rows {
+                native.row(row, &mut a);
+                matrix.row(row, &mut b);
+                prop_assert_eq!(bits(&a), bits(&b));
+            }
+        }
+    }
+
+    #[test]
+    fn attention_is_bit_identical(
+        head_dim in prop_oneof![Just(8usize), Just(40), Just(64), Just(80), Just(128), Just(6)],
+        longest in prop_oneof![1usize..40, 200usize..300, 500usize..800],
+        fewer in prop::collection::vec(0usize..300, 1..5),
+        seed: u64,
+    ) {
+        let mut noise = Noise(seed);
+        let shape = KvShape { layers: 1, heads: 2, head_dim };
+        let mut kv = Kv::new(shape);
+        kv.grow(longest);
+        for position in 0..longest {
+            kv.write(0, position, &noise.halves(2 * head_dim), &noise.halves(2 * head_dim));
+        }
+        let counts: Vec<usize> = fewer.iter().map(|n| longest.saturating_sub(*n).max(1)).collect();
+        let asks: Vec<Vec<f32>> = counts.iter().map(|_| noise.evens(head_dim)).collect();
+        let answer = |kernels: &Kernels| {
+            let mut outs = vec![vec![POISON; head_dim]; counts.len()];
+            let mut queries: Vec<Query<'_>> = outs
+                .iter_mut()
+                .zip(&asks)
+                .zip(&counts)
+                .map(|((out, query), count)| Query { query, count: *count, out })
+                .collect();
+            (kernels.attend)(&mut queries, kv.head(0, 1));
+            bits(&outs.concat())
+        };
+        let expected = answer(Kernels::of(Level::Scalar).unwrap());
+        for kernels in levels() {
+            prop_assert_eq!(&expected, &answer(kernels));
+        }
+    }
+
+    #[test]
+    fn elementwise_kernels_are_bit_identical(n in 1usize..700, seed: u64) {
+        let mut noise = Noise(seed);
+        let n = n * 2;
+        let (x, y) = (noise.wild(n), noise.evens(n));
+        let table: Vec<[f32; 2]> = (0..n / 2).map(|_| [noise.even(), noise.even()]).collect();
+        let all = |kernels: &Kernels| {
+            let blocks = n / 32;
+            let mut outs = vec![vec![POISON; n]; 3];
+            (kernels.rms_norm)(&x, &y, 1e-6, &mut outs[0]);
+            (kernels.swiglu)(&x, &y, &mut outs[1]);
+            outs[2].copy_from_slice(&x);
+            (kernels.rope)(&mut outs[2], &table);
+            let mut narrow = vec![0xdead; n];
+            (kernels.narrow)(&x, &mut narrow);
+            let (mut q, mut d, mut g) = (vec![[99; 32]; blocks], vec![POISON; blocks], vec![POISON; blocks]);
+            assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut q, &mut d, &mut g), Ok(()));
+            (bits(&outs.concat()), narrow, q, bits(&d), bits(&g))
+        };
+        let expected = all(Kernels::of(Level::Scalar).unwrap());
+        for kernels in levels() {
+            prop_assert_eq!(&expected, &all(kernels));
+        }
+    }
+
+    /// Any bit pattern, so that every branch of exp is met, and clamping in f16.
+    #[test]
+    fn any_finite_numbers_are_bit_identical(patterns in prop::collection::vec(any::<u32>(), 1..200)) {
+        let x: Vec<f32> = patterns.iter().map(|p| f32::from_bits(*p)).filter(|v| v.is_finite()).collect();
+        let all = |kernels: &Kernels| {
+            let (mut out, mut narrow) = (vec![POISON; x.len()], vec![0xdead; x.len()]);
+            (kernels.swiglu)(&x, &vec![1.0; x.len()], &mut out);
+            (kernels.narrow)(&x, &mut narrow);
+            (bits(&out), narrow)
+        };
+        let expected = all(Kernels::of(Level::Scalar).unwrap());
+        for kernels in levels() {
+            prop_assert_eq!(&expected, &all(kernels));
+        }
+    }
+}
+
+/// Extremes of the integer part: all weights and activations at their largest, of either sign.
+#[test]
+fn saturated_blocks_are_bit_identical() {
+    let scalar = Kernels::of(Level::Scalar).unwrap();
+    for kernels in levels() {
+        for (kind, byte) in [(TensorKind::Q4_1, 0xffu8), (TensorKind::Q8_0, 0x80), (TensorKind::Q8_0, 0x7f)] {
+            let mut bytes = vec![byte; crate::numerics::linear::row_bytes(kind, 64) * 16];
+            for block in bytes.chunks_mut(kind.block_bytes() as usize) {
+                block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
+                if kind == TensorKind::Q4_1 {
+                    block[2..4].copy_from_slice(&half::f16::from_f32(-3.0).to_le_bytes());
+                }
+            }
+            for x in [vec![1.0; 64], vec![-1.0; 64]] {
+                let expected = linear(scalar, 1, &Matrix::new(Level::Scalar, kind, 16, 64, &bytes), &x, 1, Write::Set);
+                let found = linear(kernels, 1, &Matrix::new(kernels.level, kind, 16, 64, &bytes), &x, 1, Write::Set);
+                assert_eq!(bits(&expected), bits(&found), "{} {byte:#x}", kind.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_marked_and_disturbs_no_other() {
+    let mut noise = Noise(9);
+    let bytes = noise.weights(TensorKind::Q8_0, 16 * 64);
+    let kernels = Kernels::of(Level::detect()).unwrap();
+    let matrix = Matrix::new(kernels.level, TensorKind::Q8_0, 16, 64, &bytes);
+    let good = noise.evens(64);
+    let alone = linear(kernels, 1, &matrix, &good, 1, Write::Set);
+    let mut exec = Exec { kernels, pool: Pool::new(2).unwrap() };
+    let (mut acts, mut faulted) = (Acts::default(), [false; 2]);
+    exec.activate(&mut acts, (2, 64), true, &mut faulted, &|row, out| {
+        out.copy_from_slice(&good);
+        if row == 0 {
+            out[3] = f32::INFINITY;
+        }
+    });
+    assert_eq!(faulted, [true, false]);
+    let mut out = vec![POISON; 32];
+    exec.linear(&[(&matrix, 0)], &acts, 2, (&mut out, 16), Write::Set);
+    assert_eq!(bits(&out[..16]), [0; 16]);
+    assert_eq!(bits(&out[16..]), bits(&alone[2..18]));
+}
+
+#[test]
+fn levels_have_names() {
+    for level in [Level::Scalar, Level::Avx2] {
+        assert_eq!(level.to_string().parse(), Ok(level));
+    }
+    assert_eq!("sse9".parse::<Level>(), Err(LevelError::Unknown("sse9".to_owned())));
+    assert!(Level::detect().is_supported());
+}

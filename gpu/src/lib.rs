@@ -1,0 +1,14 @@
+//! How tokens are made: GGUF files, tokenizers, canonical numerics, engines and their stations.
+
+pub mod engine;
+pub mod generate;
+pub mod gguf;
+mod kernel;
+mod kv;
+mod model;
+mod numerics;
+mod sampler;
+pub mod station;
+pub mod supply;
+pub mod template;
+pub mod tokenizer;

@@ -1,0 +1,232 @@
+//! Golden vectors, and properties that any right implementation has.
+//!
+//! The vectors come from `.ci/oracle/golden.py`, which computes the same definition in exact rational
+//! arithmetic with its own rounding. They are frozen: a change here changes every token ever promised.
+
+use super::attention::{self, Cache};
+use super::linear::{self, ActRow, BLOCK, NonFinite, dot, quantize, row_bytes};
+use super::noise::Noise;
+use super::*;
+use crate::gguf::TensorKind;
+use proptest::prelude::*;
+
+const POINTS: [u32; 8] = [0, 0x3f80_0000, 0xbf80_0000, 0x42b0_0000, 0xc2ae_0000, 0x3300_0000, 0x4123_4567, 0xc098_7654];
+
+fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+/// A row of activations with its own blocks.
+struct Owned {
+    x: Vec<f32>,
+    q: Vec<[i8; BLOCK]>,
+    d: Vec<f32>,
+    g: Vec<f32>,
+}
+
+impl Owned {
+    fn new(x: Vec<f32>) -> Self {
+        let blocks = x.len() / BLOCK;
+        let mut row = Owned { x, q: vec![[0; BLOCK]; blocks], d: vec![0.0; blocks], g: vec![0.0; blocks] };
+        quantize(&row.x, &mut row.q, &mut row.d, &mut row.g).unwrap();
+        row
+    }
+
+    fn row(&self) -> ActRow<'_> {
+        ActRow { x: &self.x, q: &self.q, d: &self.d, g: &self.g }
+    }
+}
+
+#[test]
+fn golden_exp_and_silu() {
+    let points = POINTS.map(f32::from_bits);
+    let expected =
+        [0x3f80_0000, 0x402d_f854, 0x3ebc_5ab2, 0x7ef8_82b7, 0x00b3_3687, 0x3f80_0000, 0x46d3_1e04, 0x3c0b_b774];
+    assert_eq!(bits(points.map(exp)), expected);
+    let expected =
+        [0x0000_0000, 0x3f3b_26a8, 0xbe89_b2b1, 0x42b0_0000, 0x83f3_9e20, 0x3280_0000, 0x4123_43dc, 0xbd25_02c8];
+    assert_eq!(bits(points.map(silu)), expected);
+}
+
+#[test]
+fn golden_rms_norm() {
+    let mut noise = Noise(1);
+    let (x, w) = (noise.evens(300), noise.evens(300));
+    let mut out = vec![f32::NAN; 300];
+    rms_norm(&x, &w, 1e-5, &mut out);
+    let expected =
+        [0x3e51_bb8a, 0xc01f_910c, 0x3ed0_a336, 0x3fa3_528c, 0xc048_330d, 0xbeaa_d61b, 0x3fa7_0567, 0x3e07_2c6e];
+    assert_eq!(bits(out.into_iter().step_by(40)), expected);
+}
+
+#[test]
+fn golden_rope_angles() {
+    let table = rope_angles(777, 64, 100_000.0, None);
+    let expected =
+        [0xbf04_892e, 0xbf5b_0567, 0xbe92_3a12, 0x3f75_565e, 0x3f79_f218, 0xbe5d_6216, 0x3f7f_fbf0, 0x3c36_6c8c];
+    assert_eq!(bits([0, 1, 7, 31].into_iter().flat_map(|i: usize| table[i])), expected);
+    let factors = [2.0; 32];
+    assert_eq!(rope_angles(1554, 64, 100_000.0, Some(&factors)), table);
+}
+
+#[test]
+fn golden_quantization() {
+    let row = Owned::new(Noise(2).evens(64));
+    assert_eq!(bits(row.d), [0x3c7b_ffc4, 0x3c7d_c649]);
+    let every_fourth: Vec<i8> = row.q.as_flattened().iter().copied().step_by(4).collect();
+    assert_eq!(every_fourth, [24, -49, -65, 15, -78, -117, 108, -127, -60, -57, 76, 87, -84, -47, 25, 103]);
+}
+
+/// Ten blocks: one whole segment and a short one.
+#[test]
+fn golden_dots() {
+    for (kind, expected) in [
+        (TensorKind::F32, [0x408b_43b3, 0xc1ee_a012, 0x41c3_9750, 0xc08e_54da]),
+        (TensorKind::F16, [0x408b_7f1a, 0xc1ee_a062, 0x41c3_a0db, 0xc08e_45a0]),
+        (TensorKind::Q4_1, [0xc08b_55c0, 0xbf9a_c8cd, 0x3ff3_776b, 0x3fe1_7976]),
+        (TensorKind::Q8_0, [0xc037_8e2c, 0x3f89_396e, 0xc1b4_63fc, 0xc19c_18a5]),
+    ] {
+        let mut noise = Noise(3);
+        let x = Owned::new(noise.evens(320));
+        let dots = [(); 4].map(|()| dot(kind, &noise.weights(kind, 320), x.row()));
+        assert_eq!(bits(dots), expected, "{}", kind.name());
+    }
+}
+
+/// Sums of 16 bits and more, whose products with a scale round.
+#[test]
+fn golden_loud_dots() {
+    for (kind, expected) in [
+        (TensorKind::Q4_1, [0x4045_ec58, 0x4110_9e39, 0x4209_8a5e, 0xc21d_cec6]),
+        (TensorKind::Q8_0, [0x40c6_bcf4, 0x441b_60ee, 0x43e0_8570, 0x4343_528a]),
+    ] {
+        let mut noise = Noise(5);
+        let x = Owned::new(noise.loud(320));
+        let dots = [(); 4].map(|()| dot(kind, &noise.loud_weights(kind, 320), x.row()));
+        assert_eq!(bits(dots), expected, "{}", kind.name());
+    }
+}
+
+/// Keys and values in rows of 40.
+struct Rows {
+    keys: Vec<u16>,
+    values: Vec<u16>,
+}
+
+impl Cache for Rows {
+    fn key(&self, position: usize, dim: usize) -> f32 {
+        from_f16(self.keys[position * 40 + dim])
+    }
+
+    fn value(&self, position: usize, dim: usize) -> f32 {
+        from_f16(self.values[position * 40 + dim])
+    }
+}
+
+/// Alone, a full split, and a split with a short second one; 40 dims are a segment and a quarter.
+#[test]
+fn golden_attention() {
+    let mut noise = Noise(4);
+    let query = noise.evens(40);
+    let rows = Rows { keys: noise.halves(40 * 300), values: noise.halves(40 * 300) };
+    for (count, expected) in [
+        (1, [0xbfbd_e000, 0xbfe9_4000, 0xbf4a_a000, 0x3fd9_c000, 0xbf42_4000, 0xbf86_a000, 0x3e09_e000, 0xbfc5_0000]),
+        (256, [0xbf1a_ef1c, 0x3e63_9ae5, 0xbf0f_fcaf, 0x3e72_4a45, 0xbe3f_39e0, 0x3f55_fc5a, 0x3f9c_dab5, 0x3ef2_513c]),
+        (300, [0xbf1b_eb46, 0x3e58_9fb8, 0xbf12_3a3c, 0x3e6c_cb4d, 0xbe31_b7e2, 0x3f57_19a8, 0x3f9c_0926, 0x3ef0_1921]),
+    ] {
+        let mut out = vec![f32::NAN; 40];
+        attention::attend(&query, &rows, count, &mut out);
+        assert_eq!(bits(out.into_iter().step_by(5)), expected, "{count} positions");
+    }
+}
+
+/// Every 4,001st bit pattern against the platform's f64 exponential.
+#[test]
+fn exp_is_within_its_stated_error() {
+    for pattern in (0..u32::MAX).step_by(4001) {
+        let x = f32::from_bits(pattern);
+        if !(-87.0..=88.0).contains(&x) {
+            continue;
+        }
+        let exact = f64::from(x).exp();
+        let ulp = f64::from(f32::from_bits((exact as f32).to_bits() & 0x7f80_0000)) / f64::from(1 << 23);
+        let error = (f64::from(exp(x)) - exact).abs() / ulp;
+        assert!(error <= 1.02, "exp({x}) is off by {error} ulp");
+    }
+    assert_eq!(bits([exp(f32::NEG_INFINITY), exp(-87.1), exp(1e30)]), [0, 0, 0x7ef8_82b7]);
+    assert!(exp(f32::NAN).is_nan());
+}
+
+#[test]
+fn what_is_not_finite_is_found_and_tiny_blocks_are_zero() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = vec![1.0; 64];
+        x[40] = bad;
+        assert_eq!(quantize(&x, &mut [[0; BLOCK]; 2], &mut [0.0; 2], &mut [0.0; 2]), Err(NonFinite));
+        assert_eq!(linear::check_finite(&x), Err(NonFinite));
+    }
+    let row = Owned::new([[2.0f32.powi(-97); BLOCK], [2.0f32.powi(-96); BLOCK]].concat());
+    assert_eq!((row.d[0].to_bits(), row.q[0][0]), (0, 0));
+    assert_eq!((row.q[1][0], row.g[1].to_bits()), (127, (127.0 * 32.0f32).to_bits()));
+    let row = Owned::new(vec![f32::MAX; BLOCK]);
+    assert_eq!(row.q[0][0], 127);
+}
+
+#[test]
+fn f16_is_clamped_and_rounded_to_even() {
+    assert_eq!([1e9, -1e9, f32::INFINITY].map(to_f16), [0x7bff, 0xfbff, 0x7bff]);
+    assert_eq!([1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0].map(to_f16), [0x3c00, 0x3c02]);
+    assert!(from_f16(to_f16(f32::NAN)).is_nan());
+}
+
+proptest! {
+    /// Rounding an activation moves it by half a step at most (and a hair for the scale's own rounding).
+    #[test]
+    fn a_quantized_activation_is_near(seed: u64) {
+        let row = Owned::new(Noise(seed).wild(96));
+        for (block, x) in row.x.chunks(BLOCK).enumerate() {
+            prop_assert!(row.q[block].iter().all(|q| *q >= -127));
+            prop_assert_eq!(row.g[block].to_bits(), (row.q[block].iter().map(|q| i32::from(*q)).sum::<i32>() as f32).to_bits());
+            for (x, q) in x.iter().zip(&row.q[block]) {
+                prop_assert!((x - row.d[block] * f32::from(*q)).abs() <= row.d[block] * 0.5001 + f32::MIN_POSITIVE);
+            }
+        }
+    }
+
+    /// A dot is the dot of the dequantized row and the rounded activations, up to f32's rounding.
+    #[test]
+    fn a_dot_is_a_dot(seed: u64, blocks in 1usize..40) {
+        let mut noise = Noise(seed);
+        let cols = blocks * BLOCK;
+        for kind in [TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0] {
+            let row = noise.weights(kind, cols);
+            prop_assert_eq!(row.len(), row_bytes(kind, cols));
+            let x = Owned::new(noise.evens(cols));
+            let mut w = vec![0.0; cols];
+            linear::dequantize(kind, &row, &mut w);
+            let used = |i: usize| if linear::is_quantized(kind) {
+                f64::from(x.d[i / BLOCK]) * f64::from(x.q[i / BLOCK][i % BLOCK])
+            } else {
+                f64::from(x.x[i])
+            };
+            let exact: f64 = (0..cols).map(|i| used(i) * f64::from(w[i])).sum();
+            let size: f64 = (0..cols).map(|i| (used(i) * f64::from(w[i])).abs()).sum();
+            let error = (f64::from(dot(kind, &row, x.row())) - exact).abs();
+            prop_assert!(error <= 1e-5 * size + 1e-6, "{}: {error} of {size}", kind.name());
+        }
+    }
+
+    /// A turned pair keeps its length, and position 0 turns nothing.
+    #[test]
+    fn rope_turns(seed: u64, position in 0u32..100_000) {
+        let x = Noise(seed).evens(128);
+        let mut turned = x.clone();
+        rope(&mut turned, &rope_angles(position, 64, 10_000.0, None));
+        for (a, b) in x.chunks(2).zip(turned.chunks(2)) {
+            prop_assert!((a[0].hypot(a[1]) - b[0].hypot(b[1])).abs() < 1e-5);
+        }
+        let mut still = x.clone();
+        rope(&mut still, &rope_angles(0, 64, 10_000.0, None));
+        prop_assert_eq!(still, x);
+    }
+}

@@ -1,0 +1,147 @@
+//! A station: one thread that owns a device's engine and works off what it is told.
+//!
+//! Orders come in over a bounded channel; reports and tokens go out through an [`Outlet`]. Every `start`
+//! is answered by exactly one `Finished` or `Faulted`, also after a cancel; after `reset` the old work is
+//! dropped without a word and the worker announces itself anew. An idle station sleeps.
+//!
+//! `run` is the loop and its reports, `task` one answer in the making, `text` its words. This file knows
+//! neither: it is what callers see, and where a panic ends as `WorkerDown`.
+
+mod run;
+mod task;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use crate::engine::Engine;
+use crate::tokenizer::Tokenizer;
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, PoolId, TaskId, WorkerId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{FaultClass, Report};
+use orchestrion_world::units::{Bytes, Sha256};
+use run::Runner;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+/// Where a station's words go.
+pub trait Outlet: Send + Sync + 'static {
+    fn report(&self, report: Report);
+    /// A token of the task's attempt, in order, `index` from 0. `text` is complete UTF-8 and may be empty
+    /// (held back, or the end token, which is no text).
+    fn token(&self, task: TaskId, attempt: Attempt, index: u32, id: u32, text: &str);
+}
+
+/// Who the station is and how much it takes on.
+#[derive(Clone, Copy, Debug)]
+pub struct StationSpec {
+    pub worker: WorkerId,
+    pub pool: PoolId,
+    pub device: DeviceId,
+    /// The worker's first life.
+    pub epoch: Epoch,
+    /// Memory of the device that workers may use.
+    pub device_capacity: Bytes,
+    /// Tasks at a time.
+    pub slots: u16,
+    /// Prompt tokens in a step at most, beside one token of each running answer.
+    pub prefill_chunk: u32,
+}
+
+/// What the station runs.
+#[derive(Debug)]
+pub struct StationModel {
+    pub engine: Engine,
+    pub tokenizer: Arc<Tokenizer>,
+    /// SHA-256 of the model file.
+    pub digest: Sha256,
+}
+
+/// What a station is told.
+#[derive(Debug)]
+enum Order {
+    Start { task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload },
+    Cancel { task: TaskId, attempt: Attempt },
+    Reset { epoch: Epoch },
+}
+
+/// An order that did not reach its station.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// The thread has ended; a `WorkerDown` said so.
+    #[error("the station has ended")]
+    Gone,
+    /// More orders than its slots can mean.
+    #[error("the station's queue is full")]
+    Full,
+}
+
+/// The handle of a running station. Dropping it ends the station without waiting.
+#[derive(Debug)]
+pub struct Station {
+    orders: flume::Sender<Order>,
+    thread: JoinHandle<()>,
+}
+
+impl Station {
+    /// Starts the thread. It measures the engine by a short warm-up, then announces `WorkerUp`.
+    pub fn spawn(spec: StationSpec, model: StationModel, outlet: Arc<dyn Outlet>) -> std::io::Result<Station> {
+        // A slot means a start and a cancel; a reset or two more may wait.
+        let (orders, inbox) = flume::bounded(usize::from(spec.slots) * 4 + 16);
+        let name = format!("station-{}", spec.worker);
+        let thread = std::thread::Builder::new().name(name).spawn(move || top(spec, model, &inbox, outlet))?;
+        Ok(Station { orders, thread })
+    }
+
+    /// One attempt at a task, for the life `epoch` of the worker.
+    pub fn start(&self, task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload) -> Result<(), OrderError> {
+        self.send(Order::Start { task, attempt, epoch, payload })
+    }
+
+    /// Ends an attempt at the next step.
+    pub fn cancel(&self, task: TaskId, attempt: Attempt) -> Result<(), OrderError> {
+        self.send(Order::Cancel { task, attempt })
+    }
+
+    /// Drops all work; the worker comes back as `epoch`.
+    pub fn reset(&self, epoch: Epoch) -> Result<(), OrderError> {
+        self.send(Order::Reset { epoch })
+    }
+
+    /// Ends the station after its current step and waits for it. Work in progress is dropped.
+    pub fn stop(self) {
+        drop(self.orders);
+        // The thread's panics are caught at its top; what is left has been reported.
+        let _ = self.thread.join();
+    }
+
+    fn send(&self, order: Order) -> Result<(), OrderError> {
+        self.orders.try_send(order).map_err(|e| match e {
+            flume::TrySendError::Full(_) => OrderError::Full,
+            flume::TrySendError::Disconnected(_) => OrderError::Gone,
+        })
+    }
+}
+
+/// The thread's top: whatever happens below, the last word is `WorkerDown`.
+fn top(spec: StationSpec, model: StationModel, inbox: &flume::Receiver<Order>, outlet: Arc<dyn Outlet>) {
+    let epoch = AtomicU32::new(spec.epoch.0);
+    let ended = catch_unwind(AssertUnwindSafe(|| Runner::new(spec, model, outlet.clone(), &epoch).run(inbox)));
+    let error = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => {
+            tracing::error!(worker = %spec.worker, %error, "the engine refused a step");
+            Some(FaultClass::Fatal)
+        }
+        Err(_) => {
+            tracing::error!(worker = %spec.worker, "the engine panicked");
+            Some(FaultClass::Fatal)
+        }
+    };
+    let down = Report::WorkerDown { worker: spec.worker, epoch: Epoch(epoch.load(Ordering::Relaxed)), error };
+    // The outlet may be what panicked.
+    if catch_unwind(AssertUnwindSafe(|| outlet.report(down))).is_err() {
+        tracing::error!(worker = %spec.worker, "the outlet panicked");
+    }
+}

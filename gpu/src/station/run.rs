@@ -1,0 +1,260 @@
+//! The station's loop: orders in, a step of the engine, reports and tokens out.
+//!
+//! A step runs one token of every answer in progress and at most one chunk of prompt tokens, oldest prompts
+//! first, so that a long prompt delays nobody by more than a chunk. What a task answers does not depend
+//! on its company (see `engine`), so the mix is free to be whatever is at hand.
+//!
+//! Keeps the time for beats, batches of progress and usage. Decides nothing about who comes first among
+//! tasks: that was the core's, and the order of arrival is kept.
+
+use super::task::{Made, Task};
+use super::{Order, Outlet, StationModel, StationSpec};
+use crate::engine::{StepError, Work};
+use orchestrion_world::id::{Attempt, Epoch, TaskId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{FaultClass, Finish, Report, WorkerFacts};
+use orchestrion_world::units::MilliRate;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const BEAT_BUSY: Duration = Duration::from_secs(1);
+const BEAT_IDLE: Duration = Duration::from_secs(5);
+const PROGRESS: Duration = Duration::from_millis(100);
+/// Steps of the warm-up: one prompt chunk, then single tokens.
+const WARM_DECODES: u32 = 8;
+
+pub(super) struct Runner<'a> {
+    spec: StationSpec,
+    model: StationModel,
+    outlet: Arc<dyn Outlet>,
+    epoch: &'a AtomicU32,
+    /// In order of arrival.
+    tasks: Vec<Task>,
+    /// Tokens made and not yet reported.
+    made: Vec<(TaskId, Attempt, u32)>,
+    last_beat: Instant,
+    last_progress: Instant,
+}
+
+impl<'a> Runner<'a> {
+    pub(super) fn new(spec: StationSpec, model: StationModel, outlet: Arc<dyn Outlet>, epoch: &'a AtomicU32) -> Self {
+        let now = Instant::now();
+        Runner { spec, model, outlet, epoch, tasks: Vec::new(), made: Vec::new(), last_beat: now, last_progress: now }
+    }
+
+    /// Until the handle is gone.
+    pub(super) fn run(mut self, inbox: &flume::Receiver<Order>) -> Result<(), StepError> {
+        let facts = self.measure()?;
+        self.announce(&facts);
+        loop {
+            let order = if self.tasks.is_empty() {
+                inbox.recv_deadline(self.last_beat + BEAT_IDLE).map_err(|e| e == flume::RecvTimeoutError::Disconnected)
+            } else {
+                inbox.try_recv().map_err(|e| e == flume::TryRecvError::Disconnected)
+            };
+            match order {
+                Ok(order) => {
+                    self.obey(order, &facts);
+                    continue;
+                }
+                Err(true) => return Ok(()),
+                Err(false) => {}
+            }
+            if !self.tasks.is_empty() {
+                self.step()?;
+            }
+            let now = Instant::now();
+            if now - self.last_progress >= PROGRESS {
+                self.flush(now);
+            }
+            if now - self.last_beat >= if self.tasks.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
+                self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
+                self.last_beat = now;
+            }
+        }
+    }
+
+    fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Relaxed))
+    }
+
+    /// What the engine is and how fast it reads and writes here and now.
+    fn measure(&mut self) -> Result<WorkerFacts, StepError> {
+        let engine = &mut self.model.engine;
+        let chunk = self.spec.prefill_chunk.min(engine.ctx_max().saturating_sub(WARM_DECODES)).max(1);
+        let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
+        let sequence = engine.open();
+        let begun = Instant::now();
+        engine.step(&[Work { sequence, tokens: &tokens, wants_logits: true }])?;
+        let prefilled = Instant::now();
+        let decodes = WARM_DECODES.min(engine.ctx_max() - chunk);
+        for _ in 0..decodes {
+            engine.step(&[Work { sequence, tokens: &tokens[..1], wants_logits: true }])?;
+        }
+        let rate = |tokens: u32, took: Duration| {
+            MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)
+        };
+        let (prefill, decode) = (rate(chunk, prefilled - begun), rate(decodes.max(1), prefilled.elapsed()));
+        engine.close(sequence);
+        Ok(WorkerFacts {
+            pool: self.spec.pool,
+            device: self.spec.device,
+            device_capacity: self.spec.device_capacity,
+            model_digest: self.model.digest,
+            weights: engine.weights(),
+            kv_per_token: engine.kv_per_token(),
+            ctx_max: engine.ctx_max(),
+            slots: self.spec.slots,
+            prefill,
+            decode,
+        })
+    }
+
+    fn announce(&mut self, facts: &WorkerFacts) {
+        let (worker, epoch) = (self.spec.worker, self.epoch());
+        self.outlet.report(Report::WorkerUp { worker, epoch, facts: facts.clone() });
+        self.last_beat = Instant::now();
+    }
+
+    fn obey(&mut self, order: Order, facts: &WorkerFacts) {
+        match order {
+            // An order for another life is nobody's.
+            Order::Start { epoch, .. } if epoch != self.epoch() => {}
+            Order::Start { task, attempt, payload, .. } => self.start(task, attempt, payload),
+            Order::Cancel { task, attempt } => {
+                if let Some(i) = self.tasks.iter().position(|t| (t.task, t.attempt) == (task, attempt)) {
+                    self.flush(Instant::now());
+                    self.finish(i, Finish::Cancelled);
+                }
+            }
+            Order::Reset { epoch } => {
+                self.tasks.drain(..).for_each(|t| self.model.engine.close(t.sequence));
+                self.made.clear();
+                self.epoch.store(epoch.0, Ordering::Relaxed);
+                self.announce(facts);
+            }
+        }
+    }
+
+    fn start(&mut self, task: TaskId, attempt: Attempt, payload: Payload) {
+        if self.tasks.len() >= usize::from(self.spec.slots) {
+            return self.fault(task, attempt, FaultClass::Transient);
+        }
+        match Task::new(&mut self.model.engine, &self.model.tokenizer, (task, attempt), payload) {
+            Some(task) => self.tasks.push(task),
+            None => self.fault(task, attempt, FaultClass::InvalidInput),
+        }
+    }
+
+    fn fault(&self, task: TaskId, attempt: Attempt, class: FaultClass) {
+        self.outlet.report(Report::Faulted { worker: self.spec.worker, epoch: self.epoch(), task, attempt, class });
+    }
+
+    fn finish(&mut self, i: usize, finish: Finish) {
+        let t = self.tasks.remove(i);
+        self.model.engine.close(t.sequence);
+        self.outlet.report(Report::Finished {
+            worker: self.spec.worker,
+            epoch: self.epoch(),
+            task: t.task,
+            attempt: t.attempt,
+            usage: t.usage(finish),
+        });
+    }
+
+    /// Reports the tokens made since the last time.
+    fn flush(&mut self, now: Instant) {
+        self.last_progress = now;
+        if !self.made.is_empty() {
+            let made = std::mem::take(&mut self.made);
+            self.outlet.report(Report::Progress { worker: self.spec.worker, epoch: self.epoch(), made });
+        }
+    }
+
+    /// Which tasks run and how many tokens each: all answers, then prompts up to the chunk.
+    fn plan(&self) -> Vec<(usize, usize)> {
+        let mut budget = self.spec.prefill_chunk.max(1) as usize;
+        let mut plan = Vec::with_capacity(self.tasks.len());
+        for (i, task) in self.tasks.iter().enumerate() {
+            let tokens = if task.is_prefilling() { task.next_tokens(budget).len() } else { 1 };
+            if tokens > 0 {
+                plan.push((i, tokens));
+                budget -= if task.is_prefilling() { tokens } else { 0 };
+            }
+        }
+        plan
+    }
+
+    fn step(&mut self) -> Result<(), StepError> {
+        let (plan, begun) = (self.plan(), Instant::now());
+        for (i, _) in &plan {
+            let task = &mut self.tasks[*i];
+            if task.begin(begun) {
+                let (task, attempt) = (task.task, task.attempt);
+                let (worker, epoch) = (self.spec.worker, self.epoch());
+                self.outlet.report(Report::Started { worker, epoch, task, attempt });
+            }
+        }
+        let work: Vec<Work<'_>> = plan
+            .iter()
+            .map(|(i, tokens)| {
+                let task = &self.tasks[*i];
+                Work {
+                    sequence: task.sequence,
+                    tokens: task.next_tokens(*tokens),
+                    wants_logits: task.wants_logits(*tokens),
+                }
+            })
+            .collect();
+        let step = self.model.engine.step(&work)?;
+        let now = Instant::now();
+        let answers: Vec<_> = plan
+            .iter()
+            .enumerate()
+            .map(|(at, (i, tokens))| (*i, self.tasks[*i].advance(*tokens, step.logits(at), now)))
+            .collect();
+        self.publish(answers, now);
+        Ok(())
+    }
+
+    /// Counts first, then words, then ends: no reader sees a token the core has not heard of, and no
+    /// count comes after its task's end.
+    fn publish<E>(&mut self, answers: Vec<(usize, Result<Option<Made>, E>)>, now: Instant) {
+        let mut urgent = false;
+        for (i, answer) in &answers {
+            let task = &self.tasks[*i];
+            if let Ok(Some(made)) = answer {
+                urgent |= made.index == 0 || made.finish.is_some();
+                match self.made.iter_mut().find(|(id, attempt, _)| (*id, *attempt) == (task.task, task.attempt)) {
+                    Some((.., count)) => *count += 1,
+                    None => self.made.push((task.task, task.attempt, 1)),
+                }
+            }
+            urgent |= answer.is_err();
+        }
+        if urgent {
+            self.flush(now);
+        }
+        for (i, answer) in &answers {
+            if let Ok(Some(made)) = answer {
+                let task = &self.tasks[*i];
+                self.outlet.token(task.task, task.attempt, made.index, made.id, &made.text);
+            }
+        }
+        let mut gone = 0;
+        for (i, answer) in answers {
+            match answer {
+                Ok(Some(Made { finish: Some(finish), .. })) => self.finish(i - gone, finish),
+                Ok(_) => continue,
+                Err(_) => {
+                    // The numbers are the same on every try: another would meet them again.
+                    let task = self.tasks.remove(i - gone);
+                    self.model.engine.close(task.sequence);
+                    self.fault(task.task, task.attempt, FaultClass::InvalidInput);
+                }
+            }
+            gone += 1;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One attempt at a task: its prompt on the way in, its answer on the way out.
+//!
+//! Knows how far it has come, which tokens it runs next and when it ends. Sends nothing: `run` does.
+
+use super::text::Text;
+use crate::engine::{Engine, NumericFault, SequenceId};
+use crate::sampler::Sampler;
+use crate::tokenizer::Tokenizer;
+use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{Finish, Usage};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) task: TaskId,
+    pub(super) attempt: Attempt,
+    pub(super) sequence: SequenceId,
+    /// Prompt tokens read.
+    pub(super) read: usize,
+    pub(super) made: u32,
+    payload: Payload,
+    ctx_max: u32,
+    sampler: Sampler,
+    text: Text,
+    tokenizer: Arc<Tokenizer>,
+    last: u32,
+    /// When the prompt was begun and read, when the first and the last token of the answer were made.
+    begun: Option<Instant>,
+    prefilled: Option<Instant>,
+    first: Option<Instant>,
+    latest: Option<Instant>,
+}
+
+/// A token as it goes out.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) index: u32,
+    pub(super) id: u32,
+    pub(super) text: String,
+    pub(super) finish: Option<Finish>,
+}
+
+impl Task {
+    /// Opens a sequence for a payload that can run; `None` for one that cannot, on any try.
+    pub(super) fn new(
+        engine: &mut Engine,
+        tokenizer: &Arc<Tokenizer>,
+        (task, attempt): (TaskId, Attempt),
+        payload: Payload,
+    ) -> Option<Task> {
+        let prompt = &payload.prompt;
+        let fits = !prompt.is_empty() && prompt.len() < engine.ctx_max() as usize;
+        let known = prompt.iter().all(|token| *token < engine.vocab());
+        if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
+            return None;
+        }
+        Some(Task {
+            task,
+            attempt,
+            sequence: engine.open(),
+            read: 0,
+            made: 0,
+            ctx_max: engine.ctx_max(),
+            sampler: Sampler::new(payload.sampling, engine.vocab() as usize, prompt),
+            text: Text::new(tokenizer.clone(), payload.stop.clone()),
+            tokenizer: tokenizer.clone(),
+            last: 0,
+            payload,
+            begun: None,
+            prefilled: None,
+            first: None,
+            latest: None,
+        })
+    }
+
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.read < self.payload.prompt.len()
+    }
+
+    /// What it runs next: up to `budget` tokens of its prompt, or the last token of its answer.
+    pub(super) fn next_tokens(&self, budget: usize) -> &[u32] {
+        if self.is_prefilling() {
+            let rest = &self.payload.prompt[self.read..];
+            &rest[..rest.len().min(budget)]
+        } else {
+            std::slice::from_ref(&self.last)
+        }
+    }
+
+    /// Whether the next `tokens` end with one that is answered by another.
+    pub(super) fn wants_logits(&self, tokens: usize) -> bool {
+        !self.is_prefilling() || self.read + tokens == self.payload.prompt.len()
+    }
+
+    /// Notes that its prompt is being read from now on; true the first time.
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
+        self.begun.replace(self.begun.unwrap_or(now)).is_none()
+    }
+
+    /// Takes up what a step of `tokens` tokens came to; a token where the prompt is through.
+    pub(super) fn advance(
+        &mut self,
+        tokens: usize,
+        logits: Result<Option<&[f32]>, NumericFault>,
+        now: Instant,
+    ) -> Result<Option<Made>, NumericFault> {
+        let logits = logits?;
+        if self.is_prefilling() {
+            self.read += tokens;
+            if self.is_prefilling() {
+                return Ok(None);
+            }
+            self.prefilled = Some(now);
+        }
+        let Some(logits) = logits else { return Ok(None) };
+        let position = self.payload.prompt.len() as u32 + self.made;
+        let id = self.sampler.next(logits, position);
+        let index = self.made;
+        self.made += 1;
+        self.last = id;
+        self.first = self.first.or(Some(now));
+        self.latest = Some(now);
+        let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
+        let (text, finish) = self.words(id, full);
+        Ok(Some(Made { index, id, text, finish }))
+    }
+
+    /// A token's text, and whether the answer ends with it.
+    fn words(&mut self, id: u32, full: bool) -> (String, Option<Finish>) {
+        if self.tokenizer.is_end(id) {
+            return (self.text.finish().0, Some(Finish::Stop));
+        }
+        let (mut text, stopped) = self.text.push(id);
+        if stopped {
+            return (text, Some(Finish::Stop));
+        }
+        if !full {
+            return (text, None);
+        }
+        let (rest, stopped) = self.text.finish();
+        text.push_str(&rest);
+        (text, Some(if stopped { Finish::Stop } else { Finish::Length }))
+    }
+
+    pub(super) fn usage(&self, finish: Finish) -> Usage {
+        let between = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.duration_since(from).as_micros() as u64,
+            _ => 0,
+        };
+        Usage {
+            finish,
+            tokens_in: self.read as u32,
+            tokens_out: self.made,
+            prefill_us: between(self.begun, self.prefilled),
+            decode_us: between(self.first, self.latest),
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! The station's promises, on the generated model: the same answers in any company, on any level, with any
+//! threads and chunks; one end for each start; cancels, resets, stop strings, panics.
+
+use super::*;
+use crate::engine::{EngineOptions, Level};
+use crate::generate::{GenSpec, generate};
+use crate::gguf::Gguf;
+use orchestrion_world::payload::Sampling;
+use orchestrion_world::protocol::{Finish, Usage};
+use orchestrion_world::units::Permille;
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    Report(Report),
+    Token { task: TaskId, index: u32, id: u32, text: String },
+}
+
+/// Keeps everything it hears, in order.
+#[derive(Default)]
+struct Ear {
+    heard: Mutex<Vec<Event>>,
+    more: Condvar,
+    /// Panics at the token of this index.
+    bomb: Option<u32>,
+}
+
+impl Outlet for Ear {
+    fn report(&self, report: Report) {
+        self.heard.lock().unwrap().push(Event::Report(report));
+        self.more.notify_all();
+    }
+
+    fn token(&self, task: TaskId, _: Attempt, index: u32, id: u32, text: &str) {
+        assert!(self.bomb != Some(index), "boom");
+        self.heard.lock().unwrap().push(Event::Token { task, index, id, text: text.to_owned() });
+        self.more.notify_all();
+    }
+}
+
+impl Ear {
+    /// Everything heard, once `done` holds of it.
+    fn wait(&self, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut heard = self.heard.lock().unwrap();
+        while !done(&heard) {
+            let left = deadline.checked_duration_since(Instant::now()).expect("nothing came in a minute");
+            heard = self.more.wait_timeout(heard, left).unwrap().0;
+        }
+        heard.clone()
+    }
+}
+
+fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
+    events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Report(Report::Finished { task, usage, .. }) => Some((*task, Ok(*usage))),
+            Event::Report(Report::Faulted { task, class, .. }) => Some((*task, Err(*class))),
+            _ => None,
+        })
+        .collect()
+}
+
+fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
+    let made: Vec<(u32, u32, &String)> = events
+        .iter()
+        .filter_map(|e| match e {
+            Event::Token { task, index, id, text } if *task == of => Some((*index, *id, text)),
+            _ => None,
+        })
+        .collect();
+    assert!(made.iter().enumerate().all(|(i, (index, ..))| i as u32 == *index), "tokens come in order");
+    made.into_iter().map(|(_, id, text)| (id, text.clone())).collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    level: Level,
+    threads: usize,
+    slots: u16,
+    prefill_chunk: u32,
+}
+
+const SETUP: Setup = Setup { level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64 };
+const EPOCH: Epoch = Epoch(3);
+
+fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
+    let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+    let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
+    let model = StationModel {
+        engine: Engine::load(&gguf, options).unwrap(),
+        tokenizer: Arc::new(Tokenizer::from_gguf(&gguf).unwrap()),
+        digest: gguf.digest(),
+    };
+    let spec = StationSpec {
+        worker: WorkerId(1),
+        pool: PoolId(2),
+        device: DeviceId(0),
+        epoch: EPOCH,
+        device_capacity: Bytes(1 << 30),
+        slots: setup.slots,
+        prefill_chunk: setup.prefill_chunk,
+    };
+    Station::spawn(spec, model, ear.clone()).unwrap()
+}
+
+/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised.
+fn payload(i: u64) -> Payload {
+    let mut noise = crate::numerics::noise::Noise(i);
+    let len = if i % 4 == 3 { 200 + noise.below(100) } else { 1 + noise.below(40) };
+    Payload {
+        prompt: (0..len).map(|_| noise.below(500) as u32).collect(),
+        stop: Arc::new([]),
+        sampling: Sampling {
+            seed: i,
+            temperature: Permille(if i.is_multiple_of(3) { 0 } else { 800 }),
+            top_k: if i.is_multiple_of(2) { 40 } else { 0 },
+            top_p: Permille(950),
+            min_p: Permille(0),
+            repetition_penalty: Permille(if i % 4 == 1 { 1100 } else { 1000 }),
+        },
+        max_tokens: 24,
+    }
+}
+
+fn task(i: u64) -> TaskId {
+    TaskId(u128::from(i) + 1)
+}
+
+type Stream = Vec<(u32, String)>;
+
+/// The answers to `of`, asked all at once as far as there are slots, else one after another.
+fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
+    let ear = Arc::new(Ear::default());
+    let station = station(setup, &ear);
+    let mut ended = 0;
+    for group in of.chunks(usize::from(setup.slots)) {
+        for i in group {
+            station.start(task(*i), Attempt(1), EPOCH, payload(*i)).unwrap();
+        }
+        ended += group.len();
+        ear.wait(|heard| ends(heard).len() == ended);
+    }
+    station.stop();
+    let heard = ear.wait(|_| true);
+    assert!(ends(&heard).iter().all(|(_, end)| end.is_ok()), "{:?}", ends(&heard));
+    of.iter().map(|i| (*i, tokens(&heard, task(*i)))).collect()
+}
+
+#[test]
+fn answers_are_the_same_in_any_company_on_any_level_with_any_threads_and_chunks() {
+    let all: Vec<u64> = (0..16).collect();
+    let alone = answers(Setup { slots: 1, ..SETUP }, &all);
+    assert!(alone.values().all(|stream| !stream.is_empty()));
+    assert!(alone.values().collect::<std::collections::BTreeSet<_>>().len() > 12, "the answers differ from each other");
+    let shuffled: Vec<u64> = (0..16).map(|i| (i * 7 + 3) % 16).collect();
+    for (setup, order) in [
+        (SETUP, &all),
+        (SETUP, &shuffled),
+        (Setup { prefill_chunk: 7, threads: 2, ..SETUP }, &shuffled),
+        (Setup { level: Level::detect(), slots: 1, ..SETUP }, &all),
+        (Setup { level: Level::detect(), ..SETUP }, &all),
+        (Setup { level: Level::detect(), threads: 2, prefill_chunk: 300, ..SETUP }, &shuffled),
+        (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..SETUP }, &all),
+    ] {
+        assert_eq!(answers(setup, order), alone, "{setup:?}");
+    }
+}
+
+#[test]
+fn reports_come_in_the_order_of_the_contract() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    for i in 0..4 {
+        station.start(task(i), Attempt(1), EPOCH, payload(i)).unwrap();
+    }
+    ear.wait(|heard| ends(heard).len() == 4);
+    station.stop();
+    let heard = ear.wait(|_| true);
+    let Event::Report(Report::WorkerUp { worker: WorkerId(1), epoch: EPOCH, facts }) = &heard[0] else {
+        panic!("a worker announces itself first: {:?}", heard[0]);
+    };
+    assert_eq!((facts.pool, facts.ctx_max, facts.slots), (PoolId(2), 600, 8));
+    // 4 layers of 2 heads of 16: keys and values in two bytes.
+    assert_eq!(facts.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
+    assert!(facts.prefill.0 > 0 && facts.decode.0 > 0 && facts.weights.0 > 100_000);
+    assert_eq!(
+        heard.last(),
+        Some(&Event::Report(Report::WorkerDown { worker: WorkerId(1), epoch: EPOCH, error: None }))
+    );
+    for i in 0..4 {
+        let at = |found: &dyn Fn(&Event) -> bool| heard.iter().position(found).expect("it was reported");
+        let started = at(&|e| matches!(e, Event::Report(Report::Started { task: t, .. }) if *t == task(i)));
+        let counted = at(
+            &|e| matches!(e, Event::Report(Report::Progress { made, .. }) if made.iter().any(|(t, ..)| *t == task(i))),
+        );
+        let first = at(&|e| matches!(e, Event::Token { task: t, .. } if *t == task(i)));
+        let ended = at(&|e| matches!(e, Event::Report(Report::Finished { task: t, .. }) if *t == task(i)));
+        assert!(started < counted && counted < first && first < ended);
+        let made: u32 = heard
+            .iter()
+            .filter_map(|e| match e {
+                Event::Report(Report::Progress { made, .. }) => made.iter().find(|(t, ..)| *t == task(i)).map(|m| m.2),
+                _ => None,
+            })
+            .sum();
+        let (_, usage) = ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap();
+        let usage = usage.unwrap();
+        assert_eq!((usage.tokens_in as usize, usage.tokens_out), (payload(i).prompt.len(), made));
+        assert_eq!(tokens(&heard, task(i)).len(), made as usize);
+    }
+}
+
+#[test]
+fn a_cancel_ends_an_answer_once_and_no_token_follows() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let endless = |i| Payload { max_tokens: 500, ..payload(i) };
+    for i in [0, 1] {
+        station.start(task(i), Attempt(1), EPOCH, endless(i)).unwrap();
+    }
+    ear.wait(|heard| tokens(heard, task(0)).len() > 3);
+    station.cancel(task(0), Attempt(1)).unwrap();
+    station.cancel(task(0), Attempt(1)).unwrap();
+    station.cancel(task(9), Attempt(1)).unwrap();
+    // The slot is free: another runs, and the neighbour is not disturbed.
+    station.start(task(2), Attempt(1), EPOCH, payload(2)).unwrap();
+    ear.wait(|heard| ends(heard).len() == 3);
+    station.stop();
+    let heard = ear.wait(|_| true);
+    assert_eq!(ends(&heard).len(), 3);
+    let (_, usage) = ends(&heard).into_iter().find(|(t, _)| *t == task(0)).unwrap();
+    let usage = usage.unwrap();
+    assert_eq!((usage.finish, usage.tokens_out as usize), (Finish::Cancelled, tokens(&heard, task(0)).len()));
+    let end = heard.iter().position(|e| matches!(e, Event::Report(Report::Finished { task: t, .. }) if *t == task(0)));
+    let last = heard.iter().rposition(|e| matches!(e, Event::Token { task: t, .. } if *t == task(0)));
+    assert!(last < end);
+    assert_eq!(tokens(&heard, task(2)), answers(SETUP, &[2])[&2]);
+}
+
+#[test]
+fn a_reset_drops_the_work_and_starts_a_new_life() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    station.start(task(0), Attempt(1), EPOCH, Payload { max_tokens: 500, ..payload(0) }).unwrap();
+    ear.wait(|heard| tokens(heard, task(0)).len() > 2);
+    station.reset(Epoch(4)).unwrap();
+    // What is meant for the old life is nobody's.
+    station.start(task(1), Attempt(1), EPOCH, payload(1)).unwrap();
+    station.start(task(2), Attempt(2), Epoch(4), payload(2)).unwrap();
+    let heard = ear.wait(|heard| !ends(heard).is_empty());
+    station.stop();
+    assert_eq!(ends(&heard).len(), 1);
+    assert_eq!(ends(&heard)[0].0, task(2));
+    let ups: Vec<Epoch> = heard
+        .iter()
+        .filter_map(|e| match e {
+            Event::Report(Report::WorkerUp { epoch, .. }) => Some(*epoch),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ups, [EPOCH, Epoch(4)]);
+}
+
+#[test]
+fn what_cannot_run_is_refused() {
+    let ear = Arc::new(Ear::default());
+    let station = station(Setup { slots: 1, ..SETUP }, &ear);
+    let base = payload(0);
+    let penalty = Sampling { repetition_penalty: Permille(0), ..base.sampling };
+    let bad = [
+        Payload { prompt: Arc::new([]), ..base.clone() },
+        Payload { prompt: Arc::new([9999]), ..base.clone() },
+        Payload { prompt: vec![1; 600].into(), ..base.clone() },
+        Payload { max_tokens: 0, ..base.clone() },
+        Payload { sampling: penalty, ..base.clone() },
+    ];
+    for (i, payload) in bad.into_iter().enumerate() {
+        station.start(task(i as u64), Attempt(1), EPOCH, payload).unwrap();
+        let heard = ear.wait(|heard| ends(heard).len() == i + 1);
+        assert_eq!(ends(&heard)[i], (task(i as u64), Err(FaultClass::InvalidInput)));
+    }
+    // More than its slots.
+    station.start(task(50), Attempt(1), EPOCH, Payload { max_tokens: 500, ..base.clone() }).unwrap();
+    station.start(task(51), Attempt(1), EPOCH, base).unwrap();
+    let heard = ear.wait(|heard| ends(heard).len() == 6);
+    assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Transient)));
+    station.stop();
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
+    let whole = &answers(SETUP, &[2])[&2];
+    let text: String = whole.iter().map(|(_, text)| text.as_str()).collect();
+    let chars: Vec<char> = text.chars().collect();
+    let stop: String = chars[chars.len() / 2..chars.len() / 2 + 3].iter().collect();
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let stops: Arc<[Box<str>]> = Arc::new(["never said".into(), stop.clone().into_boxed_str()]);
+    station.start(task(2), Attempt(1), EPOCH, Payload { stop: stops, ..payload(2) }).unwrap();
+    let full = Payload { prompt: vec![5; 590].into(), max_tokens: 100, ..payload(3) };
+    station.start(task(3), Attempt(1), EPOCH, full).unwrap();
+    let heard = ear.wait(|heard| ends(heard).len() == 2);
+    station.stop();
+    let said: String = tokens(&heard, task(2)).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(said, text[..text.find(&stop).unwrap()]);
+    let end = |i| ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap().1.unwrap();
+    assert_eq!(end(2).finish, Finish::Stop);
+    assert!(end(2).tokens_out < 24);
+    assert_eq!((end(3).finish, end(3).tokens_out), (Finish::Length, 10));
+}
+
+#[test]
+fn a_panic_becomes_a_fatal_worker_down() {
+    let ear = Arc::new(Ear { bomb: Some(3), ..Ear::default() });
+    let station = station(SETUP, &ear);
+    station.start(task(0), Attempt(1), EPOCH, payload(0)).unwrap();
+    let down = Report::WorkerDown { worker: WorkerId(1), epoch: EPOCH, error: Some(FaultClass::Fatal) };
+    ear.wait(|heard| heard.last() == Some(&Event::Report(down.clone())));
+    // The queue is gone with the thread.
+    while station.start(task(1), Attempt(1), EPOCH, payload(1)) != Err(OrderError::Gone) {
+        std::thread::yield_now();
+    }
+    station.stop();
+}
+
+/// Slow, since idle beats are five seconds apart.
+#[test]
+fn an_idle_station_beats_every_five_seconds() {
+    let ear = Arc::new(Ear::default());
+    let station = station(Setup { threads: 2, ..SETUP }, &ear);
+    ear.wait(|heard| !heard.is_empty());
+    let begun = Instant::now();
+    ear.wait(|heard| heard.iter().any(|e| matches!(e, Event::Report(Report::Beat { .. }))));
+    let waited = begun.elapsed();
+    assert!((Duration::from_millis(4500)..Duration::from_secs(8)).contains(&waited), "{waited:?}");
+    station.stop();
+}

@@ -1,0 +1,34 @@
+//! `tojson` as chat templates expect it: Python's `json.dumps` with `ensure_ascii=False`.
+//!
+//! minijinja's own filter writes for web pages and escapes `<`, `>`, `&` and `'`; a model was never trained
+//! on that. This one takes those escapes back and leaves all others alone.
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Error, filters};
+
+const WEB_ESCAPES: [(&str, char); 4] = [("u003c", '<'), ("u003e", '>'), ("u0026", '&'), ("u0027", '\'')];
+
+pub(super) fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {
+    let written = filters::tojson(value, indent, args)?.to_string();
+    let mut plain = String::with_capacity(written.len());
+    let mut rest = written.as_str();
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let web = WEB_ESCAPES.iter().find_map(|(code, c)| after.strip_prefix(code).map(|left| (*c, left)));
+        rest = match web {
+            Some((c, left)) => {
+                plain.push(c);
+                left
+            }
+            None => {
+                // Another escape: the backslash and what it escapes stay together, so that `\\u003c` is safe.
+                let (escaped, left) = after.split_at(after.chars().next().map_or(0, char::len_utf8));
+                plain.push('\\');
+                plain.push_str(escaped);
+                left
+            }
+        };
+    }
+    plain.push_str(rest);
+    Ok(Value::from_safe_string(plain))
+}

@@ -1,0 +1,199 @@
+//! Chats to prompts, by the template of the model's own file.
+//!
+//! A template is a program from a stranger: it runs in a minijinja that can load nothing, reach nothing and
+//! learn nothing but the messages and the injected time, within a budget of steps and of output. What is
+//! usual beside Jinja itself is there: `raise_exception`, `strftime_now`, `tojson` as Python writes it,
+//! methods of Python's strings. A file without a template gets ChatML, and the log says so.
+//!
+//! It does not tokenise: [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) does, with
+//! `parse_special`. Steps are bounded, memory is not entirely: a value that doubles itself is cheap in steps.
+
+mod json;
+mod time;
+
+use crate::gguf::{Gguf, GgufError};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind, context};
+use std::io::{self, Write};
+
+const MAX_SOURCE: usize = 256 << 10;
+/// A message costs a few dozen steps; two million run in well under a second.
+const MAX_STEPS: u64 = 2_000_000;
+/// Prompts beyond this are of no use to any context window.
+const MAX_OUTPUT: usize = 16 << 20;
+/// The one template of its environment.
+const NAME: &str = "chat";
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] \
+     + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// Why a chat made no prompt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The template's source is too long; bytes.
+    #[error("the chat template is {found} bytes long, at most {most} are allowed")]
+    TooLong { found: usize, most: usize },
+    /// The source is no template.
+    #[error("the chat template does not parse (line {line}): {kind}")]
+    Syntax { line: usize, kind: String },
+    /// The template itself refuses these messages (`raise_exception`): a client's error, in its words.
+    #[error("the model's chat template refuses these messages: {message}")]
+    Refused { message: String },
+    /// It ran too long.
+    #[error("the chat template took more than {most} steps")]
+    OutOfSteps { most: u64 },
+    /// It wrote too much; bytes.
+    #[error("the chat template wrote more than {most} bytes")]
+    TooMuchOutput { most: usize },
+    /// It failed while running.
+    #[error("the chat template failed (line {line}): {kind}")]
+    Failed { line: usize, kind: String },
+}
+
+/// One message of a chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    pub role: &'a str,
+    pub content: &'a str,
+}
+
+/// What a template is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Chat<'a> {
+    pub messages: &'a [Message<'a>],
+    /// Whether the prompt ends with the opening of the assistant's answer.
+    pub add_generation_prompt: bool,
+    /// Seconds since 1970, UTC: what `strftime_now` tells.
+    pub now_unix_s: u64,
+}
+
+/// Where a template came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// `tokenizer.chat_template`.
+    File,
+    /// The built-in ChatML.
+    BuiltIn,
+}
+
+/// A compiled template.
+#[derive(Debug)]
+pub struct Template {
+    environment: Environment<'static>,
+    origin: Origin,
+    bos: String,
+    eos: String,
+}
+
+/// What `raise_exception` was called with, told apart from our own errors by its type.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+impl Template {
+    /// The file's template, or ChatML where it has none.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Template, TemplateError> {
+        let text_of = |key: &str| -> Result<String, GgufError> {
+            let Some(id) = gguf.opt_u32(key)? else { return Ok(String::new()) };
+            let tokens = gguf.opt_strs("tokenizer.ggml.tokens")?;
+            Ok(tokens.and_then(|mut texts| texts.nth(id as usize)).unwrap_or_default().to_owned())
+        };
+        let (bos, eos) = (text_of("tokenizer.ggml.bos_token_id")?, text_of("tokenizer.ggml.eos_token_id")?);
+        match gguf.opt_str("tokenizer.chat_template")? {
+            Some(source) => Template::compile(source, Origin::File, bos, eos),
+            None => {
+                tracing::warn!("the model file has no chat template: chats are rendered as ChatML");
+                Template::compile(CHATML, Origin::BuiltIn, bos, eos)
+            }
+        }
+    }
+
+    fn compile(source: &str, origin: Origin, bos: String, eos: String) -> Result<Template, TemplateError> {
+        if source.len() > MAX_SOURCE {
+            return Err(TemplateError::TooLong { found: source.len(), most: MAX_SOURCE });
+        }
+        let syntax = |e: Error| TemplateError::Syntax { line: e.line().unwrap_or(0), kind: e.kind().to_string() };
+        let mut environment = Environment::new();
+        // As `transformers` sets up Jinja, which is what templates are written for.
+        let config = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(syntax)?;
+        environment.set_syntax(config);
+        environment.set_fuel(Some(MAX_STEPS));
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_filter("tojson", json::tojson);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+        });
+        environment.add_template_owned(NAME, source.to_owned()).map_err(syntax)?;
+        Ok(Template { environment, origin, bos, eos })
+    }
+
+    /// Where the template came from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The prompt for a chat.
+    pub fn render(&self, chat: &Chat<'_>) -> Result<String, TemplateError> {
+        let messages = chat.messages.iter().map(|m| context! { role => m.role, content => m.content });
+        let now = chat.now_unix_s;
+        let given = context! {
+            messages => messages.collect::<Vec<Value>>(),
+            add_generation_prompt => chat.add_generation_prompt,
+            bos_token => self.bos.as_str(),
+            eos_token => self.eos.as_str(),
+            tools => Value::from(()),
+            documents => Value::from(()),
+            strftime_now => Value::from_function(move |format: String| time::strftime(now, &format)),
+        };
+        let mut output = Bounded::default();
+        let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
+        match template.render_captured_to(given, &mut output) {
+            _ if output.full => Err(TemplateError::TooMuchOutput { most: MAX_OUTPUT }),
+            Err(e) => Err(failure(&e)),
+            // Only strings were written, so this cannot lose anything.
+            Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
+        }
+    }
+}
+
+/// Names the line and the kind of an error: minijinja's own text may quote the template and the messages.
+fn failure(e: &Error) -> TemplateError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(found) = cause {
+        if let Some(Raised(message)) = found.downcast_ref() {
+            return TemplateError::Refused { message: message.chars().take(500).collect() };
+        }
+        if found.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
+            return TemplateError::OutOfSteps { most: MAX_STEPS };
+        }
+        cause = found.source();
+    }
+    TemplateError::Failed { line: e.line().unwrap_or(0), kind: e.kind().to_string() }
+}
+
+/// A writer that stops at [`MAX_OUTPUT`].
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + piece.len() > MAX_OUTPUT {
+            self.full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

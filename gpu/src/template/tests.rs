@@ -1,0 +1,90 @@
+//! Templates: what models ship, what they lean on, and what hostile ones try.
+
+use super::*;
+use crate::generate::{GenSpec, generate};
+
+fn chat<'a>(messages: &'a [Message<'a>]) -> Chat<'a> {
+    Chat { messages, add_generation_prompt: true, now_unix_s: 951_827_696 }
+}
+
+fn message<'a>(role: &'a str, content: &'a str) -> Message<'a> {
+    Message { role, content }
+}
+
+fn rendered(source: &str) -> Result<String, TemplateError> {
+    let template = Template::compile(source, Origin::File, "<s>".to_owned(), "</s>".to_owned())?;
+    template.render(&chat(&[message("user", "hi & <bye>"), message("assistant", "it's")]))
+}
+
+#[test]
+fn the_generated_model_speaks_chatml_and_so_does_the_built_in() {
+    let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+    let own = Template::from_gguf(&gguf).unwrap();
+    let built_in = Template::compile(CHATML, Origin::BuiltIn, String::new(), String::new()).unwrap();
+    let messages = [message("system", "Be brief."), message("user", "{{ 1 + 1 }}<b>")];
+    let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{{ 1 + 1 }}<b><|im_end|>\n";
+    assert_eq!((own.origin(), built_in.origin()), (Origin::File, Origin::BuiltIn));
+    for template in [own, built_in] {
+        assert_eq!(template.render(&chat(&messages)).unwrap(), format!("{expected}<|im_start|>assistant\n"));
+        let closed = Chat { add_generation_prompt: false, ..chat(&messages) };
+        assert_eq!(template.render(&closed).unwrap(), expected);
+    }
+}
+
+#[test]
+fn smollm2_adds_its_system_message() {
+    let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+        {{ '<|im_start|>system\\nYou help.<|im_end|>\\n' }}{% endif %}\
+        {{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}";
+    let text = rendered(source).unwrap();
+    assert!(text.starts_with("<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\nhi & <bye><|im_end|>\n"));
+}
+
+#[test]
+fn what_templates_lean_on() {
+    for (source, expected) in [
+        ("{{ bos_token }}{{ messages[0].content.split('&')[0].strip().upper() }}{{ eos_token }}", "<s>HI</s>"),
+        ("{{ messages[1]['content'] | tojson }} {{ messages[0].content | tojson }}", r#""it's" "hi & <bye>""#),
+        (r#"{{ 'a\\u003cb\n"' | tojson }}"#, r#""a\\u003cb\n\"""#),
+        ("{{ strftime_now('%d %b %Y') }}", "29 Feb 2000"),
+        ("{% for m in messages -%}\n  {%- if loop.index0 == 1 %}{% break %}{% endif %}\nx{% endfor %}", "x"),
+        ("  {% if true %}\ny\n  {% endif %}\nz\n", "y\nz"),
+        ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "2"),
+        (
+            "{{ messages[-1]['role'] }}{{ messages | length }}{{ tools is none }}{{ missing is defined }}",
+            "assistant2TrueFalse",
+        ),
+        ("{% macro tag(x) %}<{{ x }}>{% endmacro %}{{ tag(messages[0]['role']) }}", "<user>"),
+    ] {
+        assert_eq!(rendered(source).as_deref(), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn a_template_may_refuse() {
+    let refused =
+        rendered("{% if messages[0].role != 'system' %}{{ raise_exception('roles must alternate') }}{% endif %}");
+    assert_eq!(refused, Err(TemplateError::Refused { message: "roles must alternate".to_owned() }));
+}
+
+#[test]
+fn hostile_templates_end_in_typed_errors() {
+    let failed = |source: &str| rendered(source).expect_err(source);
+    let nested = "{% for a in range(9999) %}".repeat(4) + "{{ a }}" + &"{% endfor %}".repeat(4);
+    assert_eq!(failed(&nested), TemplateError::OutOfSteps { most: MAX_STEPS });
+    let recursive = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
+    assert!(matches!(failed(recursive), TemplateError::Failed { .. } | TemplateError::OutOfSteps { .. }));
+    let loud = "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}";
+    assert_eq!(failed(loud), TemplateError::TooMuchOutput { most: MAX_OUTPUT });
+    for source in
+        ["{% include 'x' %}", "{% import '/etc/passwd' as x %}", "{{ ''.__class__.__mro__ }}", "{{ open('x') }}"]
+    {
+        assert!(matches!(failed(source), TemplateError::Failed { line: 1, .. }), "{source}");
+    }
+    assert!(matches!(failed("\n{% if %}"), TemplateError::Syntax { line: 2, .. }));
+    assert!(matches!(failed(&"x".repeat(MAX_SOURCE + 1)), TemplateError::TooLong { .. }));
+    let deep = "{{ ".to_owned() + &"(".repeat(50_000) + &")".repeat(50_000) + " }}";
+    assert!(matches!(failed(&deep), TemplateError::Syntax { .. }));
+    let secret = failed("{{ messages[0].content.nope() }}").to_string();
+    assert!(!secret.contains("hi &"), "an error must not quote messages: {secret}");
+}

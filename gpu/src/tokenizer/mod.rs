@@ -1,0 +1,124 @@
+//! Text to token ids and back, as the model's file describes it.
+//!
+//! Reads `tokenizer.ggml.*` of a GGUF and gives the ids llama.cpp gives: special tokens are split off first
+//! (`special`), the rest is cut into words (`pre`), each word is merged by byte-level BPE (the `tokenizers`
+//! crate), and ids turn back into text as a stream (`detokenizer`). Only the `gpt2` kind so far; a file
+//! with another kind or an unknown pre-tokenizer is refused by name, for wrong ids are worse than none.
+//!
+//! It does not render chats (see `template`) and adds no token of its own: whoever builds a prompt asks
+//! [`Tokenizer::add_bos`].
+
+pub(crate) mod bytes;
+mod classes;
+mod detokenizer;
+mod pre;
+mod special;
+mod vocabulary;
+
+pub use detokenizer::Detokenizer;
+pub use vocabulary::TokenizerError;
+
+use bytes::printable;
+use pre::PreTokenizer;
+use special::{Fragment, Specials};
+use tokenizers::Model as _;
+use tokenizers::models::bpe::BPE;
+use vocabulary::{Kind, Vocabulary};
+
+/// The tokenizer of one model file; immutable, shared by threads.
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    pre: &'static PreTokenizer,
+    bpe: BPE,
+    /// Every special token: for text the template made.
+    specials: Specials,
+    /// Only those that stand for plain text: for text a user wrote.
+    user_defined: Specials,
+    /// The token of each single byte; some vocabularies lack bytes that UTF-8 never uses.
+    byte_ids: [Option<u32>; 256],
+}
+
+impl Tokenizer {
+    /// Token ids of `text`, without a beginning-of-text token.
+    ///
+    /// With `parse_special` the texts of control tokens (`<|im_start|>`) become those tokens, as in a
+    /// rendered chat. Without it they are spelled out like any other text: what a user wrote cannot open
+    /// or close a message. Bytes that the vocabulary has no token for are left out, as llama.cpp does.
+    pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
+        let specials = if parse_special { &self.specials } else { &self.user_defined };
+        let mut ids = Vec::with_capacity(text.len() / 4 + 4);
+        for fragment in specials.split(text) {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(text) => self.pre.split(text, |word| self.encode_word(word, &mut ids)),
+            }
+        }
+        ids
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
+        if let [byte] = word.as_bytes() {
+            ids.extend(self.byte_ids[usize::from(*byte)]);
+            return;
+        }
+        // A byte without a token ends a run: nothing merges across it.
+        for run in word.as_bytes().split(|byte| self.byte_ids[usize::from(*byte)].is_none()) {
+            let spelled: String = run.iter().map(|byte| printable(*byte)).collect();
+            match self.bpe.tokenize(&spelled) {
+                Ok(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
+                // It fails for dropout and unknown tokens only, and we use neither; bytes lose no text.
+                Err(_) => ids.extend(run.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)])),
+            }
+        }
+    }
+
+    /// The bytes a token stands for: of a normal token its text (perhaps a part of a character), of a
+    /// special one its name. Empty for an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.vocabulary.bytes(id)
+    }
+
+    /// Whether the token steers the model and is no text of an answer.
+    pub fn is_control(&self, id: u32) -> bool {
+        matches!(self.vocabulary.kind(id), Some(Kind::Control | Kind::Unknown))
+    }
+
+    /// Whether an answer ends with this token: end of text, of a turn, of a message.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.vocabulary.ends.binary_search(&id).is_ok()
+    }
+
+    /// Beginning of text.
+    pub fn bos(&self) -> Option<u32> {
+        self.vocabulary.bos
+    }
+
+    /// End of text.
+    pub fn eos(&self) -> Option<u32> {
+        self.vocabulary.eos
+    }
+
+    /// End of a turn.
+    pub fn eot(&self) -> Option<u32> {
+        self.vocabulary.eot
+    }
+
+    /// Whether a prompt has to start with [`Tokenizer::bos`]; the file's word, else its family's custom.
+    pub fn add_bos(&self) -> bool {
+        self.vocabulary.add_bos
+    }
+
+    /// Tokens of the vocabulary; each id is below.
+    pub fn vocab_len(&self) -> usize {
+        self.vocabulary.len()
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("pre", &self.pre).field("vocab", &self.vocab_len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;
