@@ -1,0 +1,294 @@
+//! The door: what the routes share. It turns a request into a submission, waits for the core's verdict,
+//! and cancels what its clients leave behind.
+//!
+//! Writes the two lanes and the switchboard; reads the switchboard. It never waits for the pulse with a
+//! lock held and never retries for a client: a full lane is a 429 at once.
+
+use crate::http;
+pub use crate::http::explain::FromJournal;
+use crate::port::{Envelope, Explain, Prepare, Prepared, Urgent, Verdict, Words};
+use crate::problem::{ErrorCode, Problem};
+use crate::pulse::{Condition, Health, Lanes};
+use crate::serve::Limits;
+use crate::switchboard::{Opened, Switchboard};
+use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
+use crate::telemetry::{Telemetry, Turned};
+use orchestrion_world::id::TaskId;
+use orchestrion_world::protocol::{CancelReason, Class, Intent, TaskSpec};
+use orchestrion_world::time::Ticks;
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, oneshot};
+
+/// How the door behaves. The binary layers file, environment and flags over the default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorConfig {
+    pub bind: SocketAddr,
+    pub limits: Limits,
+    /// An interactive task of the queue surface whose stream was opened and left is cancelled after this.
+    pub cancel_grace_ms: u64,
+    pub result_ttl_s: u64,
+    pub result_bytes: usize,
+    pub heartbeat_ms: u64,
+    /// Taken off a client's deadline for the way back.
+    pub deadline_margin_ms: u64,
+    /// Prompts rendered and tokenised at a time.
+    pub prepare_parallel: usize,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        DoorConfig {
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            limits: Limits::default(),
+            cancel_grace_ms: 30_000,
+            result_ttl_s: 24 * 60 * 60,
+            result_bytes: 64 * 1024 * 1024,
+            heartbeat_ms: 15_000,
+            deadline_margin_ms: 5,
+            prepare_parallel: 4,
+        }
+    }
+}
+
+impl DoorConfig {
+    /// How long the switchboard keeps results.
+    pub fn keep(&self) -> crate::switchboard::Keep {
+        crate::switchboard::Keep { ttl: Duration::from_secs(self.result_ttl_s), bytes: self.result_bytes }
+    }
+}
+
+/// What the binary connects the door to.
+#[expect(missing_debug_implementations, reason = "ports are trait objects")]
+pub struct DoorParts {
+    pub lanes: Lanes,
+    pub health: Health,
+    pub switchboard: Arc<Switchboard>,
+    pub prepare: Arc<dyn Prepare>,
+    pub explain: Arc<dyn Explain>,
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// The routes' shared state.
+#[expect(missing_debug_implementations, reason = "ports are trait objects")]
+pub struct Door {
+    pub(crate) parts: DoorParts,
+    pub(crate) config: DoorConfig,
+    prepare_turns: Semaphore,
+    /// Re-execution is heavy and not urgent: one at a time.
+    pub(crate) explain_turn: Semaphore,
+}
+
+/// A request, read and checked.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) task: TaskId,
+    pub(crate) body: [u8; 32],
+    pub(crate) surface: Surface,
+    pub(crate) class: Class,
+    pub(crate) deadline: Option<Ticks>,
+    /// The client wants prompt and answer to fit this.
+    pub(crate) ctx: Option<u32>,
+    pub(crate) words: Words,
+}
+
+/// An admitted task.
+pub(crate) struct Admitted {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) position: u32,
+    pub(crate) predicted_start: Ticks,
+    /// Set on the OpenAI surface: drop it and the task is cancelled.
+    pub(crate) tether: Option<Tether>,
+}
+
+impl Door {
+    pub fn new(parts: DoorParts, config: DoorConfig) -> Arc<Self> {
+        let prepare_turns = Semaphore::new(config.prepare_parallel.max(1));
+        Arc::new(Door { parts, config, prepare_turns, explain_turn: Semaphore::new(1) })
+    }
+
+    /// Every route, guarded.
+    pub fn router(self: &Arc<Self>) -> axum::Router {
+        http::router(Arc::clone(self))
+    }
+
+    /// Drops results that are over their time, every now and then, as long as it is polled.
+    pub async fn housekeeping(self: Arc<Self>) {
+        let mut every = tokio::time::interval(Duration::from_secs(10));
+        loop {
+            every.tick().await;
+            self.parts.switchboard.retain(None);
+        }
+    }
+
+    pub(crate) async fn admit(self: &Arc<Self>, wish: Wish) -> Result<Admitted, Problem> {
+        // A repeated request costs no tokenisation.
+        if let Some(entry) = self.parts.switchboard.find(wish.task) {
+            return if entry.body == wish.body { Self::again(entry).await } else { Err(conflict()) };
+        }
+        if let Condition::JournalUnwritable { problem } = self.parts.health.condition() {
+            let message = format!("new work is refused: the journal cannot be written ({problem})");
+            return Err(Problem::new(ErrorCode::PoolUnavailable, message));
+        }
+        let (surface, ctx) = (wish.surface, wish.ctx);
+        let prepared = self.prepare(wish.words).await?;
+        let prompt_tokens = u32::try_from(prepared.payload.prompt.len()).unwrap_or(u32::MAX);
+        let total = u64::from(prompt_tokens) + u64::from(prepared.payload.max_tokens);
+        if let Some(ctx) = ctx.filter(|&ctx| total > u64::from(ctx)) {
+            return Err(Problem::invalid("ctx", format!("prompt and answer take {total} tokens, more than {ctx}")));
+        }
+        let spec = TaskSpec {
+            model: prepared.model,
+            class: wish.class,
+            prompt_tokens,
+            prompt_digest: prepared.prompt_digest,
+            max_tokens: prepared.payload.max_tokens,
+            deadline: wish.deadline,
+            seed: prepared.payload.sampling.seed,
+        };
+        let opening = Opening {
+            task: wish.task,
+            body: wish.body,
+            surface,
+            class: wish.class,
+            fingerprint: prepared.fingerprint.into(),
+            payload: prepared.payload,
+        };
+        let entry = match self.parts.switchboard.open(opening) {
+            Opened::New(entry) => entry,
+            Opened::Same(entry) => return Self::again(entry).await,
+            Opened::Conflict => return Err(conflict()),
+        };
+        // Before the submission leaves, so that a client lost while it waits is noticed.
+        let tether = (surface == Surface::OpenAi).then(|| self.tether(&entry, Loss::CancelAtOnce));
+        let (reply, verdict) = oneshot::channel();
+        let intent = Intent::Submit { task: entry.task, spec };
+        if let Err(error) = self.parts.lanes.client.try_send(Envelope { intent, reply }) {
+            self.parts.switchboard.withdraw(&entry);
+            self.parts.telemetry.turned_away(Turned::Ingress);
+            return Err(match error {
+                flume::TrySendError::Full(_) => Problem::ingress_full(),
+                flume::TrySendError::Disconnected(_) => Problem::stopping(),
+            });
+        }
+        match verdict.await {
+            Ok(Verdict::Accepted { position, predicted_start }) => {
+                Ok(Admitted { entry, position, predicted_start, tether })
+            }
+            Ok(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
+            Err(_) => {
+                self.parts.switchboard.withdraw(&entry);
+                Err(Problem::stopping())
+            }
+        }
+    }
+
+    /// The first admission of a request that came again.
+    async fn again(entry: Arc<Entry>) -> Result<Admitted, Problem> {
+        match entry.admitted().await {
+            Admission::Accepted { position, predicted_start } => {
+                Ok(Admitted { entry, position, predicted_start, tether: None })
+            }
+            Admission::Refused(refusal) => Err(Problem::refused(refusal)),
+            Admission::Withdrawn => Err(Problem::ingress_full()),
+        }
+    }
+
+    async fn prepare(&self, words: Words) -> Result<Prepared, Problem> {
+        let _turn = self.prepare_turns.acquire().await.map_err(|_| Problem::stopping())?;
+        let prepare = Arc::clone(&self.parts.prepare);
+        let span = tracing::Span::current();
+        let prepared = tokio::task::spawn_blocking(move || span.in_scope(|| prepare.prepare(words))).await;
+        match prepared {
+            Ok(Ok(prepared)) => Ok(prepared),
+            Ok(Err(error)) => {
+                self.parts.telemetry.turned_away(Turned::Unprepared);
+                Err(error.into())
+            }
+            Err(_) => Err(Problem::new(
+                ErrorCode::Internal,
+                "preparing the prompt failed inside the server; please report it",
+            )),
+        }
+    }
+
+    /// Cancels and returns once the cancel stands in the journal and the gate is closed. Without effect
+    /// on a task that has ended.
+    pub(crate) async fn cancel(&self, entry: &Arc<Entry>, reason: CancelReason) -> Result<(), Problem> {
+        // The lanes are two: a cancel sent now could overtake the submission.
+        if !matches!(entry.admitted().await, Admission::Accepted { .. }) {
+            return Ok(());
+        }
+        if !matches!(entry.phase(), Phase::Ended(_)) {
+            let (reply, closed) = oneshot::channel();
+            let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
+            self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
+            closed.await.map_err(|_| Problem::stopping())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tether(self: &Arc<Self>, entry: &Arc<Entry>, loss: Loss) -> Tether {
+        Tether { door: Arc::clone(self), entry: Arc::clone(entry), loss }
+    }
+
+    async fn watch_grace(self: Arc<Self>, entry: Arc<Entry>) {
+        let grace = Duration::from_millis(self.config.cancel_grace_ms);
+        while let Some(since) = entry.left_alone() {
+            match grace.checked_sub(since.elapsed()) {
+                Some(left) if !left.is_zero() => tokio::time::sleep_until((Instant::now() + left).into()).await,
+                _ => return self.cancel_left(&entry, CancelReason::Abandoned).await,
+            }
+        }
+    }
+
+    async fn cancel_left(&self, entry: &Arc<Entry>, reason: CancelReason) {
+        // Nobody is there to be told; a pulse that is gone has ended the task anyway.
+        let _ = self.cancel(entry, reason).await;
+    }
+}
+
+fn conflict() -> Problem {
+    Problem::new(
+        ErrorCode::Conflict,
+        "this `task_id` belongs to another request; send the same body to get its admission, or use another id",
+    )
+}
+
+/// What it means for a task that a client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    CancelAtOnce,
+    /// After the grace, unless somebody reads again.
+    StartGrace,
+}
+
+/// Ties a task to a client: its drop is the client's departure.
+pub(crate) struct Tether {
+    door: Arc<Door>,
+    entry: Arc<Entry>,
+    loss: Loss,
+}
+
+impl Drop for Tether {
+    fn drop(&mut self) {
+        // Outside a runtime the process is ending, and the core cancels by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if matches!(self.entry.phase(), Phase::Ended(_)) {
+            return;
+        }
+        let (door, entry) = (Arc::clone(&self.door), Arc::clone(&self.entry));
+        match self.loss {
+            Loss::CancelAtOnce => {
+                runtime.spawn(async move { door.cancel_left(&entry, CancelReason::Disconnect).await });
+            }
+            Loss::StartGrace if entry.claim_grace() => {
+                runtime.spawn(door.watch_grace(entry));
+            }
+            Loss::StartGrace => {}
+        }
+    }
+}

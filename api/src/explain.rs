@@ -1,0 +1,281 @@
+//! Explain: what happened to one task and why, told from the journal by executing it again.
+//!
+//! Finds the run that holds the task, steps it from the segment where the task came in until its end,
+//! and keeps every placement decision about it in full. Each step is held against the record on the way,
+//! which is the proof. Reads a running server's journal as well; writes nothing.
+
+use crate::journal::{Entry, JournalError, Run, RunReader, runs};
+use crate::replay::ReplayError;
+use crate::replay::rerun::{Done, Made, Rerun};
+use crate::wording::{count, length, task_of, utc};
+use orchestrion_systems::placement::explain::{Considered, Decider, DecisionLog};
+use orchestrion_world::config::PlacementRule;
+use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Report};
+use orchestrion_world::time::{Tick, Ticks};
+use serde::{Serialize, Serializer};
+use std::fmt;
+use std::path::Path;
+
+/// Why a task cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(
+        "no task {task} in this journal: it may have been refused at the door, or its segment was removed by retention"
+    )]
+    Unknown { task: TaskId },
+}
+
+/// One task's story and the proof of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    pub task: String,
+    /// How it ended, or that it has not yet.
+    pub summary: String,
+    /// When it was submitted: milliseconds since 1970 by the clock of the boot; none where the part of
+    /// the journal that says so is gone.
+    pub submitted_unix_ms: Option<u64>,
+    pub timeline: Vec<Moment>,
+    pub proof: Proof,
+}
+
+/// Something that happened to the task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moment {
+    pub seq: u64,
+    pub tick: u64,
+    /// Since the first moment.
+    pub after_ms: u64,
+    /// A sentence without its subject.
+    pub what: String,
+    /// Where it is a placement decision: all of it.
+    #[serde(serialize_with = "as_data")]
+    pub decision: Option<DecisionLog>,
+}
+
+/// That the story is what happened: these steps came out as recorded, digest by digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Proof {
+    /// The segment of the last of them.
+    pub file: String,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    /// Digests of the last step's decisions and of the state after it, in hexadecimal.
+    pub decisions: String,
+    pub state: String,
+}
+
+/// Tells the story of `task` from the newest run in a folder, or the segment, that holds it.
+pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
+    let runs = runs(path)?;
+    for run in runs.iter().rev() {
+        if let Some(segment) = find(run, task)? {
+            return tell(run, segment, task);
+        }
+    }
+    Err(ExplainError::Unknown { task })
+}
+
+/// The segment of the run from which the task can be followed from its beginning, or what is left of it.
+fn find(run: &Run, task: TaskId) -> Result<Option<usize>, JournalError> {
+    let mut reader = RunReader::new(&run.segments, None);
+    let mut segments = 0;
+    while let Some(entry) = reader.read()? {
+        match entry {
+            Entry::Segment(header) => {
+                segments += 1;
+                // Later ledgers hold it only if an earlier segment let it in.
+                if segments == 1 && header.ledger.tasks.iter().any(|known| known.id == task) {
+                    return Ok(Some(0));
+                }
+            }
+            Entry::Step(record) => {
+                let submits =
+                    |input: &Input| matches!(input, Input::Intent(Intent::Submit { task: id, .. }) if *id == task);
+                if record.inputs.iter().any(submits) {
+                    return Ok(Some(segments - 1));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn tell(run: &Run, segment: usize, task: TaskId) -> Result<Explanation, ExplainError> {
+    let mut rerun = Rerun::new(&run.segments[segment..], None);
+    let mut story = Story::of(task);
+    let mut proof = Proof::default();
+    while let Some(done) = rerun.step(&mut |simulation| simulation.watch(task))? {
+        if let Some(ledger) = rerun.start.take() {
+            story.booted = ledger.core.booted;
+            proof.first_seq = done.seq;
+        }
+        proof.last_seq = done.seq;
+        if let Made::Step(step) = &done.made {
+            (proof.decisions, proof.state) = (step.decisions.to_string(), step.state.to_string());
+        }
+        let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
+        story.take(&rerun, &done, decisions);
+        if story.end.is_some() {
+            break;
+        }
+    }
+    proof.file = rerun.place().file.display().to_string();
+    let summary = story.end.unwrap_or_else(|| "has not ended in the part that is recorded".to_owned());
+    Ok(Explanation {
+        task: task.to_string(),
+        summary,
+        submitted_unix_ms: story.submitted_unix_ms,
+        timeline: story.moments,
+        proof,
+    })
+}
+
+struct Story {
+    task: TaskId,
+    booted: Option<(u64, Tick)>,
+    submitted_unix_ms: Option<u64>,
+    moments: Vec<Moment>,
+    /// The decision told last, so that waiting on unchanged workers is told once.
+    told: Option<DecisionLog>,
+    /// Tokens since the last other moment, from one worker.
+    tokens: Option<(WorkerId, u32)>,
+    end: Option<String>,
+}
+
+impl Story {
+    fn of(task: TaskId) -> Story {
+        let (booted, submitted_unix_ms, moments, told, tokens, end) = (None, None, vec![], None, None, None);
+        Story { task, booted, submitted_unix_ms, moments, told, tokens, end }
+    }
+
+    fn take(&mut self, rerun: &Rerun<'_>, done: &Done, decisions: Vec<DecisionLog>) {
+        for input in &done.inputs {
+            match input {
+                Input::Boot { wall_ms } => self.booted = Some((*wall_ms, done.tick)),
+                Input::Intent(Intent::Submit { task, .. })
+                    if *task == self.task && self.submitted_unix_ms.is_none() =>
+                {
+                    self.submitted_unix_ms = self.booted.map(|(wall, at)| wall.saturating_add(done.tick.since(at).0));
+                }
+                Input::Report(Report::Progress { worker, made, .. }) => {
+                    let tokens = made.iter().filter(|(id, ..)| *id == self.task).map(|(.., tokens)| *tokens);
+                    let tokens = tokens.fold(0, u32::saturating_add);
+                    if tokens > 0 {
+                        self.got(done, *worker, tokens);
+                    }
+                }
+                _ => {}
+            }
+            if let Some(what) = rerun.names.input(input, self.task) {
+                self.say(done, what, None);
+            }
+        }
+        let Made::Step(step) = &done.made else {
+            self.end = Some("was live when the server broke an invariant and ended".to_owned());
+            return;
+        };
+        let task = self.task;
+        let mut decisions = decisions.into_iter();
+        let notices = step.effects.iter().filter(|effect| matches!(effect, Effect::Notice(_)));
+        for effect in notices.filter(|effect| task_of(effect) == Some(task)) {
+            let what = rerun.names.effect(effect);
+            match effect {
+                // A second submission of a live id is refused, and the first goes on.
+                Effect::Notice(Notice::Ended { .. }) => self.end = Some(what.clone()),
+                Effect::Notice(Notice::Refused { .. }) if self.moments.len() <= 1 => self.end = Some(what.clone()),
+                _ => {}
+            }
+            // Its decisions come in the order of its placements.
+            let placed = matches!(effect, Effect::Notice(Notice::Placed { .. }));
+            let decision = if placed { decisions.find(|decision| decision.chosen.is_some()) } else { None };
+            self.told = decision.clone().or(self.told.take());
+            self.say(done, what, decision);
+        }
+        for decision in decisions {
+            let same = |told: &DecisionLog| told.candidates == decision.candidates && told.chosen == decision.chosen;
+            if !self.told.as_ref().is_some_and(same) {
+                self.say(done, "found no worker that could start it".to_owned(), Some(decision.clone()));
+                self.told = Some(decision);
+            }
+        }
+    }
+
+    fn got(&mut self, done: &Done, worker: WorkerId, tokens: u32) {
+        let sum = match self.tokens {
+            Some((before, sum)) if before == worker => {
+                self.moments.pop();
+                sum.saturating_add(tokens)
+            }
+            _ => tokens,
+        };
+        self.say(done, format!("had got {} from worker {worker} by now", count(sum, "token")), None);
+        self.tokens = Some((worker, sum));
+    }
+
+    fn say(&mut self, done: &Done, what: String, decision: Option<DecisionLog>) {
+        self.tokens = None;
+        let first = self.moments.first().map_or(done.tick.0, |moment| moment.tick);
+        let after_ms = done.tick.0.saturating_sub(first);
+        self.moments.push(Moment { seq: done.seq, tick: done.tick.0, after_ms, what, decision });
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Explanation { task, summary, submitted_unix_ms, timeline, proof } = self;
+        writeln!(f, "Task {task} {summary}.")?;
+        match submitted_unix_ms {
+            Some(ms) => writeln!(f, "It was submitted at {}.", utc(*ms))?,
+            None => writeln!(f, "It was submitted before the part of the journal that is kept.")?,
+        }
+        writeln!(f)?;
+        for Moment { seq, after_ms, what, decision, .. } in timeline {
+            writeln!(f, "{:>10}  It {what} (step {seq}).", format!("+{}", length(Ticks(*after_ms))))?;
+            if let Some(decision) = decision {
+                for line in decision.to_string().lines() {
+                    writeln!(f, "{:>12}{line}", "")?;
+                }
+            }
+        }
+        let Proof { file, first_seq, last_seq, decisions, state } = proof;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "Proof: steps {first_seq} to {last_seq} were executed again from the journal, and each decided the same and"
+        )?;
+        writeln!(f, "left the same state as recorded. The last of them stands in {file}:")?;
+        write!(f, "decisions {decisions}, state {state}.")
+    }
+}
+
+/// Without the task: JSON has no number that wide, and the explanation names it already.
+fn as_data<S: Serializer>(decision: &Option<DecisionLog>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Data<'a> {
+        model: &'a str,
+        rule: PlacementRule,
+        prompt_tokens: u32,
+        max_tokens: u32,
+        candidates: &'a [Considered],
+        chosen: Option<WorkerId>,
+        decided_by: Option<Decider>,
+    }
+    let data = decision.as_ref().map(|log| Data {
+        model: &log.model,
+        rule: log.rule,
+        prompt_tokens: log.prompt_tokens,
+        max_tokens: log.max_tokens,
+        candidates: &log.candidates,
+        chosen: log.chosen,
+        decided_by: log.decided_by,
+    });
+    data.serialize(to)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Stories of recorded tasks.
+
+use super::*;
+use crate::fixture::{Recorder, config, submit};
+use crate::journal::JournalConfig;
+use orchestrion_world::protocol::CancelReason;
+
+#[test]
+fn a_served_task_is_told_from_submission_to_end_with_its_proof() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    recorder.serve(1_000, 1..=3);
+    let explanation = explain(dir.path(), TaskId(2)).unwrap();
+    let shown = explanation.to_string();
+    for told in [
+        "Task 00000000-0000-0000-0000-000000000002 ended, done: 5 tokens read in 5 ms, 16 tokens made in 40 ms",
+        "It was submitted at 2025-11-21T10:00:01.032Z.",
+        "It was submitted as interactive work for model tiny: 5 tokens of prompt, at most 16 tokens of answer",
+        "It was accepted with 0 tasks ahead",
+        "w2 was chosen (rule PredictedEnd)",
+        "ms less on w1 would have flipped it",
+        "It was placed on worker w2 of pool right (attempt 1) (step 7).\n            At tick 1032, tiny",
+        "It was taken up by worker w2",
+        "It had got 16 tokens from worker w2",
+        "Proof: steps 1 to 10 were executed again",
+    ] {
+        assert!(shown.contains(told), "missing: {told}\n{shown}");
+    }
+    assert_eq!(explanation.timeline.iter().filter(|moment| moment.decision.is_some()).count(), 1);
+    serde_json::to_value(&explanation).unwrap();
+    assert!(explanation.timeline.windows(2).all(|pair| pair[0].seq <= pair[1].seq));
+}
+
+#[test]
+fn a_task_is_followed_from_its_own_segment_and_across_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(JournalConfig { segment_bytes: 1500, ..config(dir.path()) });
+    let tick = recorder.serve(10, 1..=20);
+    recorder.step(tick + 1, vec![submit(21)]);
+    recorder.serve(tick + 2, 22..=30);
+    let cancel = Intent::Cancel { task: TaskId(21), reason: CancelReason::Client };
+    recorder.step(tick + 5_000, vec![Input::Intent(cancel)]);
+    let explanation = explain(dir.path(), TaskId(21)).unwrap();
+    assert!(explanation.proof.first_seq > 60 && explanation.proof.first_seq <= 83, "{:?}", explanation.proof);
+    assert!(explanation.to_string().contains("was to be cancelled: the client asked"), "{explanation}");
+    // What is left when the segment it came in was removed.
+    let came_in = explanation.proof.first_seq;
+    for segment in &runs(dir.path()).unwrap()[0].segments {
+        if segment.origin.first_seq <= came_in {
+            std::fs::remove_file(&segment.path).unwrap();
+        }
+    }
+    let rest = explain(dir.path(), TaskId(21)).unwrap();
+    assert_eq!(rest.submitted_unix_ms, None);
+    assert!(rest.to_string().contains("It was submitted before the part of the journal that is kept."), "{rest}");
+    assert_eq!(rest.summary, explanation.summary);
+}
+
+#[test]
+fn a_live_journal_is_read_up_to_its_last_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    recorder.step(10, vec![submit(1)]);
+    let half = std::fs::read(recorder.writer.path()).unwrap();
+    let open = explain(dir.path(), TaskId(1)).unwrap();
+    assert_eq!(open.summary, "has not ended in the part that is recorded");
+    // The next record is being written.
+    std::fs::write(recorder.writer.path(), [&half[..], b"ORJR\x40\0\0\0"].concat()).unwrap();
+    assert_eq!(explain(dir.path(), TaskId(1)).unwrap(), open);
+    assert!(matches!(explain(dir.path(), TaskId(9)), Err(ExplainError::Unknown { task: TaskId(9) })));
+}
+
+#[test]
+fn an_explanation_with_a_real_id_is_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    recorder.serve(10, [u128::MAX]);
+    let json = serde_json::to_value(explain(dir.path(), TaskId(u128::MAX)).unwrap()).unwrap();
+    assert_eq!(json["task"], "ffffffff-ffff-ffff-ffff-ffffffffffff");
+}
+
+#[test]
+fn a_task_that_waits_is_told_what_it_waits_for_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    for task in 1..=5 {
+        recorder.step(10, vec![submit(task)]);
+    }
+    recorder.step(11, vec![submit(6)]);
+    let explanation = explain(dir.path(), TaskId(5)).unwrap();
+    let waits = explanation.timeline.iter().filter(|moment| moment.what.starts_with("found no worker"));
+    assert!(waits.count() <= 1, "{explanation}");
+}
+
+#[test]
+fn dates_are_read_off_unix_time() {
+    assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
+    assert_eq!(utc(951_782_400_123), "2000-02-29T00:00:00.123Z");
+    assert_eq!(utc(1_763_719_200_000), "2025-11-21T10:00:00.000Z");
+    assert_eq!(utc(4_102_444_799_999), "2099-12-31T23:59:59.999Z");
+}

@@ -1,0 +1,152 @@
+//! What the tests of this crate share: small rules, a worker, and a driver that records runs.
+//!
+//! The driver is the pulse without threads: it steps, records, and answers each order at once like an
+//! engine that needs a tick for it.
+
+use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
+use orchestrion_systems::Simulation;
+use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::ledger::Ledger;
+use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use std::path::{Path, PathBuf};
+
+pub(crate) fn rules() -> Rules {
+    Rules {
+        models: vec!["tiny".into()],
+        pools: vec![
+            PoolRules { name: "left".into(), model: "tiny".into() },
+            PoolRules { name: "right".into(), model: "tiny".into() },
+        ],
+        queue: QueueRules { interactive_max: 16, batch_max: 16 },
+        placement: PlacementRule::PredictedEnd,
+        health: HealthRules { beat_timeout: Ticks(5_000), no_worker_grace: Ticks(10_000), workers_max: 8 },
+        retry: RetryRules {
+            attempts_max: 3,
+            backoff: Ticks(100),
+            backoff_max: Ticks(30_000),
+            jitter: Permille(200),
+            budget: Permille(100),
+        },
+    }
+}
+
+/// A worker comes up in a pool; the higher `decode`, the faster.
+pub(crate) fn up(worker: u32, pool: u16, slots: u16, decode: u64) -> Input {
+    let facts = WorkerFacts {
+        pool: PoolId(pool),
+        device: DeviceId(worker),
+        device_capacity: Bytes(8 << 30),
+        model_digest: Sha256([7; 32]),
+        weights: Bytes(1 << 30),
+        kv_per_token: Bytes(1 << 10),
+        ctx_max: 4096,
+        slots,
+        prefill: MilliRate(1_000_000),
+        decode: MilliRate(decode),
+    };
+    Input::Report(Report::WorkerUp { worker: WorkerId(worker), epoch: Epoch(1), facts })
+}
+
+/// A worker lives.
+pub(crate) fn beat(worker: u32) -> Input {
+    Input::Report(Report::Beat { worker: WorkerId(worker), epoch: Epoch(1) })
+}
+
+pub(crate) fn spec() -> TaskSpec {
+    TaskSpec {
+        model: ModelId(0),
+        class: Class::Interactive,
+        prompt_tokens: 5,
+        prompt_digest: Sha256([1; 32]),
+        max_tokens: 16,
+        deadline: None,
+        seed: 3,
+    }
+}
+
+pub(crate) fn submit(task: u128) -> Input {
+    Input::Intent(Intent::Submit { task: TaskId(task), spec: spec() })
+}
+
+pub(crate) fn usage() -> Usage {
+    Usage { finish: Finish::Length, tokens_in: 5, tokens_out: 16, prefill_us: 5_000, decode_us: 40_000 }
+}
+
+/// What an engine reports about a start, until the task's end.
+pub(crate) fn life(worker: WorkerId, epoch: Epoch, task: TaskId, attempt: Attempt) -> [Report; 3] {
+    [
+        Report::Started { worker, epoch, task, attempt },
+        Report::Progress { worker, epoch, made: vec![(task, attempt, 16)] },
+        Report::Finished { worker, epoch, task, attempt, usage: usage() },
+    ]
+}
+
+pub(crate) fn config(dir: &Path) -> JournalConfig {
+    JournalConfig {
+        dir: dir.to_path_buf(),
+        segment_bytes: 1 << 20,
+        fsync: Fsync::Never,
+        retain_bytes: None,
+        retain_age: None,
+    }
+}
+
+/// Steps and records, rotating as the pulse does.
+pub(crate) struct Recorder {
+    pub(crate) simulation: Simulation,
+    pub(crate) writer: Writer,
+    /// The records written, with the offset each ends at and its file.
+    pub(crate) written: Vec<(Record, PathBuf)>,
+}
+
+impl Recorder {
+    pub(crate) fn new(config: JournalConfig) -> Recorder {
+        let writer = Writer::open(config, "test-build", Ledger::empty(9)).unwrap();
+        Recorder { simulation: Simulation::new(9), writer, written: vec![] }
+    }
+
+    /// Boots with the rules and one slow and one fast worker.
+    pub(crate) fn booted(config: JournalConfig) -> Recorder {
+        let mut recorder = Recorder::new(config);
+        recorder.step(0, vec![Input::Boot { wall_ms: 1_763_719_200_000 }, Input::SetRules(Box::new(rules()))]);
+        recorder.step(5, vec![up(1, 0, 2, 50_000), up(2, 1, 2, 90_000)]);
+        recorder
+    }
+
+    /// One step; the orders that came of it.
+    pub(crate) fn step(&mut self, tick: u64, inputs: Vec<Input>) -> Vec<Order> {
+        let step = self.simulation.step(Tick(tick), inputs.clone());
+        let outcome = Outcome::Stepped { decisions: step.decisions, state: step.state };
+        let record = Record { seq: self.writer.next_seq(), tick: Tick(tick), inputs, outcome };
+        self.writer.append(&record).unwrap();
+        self.written.push((record, self.writer.path().to_path_buf()));
+        if self.writer.is_full() {
+            self.writer.rotate(self.simulation.ledger()).unwrap();
+        }
+        let orders = step.effects.into_iter().filter_map(|effect| match effect {
+            Effect::Order(order) => Some(order),
+            Effect::Notice(_) => None,
+        });
+        orders.collect()
+    }
+
+    /// Submits `tasks` one after the other from `tick` on and lets each live its life, four steps a task.
+    pub(crate) fn serve(&mut self, mut tick: u64, tasks: impl IntoIterator<Item = u128>) -> u64 {
+        for task in tasks {
+            tick += 1;
+            let mut orders = self.step(tick, vec![beat(1), beat(2), submit(task)]);
+            while let Some(order) = orders.pop() {
+                if let Order::Start { worker, epoch, task, attempt } = order {
+                    for report in life(worker, epoch, task, attempt) {
+                        tick += 10;
+                        orders.extend(self.step(tick, vec![Input::Report(report)]));
+                    }
+                }
+            }
+        }
+        tick
+    }
+}

@@ -1,0 +1,271 @@
+//! Takes a request's fields by name, with their types and ranges checked and the field named when wrong.
+//!
+//! Both surfaces read through this, so that `temperature` means the same on each. `null` is absence, as
+//! clients of many languages write it. Fields that nobody takes are ignored.
+
+use crate::port::Content;
+use crate::problem::Problem;
+use orchestrion_world::payload::Sampling;
+use orchestrion_world::units::Permille;
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+
+/// As many and as long as OpenAI takes, with room.
+const STOPS_MOST: usize = 4;
+const STOP_BYTES: usize = 256;
+
+/// A JSON object that is used up.
+#[derive(Debug)]
+pub(crate) struct Fields(pub(crate) Map<String, Value>);
+
+impl Fields {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.get_mut(name).map(Value::take).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Problem::invalid(name, "must be a string")),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>, Problem> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(Problem::invalid(name, "must be true or false")),
+        }
+    }
+
+    pub(crate) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, Problem> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_u64().filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let problem = format!("must be a whole number from {} to {}", range.start(), range.end());
+                Err(Problem::invalid(name, problem))
+            }
+        }
+    }
+
+    pub(crate) fn small(&mut self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, Problem> {
+        let (low, high) = range.into_inner();
+        let number = self.integer(name, u64::from(low)..=u64::from(high))?;
+        Ok(number.and_then(|number| u32::try_from(number).ok()))
+    }
+
+    /// A share or factor between `low` and `high` thousandths.
+    fn permille(&mut self, name: &str, low: u32, high: u32, default: u32) -> Result<Permille, Problem> {
+        let Some(value) = self.take(name) else { return Ok(Permille(default)) };
+        let scaled = value.as_f64().map(|number| number * 1_000.0);
+        match scaled.filter(|scaled| (f64::from(low)..=f64::from(high)).contains(scaled)) {
+            // In range, so the cast loses nothing but the fraction.
+            Some(scaled) => Ok(Permille(scaled.round() as u32)),
+            None => {
+                let problem =
+                    format!("must be a number from {} to {}", f64::from(low) / 1_000.0, f64::from(high) / 1_000.0);
+                Err(Problem::invalid(name, problem))
+            }
+        }
+    }
+
+    /// One string or up to four.
+    pub(crate) fn stop(&mut self) -> Result<Vec<String>, Problem> {
+        let stops = match self.take("stop") {
+            None => return Ok(Vec::new()),
+            Some(Value::String(text)) => vec![text],
+            Some(Value::Array(texts)) => {
+                let strings = texts.into_iter().map(|text| match text {
+                    Value::String(text) => Ok(text),
+                    _ => Err(Problem::invalid("stop", "must be a string or a list of strings")),
+                });
+                strings.collect::<Result<_, _>>()?
+            }
+            Some(_) => return Err(Problem::invalid("stop", "must be a string or a list of strings")),
+        };
+        if stops.len() > STOPS_MOST || stops.iter().any(|stop| stop.is_empty() || stop.len() > STOP_BYTES) {
+            let problem = format!("must be at most {STOPS_MOST} strings of 1 to {STOP_BYTES} bytes");
+            return Err(Problem::invalid("stop", problem));
+        }
+        Ok(stops)
+    }
+
+    /// How to draw, with `seed` where the request names none.
+    pub(crate) fn sampling(&mut self, seed: u64) -> Result<Sampling, Problem> {
+        let seed = match self.take("seed") {
+            None => seed,
+            // Two's complement for the negative ones that OpenAI's clients may send.
+            Some(Value::Number(number)) => number
+                .as_u64()
+                .or_else(|| number.as_i64().map(i64::cast_unsigned))
+                .ok_or_else(|| Problem::invalid("seed", "must be a whole number of 64 bits"))?,
+            Some(_) => return Err(Problem::invalid("seed", "must be a whole number of 64 bits")),
+        };
+        let top_k = match self.take("top_k") {
+            None => 0,
+            // -1 is vLLM's way to say all.
+            Some(value) if value.as_i64() == Some(-1) => 0,
+            Some(value) => value
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok())
+                .ok_or_else(|| Problem::invalid("top_k", "must be a whole number, 0 or -1 for all tokens"))?,
+        };
+        Ok(Sampling {
+            seed,
+            temperature: self.permille("temperature", 0, 2_000, 1_000)?,
+            top_k,
+            top_p: self.permille("top_p", 1, 1_000, 1_000)?,
+            min_p: self.permille("min_p", 0, 1_000, 0)?,
+            repetition_penalty: self.permille("repetition_penalty", 1, 10_000, 1_000)?,
+        })
+    }
+
+    /// `[{role, content}]`, where content is text or a list of text parts.
+    pub(crate) fn messages(&mut self) -> Result<Option<Content>, Problem> {
+        let messages = match self.take("messages") {
+            None => return Ok(None),
+            Some(Value::Array(messages)) if !messages.is_empty() => messages,
+            Some(_) => return Err(Problem::invalid("messages", "must be a list of at least one message")),
+        };
+        let read = messages.into_iter().enumerate().map(|(i, message)| read_message(i, message));
+        Ok(Some(Content::Messages(read.collect::<Result<_, _>>()?)))
+    }
+
+    /// Refuses what this server knows and cannot do, rather than answer something else.
+    pub(crate) fn unsupported(&mut self, checks: &[Unsupported]) -> Result<(), Problem> {
+        for Unsupported { name, harmless, problem } in checks {
+            if self.take(name).is_some_and(|value| !harmless(&value)) {
+                return Err(Problem::invalid(*name, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A known field, the values of it that change nothing, and what to say of the others.
+pub(crate) struct Unsupported {
+    pub(crate) name: &'static str,
+    pub(crate) harmless: fn(&Value) -> bool,
+    pub(crate) problem: &'static str,
+}
+
+fn read_message(i: usize, message: Value) -> Result<(String, String), Problem> {
+    let Value::Object(message) = message else {
+        return Err(Problem::invalid(format!("messages[{i}]"), "must be an object with `role` and `content`"));
+    };
+    let mut message = Fields(message);
+    let role = match message.string("role").map_err(|_| bad_role(i))? {
+        // The newer name of the same role; templates know the older.
+        Some(role) if role == "developer" => "system".to_owned(),
+        Some(role) if ["system", "user", "assistant", "tool"].contains(&role.as_str()) => role,
+        _ => return Err(bad_role(i)),
+    };
+    if message.take("tool_calls").is_some_and(|calls| calls != Value::Array(Vec::new())) {
+        return Err(Problem::invalid(format!("messages[{i}].tool_calls"), "tool calls are not supported"));
+    }
+    let name = || format!("messages[{i}].content");
+    let text = match message.take("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) => {
+            let mut text = String::new();
+            for mut part in parts {
+                let is_text = part.get("type").is_some_and(|kind| kind == "text");
+                match part.get_mut("text").map(Value::take) {
+                    Some(Value::String(piece)) if is_text => text.push_str(&piece),
+                    _ => return Err(Problem::invalid(name(), "only parts of type `text` are supported")),
+                }
+            }
+            text
+        }
+        _ => return Err(Problem::invalid(name(), "must be a string or a list of text parts")),
+    };
+    Ok((role, text))
+}
+
+fn bad_role(i: usize) -> Problem {
+    Problem::invalid(format!("messages[{i}].role"), "must be `system`, `developer`, `user`, `assistant` or `tool`")
+}
+
+pub(crate) fn is_false(value: &Value) -> bool {
+    *value == Value::Bool(false)
+}
+
+/// An empty list or object.
+pub(crate) fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
+}
+
+pub(crate) fn is_zero(value: &Value) -> bool {
+    value.as_f64().is_some_and(|number| number.abs() < f64::EPSILON)
+}
+
+pub(crate) fn is_text_format(value: &Value) -> bool {
+    value.get("type").is_some_and(|kind| kind == "text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(value: Value) -> Fields {
+        match value {
+            Value::Object(fields) => Fields(fields),
+            _ => panic!("an object"),
+        }
+    }
+
+    #[test]
+    fn ranges_are_checked_and_the_field_is_named() {
+        for (body, param) in [
+            (json!({"temperature": 2.1}), "temperature"),
+            (json!({"temperature": -0.1}), "temperature"),
+            (json!({"temperature": "hot"}), "temperature"),
+            (json!({"top_p": 0}), "top_p"),
+            (json!({"top_p": 1.5}), "top_p"),
+            (json!({"min_p": 2}), "min_p"),
+            (json!({"top_k": -2}), "top_k"),
+            (json!({"repetition_penalty": 0}), "repetition_penalty"),
+            (json!({"seed": 1.5}), "seed"),
+            (json!({"seed": "x"}), "seed"),
+        ] {
+            let problem = fields(body.clone()).sampling(0).unwrap_err();
+            assert_eq!(problem.param.as_deref(), Some(param), "{body}");
+        }
+        let sampling = fields(json!({"temperature": 0.7, "top_k": -1, "seed": -1, "top_p": null})).sampling(9).unwrap();
+        assert_eq!((sampling.temperature, sampling.top_k), (Permille(700), 0));
+        assert_eq!((sampling.seed, sampling.top_p), (u64::MAX, Permille(1_000)));
+        assert_eq!(fields(json!({})).sampling(9).unwrap().seed, 9);
+    }
+
+    #[test]
+    fn messages_are_text() {
+        let ok = json!({"messages": [
+            {"role": "developer", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        ]});
+        let expected = vec![("system".into(), "be brief".into()), ("user".into(), "ab".into())];
+        assert_eq!(fields(ok).messages().unwrap(), Some(Content::Messages(expected)));
+        for (bad, param) in [
+            (json!([]), "messages"),
+            (json!([{"role": "root", "content": "x"}]), "messages[0].role"),
+            (json!([{"role": "user"}]), "messages[0].content"),
+            (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
+            (json!(["x"]), "messages[0]"),
+        ] {
+            let problem = fields(json!({ "messages": bad })).messages().unwrap_err();
+            assert_eq!(problem.param.as_deref(), Some(param));
+        }
+    }
+
+    #[test]
+    fn stops_are_bounded() {
+        assert_eq!(fields(json!({"stop": "x"})).stop().unwrap(), ["x"]);
+        assert!(fields(json!({"stop": ["a", "b", "c", "d"]})).stop().is_ok());
+        for bad in [json!(["a", "b", "c", "d", "e"]), json!(""), json!([1]), json!("x".repeat(300))] {
+            assert!(fields(json!({ "stop": bad })).stop().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! A door with a small stand-in for the pulse, for tests: it answers envelopes and cancels as the real
+//! one does, and plays the notices and tokens that a test's model name asks for.
+
+use super::task_id;
+use crate::door::{Door, DoorConfig, DoorParts};
+use crate::port::{
+    Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Urgent, Verdict, Words,
+};
+use crate::pulse::{Audience, Health, Lanes};
+use crate::switchboard::Switchboard;
+use crate::telemetry::Telemetry;
+use crate::token_log::Pushed;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use http_body_util::BodyExt;
+use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Sha256;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// Model names are what the stand-in does with their tasks.
+pub(crate) const MODELS: [&str; 4] = ["org/answer", "hold", "full", "fail"];
+pub(crate) const PIECES: [&str; 4] = ["Hel", "", "lo\n", " \"you\""];
+
+pub(crate) struct Words2Tokens;
+
+impl Prepare for Words2Tokens {
+    fn models(&self) -> Vec<ModelCard> {
+        MODELS.iter().map(|name| ModelCard { name: (*name).into(), created: 7 }).collect()
+    }
+
+    fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
+        let Some(model) = MODELS.iter().position(|name| *name == words.model) else {
+            return Err(PrepareError::UnknownModel { asked: words.model, known: MODELS.join(", ") });
+        };
+        let payload = Payload {
+            prompt: [1, 2, 3].into(),
+            stop: words.stop.into_iter().map(String::into_boxed_str).collect(),
+            sampling: words.sampling,
+            max_tokens: words.max_tokens.unwrap_or(8),
+        };
+        let model = ModelId(model as u16);
+        Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into() })
+    }
+}
+
+pub(crate) struct Told;
+
+impl Explain for Told {
+    fn explain(&self, task: TaskId) -> Result<String, ExplainError> {
+        if task.0 == 0 { Err(ExplainError::Unknown) } else { Ok(json!({"task": task.to_string()}).to_string()) }
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) door: Arc<Door>,
+    pub(crate) switchboard: Arc<Switchboard>,
+    pub(crate) health: Health,
+    pub(crate) cancelled: Arc<Mutex<Vec<CancelReason>>>,
+    pub(crate) specs: Arc<Mutex<Vec<TaskSpec>>>,
+    tasks: Arc<Mutex<Vec<TaskId>>>,
+    /// Kept so that the lane is full rather than gone where nothing takes from it.
+    _stuck: Option<flume::Receiver<Envelope>>,
+}
+
+pub(crate) fn usage() -> Usage {
+    Usage { finish: Finish::Stop, tokens_in: 3, tokens_out: 4, prefill_us: 1_000, decode_us: 9_000 }
+}
+
+pub(crate) fn say(board: &Switchboard, notice: Notice) {
+    board.publish(Tick(0), &[notice]);
+}
+
+pub(crate) fn begin(board: &Switchboard, task: TaskId) {
+    let (attempt, worker) = (Attempt(1), WorkerId(5));
+    say(board, Notice::Placed { task, attempt, pool: PoolId(0), worker });
+    say(board, Notice::Started { task, attempt, worker });
+}
+
+pub(crate) fn push(board: &Switchboard, task: TaskId, index: u32) -> Pushed {
+    board.token(task, Attempt(1), index, 100 + index, PIECES[index as usize % PIECES.len()])
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(DoorConfig { cancel_grace_ms: 50, ..DoorConfig::default() }, true)
+    }
+
+    pub(crate) fn with(config: DoorConfig, takes: bool) -> Self {
+        let telemetry = Arc::new(Telemetry::new(&["pool-a".to_owned()]));
+        let switchboard = Arc::new(Switchboard::new(config.keep(), Arc::clone(&telemetry)));
+        let (client, client_end) = flume::bounded::<Envelope>(if takes { 64 } else { 0 });
+        let (urgent, urgent_end) = flume::bounded(64);
+        let cancelled = Arc::<Mutex<Vec<CancelReason>>>::default();
+        let specs = Arc::<Mutex<Vec<TaskSpec>>>::default();
+        let tasks = Arc::<Mutex<Vec<TaskId>>>::default();
+        let mut stuck = None;
+        if takes {
+            let (board, kept, ids) = (Arc::clone(&switchboard), Arc::clone(&specs), Arc::clone(&tasks));
+            std::thread::spawn(move || {
+                for envelope in client_end.iter() {
+                    if let Intent::Submit { task, .. } = &envelope.intent {
+                        ids.lock().unwrap().push(*task);
+                    }
+                    play(&board, &kept, envelope);
+                }
+            });
+        } else {
+            stuck = Some(client_end);
+        }
+        let (board, reasons) = (Arc::clone(&switchboard), Arc::clone(&cancelled));
+        std::thread::spawn(move || {
+            for urgent in urgent_end.iter() {
+                let Urgent::Cancel { task, reason, reply } = urgent else { continue };
+                say(&board, Notice::Ended { task, outcome: Outcome::Cancelled { reason, tokens_out: 0 } });
+                reasons.lock().unwrap().push(reason);
+                reply.map(|reply| reply.send(()));
+            }
+        });
+        let health = Health::well();
+        let parts = DoorParts {
+            lanes: Lanes { urgent, client },
+            health: health.clone(),
+            switchboard: Arc::clone(&switchboard),
+            prepare: Arc::new(Words2Tokens),
+            explain: Arc::new(Told),
+            telemetry,
+        };
+        Rig { door: Door::new(parts, config), switchboard, health, cancelled, specs, tasks, _stuck: stuck }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        headers: &[(&str, &str)],
+    ) -> Response<Body> {
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8080");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Some(value) => {
+                request = request.header("content-type", "application/json");
+                Body::from(value.to_string())
+            }
+            None => Body::empty(),
+        };
+        self.door.router().oneshot(request.body(body).unwrap()).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response<Body> {
+        self.send("GET", path, None, &[]).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Response<Body> {
+        self.send("POST", path, Some(body), &[]).await
+    }
+
+    /// Admits a task that the stand-in only accepts.
+    pub(crate) async fn hold(&self, more: Value) -> TaskId {
+        let mut body = json!({"model_ref": "hold", "prompt": "p"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = json_of(self.post("/v1/tasks", body).await, 202).await;
+        task_id(answer["task_id"].as_str().unwrap()).unwrap()
+    }
+
+    /// The task that came last.
+    pub(crate) fn last_task(&self) -> TaskId {
+        *self.tasks.lock().unwrap().last().unwrap()
+    }
+
+    pub(crate) fn finish(&self, task: TaskId) {
+        say(&self.switchboard, Notice::Ended { task, outcome: Outcome::Done(usage()) });
+    }
+
+    pub(crate) async fn until_cancelled(&self, reason: CancelReason) {
+        for _ in 0..400 {
+            if self.cancelled.lock().unwrap().contains(&reason) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never cancelled for {reason:?}");
+    }
+}
+
+pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope { intent, reply }: Envelope) {
+    let Intent::Submit { task, spec } = intent else { return };
+    let model = MODELS[spec.model.0 as usize];
+    specs.lock().unwrap().push(spec);
+    if model == "full" {
+        let refusal = Refusal::QueueFull { bound: 4, retry_after: Ticks(1_500) };
+        say(board, Notice::Refused { task, refusal });
+        let _ = reply.send(Verdict::Refused(refusal));
+        return;
+    }
+    let (position, predicted_start) = (2, Ticks(30));
+    say(board, Notice::Accepted { task, position, predicted_start });
+    let _ = reply.send(Verdict::Accepted { position, predicted_start });
+    if model == "hold" {
+        return;
+    }
+    begin(board, task);
+    (0..4).for_each(|index| assert_eq!(push(board, task, index), Pushed::Taken));
+    let outcome = match model {
+        "fail" => Outcome::Failed { failure: Failure::WorkerLost, tokens_out: 4 },
+        _ => Outcome::Done(usage()),
+    };
+    say(board, Notice::Ended { task, outcome });
+}
+
+pub(crate) async fn text_of(response: Response<Body>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+pub(crate) async fn json_of(response: Response<Body>, status: u16) -> Value {
+    let got = response.status().as_u16();
+    let text = text_of(response).await;
+    assert_eq!(got, status, "{text}");
+    serde_json::from_str(&text).unwrap()
+}

@@ -1,0 +1,58 @@
+//! `GET /v1/tasks/{id}`: where a task stands, and its result while it is kept.
+
+use super::guard::CorrelationId;
+use super::task_id;
+use crate::door::Door;
+use crate::problem::Problem;
+use crate::sse;
+use crate::task_entry::{Admission, Phase};
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use orchestrion_world::protocol::Outcome;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+pub(crate) async fn show(
+    State(door): State<Arc<Door>>,
+    Extension(CorrelationId(correlation_id)): Extension<CorrelationId>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let entry = door.parts.switchboard.find(task_id(&id)?).ok_or_else(Problem::no_task)?;
+    let view = entry.view();
+    let (position, predicted) = match view.admission {
+        Some(Admission::Accepted { position, predicted_start }) => (Some(position), Some(predicted_start.0)),
+        _ => (None, None),
+    };
+    let mut answer = json!({
+        "task_id": entry.task.to_string(),
+        "state": state(view.phase),
+        "queue_position": position,
+        "predicted_start_ms": predicted,
+        "worker_id": view.worker.map(|worker| worker.to_string()),
+        "seed": entry.seed,
+        "fingerprint": &*entry.fingerprint,
+        "tokens": view.tokens,
+    });
+    if let Some(ending) = view.ending {
+        match sse::result(&ending) {
+            Ok(mut result) => {
+                result["text"] = view.text.into();
+                answer["result"] = result;
+            }
+            Err(problem) => answer["error"] = problem.flat(&correlation_id),
+        }
+    }
+    Ok(Json(answer))
+}
+
+fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Submitted => "submitted",
+        Phase::Queued => "queued",
+        Phase::Placed => "placed",
+        Phase::Running => "running",
+        Phase::Ended(Outcome::Done(_)) => "done",
+        Phase::Ended(Outcome::Cancelled { .. }) => "cancelled",
+        Phase::Ended(Outcome::Failed { .. }) => "failed",
+    }
+}

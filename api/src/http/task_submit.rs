@@ -1,0 +1,123 @@
+//! `POST /v1/tasks`: a task that outlives its connection. 202 once its admission stands in the journal.
+//!
+//! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
+
+use super::fields::{Fields, Unsupported, is_empty, is_false, is_text_format};
+use super::{body, deadline};
+use crate::door::{Admitted, Door, Wish};
+use crate::port::{Content, Words};
+use crate::problem::{ErrorCode, Problem};
+use crate::task_entry::Surface;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use orchestrion_world::id::TaskId;
+use orchestrion_world::protocol::Class;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A week: longer deadlines are none.
+const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+
+const UNSUPPORTED: [Unsupported; 9] = [
+    Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
+    Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
+    Unsupported { name: "session_id", harmless: |_| false, problem: "sessions are not supported" },
+    Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
+    Unsupported { name: "logprobs", harmless: is_false, problem: "log probabilities are not supported" },
+    Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
+    Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
+    Unsupported { name: "placement", harmless: is_auto, problem: "only `auto` placement is supported" },
+    Unsupported {
+        name: "determinism",
+        harmless: |v| v == "strict" || v == "best_effort",
+        problem: "must be `strict` or `best_effort`",
+    },
+];
+
+fn is_auto(value: &Value) -> bool {
+    is_empty(value) || value.as_object().is_some_and(|all| all.len() == 1 && value.get("mode") == Some(&"auto".into()))
+}
+
+pub(crate) async fn submit(
+    State(door): State<Arc<Door>>,
+    headers: HeaderMap,
+    content: Body,
+) -> Result<Response, Problem> {
+    let limits = &door.config.limits;
+    let bytes = body::read(&headers, content, limits.task_body_bytes, limits).await?;
+    let fields = body::object(&bytes, limits)?;
+    let wish = read(fields, &headers, *blake3::hash(&bytes).as_bytes(), door.config.deadline_margin_ms)?;
+    // Not `?` on the future itself: an admission holds what the client asked for only through its entry.
+    let Admitted { entry, position, predicted_start, .. } = door.admit(wish).await?;
+    let id = entry.task.to_string();
+    let answer = json!({
+        "task_id": id,
+        "queue_position": position,
+        "predicted_start_ms": predicted_start.0,
+        "backoff_ms": 0,
+        "seed": entry.seed,
+        "streams": {"sse": format!("/v1/tasks/{id}/stream")},
+    });
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, format!("/v1/tasks/{id}"))], Json(answer)).into_response())
+}
+
+fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64) -> Result<Wish, Problem> {
+    fields.unsupported(&UNSUPPORTED)?;
+    let task = match fields.string("task_id")? {
+        None => TaskId(uuid::Uuid::now_v7().as_u128()),
+        Some(text) => uuid::Uuid::parse_str(&text)
+            .map(|id| TaskId(id.as_u128()))
+            .map_err(|_| Problem::invalid("task_id", "must be a UUID"))?,
+    };
+    let model = model_ref(fields.string("model_ref")?)?;
+    let content = match (fields.string("prompt")?, fields.messages()?) {
+        (Some(prompt), None) => Content::Prompt(prompt),
+        (None, Some(messages)) => messages,
+        (Some(_), Some(_)) => return Err(Problem::invalid("prompt", "give either `prompt` or `messages`, not both")),
+        (None, None) => return Err(Problem::invalid("prompt", "a `prompt` or `messages` is needed")),
+    };
+    let class = match fields.string("priority")?.as_deref() {
+        None | Some("interactive") => Class::Interactive,
+        Some("batch") => Class::Batch,
+        Some(_) => return Err(Problem::invalid("priority", "must be `interactive` or `batch`")),
+    };
+    let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
+    Ok(Wish {
+        task,
+        body,
+        surface: Surface::Queue,
+        class,
+        deadline: deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?,
+        ctx: fields.small("ctx", 1..=u32::MAX)?,
+        words: Words {
+            model,
+            content,
+            max_tokens: fields.small("max_tokens", 1..=u32::MAX)?,
+            stop: fields.stop()?,
+            sampling: fields.sampling(seed_of(task))?,
+        },
+    })
+}
+
+/// Nothing is fetched on request yet, so a ref that names a place is refused at once, never a hang.
+fn model_ref(given: Option<String>) -> Result<String, Problem> {
+    let Some(name) = given else { return Err(Problem::invalid("model_ref", "is needed; see `GET /v1/models`")) };
+    if ["file:", "/", "hf:", "https://", "s3://", "oci://"].iter().any(|scheme| name.starts_with(scheme)) {
+        let message =
+            "this model is not present and the server does not fetch on request; name one of `GET /v1/models`";
+        return Err(Problem::new(ErrorCode::PoolUnready, message));
+    }
+    Ok(name)
+}
+
+/// The seed of a request that names none: derived, so that the answer can be asked for again, and below
+/// 2^53, so that every JSON client reads it exactly.
+pub(crate) fn seed_of(task: TaskId) -> u64 {
+    let mut first = [0; 8];
+    let digest = blake3::hash(&task.0.to_be_bytes());
+    first.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(first) >> 11
+}

@@ -1,0 +1,376 @@
+//! The routes against the stand-in of `rig`.
+
+use super::rig::*;
+use crate::door::DoorConfig;
+use crate::pulse::Condition;
+use crate::token_log::Pushed;
+use axum::body::Body;
+use axum::http::Request;
+use http_body_util::BodyExt;
+use orchestrion_world::id::{Attempt, PoolId};
+use orchestrion_world::protocol::{CancelReason, Notice, Outcome};
+use orchestrion_world::time::Ticks;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// `(id, event, data)` of each frame of the queue surface.
+fn events(text: &str) -> Vec<(u32, String, Value)> {
+    let frames = text.split("\n\n").filter(|frame| !frame.is_empty() && !frame.starts_with(':'));
+    frames
+        .map(|frame| {
+            let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let data = serde_json::from_str(field("data: ")).unwrap();
+            (field("id: ").parse().unwrap(), field("event: ").to_owned(), data)
+        })
+        .collect()
+}
+
+fn names(events: &[(u32, String, Value)]) -> Vec<&str> {
+    events.iter().map(|event| event.1.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_task_is_admitted_streamed_and_kept() {
+    let rig = Rig::new();
+    let body = json!({"model_ref": "org/answer", "prompt": "p", "deadline_ms": 5_000, "priority": "batch"});
+    let answer = json_of(rig.post("/v1/tasks", body).await, 202).await;
+    assert_eq!((answer["queue_position"].as_u64(), answer["predicted_start_ms"].as_u64()), (Some(2), Some(30)));
+    assert!(answer["seed"].as_u64().unwrap() < 1 << 53);
+    let path = format!("/v1/tasks/{}", answer["task_id"].as_str().unwrap());
+    assert_eq!(answer["streams"]["sse"], format!("{path}/stream"));
+    assert_eq!(rig.specs.lock().unwrap()[0].deadline, Some(Ticks(4_995)), "less the margin");
+
+    let response = rig.get(&format!("{path}/stream")).await;
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    let first = text_of(response).await;
+    let seen = events(&first);
+    assert_eq!(names(&seen), ["started", "token", "token", "token", "token", "end"]);
+    assert_eq!(seen.iter().map(|event| event.0).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(seen[0].2["worker_id"], "w5");
+    assert_eq!(seen[0].2["seed"], answer["seed"]);
+    for (i, piece) in PIECES.iter().enumerate() {
+        assert_eq!(seen[i + 1].2, json!({"t": piece, "i": i}));
+    }
+    let end = json!({"tokens_in": 3, "tokens_out": 4, "decode_time_ms": 9, "finish_reason": "stop", "stop": true});
+    assert_eq!(seen[5].2, end);
+    assert_eq!(text_of(rig.get(&format!("{path}/stream")).await).await, first, "a second reader sees the same");
+
+    let resumed = rig.send("GET", &format!("{path}/stream"), None, &[("last-event-id", "2")]).await;
+    assert_eq!(events(&text_of(resumed).await), seen[3..], "no loss, no duplicate");
+    let over = rig.send("GET", &format!("{path}/stream"), None, &[("last-event-id", "5")]).await;
+    assert_eq!(over.status(), 204);
+    let beyond = rig.send("GET", &format!("{path}/stream"), None, &[("last-event-id", "6")]).await;
+    assert_eq!(beyond.status(), 400);
+
+    let kept = json_of(rig.get(&path).await, 200).await;
+    assert_eq!(kept["state"], "done");
+    assert_eq!(kept["result"]["text"], "Hello\n \"you\"");
+    assert_eq!(rig.post(&format!("{path}/cancel"), json!({})).await.status(), 204, "too late, and no error");
+    assert_eq!(json_of(rig.get(&path).await, 200).await["state"], "done");
+}
+
+#[tokio::test]
+async fn the_same_id_and_body_is_the_same_task() {
+    let rig = Rig::new();
+    let id = "0190a5f0-0000-7000-8000-000000000001";
+    let body = json!({"task_id": id, "model_ref": "hold", "prompt": "p"});
+    let first = json_of(rig.post("/v1/tasks", body.clone()).await, 202).await;
+    let again = json_of(rig.post("/v1/tasks", body).await, 202).await;
+    assert_eq!(first, again);
+    assert_eq!(rig.specs.lock().unwrap().len(), 1, "submitted once");
+    let other = json!({"task_id": id, "model_ref": "hold", "prompt": "q"});
+    assert_eq!(json_of(rig.post("/v1/tasks", other).await, 409).await["code"], "CONFLICT");
+}
+
+#[tokio::test]
+async fn after_a_cancel_is_acknowledged_no_token_is_sent() {
+    let rig = Rig::new();
+    let task = rig.hold(json!({})).await;
+    begin(&rig.switchboard, task);
+    assert_eq!(push(&rig.switchboard, task, 0), Pushed::Taken);
+    let mut body = rig.get(&format!("/v1/tasks/{task}/stream")).await.into_body();
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(names(&events(std::str::from_utf8(&frame).unwrap())), ["started", "token"], "one write");
+    // In the log, not yet taken by the reader.
+    assert_eq!(push(&rig.switchboard, task, 1), Pushed::Taken);
+    for _ in 0..2 {
+        assert_eq!(rig.post(&format!("/v1/tasks/{task}/cancel"), json!({})).await.status(), 204);
+    }
+    assert_eq!(push(&rig.switchboard, task, 2), Pushed::Closed);
+    let rest = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let rest = events(&rest);
+    assert_eq!(names(&rest), ["error"]);
+    assert_eq!((rest[0].2["code"].as_str(), rest[0].2["retriable"].as_bool()), (Some("CANCELLED"), Some(false)));
+    assert_eq!(rig.cancelled.lock().unwrap()[..], [CancelReason::Client], "the second had nothing to do");
+}
+
+#[tokio::test]
+async fn started_precedes_a_token_that_raced_ahead() {
+    let rig = Rig::new();
+    let task = rig.hold(json!({})).await;
+    assert_eq!(push(&rig.switchboard, task, 0), Pushed::Taken);
+    let mut body = rig.get(&format!("/v1/tasks/{task}/stream")).await.into_body();
+    let early = tokio::time::timeout(Duration::from_millis(30), body.frame()).await;
+    assert!(early.is_err(), "nothing before the core says so");
+    begin(&rig.switchboard, task);
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(names(&events(std::str::from_utf8(&frame).unwrap())), ["started", "token"]);
+}
+
+#[tokio::test]
+async fn attempts_that_disagree_end_as_internal() {
+    let rig = Rig::new();
+    let task = rig.hold(json!({})).await;
+    begin(&rig.switchboard, task);
+    push(&rig.switchboard, task, 0);
+    assert_eq!(rig.switchboard.token(task, Attempt(2), 0, 999, "other"), Pushed::Diverged);
+    say(&rig.switchboard, Notice::Ended { task, outcome: Outcome::Done(usage()) });
+    let seen = events(&text_of(rig.get(&format!("/v1/tasks/{task}/stream")).await).await);
+    assert_eq!(seen.last().unwrap().2["code"], "INTERNAL");
+}
+
+#[tokio::test]
+async fn a_task_nobody_reads_is_cancelled_after_its_grace_but_never_a_batch_task() {
+    let rig = Rig::new();
+    let batch = rig.hold(json!({"priority": "batch"})).await;
+    let task = rig.hold(json!({})).await;
+    for id in [batch, task] {
+        drop(rig.get(&format!("/v1/tasks/{id}/stream")).await);
+    }
+    // Somebody comes back in time, and leaves again.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let again = rig.get(&format!("/v1/tasks/{task}/stream")).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(rig.cancelled.lock().unwrap().is_empty());
+    drop(again);
+    rig.until_cancelled(CancelReason::Abandoned).await;
+    assert_eq!(json_of(rig.get(&format!("/v1/tasks/{task}")).await, 200).await["state"], "cancelled");
+    assert_eq!(json_of(rig.get(&format!("/v1/tasks/{batch}")).await, 200).await["state"], "queued");
+}
+
+fn chat(model: &str, more: Value) -> Value {
+    let mut body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}], "unknown_field": 1});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn chat_answers_in_one_piece() {
+    let rig = Rig::new();
+    let response = rig.post(CHAT, chat("org/answer", json!({"seed": 7, "max_tokens": 5, "top_k": 3}))).await;
+    assert!(response.headers().contains_key("x-request-id"));
+    let answer = json_of(response, 200).await;
+    assert!(answer["id"].as_str().unwrap().starts_with("chatcmpl-"));
+    assert_eq!((answer["object"].as_str(), answer["model"].as_str()), (Some("chat.completion"), Some("org/answer")));
+    assert!(answer["created"].as_u64().unwrap() > 1_700_000_000);
+    let message = json!({"role": "assistant", "content": "Hello\n \"you\"", "refusal": null});
+    assert_eq!(answer["choices"][0]["message"], message);
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["total_tokens"], 7);
+    let spec = rig.specs.lock().unwrap()[0].clone();
+    assert_eq!((spec.seed, spec.max_tokens), (7, 5));
+}
+
+#[tokio::test]
+async fn chat_streams_chunks() {
+    let rig = Rig::new();
+    let more = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let text = text_of(rig.post(CHAT, chat("org/answer", more)).await).await;
+    let frames: Vec<&str> = text.split_terminator("\n\n").map(|frame| frame.strip_prefix("data: ").unwrap()).collect();
+    let (done, chunks) = frames.split_last().unwrap();
+    assert_eq!(*done, "[DONE]");
+    let chunks: Vec<Value> = chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+    for chunk in &chunks {
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        assert_eq!((&chunk["id"], &chunk["created"]), (&chunks[0]["id"], &chunks[0]["created"]));
+    }
+    let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    assert_eq!(*deltas[0], json!({"role": "assistant", "content": ""}));
+    assert_eq!(*deltas[1], json!({"content": "Hel"}));
+    assert_eq!(*deltas[2], json!({"content": "lo\n"}), "a token without text makes no chunk");
+    assert_eq!(*deltas[4], json!({}));
+    assert_eq!(chunks[4]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[1].as_object().unwrap()["usage"], Value::Null);
+    assert_eq!(chunks[5]["choices"], json!([]));
+    assert_eq!(chunks[5]["usage"]["completion_tokens"], 4);
+
+    let plain = text_of(rig.post(CHAT, chat("org/answer", json!({"stream": true}))).await).await;
+    assert!(!plain.contains("usage"));
+    let failed = text_of(rig.post(CHAT, chat("fail", json!({"stream": true}))).await).await;
+    assert!(failed.contains("WORKER_RESET") && !failed.contains("[DONE]"), "{failed}");
+    assert_eq!(json_of(rig.post(CHAT, chat("fail", json!({}))).await, 503).await["error"]["code"], "WORKER_RESET");
+}
+
+#[tokio::test]
+async fn whoever_leaves_the_openai_surface_cancels() {
+    let rig = Rig::new();
+    drop(rig.post(CHAT, chat("hold", json!({"stream": true}))).await);
+    rig.until_cancelled(CancelReason::Disconnect).await;
+    rig.cancelled.lock().unwrap().clear();
+    let waiting = rig.post(CHAT, chat("hold", json!({})));
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
+    rig.until_cancelled(CancelReason::Disconnect).await;
+}
+
+#[tokio::test]
+async fn chat_refuses_what_it_cannot_honour_by_name() {
+    let rig = Rig::new();
+    for (more, param) in [
+        (json!({"n": 2}), "n"),
+        (json!({"logprobs": true}), "logprobs"),
+        (json!({"presence_penalty": 0.5}), "presence_penalty"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"stream_options": {}}), "stream_options"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"temperature": 3}), "temperature"),
+        (json!({"messages": []}), "messages"),
+        (json!({"model": null}), "model"),
+    ] {
+        let answer = json_of(rig.post(CHAT, chat("org/answer", more.clone())).await, 400).await;
+        assert_eq!(answer["error"]["param"], param, "{more}");
+        assert_eq!(answer["error"]["type"], "invalid_request_error");
+    }
+    let harmless = json!({"n": 1, "logprobs": false, "tools": [], "tool_choice": "none", "presence_penalty": 0,
+        "response_format": {"type": "text"}, "logit_bias": {}, "user": "u", "store": true, "stop": null});
+    assert_eq!(rig.post(CHAT, chat("org/answer", harmless)).await.status(), 200);
+    let unknown = json_of(rig.post(CHAT, chat("gpt-9", json!({}))).await, 404).await;
+    assert_eq!(unknown["error"]["code"], "model_not_found");
+    let full = rig.post(CHAT, chat("full", json!({}))).await;
+    assert_eq!(
+        (full.headers()["retry-after"].clone(), full.headers()["x-backoff-ms"].clone()),
+        ("2".parse().unwrap(), "1500".parse().unwrap())
+    );
+    assert_eq!(json_of(full, 429).await["error"]["type"], "rate_limit_exceeded");
+}
+
+#[tokio::test]
+async fn errors_wear_the_envelope() {
+    let rig = Rig::new();
+    let wrong = rig.send("DELETE", "/v1/tasks", None, &[]).await;
+    assert_eq!(wrong.headers()["allow"], "POST");
+    let wrong = json_of(wrong, 405).await;
+    assert_eq!((wrong["code"].as_str(), wrong["retriable"].as_bool()), (Some("INVALID_PARAMS"), Some(false)));
+    assert_eq!(json_of(rig.get("/v1/replicasets").await, 404).await["code"], "NOT_FOUND");
+    assert_eq!(json_of(rig.get("/v1/tasks/nonsense").await, 404).await["code"], "NOT_FOUND");
+    let unknown = "/v1/tasks/0190a5f0-0000-7000-8000-000000000009";
+    for path in ["", "/stream"] {
+        assert_eq!(rig.get(&format!("{unknown}{path}")).await.status(), 404);
+    }
+    assert_eq!(rig.post(&format!("{unknown}/cancel"), json!({})).await.status(), 404);
+
+    for (body, code, status) in [
+        (json!({"prompt": "p"}), "INVALID_PARAMS", 400),
+        (json!({"model_ref": "hold"}), "INVALID_PARAMS", 400),
+        (json!({"model_ref": "hold", "prompt": "p", "deadline_ms": 3}), "DEADLINE_UNMET", 400),
+        (json!({"model_ref": "hold", "prompt": "p", "ctx": 10}), "INVALID_PARAMS", 400),
+        (json!({"model_ref": "hf:org/x", "prompt": "p"}), "POOL_UNREADY", 503),
+        (json!({"model_ref": "nope", "prompt": "p"}), "NOT_FOUND", 404),
+        (json!({"model_ref": "full", "prompt": "p"}), "ADMISSION_REJECT", 429),
+        (json!({"model_ref": "hold", "prompt": "p", "workload": "embedding"}), "INVALID_PARAMS", 400),
+        (json!([]), "INVALID_PARAMS", 400),
+    ] {
+        assert_eq!(json_of(rig.post("/v1/tasks", body).await, status).await["code"], code);
+    }
+    let request = Request::post("/v1/tasks").header("host", "localhost").header("content-type", "application/json");
+    let cut = rig.door.router().oneshot(request.body(Body::from("{\"a\":")).unwrap()).await.unwrap();
+    assert_eq!(json_of(cut, 400).await["code"], "INVALID_PARAMS");
+    let large = Request::post(CHAT).header("host", "localhost").header("content-type", "application/json");
+    let large = large.header("content-length", "2000000").body(Body::empty()).unwrap();
+    let large = json_of(rig.door.router().oneshot(large).await.unwrap(), 413).await;
+    assert_eq!(large["error"]["code"], "PAYLOAD_TOO_LARGE");
+
+    rig.health.set(Condition::JournalUnwritable { problem: "no space".into() });
+    let full_disk = json_of(rig.post("/v1/tasks", json!({"model_ref": "hold", "prompt": "p"})).await, 503).await;
+    assert_eq!(full_disk["code"], "POOL_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_full_lane_is_a_429_at_once() {
+    let rig = Rig::with(DoorConfig::default(), false);
+    let body = json!({"task_id": "0190a5f0-0000-7000-8000-000000000001", "model_ref": "hold", "prompt": "p"});
+    for _ in 0..2 {
+        let refused = json_of(rig.post("/v1/tasks", body.clone()).await, 429).await;
+        assert_eq!(
+            (refused["code"].as_str(), refused["policy_label"].as_str()),
+            (Some("ADMISSION_REJECT"), Some("ingress"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_response_has_a_correlation_id() {
+    let rig = Rig::new();
+    let echoed = rig.send("GET", "/nowhere", None, &[("x-correlation-id", "abc-1")]).await;
+    assert_eq!(echoed.headers()["x-correlation-id"], "abc-1");
+    assert_eq!(json_of(echoed, 404).await["correlation_id"], "abc-1");
+    let made = rig.send("GET", "/version", None, &[("x-correlation-id", "not this one")]).await;
+    assert_eq!(made.headers()["x-correlation-id"].len(), 36);
+}
+
+#[tokio::test]
+async fn hosts_are_checked() {
+    let rig = Rig::new();
+    for (hosts, status) in [
+        (&["localhost"][..], 200),
+        (&["127.0.0.1:8080"], 200),
+        (&["evil.example"], 403),
+        (&[], 400),
+        (&["localhost", "localhost"], 400),
+    ] {
+        let mut request = Request::get("/health/live");
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let response = rig.door.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), status, "{hosts:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_platform_routes_answer() {
+    let rig = Rig::new();
+    assert_eq!(rig.get("/health/live").await.status(), 200);
+    assert_eq!(json_of(rig.get("/health/ready").await, 503).await["status"], "unready");
+    say(&rig.switchboard, Notice::PoolChanged { pool: PoolId(0), ready: 2 });
+    assert_eq!(rig.get("/health/ready").await.status(), 200);
+    let models = json_of(rig.get("/v1/models").await, 200).await;
+    assert_eq!(models["data"][0]["id"], "org/answer");
+    assert_eq!(json_of(rig.get("/v1/models/org/answer").await, 200).await["owned_by"], "orchestrion");
+    assert_eq!(json_of(rig.get("/v1/models/none").await, 404).await["error"]["code"], "model_not_found");
+
+    let done = json_of(rig.post(CHAT, chat("org/answer", json!({}))).await, 200).await;
+    let id = done["id"].as_str().unwrap().trim_start_matches("chatcmpl-").to_owned();
+    assert_eq!(rig.get(&format!("/v1/tasks/{id}")).await.status(), 404, "it went with its connection");
+    assert_eq!(json_of(rig.get(&format!("/v1/tasks/{id}/explain")).await, 200).await["task"], id);
+    let nil = "/v1/tasks/00000000-0000-0000-0000-000000000000/explain";
+    assert_eq!(rig.get(nil).await.status(), 404);
+
+    let metrics = text_of(rig.get("/metrics").await).await;
+    for line in [
+        "orchestrion_tasks_enqueued_total 1",
+        "orchestrion_tasks_finished_total{outcome=\"done\"} 1",
+        "orchestrion_tokens_in_total 3",
+        "orchestrion_tokens_out_total 4",
+        "orchestrion_pool_ready{pool_id=\"pool-a\"} 2",
+        "orchestrion_latency_first_token_ms_count 1",
+        "orchestrion_latency_queue_ms_count 1",
+        "orchestrion_latency_decode_ms_bucket{le=\"250.0\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    assert!(!metrics.contains(&id), "no id is a label");
+    assert_eq!(json_of(rig.get("/status").await, 200).await["totals"]["tasks_done"], 1);
+    assert_eq!(json_of(rig.get("/version").await, 200).await["api"], "v1");
+    let page = rig.get("/").await;
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'self'"));
+    let page = text_of(page).await;
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("style="));
+    for path in ["/ui", "/ui/app.js", "/ui/style.css"] {
+        assert_eq!(rig.get(path).await.status(), 200);
+    }
+}

@@ -1,0 +1,287 @@
+//! Appends records: one write(2) for a step, a chain through all of them, a new segment when one is full.
+//!
+//! Writes the folder it was opened on, which it locks. On opening it cuts a torn tail and says so; on a
+//! failed write it takes back what of the record got through, so that the segment ends with a whole
+//! record whatever happens. It retries nothing by itself: the pulse decides what a failure means.
+
+use super::JournalError;
+use super::cursor::{Cursor, Opened, Torn};
+use super::flusher::Flusher;
+use super::medium::{Medium, put};
+use super::record::{Chain, HEADER_MAX, RECORD_MAX, Record};
+use super::segment::{Header, Origin, file_name, list, lock, retain};
+use orchestrion_world::ledger::Ledger;
+use orchestrion_world::time::Tick;
+use orchestrion_world::units::Digest;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Where the journal is and how it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    pub dir: PathBuf,
+    /// A segment is closed by the first record that takes it to this size.
+    pub segment_bytes: u64,
+    pub fsync: Fsync,
+    /// Closed segments beyond this, all together, are removed, the oldest first; none keeps all.
+    pub retain_bytes: Option<u64>,
+    /// Closed segments older than this are removed; none keeps all.
+    pub retain_age: Option<Duration>,
+}
+
+/// When records are forced to disk. A killed process loses nothing in any of them; a power loss does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fsync {
+    /// When the kernel likes: a power loss can take half a minute.
+    Never,
+    /// Within 100 ms, in the background.
+    #[default]
+    Interval,
+    /// Before anything of the step is acknowledged.
+    Always,
+}
+
+/// The open end of a journal.
+#[derive(Debug)]
+pub struct Writer {
+    config: JournalConfig,
+    /// Released when the writer is dropped.
+    _lock: File,
+    origin: Origin,
+    path: PathBuf,
+    file: Arc<File>,
+    medium: Box<dyn Medium>,
+    flusher: Option<Flusher>,
+    /// Bytes of the segment that are whole frames.
+    len: u64,
+    /// The length at which to begin the next segment.
+    full_at: u64,
+    /// Whether bytes beyond `len` could not be taken back yet.
+    ragged: bool,
+    chain: Chain,
+    next_seq: u64,
+    frame: Vec<u8>,
+    torn: Option<Torn>,
+}
+
+impl Writer {
+    /// Takes the folder, cuts a torn tail and begins a run from `ledger` in a new segment.
+    pub fn open(config: JournalConfig, build: &str, ledger: Ledger) -> Result<Writer, JournalError> {
+        let dir = config.dir.clone();
+        fs::create_dir_all(&dir).map_err(JournalError::io("create", &dir))?;
+        let lock = lock(&dir)?;
+        let End { number, chain, torn } = repair(&dir)?;
+        let origin = Origin {
+            build: build.to_owned(),
+            run: number + 1,
+            number: number + 1,
+            seed: 0,
+            first_seq: 1,
+            tick: Tick(0),
+            previous: chain,
+            digest: Digest(0),
+        };
+        let mut frame = Vec::with_capacity(4096);
+        let Begun { header, path, file, chain } = begin(&config, origin, ledger, &mut frame)?;
+        let flusher = match config.fsync {
+            Fsync::Interval => {
+                Some(Flusher::start(Arc::clone(&file)).map_err(JournalError::io("start the sync thread of", &path))?)
+            }
+            Fsync::Never | Fsync::Always => None,
+        };
+        let len = frame.len() as u64;
+        retain(&dir, header.origin.number, config.retain_bytes, config.retain_age, SystemTime::now());
+        Ok(Writer {
+            full_at: config.segment_bytes.max(len + 1),
+            config,
+            _lock: lock,
+            next_seq: header.origin.first_seq,
+            origin: header.origin,
+            path,
+            medium: Box::new(Arc::clone(&file)),
+            file,
+            flusher,
+            len,
+            ragged: false,
+            chain,
+            frame,
+            torn,
+        })
+    }
+
+    /// The `seq` that the next record is to have.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// The segment being written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was cut off when the journal was opened.
+    pub fn torn(&self) -> Option<&Torn> {
+        self.torn.as_ref()
+    }
+
+    /// Appends a record. After an error nothing of it is in the journal, and it may be tried again where
+    /// the error may pass.
+    pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        debug_assert_eq!(record.seq, self.next_seq, "records are numbered without gaps");
+        self.check_flusher()?;
+        if self.ragged {
+            self.medium.cut(self.len).map_err(JournalError::io("take back a partial write to", &self.path))?;
+            self.ragged = false;
+        }
+        let chain = record
+            .encode(&mut self.frame, &self.chain)
+            .map_err(|len| JournalError::TooLong { len, max: RECORD_MAX })?;
+        if let Err(failed) = put(self.medium.as_mut(), &self.frame, self.len) {
+            self.ragged = failed.ragged;
+            return Err(JournalError::Io { action: "append to", path: self.path.clone(), source: failed.source });
+        }
+        self.len += self.frame.len() as u64;
+        self.chain = chain;
+        self.next_seq += 1;
+        match (&self.flusher, self.config.fsync) {
+            (Some(flusher), _) => flusher.mark(),
+            (None, Fsync::Always) => self.force()?,
+            (None, Fsync::Never | Fsync::Interval) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the segment has its size: [`Writer::rotate`] at the next good moment.
+    pub fn is_full(&self) -> bool {
+        self.len >= self.full_at
+    }
+
+    /// Closes the segment and begins the next from `ledger`, the state after the last record. After an
+    /// error the old one goes on, and is full again a little later.
+    pub fn rotate(&mut self, ledger: Ledger) -> Result<(), JournalError> {
+        self.full_at = self.len + self.config.segment_bytes / 16 + 1;
+        self.sync()?;
+        let origin = Origin {
+            number: self.origin.number + 1,
+            first_seq: self.next_seq,
+            previous: self.chain,
+            ..self.origin.clone()
+        };
+        let Begun { header, path, file, chain } = begin(&self.config, origin, ledger, &mut self.frame)?;
+        if let Some(flusher) = &self.flusher {
+            flusher.turn_to(Arc::clone(&file));
+        }
+        self.medium = Box::new(Arc::clone(&file));
+        (self.origin, self.path, self.file, self.chain) = (header.origin, path, file, chain);
+        self.len = self.frame.len() as u64;
+        self.full_at = self.config.segment_bytes.max(self.len + 1);
+        let JournalConfig { dir, retain_bytes, retain_age, .. } = &self.config;
+        retain(dir, self.origin.number, *retain_bytes, *retain_age, SystemTime::now());
+        Ok(())
+    }
+
+    /// Forces everything appended to disk, unless that is left to the kernel.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.check_flusher()?;
+        if self.config.fsync == Fsync::Never { Ok(()) } else { self.force() }
+    }
+
+    fn force(&self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(|source| JournalError::Sync { path: self.path.clone(), source })
+    }
+
+    fn check_flusher(&self) -> Result<(), JournalError> {
+        match self.flusher.as_ref().and_then(Flusher::take_failure) {
+            Some(source) => Err(JournalError::Sync { path: self.path.clone(), source }),
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn write_through(&mut self, wrap: impl FnOnce(Box<dyn Medium>) -> Box<dyn Medium>) {
+        let medium = Box::new(Arc::clone(&self.file));
+        self.medium = wrap(medium);
+    }
+}
+
+struct Begun {
+    header: Header,
+    path: PathBuf,
+    file: Arc<File>,
+    chain: Chain,
+}
+
+/// Creates a segment and writes its header, whose bytes stay in `frame`. Leaves nothing on failure.
+fn begin(config: &JournalConfig, origin: Origin, ledger: Ledger, frame: &mut Vec<u8>) -> Result<Begun, JournalError> {
+    let path = config.dir.join(file_name(origin.number));
+    let header = Header::new(origin, ledger);
+    let chain = header.encode(frame).map_err(|len| JournalError::TooLong { len, max: HEADER_MAX })?;
+    let create = || -> io::Result<File> {
+        let mut options = File::options();
+        options.append(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&path)?;
+        file.write_all(frame)?;
+        if config.fsync != Fsync::Never {
+            file.sync_all()?;
+            // The name must survive as well as the bytes.
+            File::open(&config.dir)?.sync_all()?;
+        }
+        Ok(file)
+    };
+    match create() {
+        Ok(file) => Ok(Begun { header, path, file: Arc::new(file), chain }),
+        Err(source) => {
+            if source.kind() != io::ErrorKind::AlreadyExists {
+                let _ = fs::remove_file(&path);
+            }
+            Err(JournalError::Io { action: "begin segment", path, source })
+        }
+    }
+}
+
+/// Where a journal ends.
+struct End {
+    /// Of its last segment; 0 where there is none.
+    number: u32,
+    chain: Chain,
+    torn: Option<Torn>,
+}
+
+/// Verifies the last segment and cuts what a crash left behind its last whole record.
+fn repair(dir: &Path) -> Result<End, JournalError> {
+    let mut segments = list(dir)?;
+    let mut first_cut = None;
+    while let Some((number, path)) = segments.pop() {
+        match Cursor::open(&path, true)? {
+            Err(torn) => {
+                warn_cut(&torn);
+                fs::remove_file(&path).map_err(JournalError::io("remove", &path))?;
+                first_cut = first_cut.or(Some(torn));
+            }
+            Ok(Opened { mut reader, .. }) => {
+                while reader.read()?.is_some() {}
+                if let Some(torn) = &reader.torn {
+                    warn_cut(torn);
+                    let file = File::options().write(true).open(&path).map_err(JournalError::io("open", &path))?;
+                    file.set_len(reader.offset)
+                        .and_then(|()| file.sync_all())
+                        .map_err(JournalError::io("cut the torn tail of", &path))?;
+                }
+                return Ok(End { number, chain: reader.chain, torn: first_cut.or(reader.torn) });
+            }
+        }
+    }
+    Ok(End { number: 0, chain: [0; 32], torn: first_cut })
+}
+
+fn warn_cut(torn: &Torn) {
+    let Torn { place, bytes, flaw } = torn;
+    tracing::warn!(%place, bytes, %flaw, "the journal's last record was not written to its end: cut off");
+}

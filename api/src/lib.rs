@@ -1,0 +1,24 @@
+//! The door and the pendulum: HTTP and SSE, the pulse that steps the core, the journal that records it.
+//!
+//! Start with [`port`]: the lanes into the pulse and what the binary fills in.
+
+mod clock;
+pub mod door;
+pub mod explain;
+#[cfg(test)]
+mod fixture;
+mod http;
+pub mod journal;
+pub mod port;
+pub mod problem;
+pub mod pulse;
+pub mod replay;
+pub mod serve;
+mod sse;
+pub mod switchboard;
+mod task_entry;
+pub mod telemetry;
+pub mod token_log;
+#[cfg(test)]
+mod whole;
+mod wording;

@@ -1,0 +1,126 @@
+//! Where the door meets what it does not know: lanes into the pulse, and the ports that `tools` fills.
+//!
+//! The api never sees the execution layer. It asks [`Prepare`] to turn words into tokens and hands
+//! orders to [`Stations`]; the binary connects both to gpu.
+
+use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
+use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Sha256;
+use tokio::sync::oneshot;
+
+/// A client's submission on its way to the pulse. The lane is bounded; full means 429 at the door.
+#[derive(Debug)]
+pub struct Envelope {
+    pub intent: Intent,
+    /// Answered once the step that took the intent stands in the journal.
+    pub reply: oneshot::Sender<Verdict>,
+}
+
+/// What the core made of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accepted { position: u32, predicted_start: Ticks },
+    Refused(Refusal),
+}
+
+/// What travels in the priority lane: it is sized by slots and never dropped.
+#[derive(Debug)]
+pub enum Urgent {
+    Report(Report),
+    /// `reply` is answered once the cancel stands in the journal and the stream's gate is closed.
+    Cancel {
+        task: TaskId,
+        reason: CancelReason,
+        reply: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// Takes orders to the stations. Called on the pulse thread: must not block.
+pub trait Stations: Send + Sync + 'static {
+    /// `payload` comes with `Order::Start` and only with it.
+    fn order(&self, order: Order, payload: Option<Payload>);
+}
+
+/// Turns a request's words into tokens. Called on a blocking pool.
+pub trait Prepare: Send + Sync + 'static {
+    /// The models clients may name, in `ModelId` order.
+    fn models(&self) -> Vec<ModelCard>;
+    /// Renders the template and tokenises.
+    fn prepare(&self, words: Words) -> Result<Prepared, PrepareError>;
+}
+
+/// What `GET /v1/models` tells of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelCard {
+    pub name: String,
+    /// Seconds since 1970 of the model file.
+    pub created: u64,
+}
+
+/// A request's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    pub model: String,
+    pub content: Content,
+    /// Without one, what the context leaves, at most the server's default.
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    pub sampling: orchestrion_world::payload::Sampling,
+}
+
+/// What the model is to continue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Taken as it stands.
+    Prompt(String),
+    /// `(role, text)`, rendered with the model's chat template.
+    Messages(Vec<(String, String)>),
+}
+
+impl Content {
+    /// The request's field that holds it.
+    pub fn field(&self) -> &'static str {
+        match self {
+            Content::Prompt(_) => "prompt",
+            Content::Messages(_) => "messages",
+        }
+    }
+}
+
+/// A request as the core and the stations take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    pub model: ModelId,
+    pub payload: Payload,
+    pub prompt_digest: Sha256,
+    /// Model digest, engine digest, numerics mode: what the tokens depend on besides the request.
+    pub fingerprint: String,
+}
+
+/// Why a request could not be turned into tokens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrepareError {
+    #[error("there is no model `{asked}` here; this server has {known}")]
+    UnknownModel { asked: String, known: String },
+    #[error("the model `{model}` is not loaded yet; try again in a moment")]
+    NotLoaded { model: String },
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, problem: String },
+}
+
+/// Says why a task went where it went. Called on a blocking pool, one at a time.
+pub trait Explain: Send + Sync + 'static {
+    /// The decisions about the task, re-executed from the journal, as JSON text.
+    fn explain(&self, task: TaskId) -> Result<String, ExplainError>;
+}
+
+/// Why a task could not be explained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    #[error("the journal holds no decision about this task")]
+    Unknown,
+    #[error("the journal could not be re-executed: {0}")]
+    Failed(String),
+}

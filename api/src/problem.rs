@@ -1,0 +1,370 @@
+//! Every way a request can fail, as its client sees it: one table from code to status and retriability,
+//! and one `Problem` that each refusal, failure and malformed request becomes.
+//!
+//! A `Problem` carries facts, not bytes: the outermost layer (`http::guard`) knows the correlation id
+//! and the surface, and renders the flat envelope or the OpenAI one. Streams render their own last event
+//! through [`Problem::flat`]. Nothing here logs, and no message quotes a prompt.
+
+use crate::port::PrepareError;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use orchestrion_world::protocol::{CancelReason, Failure, Refusal};
+use orchestrion_world::time::Ticks;
+use serde_json::{Map, Value, json};
+
+/// The contract's error codes that something here can produce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    InvalidParams,
+    DeadlineUnmet,
+    Forbidden,
+    NotFound,
+    Conflict,
+    PayloadTooLarge,
+    AdmissionReject,
+    PoolUnready,
+    PoolUnavailable,
+    WorkerReset,
+    Cancelled,
+    Internal,
+}
+
+/// Code, its name on the wire, its status, and whether the same request may work later.
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 12] = [
+    (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
+    (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
+    (ErrorCode::Forbidden, "FORBIDDEN", StatusCode::FORBIDDEN, false),
+    (ErrorCode::NotFound, "NOT_FOUND", StatusCode::NOT_FOUND, false),
+    (ErrorCode::Conflict, "CONFLICT", StatusCode::CONFLICT, false),
+    (ErrorCode::PayloadTooLarge, "PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE, false),
+    (ErrorCode::AdmissionReject, "ADMISSION_REJECT", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
+    (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
+    (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
+    // Only a non-streamed answer shows this status: nginx's "client closed request".
+    (ErrorCode::Cancelled, "CANCELLED", CLIENT_CLOSED, false),
+    (ErrorCode::Internal, "INTERNAL", StatusCode::INTERNAL_SERVER_ERROR, false),
+];
+
+const CLIENT_CLOSED: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+/// What a client is asked to wait where nothing better is known, milliseconds.
+const RETRY_DEFAULT_MS: u64 = 1_000;
+
+impl ErrorCode {
+    fn row(self) -> (&'static str, StatusCode, bool) {
+        let row = CODES.iter().find(|row| row.0 == self);
+        row.map_or(("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR, false), |row| (row.1, row.2, row.3))
+    }
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+}
+
+/// One failure, with what a client needs to act on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub(crate) code: ErrorCode,
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+    pub(crate) retry_after_ms: Option<u64>,
+    pub(crate) policy_label: Option<&'static str>,
+    /// The request field at fault (OpenAI's `param`).
+    pub(crate) param: Option<String>,
+    /// Where OpenAI's clients know a code of their own.
+    openai_code: Option<&'static str>,
+    /// The connection's framing is in doubt: it must not carry another request.
+    pub(crate) close: bool,
+}
+
+impl Problem {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let (_, status, retriable) = code.row();
+        Problem {
+            code,
+            status,
+            message: message.into(),
+            retry_after_ms: retriable.then_some(RETRY_DEFAULT_MS),
+            policy_label: None,
+            param: None,
+            openai_code: None,
+            close: false,
+        }
+    }
+
+    /// A field of the request is wrong.
+    pub(crate) fn invalid(param: impl Into<String>, problem: impl AsRef<str>) -> Self {
+        let param = param.into();
+        let message = format!("`{param}`: {}", problem.as_ref());
+        Problem { param: Some(param), ..Problem::new(ErrorCode::InvalidParams, message) }
+    }
+
+    pub(crate) fn unknown_model(message: impl Into<String>) -> Self {
+        Problem {
+            param: Some("model".into()),
+            openai_code: Some("model_not_found"),
+            ..Problem::new(ErrorCode::NotFound, message)
+        }
+    }
+
+    /// The client lane is full: more requests arrive than the scheduler takes in.
+    pub(crate) fn ingress_full() -> Self {
+        Problem::new(
+            ErrorCode::AdmissionReject,
+            "the server takes in requests as fast as it can and its intake is full; retry after the time given",
+        )
+        .label("ingress")
+        .after(100)
+    }
+
+    /// The pulse no longer answers: the process is going down.
+    pub(crate) fn stopping() -> Self {
+        Problem::new(ErrorCode::PoolUnavailable, "the server is shutting down; send the request to another, or retry")
+    }
+
+    pub(crate) fn no_task() -> Self {
+        Problem::new(
+            ErrorCode::NotFound,
+            "no such task here; results are kept for a limited time and space, see `server.result_ttl`",
+        )
+    }
+
+    pub(crate) fn status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    pub(crate) fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    fn label(mut self, label: &'static str) -> Self {
+        self.policy_label = Some(label);
+        self
+    }
+
+    fn after(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    fn retriable(&self) -> bool {
+        self.code.row().2
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownModel => {
+                Problem::unknown_model("the scheduler serves no such model; `GET /v1/models` lists what it serves")
+            }
+            Refusal::DuplicateTask => Problem::new(
+                ErrorCode::Conflict,
+                "a task with this `task_id` is already running; use another id, or none to have one made",
+            ),
+            Refusal::ContextExceeded { tokens, ctx_max } => Problem {
+                openai_code: Some("context_length_exceeded"),
+                ..Problem::new(
+                    ErrorCode::InvalidParams,
+                    format!(
+                        "prompt and answer take {tokens} tokens, the model's context holds {ctx_max}; \
+                         shorten the prompt or lower `max_tokens`"
+                    ),
+                )
+            },
+            Refusal::DeadlineInfeasible { deadline: Ticks(left), needed: Ticks(needed) } => Problem::new(
+                ErrorCode::DeadlineUnmet,
+                format!(
+                    "the deadline leaves {left} ms and the shortest run takes {needed} ms; \
+                     give more time or ask for fewer tokens"
+                ),
+            ),
+            Refusal::QueueFull { bound, retry_after } => Problem::new(
+                ErrorCode::AdmissionReject,
+                format!("the queue of this class is full at {bound} tasks; retry after the time given"),
+            )
+            .label("reject")
+            .after(retry_after.0),
+            Refusal::PoolUnready { retry_after } => {
+                Problem::new(ErrorCode::PoolUnready, "no worker of this model is up; retry after the time given")
+                    .after(retry_after.0)
+            }
+        }
+    }
+
+    pub(crate) fn failed(failure: Failure) -> Self {
+        match failure {
+            Failure::DeadlinePassed => {
+                Problem::new(ErrorCode::DeadlineUnmet, "the deadline passed before the answer was complete")
+                    .status(StatusCode::GATEWAY_TIMEOUT)
+            }
+            Failure::WorkerLost => Problem::new(
+                ErrorCode::WorkerReset,
+                "the worker was lost and the task could not be run again in its place; send it again",
+            ),
+            Failure::InvalidInput => Problem::new(
+                ErrorCode::InvalidParams,
+                "the engine cannot run this request; sending it again will not help",
+            ),
+            Failure::NoWorker => {
+                Problem::new(ErrorCode::PoolUnavailable, "no worker is left that could run the task; retry later")
+            }
+        }
+    }
+
+    pub(crate) fn cancelled(reason: CancelReason) -> Self {
+        match reason {
+            CancelReason::Client => Problem::new(ErrorCode::Cancelled, "the task was cancelled on request"),
+            CancelReason::Disconnect => {
+                Problem::new(ErrorCode::Cancelled, "the task was cancelled: its client disconnected")
+            }
+            CancelReason::Abandoned => {
+                Problem::new(ErrorCode::Cancelled, "the task was cancelled: nobody read its stream; see `cancel_grace`")
+            }
+            CancelReason::Shutdown => Problem::stopping(),
+        }
+    }
+
+    /// A later attempt made other tokens than an earlier one had shown.
+    pub(crate) fn diverged() -> Self {
+        Problem::new(
+            ErrorCode::Internal,
+            "two attempts at this task disagreed on tokens already sent; the answer was stopped, send it again",
+        )
+    }
+
+    /// The envelope of the OrchQueue surface.
+    pub(crate) fn flat(&self, correlation_id: &str) -> Value {
+        let mut object = Map::new();
+        object.insert("code".into(), self.code.name().into());
+        object.insert("message".into(), self.message.as_str().into());
+        object.insert("retriable".into(), self.retriable().into());
+        if let Some(ms) = self.retry_after_ms {
+            object.insert("retry_after_ms".into(), ms.into());
+        }
+        if let Some(label) = self.policy_label {
+            object.insert("policy_label".into(), label.into());
+        }
+        object.insert("correlation_id".into(), correlation_id.into());
+        Value::Object(object)
+    }
+
+    /// The same facts as OpenAI's clients read them.
+    pub(crate) fn openai(&self) -> Value {
+        let kind = match self.status.as_u16() {
+            429 => "rate_limit_exceeded",
+            503 => "overloaded",
+            500..=599 => "server_error",
+            _ => "invalid_request_error",
+        };
+        let code = self.openai_code.unwrap_or(self.code.name());
+        json!({"error": {"message": self.message, "type": kind, "code": code, "param": self.param}})
+    }
+
+    /// The response with `body` as its text; the headers say when to come back.
+    pub(crate) fn respond(&self, body: &Value) -> Response {
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+        let headers = response.headers_mut();
+        if let Some(ms) = self.retry_after_ms {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)));
+            headers.insert("x-backoff-ms", HeaderValue::from(ms));
+            headers.insert("retry-after-ms", HeaderValue::from(ms));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<PrepareError> for Problem {
+    fn from(error: PrepareError) -> Self {
+        let message = error.to_string();
+        match error {
+            PrepareError::UnknownModel { .. } => Problem::unknown_model(message),
+            PrepareError::NotLoaded { .. } => Problem::new(ErrorCode::PoolUnready, message),
+            PrepareError::Invalid { field, problem } => Problem::invalid(field, problem),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Only carries the facts outwards; `http::guard` writes the body.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_one_row_and_the_contract_s_status() {
+        let expected = [
+            ("INVALID_PARAMS", 400, false),
+            ("DEADLINE_UNMET", 400, false),
+            ("FORBIDDEN", 403, false),
+            ("NOT_FOUND", 404, false),
+            ("CONFLICT", 409, false),
+            ("PAYLOAD_TOO_LARGE", 413, false),
+            ("ADMISSION_REJECT", 429, true),
+            ("POOL_UNREADY", 503, true),
+            ("POOL_UNAVAILABLE", 503, true),
+            ("WORKER_RESET", 503, true),
+            ("CANCELLED", 499, false),
+            ("INTERNAL", 500, false),
+        ];
+        let table: Vec<_> = CODES.iter().map(|row| (row.1, row.2.as_u16(), row.3)).collect();
+        assert_eq!(table, expected);
+        for (i, row) in CODES.iter().enumerate() {
+            assert_eq!(CODES.iter().position(|other| other.0 == row.0), Some(i), "{:?} stands twice", row.0);
+        }
+    }
+
+    #[test]
+    fn refusals_and_failures_map_to_the_contract() {
+        let of = |p: Problem| (p.code.name(), p.status.as_u16());
+        let after = Ticks(2_500);
+        assert_eq!(of(Problem::refused(Refusal::UnknownModel)), ("NOT_FOUND", 404));
+        assert_eq!(of(Problem::refused(Refusal::DuplicateTask)), ("CONFLICT", 409));
+        let context = Refusal::ContextExceeded { tokens: 9, ctx_max: 8 };
+        assert_eq!(of(Problem::refused(context)), ("INVALID_PARAMS", 400));
+        let late = Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2) };
+        assert_eq!(of(Problem::refused(late)), ("DEADLINE_UNMET", 400));
+        assert_eq!(of(Problem::refused(Refusal::PoolUnready { retry_after: after })), ("POOL_UNREADY", 503));
+        assert_eq!(of(Problem::failed(Failure::DeadlinePassed)), ("DEADLINE_UNMET", 504));
+        assert_eq!(of(Problem::failed(Failure::WorkerLost)), ("WORKER_RESET", 503));
+        assert_eq!(of(Problem::failed(Failure::InvalidInput)), ("INVALID_PARAMS", 400));
+        assert_eq!(of(Problem::failed(Failure::NoWorker)), ("POOL_UNAVAILABLE", 503));
+        assert_eq!(of(Problem::cancelled(CancelReason::Client)), ("CANCELLED", 499));
+        assert_eq!(of(Problem::cancelled(CancelReason::Shutdown)), ("POOL_UNAVAILABLE", 503));
+
+        let full = Problem::refused(Refusal::QueueFull { bound: 4, retry_after: after });
+        let response = full.respond(&full.flat("c"));
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "3", "whole seconds, rounded up");
+        assert_eq!(response.headers()["x-backoff-ms"], "2500");
+        let envelope = full.flat("c");
+        assert_eq!(envelope["policy_label"], "reject");
+        assert_eq!(envelope["retriable"], true);
+        assert_eq!(envelope["correlation_id"], "c");
+    }
+
+    #[test]
+    fn the_openai_envelope_names_the_parameter() {
+        let body = Problem::invalid("n", "must be 1").openai();
+        assert_eq!(body["error"]["type"], "invalid_request_error");
+        assert_eq!(body["error"]["param"], "n");
+        assert_eq!(Problem::unknown_model("no").openai()["error"]["code"], "model_not_found");
+        assert_eq!(Problem::ingress_full().openai()["error"]["type"], "rate_limit_exceeded");
+    }
+}

@@ -1,0 +1,243 @@
+//! One beat after the other: gather, step, record, let out.
+//!
+//! Runs on the pulse thread. What a failure means is decided here: a journal that cannot be written now
+//! (a full disk) is tried again while nothing is let out; one that lost data, and a step that broke an
+//! invariant, end the pulse.
+
+use super::condition::{Condition, Health};
+use super::lanes::{Batch, Intake};
+use super::{Audience, PulseError, message_of};
+use crate::clock::{Clock, wall_ms};
+use crate::journal::{JournalError, Outcome, Record, Writer};
+use crate::port::{Stations, Verdict};
+use orchestrion_systems::{Simulation, Step};
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::TaskId;
+use orchestrion_world::protocol::{Effect, Input, Notice, Order};
+use orchestrion_world::time::{Tick, Ticks};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// How often a record is tried again that could not be written.
+const RETRY: Duration = Duration::from_millis(250);
+/// Steps a stopping pulse takes at most to empty the urgent lane, should senders not end.
+const LAST_STEPS: usize = 64;
+
+pub(crate) struct Beat {
+    simulation: Simulation,
+    writer: Writer,
+    clock: Clock,
+    intake: Intake,
+    audience: Arc<dyn Audience>,
+    stations: Arc<dyn Stations>,
+    health: Health,
+    /// Kept for its allocation.
+    notices: Vec<Notice>,
+}
+
+impl Beat {
+    pub(crate) fn new(
+        writer: Writer,
+        seed: u64,
+        intake: Intake,
+        audience: Arc<dyn Audience>,
+        stations: Arc<dyn Stations>,
+        health: Health,
+    ) -> Beat {
+        let simulation = Simulation::new(seed);
+        let clock = Clock::starting_at(simulation.now());
+        Beat { simulation, writer, clock, intake, audience, stations, health, notices: vec![] }
+    }
+
+    /// The first step of a run.
+    pub(crate) fn boot(&mut self, rules: Rules) -> Result<(), PulseError> {
+        let inputs = vec![Input::Boot { wall_ms: wall_ms() }, Input::SetRules(Box::new(rules))];
+        self.step(Batch { inputs, ..Batch::default() })
+    }
+
+    /// Beats until stopped.
+    pub(crate) fn run(mut self) -> Result<(), PulseError> {
+        let ending = Ending(self.health.clone());
+        while !self.intake.is_stopping() {
+            let batch = self.gather();
+            if !batch.inputs.is_empty() || self.simulation.is_due(self.clock.now()) {
+                self.step(batch)?;
+            }
+        }
+        for _ in 0..LAST_STEPS {
+            let batch = self.take_waiting();
+            if batch.inputs.is_empty() {
+                break;
+            }
+            self.step(batch)?;
+        }
+        self.writer.sync()?;
+        drop(ending);
+        Ok(())
+    }
+
+    /// The inputs of the next step; sleeps where there are none and no timer is due.
+    fn gather(&mut self) -> Batch {
+        let mut batch = self.take_waiting();
+        let now = self.clock.now();
+        if batch.inputs.is_empty() && !self.simulation.is_due(now) {
+            // The wake is a lower bound: once this tick proved empty, the next one is the earliest.
+            let wake = self.simulation.next_wake().map(|tick| tick.max(now + Ticks(1)));
+            self.intake.wait(wake.and_then(|tick| self.clock.moment_of(tick)), &mut batch);
+            self.intake.drain(&mut batch);
+        }
+        batch
+    }
+
+    fn take_waiting(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        self.intake.drain(&mut batch);
+        batch
+    }
+
+    fn step(&mut self, batch: Batch) -> Result<(), PulseError> {
+        let Batch { inputs, submits, cancels } = batch;
+        let tick = self.clock.now();
+        let kept = inputs.clone();
+        let seq = self.writer.next_seq();
+        let began = Instant::now();
+        let stepped = catch_unwind(AssertUnwindSafe(|| self.simulation.step(tick, inputs)));
+        let took = began.elapsed();
+        let Step { effects, decisions, state } = match stepped {
+            Ok(step) => step,
+            Err(panic) => return Err(self.broke(seq, tick, kept, message_of(panic.as_ref()))),
+        };
+        self.record(&Record { seq, tick, inputs: kept, outcome: Outcome::Stepped { decisions, state } })?;
+        self.let_out(tick, effects, submits, cancels);
+        self.audience.gauges(&self.simulation.gauges(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        if self.writer.is_full() {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    /// Appends, however long that takes: the step has happened, and nothing of it may leave before.
+    fn record(&mut self, record: &Record) -> Result<(), PulseError> {
+        let mut failed = false;
+        loop {
+            match self.writer.append(record) {
+                Ok(()) if failed => {
+                    tracing::info!("the journal can be written again: taking work");
+                    self.health.set(Condition::Well);
+                    return Ok(());
+                }
+                Ok(()) => return Ok(()),
+                Err(error) if error.may_pass() && !self.intake.is_stopping() => {
+                    if !failed {
+                        tracing::error!(%error, "the journal cannot be written: refusing new work until it can");
+                        self.health.set(Condition::JournalUnwritable { problem: error.to_string() });
+                        failed = true;
+                    }
+                    self.intake.refuse_clients(Instant::now() + RETRY);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Keeps the inputs that broke an invariant, so that a replay breaks it again.
+    pub(super) fn broke(&mut self, seq: u64, tick: Tick, inputs: Vec<Input>, audit: String) -> PulseError {
+        tracing::error!(seq, tick = tick.0, %audit, "a step broke an invariant: ending");
+        let record = Record { seq, tick, inputs, outcome: Outcome::Broke { audit: audit.clone() } };
+        if let Err(error) = self.writer.append(&record).and_then(|()| self.writer.sync()) {
+            tracing::error!(%error, "and its inputs could not be recorded");
+        }
+        PulseError::Broken { seq, tick: tick.0, audit }
+    }
+
+    fn let_out(
+        &mut self,
+        tick: Tick,
+        effects: Vec<Effect>,
+        submits: Vec<(TaskId, oneshot::Sender<Verdict>)>,
+        cancels: Vec<oneshot::Sender<()>>,
+    ) {
+        self.notices.clear();
+        let mut orders = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Notice(notice) => self.notices.push(notice),
+                Effect::Order(order) => orders.push(order),
+            }
+        }
+        if !self.notices.is_empty() {
+            self.audience.publish(tick, &self.notices);
+        }
+        for order in orders {
+            self.give(order);
+        }
+        self.answer(submits);
+        // Their streams were shut by `publish`.
+        for reply in cancels {
+            // Whoever asked may have gone; the cancel stands all the same.
+            let _ = reply.send(());
+        }
+    }
+
+    fn give(&self, order: Order) {
+        let payload = match order {
+            Order::Start { task, .. } => {
+                let payload = self.audience.payload(task);
+                if payload.is_none() {
+                    tracing::error!(%task, "a task is to start whose words nobody kept");
+                }
+                payload
+            }
+            Order::Cancel { .. } | Order::Reset { .. } => None,
+        };
+        self.stations.order(order, payload);
+    }
+
+    /// Answers each submission with the notice about it. Two of one id in one step are answered in order.
+    fn answer(&mut self, submits: Vec<(TaskId, oneshot::Sender<Verdict>)>) {
+        let mut waiting: Vec<Option<_>> = submits.into_iter().map(Some).collect();
+        let mut first = 0;
+        for notice in &self.notices {
+            let (task, verdict) = match *notice {
+                Notice::Accepted { task, position, predicted_start } => {
+                    (task, Verdict::Accepted { position, predicted_start })
+                }
+                Notice::Refused { task, refusal } => (task, Verdict::Refused(refusal)),
+                _ => continue,
+            };
+            let same = |slot: &&mut Option<(TaskId, _)>| slot.as_ref().is_some_and(|(id, _)| *id == task);
+            // Verdicts come in the order of submissions, mostly: the search starts where that holds.
+            let Some((_, reply)) = waiting[first..].iter_mut().find(same).and_then(Option::take) else { continue };
+            while waiting.get(first).is_some_and(Option::is_none) {
+                first += 1;
+            }
+            // A client may have gone meanwhile; whether its task goes too is for the door to say.
+            let _ = reply.send(verdict);
+        }
+        for (task, _) in waiting.into_iter().flatten() {
+            tracing::error!(%task, "the core said nothing to a submission; its client is told that it failed");
+        }
+    }
+
+    /// Begins the next segment; where that fails now, the old one goes on.
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        match self.writer.rotate(self.simulation.ledger()) {
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "the journal could not begin its next segment: the last one goes on");
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+/// Tells the door that the pulse has ended, however it ends.
+struct Ending(Health);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.set(Condition::Ended);
+    }
+}

@@ -1,0 +1,154 @@
+//! The pulse: the thread that owns the `Simulation`, steps it, records it, and lets its effects out.
+//!
+//! Sleeps until something arrives in a lane or a timer is due; an idle pulse burns nothing and records
+//! nothing. For each step: inputs in, `step`, journal, and only then notices to the [`Audience`], orders
+//! to the `Stations`, replies to those who wait. So nothing is acknowledged that is not recorded. It
+//! knows no HTTP, no tokens and no engine, and it never waits for any of them.
+
+mod beat;
+mod condition;
+mod lanes;
+
+#[cfg(test)]
+mod tests;
+
+pub use condition::{Condition, Health};
+pub use lanes::{Inlets, Lanes, lanes};
+
+use crate::journal::{JournalConfig, JournalError, Writer};
+use crate::port::Stations;
+use beat::Beat;
+use orchestrion_systems::Gauges;
+use orchestrion_world::config::{Rules, RulesError};
+use orchestrion_world::id::TaskId;
+use orchestrion_world::ledger::Ledger;
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::Notice;
+use orchestrion_world::time::Tick;
+use std::any::Any;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Who hears what the core says to clients. Called on the pulse thread: must not block.
+pub trait Audience: Send + Sync + 'static {
+    /// The notices of a step, in order, once the step stands in the journal. A stream whose task ended
+    /// is shut when this returns: cancels are acknowledged right after.
+    fn publish(&self, tick: Tick, notices: &[Notice]);
+    /// The words of a task that is about to start.
+    fn payload(&self, task: TaskId) -> Option<Payload>;
+    /// How full the world is after a step, and how long the step took.
+    fn gauges(&self, gauges: &Gauges, step_us: u64);
+}
+
+/// What a pulse runs by.
+#[derive(Clone, Debug)]
+pub struct PulseConfig {
+    pub rules: Rules,
+    /// Keys every random draw of the run.
+    pub seed: u64,
+    /// The program's version, as it stands in the journal.
+    pub build: String,
+    /// Submissions that one step takes at most.
+    pub client_batch: usize,
+    pub journal: JournalConfig,
+}
+
+/// Why a pulse ended before it was stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PulseError {
+    #[error(
+        "step {seq} at tick {tick} broke an invariant: {audit}. Its inputs are the journal's last record: \
+         `orch replay` shows it again"
+    )]
+    Broken { seq: u64, tick: u64, audit: String },
+    #[error("the journal failed for good: {0}")]
+    Journal(#[from] JournalError),
+    #[error("the rules cannot be: {0}")]
+    Rules(#[from] RulesError),
+    #[error("the pulse thread could not be started: {0}")]
+    Thread(std::io::Error),
+    #[error("the pulse thread panicked outside of a step: {0}")]
+    Panicked(String),
+}
+
+/// A running pulse.
+#[derive(Debug)]
+pub struct Pulse {
+    thread: JoinHandle<Result<(), PulseError>>,
+    stopper: Stopper,
+    health: Health,
+}
+
+/// Asks a pulse to end; so does dropping every one of them together with the [`Pulse`].
+#[derive(Clone, Debug)]
+pub struct Stopper(flume::Sender<()>);
+
+impl Stopper {
+    /// Returns at once; [`Pulse::join`] tells when it is done.
+    pub fn stop(&self) {
+        // Full means that a stop was asked for already.
+        let _ = self.0.try_send(());
+    }
+}
+
+impl Pulse {
+    /// Opens the journal, boots an empty world with the rules and starts the thread. Returns once the
+    /// boot stands in the journal.
+    pub fn start(
+        config: PulseConfig,
+        inlets: Inlets,
+        audience: Arc<dyn Audience>,
+        stations: Arc<dyn Stations>,
+    ) -> Result<Pulse, PulseError> {
+        let PulseConfig { rules, seed, build, client_batch, journal } = config;
+        rules.check()?;
+        let writer = Writer::open(journal, &build, Ledger::empty(seed))?;
+        Self::start_on(writer, rules, seed, client_batch, inlets, audience, stations)
+    }
+
+    fn start_on(
+        writer: Writer,
+        rules: Rules,
+        seed: u64,
+        client_batch: usize,
+        inlets: Inlets,
+        audience: Arc<dyn Audience>,
+        stations: Arc<dyn Stations>,
+    ) -> Result<Pulse, PulseError> {
+        let (stop, stop_end) = flume::bounded(1);
+        let health = Health::well();
+        let intake = lanes::Intake::new(inlets, stop_end, client_batch.max(1));
+        let mut beat = Beat::new(writer, seed, intake, audience, stations, health.clone());
+        beat.boot(rules)?;
+        let thread =
+            std::thread::Builder::new().name("pulse".into()).spawn(move || beat.run()).map_err(PulseError::Thread)?;
+        Ok(Pulse { thread, stopper: Stopper(stop), health })
+    }
+
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Takes what still waits in the urgent lane, forces the journal to disk and ends.
+    pub fn stop(self) -> Result<(), PulseError> {
+        self.stopper.stop();
+        self.join()
+    }
+
+    /// Waits for the end: after [`Stopper::stop`], or when the pulse cannot go on.
+    pub fn join(self) -> Result<(), PulseError> {
+        // The stopper lives until then: its end would be a stop.
+        let Pulse { thread, stopper: _stopper, health: _ } = self;
+        thread.join().unwrap_or_else(|panic| Err(PulseError::Panicked(message_of(panic.as_ref()))))
+    }
+}
+
+/// What a panic said.
+pub(crate) fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,102 @@
+//! Changed rules for a replay: `placement.policy=least-loaded` and its like, applied to recorded rules.
+//!
+//! One table of keys; each is parsed by its type, and a wrong one is told with the keys there are.
+
+use orchestrion_world::config::{PlacementRule, Rules, RulesError};
+use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Permille;
+
+/// Why a key or value was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverrideError {
+    #[error("there is no rule `{key}` to change; there are {known}")]
+    UnknownKey { key: String, known: String },
+    #[error("{key}={value}: expected {expected}")]
+    BadValue { key: String, value: String, expected: &'static str },
+    #[error("the changed rules cannot be: {0}")]
+    Rules(#[from] RulesError),
+}
+
+const POLICIES: &str = "one of predicted-end, least-loaded, pack";
+const NUMBER: &str = "a whole number that is not negative";
+
+type Set = fn(&mut Rules, &str) -> Result<(), &'static str>;
+
+const KEYS: &[(&str, Set)] = &[
+    ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement = policy)),
+    ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
+    ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
+    ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
+    ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
+    ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
+    ("retry.attempts_max", |rules, value| number(value, &mut rules.retry.attempts_max)),
+    ("retry.backoff_ms", |rules, value| ticks(value, &mut rules.retry.backoff)),
+    ("retry.backoff_max_ms", |rules, value| ticks(value, &mut rules.retry.backoff_max)),
+    ("retry.jitter_permille", |rules, value| permille(value, &mut rules.retry.jitter)),
+    ("retry.budget_permille", |rules, value| permille(value, &mut rules.retry.budget)),
+];
+
+/// Applies `key=value` pairs in order.
+pub(crate) fn apply(rules: &mut Rules, overrides: &[(String, String)]) -> Result<(), OverrideError> {
+    for (key, value) in overrides {
+        let Some((_, set)) = KEYS.iter().find(|(name, _)| name == key) else {
+            let known = KEYS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            return Err(OverrideError::UnknownKey { key: key.clone(), known });
+        };
+        set(rules, value).map_err(|expected| OverrideError::BadValue {
+            key: key.clone(),
+            value: value.clone(),
+            expected,
+        })?;
+    }
+    Ok(rules.check()?)
+}
+
+fn policy(value: &str) -> Result<PlacementRule, &'static str> {
+    match value {
+        "predicted-end" => Ok(PlacementRule::PredictedEnd),
+        "least-loaded" => Ok(PlacementRule::LeastLoaded),
+        "pack" => Ok(PlacementRule::Pack),
+        _ => Err(POLICIES),
+    }
+}
+
+fn number(value: &str, into: &mut u32) -> Result<(), &'static str> {
+    value.parse().map(|number| *into = number).map_err(|_| NUMBER)
+}
+
+fn ticks(value: &str, into: &mut Ticks) -> Result<(), &'static str> {
+    value.parse().map(|number| *into = Ticks(number)).map_err(|_| NUMBER)
+}
+
+fn permille(value: &str, into: &mut Permille) -> Result<(), &'static str> {
+    value.parse().map(|number| *into = Permille(number)).map_err(|_| NUMBER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::rules;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_key_changes_its_rule_and_no_other() {
+        let mut changed = rules();
+        apply(&mut changed, &pairs(&[("placement.policy", "pack"), ("queue.batch_max", "7")])).unwrap();
+        let mut expected = rules();
+        expected.placement = PlacementRule::Pack;
+        expected.queue.batch_max = 7;
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_what_there_is() {
+        let unknown = apply(&mut rules(), &pairs(&[("placement", "pack")])).unwrap_err().to_string();
+        assert!(unknown.contains("`placement`") && unknown.contains("placement.policy"), "{unknown}");
+        let bad = apply(&mut rules(), &pairs(&[("placement.policy", "best")])).unwrap_err().to_string();
+        assert_eq!(bad, "placement.policy=best: expected one of predicted-end, least-loaded, pack");
+    }
+}

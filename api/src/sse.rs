@@ -1,0 +1,159 @@
+//! Server-sent events: the frames of the queue surface, and the response body that both surfaces stream.
+//!
+//! A body is a cursor on a task's log: woken, it writes all that is new into one chunk, so one write
+//! carries all tokens of a moment. While nothing comes it sends a comment at each heartbeat. It decides
+//! nothing about the task; what its end or loss means is the `Tether` it carries.
+
+use crate::door::Tether;
+use crate::problem::Problem;
+use crate::task_entry::{Begun, Ending, Entry, Frames, Reader};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use http_body::{Body, Frame};
+use hyper::body::Bytes;
+use orchestrion_world::protocol::{Finish, Outcome};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// One reader's response body.
+pub(crate) struct EventBody {
+    // Before the tether: that one counts the readers that are left.
+    reader: Reader,
+    frames: Box<dyn Frames>,
+    heartbeat: Duration,
+    beat: Pin<Box<Sleep>>,
+    /// Held for its drop: what the loss of this reader means for the task.
+    _tether: Option<Tether>,
+}
+
+impl EventBody {
+    pub(crate) fn new(reader: Reader, frames: Box<dyn Frames>, heartbeat: Duration, tether: Option<Tether>) -> Self {
+        // A heartbeat of zero would be a flood.
+        let heartbeat = heartbeat.max(Duration::from_millis(10));
+        EventBody { reader, frames, heartbeat, beat: Box::pin(sleep(heartbeat)), _tether: tether }
+    }
+
+    pub(crate) fn into_response(self) -> Response {
+        let mut response = axum::body::Body::new(self).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        response
+    }
+}
+
+impl Body for EventBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let mut out = Vec::new();
+        match this.reader.poll_take(cx, this.frames.as_mut(), &mut out) {
+            Poll::Ready(false) => return Poll::Ready(None),
+            Poll::Ready(true) => {}
+            Poll::Pending => {
+                ready!(this.beat.as_mut().poll(cx));
+                out.extend_from_slice(b": ping\n\n");
+            }
+        }
+        this.beat.as_mut().reset(Instant::now() + this.heartbeat);
+        Poll::Ready(Some(Ok(Frame::data(out.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reader.over()
+    }
+}
+
+/// Appends one `data:` frame.
+pub(crate) fn data(out: &mut Vec<u8>, value: &Value) {
+    out.extend_from_slice(b"data: ");
+    write_json(out, value);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Writing into a `Vec` cannot fail, and these values have string keys.
+pub(crate) fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok());
+}
+
+/// The frames of `GET /v1/tasks/{id}/stream`. Ids: 0 is `started`, n is token n-1, the end is one more
+/// than the tokens in the log.
+#[derive(Debug)]
+pub(crate) struct QueueFrames {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) correlation_id: Arc<str>,
+}
+
+impl QueueFrames {
+    fn event(out: &mut Vec<u8>, id: u32, name: &str, value: &Value) {
+        out.extend_from_slice(format!("id: {id}\nevent: {name}\n").as_bytes());
+        data(out, value);
+    }
+}
+
+impl Frames for QueueFrames {
+    fn started(&mut self, out: &mut Vec<u8>, begun: &Begun) {
+        let facts = json!({
+            "queue_position": begun.position,
+            "predicted_start_ms": begun.predicted_start.0,
+            "worker_id": begun.worker.to_string(),
+            "seed": self.entry.seed,
+            "fingerprint": &*self.entry.fingerprint,
+        });
+        Self::event(out, 0, "started", &facts);
+    }
+
+    /// The hot one: no tree is built.
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str) {
+        out.extend_from_slice(b"id: ");
+        write_json(out, &index.saturating_add(1));
+        out.extend_from_slice(b"\nevent: token\ndata: {\"t\":");
+        write_json(out, text);
+        out.extend_from_slice(b",\"i\":");
+        write_json(out, &index);
+        out.extend_from_slice(b"}\n\n");
+    }
+
+    fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending) {
+        let id = ending.tokens.saturating_add(1);
+        match result(ending) {
+            Ok(facts) => Self::event(out, id, "end", &facts),
+            Err(problem) => Self::event(out, id, "error", &problem.flat(&self.correlation_id)),
+        }
+    }
+}
+
+/// The facts of an `end`, or the problem that stands in its place.
+pub(crate) fn result(ending: &Ending) -> Result<Value, Problem> {
+    if ending.broken {
+        return Err(Problem::diverged());
+    }
+    match ending.outcome {
+        Outcome::Done(usage) => Ok(json!({
+            "tokens_in": usage.tokens_in,
+            "tokens_out": usage.tokens_out,
+            "decode_time_ms": usage.decode_us / 1_000,
+            "finish_reason": finish_reason(usage.finish),
+            "stop": usage.finish == Finish::Stop,
+        })),
+        Outcome::Cancelled { reason, .. } => Err(Problem::cancelled(reason)),
+        Outcome::Failed { failure, .. } => Err(Problem::failed(failure)),
+    }
+}
+
+/// Typed clients of the OpenAI surface know no others than these.
+pub(crate) fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Stop => "stop",
+        Finish::Length | Finish::Cancelled => "length",
+    }
+}

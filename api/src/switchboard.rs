@@ -1,0 +1,246 @@
+//! From task id to entry, fed by three hands: the door opens, the pulse publishes notices, stations push
+//! tokens. Readers take from the entries themselves.
+//!
+//! Reads notices and tokens, writes entries and metrics. Finished results of the queue surface stay until
+//! their time or the byte cap is over, oldest first; tasks of the OpenAI surface leave with their end.
+//! It never calls the pulse and never blocks: each lock is held for a few lines.
+
+use crate::pulse::Audience;
+use crate::task_entry::{Admission, Begun, Entry, Opening, Phase, Surface};
+use crate::telemetry::Telemetry;
+use crate::token_log::Pushed;
+use orchestrion_systems::Gauges;
+use orchestrion_world::id::{Attempt, PoolId, TaskId};
+use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::{Notice, Outcome};
+use orchestrion_world::time::Tick;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Stations push tokens of different tasks from several threads: they should rarely meet.
+const SHARDS: usize = 16;
+/// What an entry takes besides its text, so that the byte cap bounds the count as well.
+const ENTRY_BYTES: usize = 768;
+
+/// How long results are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    pub ttl: Duration,
+    pub bytes: usize,
+}
+
+/// What became of an opening.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    New(Arc<Entry>),
+    /// The same request came before.
+    Same(Arc<Entry>),
+    /// Another request has this id.
+    Conflict,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    oldest_first: VecDeque<(Instant, TaskId, usize)>,
+    bytes: usize,
+}
+
+/// All tasks the door knows.
+#[derive(Debug)]
+pub struct Switchboard {
+    shards: [Mutex<HashMap<TaskId, Arc<Entry>>>; SHARDS],
+    kept: Mutex<Kept>,
+    keep: Keep,
+    ready: Mutex<BTreeMap<PoolId, u16>>,
+    telemetry: Arc<Telemetry>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Switchboard {
+    pub fn new(keep: Keep, telemetry: Arc<Telemetry>) -> Self {
+        Switchboard { shards: Default::default(), kept: Mutex::default(), keep, ready: Mutex::default(), telemetry }
+    }
+
+    /// A station made a token. `text` is whole characters; `index` counts from 0 within the task.
+    pub fn token(&self, task: TaskId, attempt: Attempt, index: u32, id: u32, text: &str) -> Pushed {
+        let Some(entry) = self.find(task) else { return Pushed::Closed };
+        let (pushed, first_since) = entry.token(attempt, index, id, text);
+        if pushed == Pushed::Taken {
+            self.telemetry.token();
+        }
+        if let Some(accepted) = first_since {
+            self.telemetry.first_token(accepted.elapsed());
+        }
+        pushed
+    }
+
+    /// Tasks that have not ended, by id: what a shutdown has to cancel.
+    pub fn living(&self) -> Vec<TaskId> {
+        let ended = |entry: &Arc<Entry>| matches!(entry.phase(), Phase::Ended(_));
+        let mut living: Vec<TaskId> = Vec::new();
+        for shard in &self.shards {
+            living.extend(locked(shard).values().filter(|entry| !ended(entry)).map(|entry| entry.task));
+        }
+        living.sort_unstable();
+        living
+    }
+
+    /// The core has spoken.
+    fn hear(&self, notice: &Notice) {
+        match *notice {
+            Notice::Accepted { task, position, predicted_start } => {
+                let Some(entry) = self.find(task) else { return };
+                self.telemetry.enqueued(u64::from(entry.prompt_tokens));
+                entry.change(|state| {
+                    state.phase = Phase::Queued;
+                    state.admission = Some(Admission::Accepted { position, predicted_start });
+                    state.accepted_at = Some(Instant::now());
+                });
+            }
+            Notice::Refused { task, refusal } => {
+                self.telemetry.refused(refusal);
+                // Where a live task has this id, its entry is not the one that was refused.
+                if let Some(entry) = self.find(task).filter(|entry| entry.phase() == Phase::Submitted) {
+                    self.remove(task);
+                    entry.change(|state| state.admission = Some(Admission::Refused(refusal)));
+                }
+            }
+            Notice::Placed { task, attempt, .. } => {
+                let Some(entry) = self.find(task) else { return };
+                entry.change(|state| {
+                    state.log.fence(attempt);
+                    state.phase = Phase::Placed;
+                });
+            }
+            Notice::Started { task, attempt, worker } => {
+                let Some(entry) = self.find(task) else { return };
+                let waited = entry.change(|state| {
+                    state.log.fence(attempt);
+                    state.phase = Phase::Running;
+                    let (position, predicted_start) = match state.admission {
+                        Some(Admission::Accepted { position, predicted_start }) => (position, predicted_start),
+                        _ => Default::default(),
+                    };
+                    let again = state.begun.replace(Begun { position, predicted_start, worker }).is_some();
+                    state.accepted_at.filter(|_| !again)
+                });
+                self.telemetry.started(waited.map(|accepted| accepted.elapsed()));
+            }
+            Notice::Retrying { task, lost, .. } => {
+                let Some(entry) = self.find(task) else { return };
+                entry.change(|state| {
+                    state.log.fence(Attempt(lost.0.saturating_add(1)));
+                    state.phase = Phase::Queued;
+                });
+            }
+            Notice::Ended { task, outcome } => self.end(task, outcome),
+            Notice::PoolChanged { pool, ready } => {
+                locked(&self.ready).insert(pool, ready);
+                self.telemetry.pool_ready(pool, ready);
+            }
+            // Between the core and its operator: no client waits for these.
+            Notice::RulesRefused | Notice::WorkerRefused { .. } => {}
+        }
+    }
+
+    fn end(&self, task: TaskId, outcome: Outcome) {
+        let Some(entry) = self.find(task) else { return };
+        if entry.surface == Surface::OpenAi {
+            // Its connection holds the entry and reads the end from it. Whoever hears of the end finds it
+            // counted and gone, so both come before the waking.
+            self.remove(task);
+        }
+        let first = entry.change(|state| {
+            let first = !matches!(state.phase, Phase::Ended(_));
+            if first {
+                state.log.close();
+                state.payload = None;
+                state.phase = Phase::Ended(outcome);
+                self.telemetry.ended(&outcome);
+            }
+            first
+        });
+        if first && entry.surface == Surface::Queue {
+            self.retain(Some((task, ENTRY_BYTES + entry.bytes())));
+        }
+    }
+
+    /// Keeps a result, and drops the oldest that are over their time or over the cap. Called with none now
+    /// and then by the door, so that an idle server gives memory back too.
+    pub(crate) fn retain(&self, result: Option<(TaskId, usize)>) {
+        let now = Instant::now();
+        let mut dropped = Vec::new();
+        {
+            let mut kept = locked(&self.kept);
+            if let Some((task, bytes)) = result {
+                kept.bytes += bytes;
+                kept.oldest_first.push_back((now, task, bytes));
+            }
+            while let Some(&(since, oldest, size)) = kept.oldest_first.front() {
+                if kept.bytes <= self.keep.bytes && now.duration_since(since) < self.keep.ttl {
+                    break;
+                }
+                kept.oldest_first.pop_front();
+                kept.bytes -= size;
+                dropped.push(oldest);
+            }
+        }
+        dropped.into_iter().for_each(|task| self.remove(task));
+    }
+
+    pub(crate) fn open(&self, opening: Opening) -> Opened {
+        let mut shard = locked(self.shard(opening.task));
+        if let Some(entry) = shard.get(&opening.task) {
+            return if entry.body == opening.body { Opened::Same(Arc::clone(entry)) } else { Opened::Conflict };
+        }
+        let entry = Arc::new(Entry::new(opening));
+        shard.insert(entry.task, Arc::clone(&entry));
+        Opened::New(entry)
+    }
+
+    /// The submission never reached the core.
+    pub(crate) fn withdraw(&self, entry: &Entry) {
+        self.remove(entry.task);
+        entry.change(|state| state.admission = Some(Admission::Withdrawn));
+    }
+
+    pub(crate) fn find(&self, task: TaskId) -> Option<Arc<Entry>> {
+        locked(self.shard(task)).get(&task).cloned()
+    }
+
+    /// Whether a worker of any pool is ready.
+    pub(crate) fn any_ready(&self) -> bool {
+        locked(&self.ready).values().any(|&ready| ready > 0)
+    }
+
+    fn remove(&self, task: TaskId) {
+        locked(self.shard(task)).remove(&task);
+    }
+
+    fn shard(&self, task: TaskId) -> &Mutex<HashMap<TaskId, Arc<Entry>>> {
+        // The low bits of a UUID are its random ones.
+        &self.shards[(task.0 % SHARDS as u128) as usize]
+    }
+}
+
+impl Audience for Switchboard {
+    fn publish(&self, _tick: Tick, notices: &[Notice]) {
+        notices.iter().for_each(|notice| self.hear(notice));
+    }
+
+    /// None once the task ended or where it never was here.
+    fn payload(&self, task: TaskId) -> Option<Payload> {
+        self.find(task)?.payload()
+    }
+
+    fn gauges(&self, gauges: &Gauges, step_us: u64) {
+        self.telemetry.stepped(gauges, step_us);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! One task's answer: its tokens in order, behind a gate.
+//!
+//! Stations append, readers look by index, and the gate closes once, on the core's verdict. It holds the
+//! rule for attempts: an older attempt is shut out, a newer one may repeat what stands here but never
+//! change it. It has no lock and wakes nobody: `task_entry` does both, so that gate and tokens move
+//! under one lock.
+
+use orchestrion_world::id::Attempt;
+
+/// What became of a token that a station offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Appended: readers will see it.
+    Taken,
+    /// The same token already stands there.
+    Skipped,
+    /// The task has ended, never was, or a newer attempt has begun: stop working on this attempt.
+    Closed,
+    /// It contradicts or overruns what stands there. The log takes no more: report the task as faulted.
+    Diverged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// The core has spoken.
+    Closed,
+    /// Two attempts disagreed, or a token was lost on the way.
+    Broken,
+}
+
+/// Append-only; at most `cap` tokens.
+#[derive(Debug)]
+pub(crate) struct TokenLog {
+    attempt: Attempt,
+    cap: u32,
+    gate: Gate,
+    broken: bool,
+    ids: Vec<u32>,
+    /// Where each token's text ends in `text`.
+    ends: Vec<u32>,
+    text: String,
+}
+
+impl TokenLog {
+    pub(crate) fn new(cap: u32) -> Self {
+        TokenLog {
+            attempt: Attempt(0),
+            cap,
+            gate: Gate::Open,
+            broken: false,
+            ids: Vec::new(),
+            ends: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    /// From here on only `attempt` and later ones may write.
+    pub(crate) fn fence(&mut self, attempt: Attempt) {
+        self.attempt = self.attempt.max(attempt);
+    }
+
+    pub(crate) fn push(&mut self, attempt: Attempt, index: u32, id: u32, text: &str) -> Pushed {
+        match self.gate {
+            Gate::Closed => return Pushed::Closed,
+            Gate::Broken => return Pushed::Diverged,
+            Gate::Open if attempt < self.attempt => return Pushed::Closed,
+            Gate::Open => self.attempt = attempt,
+        }
+        if index < self.len() {
+            let same = self.ids.get(index as usize) == Some(&id) && self.piece(index) == text;
+            return if same { Pushed::Skipped } else { self.diverge() };
+        }
+        let end = u32::try_from(self.text.len() + text.len());
+        match end {
+            Ok(end) if index == self.len() && index < self.cap => {
+                self.ids.push(id);
+                self.ends.push(end);
+                self.text.push_str(text);
+                Pushed::Taken
+            }
+            // A gap would be an answer with a hole in it, an overrun an answer nobody asked for.
+            _ => self.diverge(),
+        }
+    }
+
+    fn diverge(&mut self) -> Pushed {
+        self.gate = Gate::Broken;
+        self.broken = true;
+        Pushed::Diverged
+    }
+
+    /// No token enters after this. What was only kept to compare attempts is freed.
+    pub(crate) fn close(&mut self) {
+        self.gate = Gate::Closed;
+        self.ids = Vec::new();
+    }
+
+    pub(crate) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        // At most `cap`, which is a u32.
+        self.ends.len() as u32
+    }
+
+    /// The text of token `index`; empty where there is none.
+    pub(crate) fn piece(&self, index: u32) -> &str {
+        let index = index as usize;
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&end| end as usize);
+        let end = self.ends.get(index).map_or(start, |&end| end as usize);
+        self.text.get(start..end).unwrap_or_default()
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it occupies, for the byte cap on kept results.
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.capacity() + 4 * (self.ends.capacity() + self.ids.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(tokens: &[(u32, &str)]) -> TokenLog {
+        let mut log = TokenLog::new(8);
+        for (i, (id, text)) in tokens.iter().enumerate() {
+            assert_eq!(log.push(Attempt(1), i as u32, *id, text), Pushed::Taken);
+        }
+        log
+    }
+
+    #[test]
+    fn tokens_are_appended_in_order_and_read_by_index() {
+        let log = with(&[(7, "Grüß"), (8, ""), (9, " Gott")]);
+        assert_eq!(log.len(), 3);
+        assert_eq!((log.piece(0), log.piece(1), log.piece(2), log.piece(3)), ("Grüß", "", " Gott", ""));
+        assert_eq!(log.text(), "Grüß Gott");
+    }
+
+    #[test]
+    fn nothing_enters_after_the_gate() {
+        let mut log = with(&[(7, "a")]);
+        log.close();
+        assert_eq!(log.push(Attempt(1), 1, 8, "b"), Pushed::Closed);
+        assert_eq!((log.len(), log.broken()), (1, false));
+    }
+
+    #[test]
+    fn an_older_attempt_is_shut_out() {
+        let mut log = with(&[(7, "a")]);
+        log.fence(Attempt(2));
+        assert_eq!(log.push(Attempt(1), 1, 8, "b"), Pushed::Closed);
+        assert_eq!(log.push(Attempt(2), 0, 7, "a"), Pushed::Skipped);
+        assert_eq!(log.push(Attempt(2), 1, 8, "b"), Pushed::Taken);
+        assert_eq!(log.push(Attempt(1), 2, 9, "c"), Pushed::Closed, "a token of attempt 2 fences as well");
+    }
+
+    #[test]
+    fn a_later_attempt_may_repeat_but_not_change() {
+        for (id, text) in [(8, "a"), (7, "b")] {
+            let mut log = with(&[(7, "a")]);
+            assert_eq!(log.push(Attempt(2), 0, id, text), Pushed::Diverged);
+            assert_eq!(log.push(Attempt(2), 1, 9, "c"), Pushed::Diverged, "and it takes no more");
+            assert!(log.broken());
+            log.close();
+            assert!(log.broken(), "closing does not forget");
+        }
+    }
+
+    #[test]
+    fn gaps_and_overruns_break_it() {
+        assert_eq!(with(&[]).push(Attempt(1), 1, 7, "a"), Pushed::Diverged);
+        let mut log = TokenLog::new(1);
+        assert_eq!(log.push(Attempt(1), 0, 7, "a"), Pushed::Taken);
+        assert_eq!(log.push(Attempt(1), 1, 7, "a"), Pushed::Diverged);
+    }
+}

@@ -1,0 +1,228 @@
+//! Inputs and effects in words, for the reports of replay and explain.
+//!
+//! Sentences without their subject ("was accepted …"), with the figures. Names of models and pools come
+//! from the rules in force; without any, ids stand in their place.
+
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{ModelId, PoolId, TaskId};
+use orchestrion_world::protocol::{
+    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Refusal, Report,
+    TaskSpec, Usage,
+};
+use orchestrion_world::time::Ticks;
+
+/// What ids stand for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    models: Vec<String>,
+    pools: Vec<String>,
+}
+
+impl Names {
+    pub(crate) fn of(rules: &Rules) -> Names {
+        Names { models: rules.models.clone(), pools: rules.pools.iter().map(|pool| pool.name.clone()).collect() }
+    }
+
+    fn model(&self, id: ModelId) -> String {
+        self.models.get(usize::from(id.0)).map_or_else(|| format!("model {}", id.0), |name| format!("model {name}"))
+    }
+
+    fn pool(&self, id: PoolId) -> String {
+        self.pools.get(usize::from(id.0)).map_or_else(|| format!("pool {}", id.0), |name| format!("pool {name}"))
+    }
+
+    /// An effect, said of its task or worker.
+    pub(crate) fn effect(&self, effect: &Effect) -> String {
+        match effect {
+            Effect::Order(order) => order_words(order),
+            Effect::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn notice(&self, notice: &Notice) -> String {
+        match notice {
+            Notice::Accepted { position, predicted_start, .. } => format!(
+                "was accepted with {} ahead of it in its queue, predicted to start after {}",
+                count(*position, "task"),
+                length(*predicted_start)
+            ),
+            Notice::Refused { refusal, .. } => format!("was refused: {}", self.refusal(refusal)),
+            Notice::Placed { attempt, pool, worker, .. } => {
+                format!("was placed on worker {worker} of {} (attempt {})", self.pool(*pool), attempt.0)
+            }
+            Notice::Started { attempt, worker, .. } => {
+                format!("was taken up by worker {worker} (attempt {})", attempt.0)
+            }
+            Notice::Retrying { lost, until, .. } => {
+                format!(
+                    "lost attempt {} before its first token and waits until tick {} to be tried again",
+                    lost.0, until.0
+                )
+            }
+            Notice::Ended { outcome, .. } => outcome_words(outcome),
+            Notice::PoolChanged { pool, ready } => {
+                format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
+            }
+            Notice::RulesRefused => "the new rules were not taken".to_owned(),
+            Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
+        }
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> String {
+        match refusal {
+            Refusal::UnknownModel => "no such model in the rules".to_owned(),
+            Refusal::DuplicateTask => "a live task has its id".to_owned(),
+            Refusal::ContextExceeded { tokens, ctx_max } => {
+                format!("its {tokens} tokens exceed the largest context there is, {ctx_max}")
+            }
+            Refusal::DeadlineInfeasible { deadline, needed } => format!(
+                "its deadline of {} is nearer than the shortest possible run, {}",
+                length(*deadline),
+                length(*needed)
+            ),
+            Refusal::QueueFull { bound, retry_after } => {
+                format!("its queue is full ({bound} tasks); room is expected after {}", length(*retry_after))
+            }
+            Refusal::PoolUnready { retry_after } => {
+                format!("no worker of its model is up; one may be after {}", length(*retry_after))
+            }
+        }
+    }
+
+    /// An input, said of the task it is about; none where it is about another or none. Progress is for
+    /// the caller to add up, and what finished is told by the notice of its end.
+    pub(crate) fn input(&self, input: &Input, task: TaskId) -> Option<String> {
+        match input {
+            Input::Intent(Intent::Submit { task: id, spec }) if *id == task => Some(self.spec(spec)),
+            Input::Intent(Intent::Cancel { task: id, reason }) if *id == task => {
+                Some(format!("was to be cancelled: {}", reason_words(*reason)))
+            }
+            Input::Report(Report::Faulted { worker, task: id, attempt, class, .. }) if *id == task => {
+                let kind = match class {
+                    FaultClass::Transient => "a fault that another try may not meet",
+                    FaultClass::InvalidInput => "a fault of the request itself",
+                    FaultClass::Fatal => "a fault that broke the worker",
+                };
+                Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.0))
+            }
+            _ => None,
+        }
+    }
+
+    fn spec(&self, spec: &TaskSpec) -> String {
+        let class = match spec.class {
+            Class::Interactive => "interactive",
+            Class::Batch => "batch",
+        };
+        let deadline = spec.deadline.map_or_else(|| "no deadline".into(), |d| format!("a deadline of {}", length(d)));
+        format!(
+            "was submitted as {class} work for {}: {} of prompt, at most {} of answer, {deadline}",
+            self.model(spec.model),
+            count(spec.prompt_tokens, "token"),
+            count(spec.max_tokens, "token")
+        )
+    }
+}
+
+/// The task an effect is about.
+pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
+    match effect {
+        Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
+        Effect::Order(Order::Reset { .. }) => None,
+        Effect::Notice(notice) => task_of_notice(notice),
+    }
+}
+
+fn task_of_notice(notice: &Notice) -> Option<TaskId> {
+    match notice {
+        Notice::Accepted { task, .. }
+        | Notice::Refused { task, .. }
+        | Notice::Placed { task, .. }
+        | Notice::Started { task, .. }
+        | Notice::Retrying { task, .. }
+        | Notice::Ended { task, .. } => Some(*task),
+        Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => None,
+    }
+}
+
+fn order_words(order: &Order) -> String {
+    match order {
+        Order::Start { worker, epoch, attempt, .. } => {
+            format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+        }
+        Order::Cancel { worker, attempt, .. } => format!("was called back from worker {worker}, attempt {}", attempt.0),
+        Order::Reset { worker, epoch } => format!("worker {worker}, life {}, was told to begin again", epoch.0),
+    }
+}
+
+fn outcome_words(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done(usage) => format!("ended, done: {}", usage_words(usage)),
+        Outcome::Cancelled { reason, tokens_out } => {
+            format!("ended, cancelled after {}: {}", count(*tokens_out, "token"), reason_words(*reason))
+        }
+        Outcome::Failed { failure, tokens_out } => {
+            let why = match failure {
+                Failure::DeadlinePassed => "its deadline passed",
+                Failure::WorkerLost => "its worker was lost, after the first token or too often before it",
+                Failure::InvalidInput => "the engine cannot run the request",
+                Failure::NoWorker => "no worker was left that could run it",
+            };
+            format!("ended, failed after {}: {why}", count(*tokens_out, "token"))
+        }
+    }
+}
+
+fn usage_words(usage: &Usage) -> String {
+    let Usage { finish, tokens_in, tokens_out, prefill_us, decode_us } = usage;
+    let why = match finish {
+        Finish::Stop => "an end token or a stop string",
+        Finish::Length => "the length allowed",
+        Finish::Cancelled => "a cancel",
+    };
+    format!(
+        "{} read in {} ms, {} made in {} ms, ended by {why}",
+        count(*tokens_in, "token"),
+        prefill_us / 1000,
+        count(*tokens_out, "token"),
+        decode_us / 1000
+    )
+}
+
+fn reason_words(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::Client => "the client asked",
+        CancelReason::Disconnect => "the client's connection closed",
+        CancelReason::Abandoned => "nobody read the stream",
+        CancelReason::Shutdown => "the server was going down",
+    }
+}
+
+pub(crate) fn count(n: u32, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// A length of virtual time for a person.
+pub(crate) fn length(ticks: Ticks) -> String {
+    if ticks.0 < 10_000 {
+        format!("{} ms", ticks.0)
+    } else {
+        format!("{}.{:01} s", ticks.0 / 1000, ticks.0 % 1000 / 100)
+    }
+}
+
+/// A date and time of day, as RFC 3339 writes them.
+pub(crate) fn utc(unix_ms: u64) -> String {
+    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    // Days since 0000-03-01, in eras of 400 years: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+}
