@@ -1,0 +1,170 @@
+//! What `orch` understands. Every flag that has a place in the configuration overrides it there.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Serves language models with a scheduler whose every decision is recorded, replays and explains itself.
+#[derive(Debug, Parser)]
+#[command(name = "orch", version = crate::version::line(), max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve models over HTTP; without arguments, a small demo model on this machine's CPU.
+    Serve(ServeArgs),
+    /// Talk to a running server.
+    Chat(ChatArgs),
+    /// Execute a journal again and compare every decision and state with the record.
+    Replay(ReplayArgs),
+    /// Tell what happened to a task and why, and prove it by re-execution.
+    Explain(ExplainArgs),
+    /// Fetch a model of the catalog into the cache.
+    Pull(PullArgs),
+    /// Write a tiny model with random weights, for tests.
+    Gen(GenArgs),
+    /// Print the version.
+    Version,
+    /// Check the source tree against the rules of the house (for developers).
+    Tidy(TidyArgs),
+}
+
+#[derive(Args, Debug, Default)]
+#[command(after_help = "\
+Examples:
+  orch serve                                     the demo model on http://127.0.0.1:8080
+  orch serve --model ./my-model.gguf --slots 8   a GGUF file of the llama architecture
+  orch serve --config orchestrion.toml           pools, bounds and policies from a file
+  ORCHESTRION_SERVER__BIND=127.0.0.1:9000 orch serve")]
+pub(crate) struct ServeArgs {
+    /// A catalog name or the path of a GGUF file; one pool is made for it
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// The address to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<SocketAddr>,
+    /// Tasks at a time on each worker [default: 4]
+    #[arg(long, value_name = "N")]
+    pub slots: Option<u16>,
+    /// Threads that compute on each worker [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// The folder of the journal [default: $XDG_STATE_HOME/orchestrion/journal]
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
+    /// A configuration file [default: ./orchestrion.toml, then $XDG_CONFIG_HOME/orchestrion/config.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch chat \"Name three colours.\"      one question, the answer streamed to stdout
+  orch chat                            a conversation; an empty line or Ctrl-D ends it")]
+pub(crate) struct ChatArgs {
+    /// What to ask; without it, questions are read from the terminal
+    pub prompt: Vec<String>,
+    /// The server
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub url: String,
+    /// The model; without it, the first one that the server has
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// At most this many tokens of answer
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_tokens: u32,
+    /// The same seed gives the same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// 0 always takes the likeliest token
+    #[arg(long, default_value_t = 0.7, value_name = "T")]
+    pub temperature: f32,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch replay                                        the journal of the last servers here
+  orch replay ./journal/00000003.orj                 one segment
+  orch replay --set placement.policy=least-loaded    which decision would have been another")]
+pub(crate) struct ReplayArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Change a rule, and name the first decision that comes out otherwise; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Begin with the segment that holds this step
+    #[arg(long, value_name = "STEP")]
+    pub from: Option<u64>,
+    /// End after this step
+    #[arg(long, value_name = "STEP")]
+    pub to: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch explain 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11")]
+pub(crate) struct ExplainArgs {
+    /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
+    pub task: String,
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch pull smollm2-135m     prints the path of the file")]
+pub(crate) struct PullArgs {
+    /// A name of the catalog
+    #[arg(default_value = crate::configuration::DEMO_MODEL)]
+    pub model: String,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch gen tiny.gguf --seed 7 && orch serve --model tiny.gguf")]
+pub(crate) struct GenArgs {
+    /// The file to write
+    pub out: PathBuf,
+    /// The same seed gives the same bytes, on every machine
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// Layers
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub layers: u32,
+    /// Width; a multiple of 32
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    pub dim: u32,
+    /// Context in tokens
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    pub context: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TidyArgs {
+    /// The root of the source tree
+    #[arg(default_value = ".")]
+    pub root: PathBuf,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| format!("`{text}` is not of the form key=value, as in placement.policy=least-loaded"))
+}

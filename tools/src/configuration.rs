@@ -1,0 +1,377 @@
+//! The configuration: one type for defaults, file, environment and flags, in rising order of precedence.
+//!
+//! An unknown key is an error that names where it stands. What the core decides by becomes
+//! [`orchestrion_world::config::Rules`] here.
+
+use crate::cli::ServeArgs;
+use crate::failure::{Code, Failure};
+use config::{Config as Layers, Environment, File, FileFormat};
+use etcetera::base_strategy::{BaseStrategy, Xdg};
+use orchestrion_api::door::DoorConfig;
+use orchestrion_api::journal::{Fsync, JournalConfig};
+use orchestrion_gpu::engine::Level;
+use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Permille;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What bare `orch serve` serves.
+pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
+
+/// Everything `orch serve` can be told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub server: DoorConfig,
+    pub queue: Queue,
+    pub placement: Placement,
+    pub health: Health,
+    pub retry: Retry,
+    pub journal: Journal,
+    pub models: Models,
+    /// One worker each. Without any, one pool `default` with the demo model.
+    pub pools: Vec<Pool>,
+    pub log: Log,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Queue {
+    /// Tasks of a model that may wait.
+    pub interactive_max: u32,
+    pub batch_max: u32,
+    /// Submissions on their way to the core; more are refused at the door.
+    pub ingress_max: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Placement {
+    pub policy: Policy,
+}
+
+/// The rows of placement's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Policy {
+    PredictedEnd,
+    LeastLoaded,
+    Pack,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Health {
+    pub beat_timeout_ms: u64,
+    pub no_worker_grace_ms: u64,
+    pub workers_max: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Retry {
+    pub attempts_max: u32,
+    pub backoff_ms: u64,
+    pub backoff_max_ms: u64,
+    pub jitter_permille: u32,
+    pub budget_permille: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Journal {
+    pub dir: Option<PathBuf>,
+    pub segment_bytes: u64,
+    pub fsync: Durability,
+    pub retain_bytes: u64,
+    pub retain_days: u64,
+}
+
+/// What is on disk when something is acknowledged. A killed process loses nothing under any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Durability {
+    /// Whatever the system wrote back by itself.
+    Never,
+    /// All but the last moments before a power cut.
+    Interval,
+    /// Everything.
+    Always,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Models {
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// One pool, and the worker that is started for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pool {
+    pub id: String,
+    /// A catalog name or the path of a GGUF file.
+    pub model: String,
+    /// What clients call it; without one, the catalog name or the file's.
+    pub model_name: Option<String>,
+    pub device_kind: DeviceKind,
+    pub slots: u16,
+    /// Threads that compute; without a number, one per core.
+    pub threads: Option<usize>,
+    /// Prompt and answer together, at most; without a number, what the model was trained for.
+    pub ctx: Option<u32>,
+    pub simd: Simd,
+}
+
+/// What a pool computes on. There is no fallback from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DeviceKind {
+    Host,
+}
+
+/// Which kernels the host engine uses; the tokens are the same with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Simd {
+    Auto,
+    Scalar,
+    Avx2,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub format: LogFormat,
+    /// As in RUST_LOG, which wins.
+    pub filter: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { interactive_max: 256, batch_max: 1_024, ingress_max: 1_024 }
+    }
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Placement { policy: Policy::PredictedEnd }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health { beat_timeout_ms: 15_000, no_worker_grace_ms: 30_000, workers_max: 1_024 }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry { attempts_max: 3, backoff_ms: 100, backoff_max_ms: 30_000, jitter_permille: 200, budget_permille: 100 }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal {
+            dir: None,
+            segment_bytes: 64 << 20,
+            fsync: Durability::Interval,
+            retain_bytes: 1 << 30,
+            retain_days: 30,
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            id: "default".into(),
+            model: DEMO_MODEL.into(),
+            model_name: None,
+            device_kind: DeviceKind::Host,
+            slots: 4,
+            threads: None,
+            ctx: None,
+            simd: Simd::Auto,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+impl Config {
+    /// Default < file < `ORCHESTRION_SECTION__KEY` < flags.
+    pub(crate) fn layered(args: &ServeArgs) -> Result<Config, Failure> {
+        let defaults = Layers::try_from(&Config::default()).map_err(bad)?;
+        let mut layers = Layers::builder().add_source(defaults);
+        if let Some(file) = file(args.config.as_deref())? {
+            layers = layers.add_source(File::from(file).format(FileFormat::Toml));
+        }
+        let environment =
+            Environment::with_prefix("ORCHESTRION").prefix_separator("_").separator("__").try_parsing(true);
+        layers = layers.add_source(environment);
+        let layers = layers
+            .set_override_option("server.bind", args.bind.map(|bind| bind.to_string()))
+            .and_then(|l| l.set_override_option("journal.dir", args.journal.as_ref().map(|d| d.display().to_string())))
+            .map_err(bad)?;
+        let mut config: Config = layers.build().and_then(Layers::try_deserialize).map_err(bad)?;
+        if let Some(model) = &args.model {
+            config.pools = vec![Pool { model: model.clone(), ..Pool::default() }];
+        } else if config.pools.is_empty() {
+            config.pools = vec![Pool::default()];
+        }
+        for pool in &mut config.pools {
+            pool.slots = args.slots.unwrap_or(pool.slots);
+            pool.threads = args.threads.or(pool.threads);
+        }
+        config.pools.sort_by(|a, b| a.id.cmp(&b.id));
+        config.rules().check().map_err(Failure::of(Code::BadConfig))?;
+        Ok(config)
+    }
+
+    /// What the core decides by.
+    pub(crate) fn rules(&self) -> Rules {
+        let Config { queue, placement, health, retry, pools, .. } = self;
+        let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
+        models.sort();
+        models.dedup();
+        Rules {
+            models,
+            pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
+            queue: QueueRules { interactive_max: queue.interactive_max, batch_max: queue.batch_max },
+            placement: match placement.policy {
+                Policy::PredictedEnd => PlacementRule::PredictedEnd,
+                Policy::LeastLoaded => PlacementRule::LeastLoaded,
+                Policy::Pack => PlacementRule::Pack,
+            },
+            health: HealthRules {
+                beat_timeout: Ticks(health.beat_timeout_ms),
+                no_worker_grace: Ticks(health.no_worker_grace_ms),
+                workers_max: health.workers_max,
+            },
+            retry: RetryRules {
+                attempts_max: retry.attempts_max,
+                backoff: Ticks(retry.backoff_ms),
+                backoff_max: Ticks(retry.backoff_max_ms),
+                jitter: Permille(retry.jitter_permille),
+                budget: Permille(retry.budget_permille),
+            },
+        }
+    }
+
+    pub(crate) fn journal(&self) -> Result<JournalConfig, Failure> {
+        let Journal { dir, segment_bytes, fsync, retain_bytes, retain_days } = &self.journal;
+        Ok(JournalConfig {
+            dir: journal_or_default(dir.as_deref())?,
+            segment_bytes: *segment_bytes,
+            fsync: match fsync {
+                Durability::Never => Fsync::Never,
+                Durability::Interval => Fsync::Interval,
+                Durability::Always => Fsync::Always,
+            },
+            retain_bytes: Some(*retain_bytes),
+            retain_age: Some(Duration::from_secs(retain_days.saturating_mul(24 * 60 * 60))),
+        })
+    }
+
+    pub(crate) fn cache_dir(&self) -> Result<PathBuf, Failure> {
+        match &self.models.cache_dir {
+            Some(dir) => Ok(dir.clone()),
+            None => cache_dir(),
+        }
+    }
+}
+
+impl Pool {
+    /// What clients call the model.
+    pub(crate) fn model_name(&self) -> String {
+        let path = Path::new(&self.model);
+        let stem = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "gguf"));
+        let name = || stem.map_or_else(|| self.model.clone(), |stem| stem.to_string_lossy().into_owned());
+        self.model_name.clone().unwrap_or_else(name)
+    }
+
+    /// The kernels it runs on; an error where the machine lacks what was asked for.
+    pub(crate) fn level(&self) -> Level {
+        match self.simd {
+            Simd::Auto => Level::detect(),
+            Simd::Scalar => Level::Scalar,
+            Simd::Avx2 => Level::Avx2,
+        }
+    }
+}
+
+/// The folder of models.
+pub(crate) fn cache_dir() -> Result<PathBuf, Failure> {
+    Ok(xdg()?.cache_dir().join("orchestrion/models"))
+}
+
+/// The journal that was named, or the one `orch serve` keeps by default.
+pub(crate) fn journal_or_default(path: Option<&Path>) -> Result<PathBuf, Failure> {
+    let state = |xdg: Xdg| xdg.state_dir().unwrap_or_else(|| xdg.data_dir()).join("orchestrion/journal");
+    path.map_or_else(|| xdg().map(state), |path| Ok(path.to_owned()))
+}
+
+fn file(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    if let Some(path) = named {
+        let problem = || format!("there is no configuration file {}", path.display());
+        return if path.is_file() { Ok(Some(path.to_owned())) } else { Err(Failure::new(Code::BadConfig, problem())) };
+    }
+    let usual = [PathBuf::from("orchestrion.toml"), xdg()?.config_dir().join("orchestrion/config.toml")];
+    Ok(usual.into_iter().find(|path| path.is_file()))
+}
+
+fn xdg() -> Result<Xdg, Failure> {
+    let problem = "no home directory: set HOME, or name the folders (`journal.dir`, `models.cache_dir`)";
+    Xdg::new().map_err(|_| Failure::new(Code::BadConfig, problem))
+}
+
+fn bad(error: config::ConfigError) -> Failure {
+    Failure::new(Code::BadConfig, format!("the configuration cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_one_pool_with_the_demo_model() {
+        let config = Config::layered(&ServeArgs::default()).unwrap();
+        assert_eq!(config.pools, [Pool::default()]);
+        assert_eq!(config.rules().models, [DEMO_MODEL]);
+        assert!(config.server.bind.ip().is_loopback());
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = std::env::temp_dir().join(format!("orch-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("c.toml");
+        let text = "[server]\nbind = \"127.0.0.1:1\"\n[queue]\nbatch_max = 7\n[[pools]]\nid = \"b\"\n[[pools]]\nid = \"a\"\nmodel = \"x/y.gguf\"\n";
+        std::fs::write(&file, text).unwrap();
+        let bind = "127.0.0.1:2".parse().ok();
+        let args = ServeArgs { config: Some(file.clone()), bind, slots: Some(9), ..ServeArgs::default() };
+        let config = Config::layered(&args).unwrap();
+        assert_eq!((config.server.bind.port(), config.queue.batch_max, config.queue.interactive_max), (2, 7, 256));
+        let pools: Vec<_> = config.pools.iter().map(|p| (p.id.as_str(), p.model_name(), p.slots)).collect();
+        assert_eq!(pools, [("a", "y".to_owned(), 9), ("b", DEMO_MODEL.to_owned(), 9)]);
+        std::fs::write(&file, "[queue]\nbatch_maxx = 7\n").unwrap();
+        let error = Config::layered(&args).unwrap_err().to_string();
+        assert!(error.contains("batch_maxx") && error.contains("batch_max"), "{error}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -1,0 +1,17 @@
+//! `orch gen`: a tiny model with random weights, the same bytes for the same arguments everywhere.
+
+use crate::cli::GenArgs;
+use crate::failure::{Code, Failure};
+use orchestrion_gpu::generate::{GenSpec, generate};
+
+pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
+    let GenArgs { out, seed, layers, dim, context } = args;
+    let spec =
+        GenSpec { seed: *seed, layers: *layers, dim: *dim, ffn: 2 * *dim, context: *context, ..GenSpec::default() };
+    let bytes = generate(&spec).map_err(Failure::of(Code::Failed))?;
+    let size = bytes.len();
+    std::fs::write(out, bytes)
+        .map_err(|error| Failure::new(Code::Failed, format!("cannot write {}: {error}", out.display())))?;
+    eprintln!("wrote {} ({size} bytes)", out.display());
+    Ok(())
+}

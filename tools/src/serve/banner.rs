@@ -1,0 +1,40 @@
+//! What `orch serve` says to the person who started it, on stdout, a few lines in all.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// A model that is served, in words.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub name: String,
+    /// For instance `host engine (AVX2, 2 threads)`.
+    pub engine: String,
+}
+
+pub(crate) fn opened(address: SocketAddr, journal: &Path) {
+    say(&format!("Orchestrion {} on http://{address}", crate::version::line()));
+    say(&format!("journal   {}", journal.display()));
+}
+
+pub(crate) fn ready(address: SocketAddr, models: &[Served]) {
+    for Served { name, engine } in models {
+        say(&format!("model     {name}, {engine}"));
+    }
+    let name = models.first().map_or("", |served| &served.name);
+    say(&format!("dashboard http://{address}/ui"));
+    say("ready. Try:");
+    say(&format!("  curl -N http://{address}/v1/chat/completions -H 'content-type: application/json' \\"));
+    let body = r#""stream":true,"messages":[{"role":"user","content":"Name three colours."}]"#;
+    say(&format!("    -d '{{\"model\":\"{name}\",{body}}}'"));
+}
+
+pub(crate) fn stopping() {
+    say("stopping: open streams get 10 s; once more Ctrl-C ends at once");
+}
+
+fn say(line: &str) {
+    // Whoever started the server may have closed its stdout; it serves all the same.
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,125 @@
+//! Turns a request's words into tokens, with the tokenizer and the template of the model it names.
+//!
+//! Fills the door's `Prepare` port. A model is put on the shelf when it is loaded; until then requests
+//! for it are told to come back.
+
+use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Words};
+use orchestrion_gpu::template::{Chat, Message, Template};
+use orchestrion_gpu::tokenizer::Tokenizer;
+use orchestrion_world::id::ModelId;
+use orchestrion_world::payload::Payload;
+use orchestrion_world::units::Sha256;
+use sha2::{Digest, Sha256 as Hasher};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Answers of requests that name no length: long enough for a page, short enough for a queue.
+const MAX_TOKENS_DEFAULT: u32 = 1_024;
+
+/// What a loaded model lends to preparation.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    pub tokenizer: Arc<Tokenizer>,
+    pub template: Template,
+    pub ctx_max: u32,
+    pub fingerprint: String,
+}
+
+/// The models of the rules, in `ModelId` order.
+#[derive(Debug)]
+pub(crate) struct Kitchen {
+    names: Vec<String>,
+    shelf: Vec<OnceLock<Recipe>>,
+    opened_unix_s: u64,
+}
+
+impl Kitchen {
+    pub(crate) fn new(names: Vec<String>) -> Kitchen {
+        let shelf = names.iter().map(|_| OnceLock::new()).collect();
+        Kitchen { names, shelf, opened_unix_s: unix_s() }
+    }
+
+    /// From here on the model's requests can be prepared. Pools of one model bring the same recipe.
+    pub(crate) fn put(&self, model: &str, recipe: Recipe) {
+        if let Ok(at) = self.names.binary_search_by(|name| name.as_str().cmp(model)) {
+            // Only the first is kept.
+            let _ = self.shelf[at].set(recipe);
+        }
+    }
+
+    fn recipe(&self, model: &str) -> Result<(ModelId, &Recipe), PrepareError> {
+        let at = self
+            .names
+            .binary_search_by(|name| name.as_str().cmp(model))
+            .map_err(|_| PrepareError::UnknownModel { asked: model.to_owned(), known: self.names.join(", ") })?;
+        let recipe = self.shelf[at].get().ok_or_else(|| PrepareError::NotLoaded { model: model.to_owned() })?;
+        Ok((ModelId(at as u16), recipe))
+    }
+}
+
+impl Prepare for Kitchen {
+    fn models(&self) -> Vec<ModelCard> {
+        let card = |name: &String| ModelCard { name: name.clone(), created: self.opened_unix_s };
+        self.names.iter().map(card).collect()
+    }
+
+    fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
+        let Words { model, content, max_tokens, stop, sampling } = words;
+        let (id, recipe) = self.recipe(&model)?;
+        let prompt = recipe.tokens(&content)?;
+        let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
+        if left == 0 {
+            let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
+            return Err(PrepareError::Invalid { field: content.field(), problem });
+        }
+        let prompt_digest = digest(&prompt);
+        let payload = Payload {
+            prompt: prompt.into(),
+            stop: stop.into_iter().map(String::into_boxed_str).collect(),
+            sampling,
+            max_tokens: max_tokens.unwrap_or(left.min(MAX_TOKENS_DEFAULT)),
+        };
+        Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
+    }
+}
+
+impl Recipe {
+    fn tokens(&self, content: &Content) -> Result<Vec<u32>, PrepareError> {
+        let (text, is_rendered) = match content {
+            Content::Prompt(text) => (text.clone(), false),
+            Content::Messages(messages) => (self.render(messages)?, true),
+        };
+        // What the template writes may name special tokens; a bare prompt is only text.
+        let mut tokens = self.tokenizer.encode(&text, is_rendered);
+        if self.tokenizer.add_bos()
+            && let Some(bos) = self.tokenizer.bos()
+            && tokens.first() != Some(&bos)
+        {
+            tokens.insert(0, bos);
+        }
+        if tokens.is_empty() {
+            let problem = "it comes to no token at all".to_owned();
+            return Err(PrepareError::Invalid { field: content.field(), problem });
+        }
+        Ok(tokens)
+    }
+
+    fn render(&self, messages: &[(String, String)]) -> Result<String, PrepareError> {
+        let messages: Vec<Message<'_>> = messages.iter().map(|(role, content)| Message { role, content }).collect();
+        let chat = Chat { messages: &messages, add_generation_prompt: true, now_unix_s: unix_s() };
+        let problem = |error: orchestrion_gpu::template::TemplateError| error.to_string();
+        let invalid = |problem| PrepareError::Invalid { field: "messages", problem };
+        self.template.render(&chat).map_err(problem).map_err(invalid)
+    }
+}
+
+/// SHA-256 over the token ids, little endian.
+fn digest(tokens: &[u32]) -> Sha256 {
+    let mut hasher = Hasher::new();
+    tokens.iter().for_each(|token| hasher.update(token.to_le_bytes()));
+    Sha256(hasher.finalize().into())
+}
+
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,104 @@
+//! Fetches and loads the models of all pools, starts their stations, and waits until each is up.
+
+use super::banner::Served;
+use super::kitchen::{Kitchen, Recipe};
+use super::stations::{Depot, Wires};
+use crate::configuration::{Config, Pool};
+use crate::failure::{Code, Failure};
+use crate::progress::{Progress, stage_of};
+use orchestrion_api::port::Urgent;
+use orchestrion_api::switchboard::Switchboard;
+use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
+use orchestrion_gpu::station::{Station, StationModel, StationSpec};
+use orchestrion_gpu::supply::{self, ModelRef, Supplied};
+use orchestrion_gpu::template::Template;
+use orchestrion_gpu::tokenizer::Tokenizer;
+use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
+use orchestrion_world::protocol::Report;
+use orchestrion_world::units::{Bytes, Sha256};
+use std::sync::Arc;
+
+/// The host's memory is one device.
+const HOST: DeviceId = DeviceId(0);
+/// Prompt tokens in an engine step: a cancel or a neighbour's token waits for no more than this.
+const PREFILL_CHUNK: u32 = 64;
+
+/// What start-up does on a thread of its own, told what to tell.
+pub(crate) fn pools(
+    config: &Config,
+    kitchen: &Kitchen,
+    depot: &Depot,
+    urgent: flume::Sender<Urgent>,
+    switchboard: Arc<Switchboard>,
+) -> Result<Vec<Served>, Failure> {
+    let options = supply::Options::from_env(config.cache_dir()?);
+    let device_capacity = host_memory()?;
+    let (first_words, words) = flume::bounded(2 * config.pools.len());
+    let wires = Arc::new(Wires { urgent, switchboard, first_words });
+    let mut served = Vec::new();
+    for (n, pool) in config.pools.iter().enumerate() {
+        let model = load(pool, &options)?;
+        let Loaded { engine, tokenizer, template, digest } = model;
+        let recipe = Recipe {
+            tokenizer: Arc::clone(&tokenizer),
+            template,
+            ctx_max: engine.ctx_max(),
+            fingerprint: format!("{digest}/{DEFINITION}"),
+        };
+        let kernels = format!("host engine ({}, {} threads)", engine.level(), engine.threads());
+        served.push(Served { name: pool.model_name(), engine: kernels });
+        let worker = WorkerId(n as u32 + 1);
+        let spec = StationSpec {
+            worker,
+            pool: PoolId(n as u16),
+            device: HOST,
+            epoch: Epoch(1),
+            device_capacity,
+            slots: pool.slots,
+            prefill_chunk: PREFILL_CHUNK,
+        };
+        kitchen.put(&pool.model_name(), recipe);
+        let station = Station::spawn(spec, StationModel { engine, tokenizer, digest }, Arc::clone(&wires) as _)?;
+        depot.add(worker, station);
+    }
+    for _ in &config.pools {
+        if let Ok(Report::WorkerDown { worker, .. }) = words.recv() {
+            let problem = format!("worker {worker} failed while it warmed up; the log says more");
+            return Err(Failure::new(Code::Failed, problem));
+        }
+    }
+    Ok(served)
+}
+
+struct Loaded {
+    engine: Engine,
+    tokenizer: Arc<Tokenizer>,
+    template: Template,
+    digest: Sha256,
+}
+
+fn load(pool: &Pool, options: &supply::Options) -> Result<Loaded, Failure> {
+    let model = ModelRef::from(pool.model.as_str());
+    let mut progress = Progress::default();
+    let mut show = |stage: supply::Stage, done, total| progress.show(&stage_of(&pool.model, stage), done, total);
+    let Supplied { gguf, .. } = supply::load(&model, options, &mut show).map_err(Failure::of(Code::Unavailable))?;
+    progress.finish();
+    let named = |error: &dyn std::fmt::Display| Failure::new(Code::BadData, format!("{}: {error}", pool.model));
+    let threads = match pool.threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism()?.get(),
+    };
+    let ctx_max = pool.ctx.unwrap_or(u32::MAX);
+    let engine = Engine::load(&gguf, EngineOptions { level: pool.level(), threads, ctx_max }).map_err(|e| named(&e))?;
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).map_err(|e| named(&e))?);
+    let template = Template::from_gguf(&gguf).map_err(|e| named(&e))?;
+    Ok(Loaded { engine, tokenizer, template, digest: gguf.digest() })
+}
+
+/// All of this machine's memory: what the host engine may fill is what the machine has.
+fn host_memory() -> Result<Bytes, Failure> {
+    let info = std::fs::read_to_string("/proc/meminfo")?;
+    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
+    let kib = total.and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.map(|kib| Bytes(kib << 10)).ok_or_else(|| Failure::new(Code::Failed, "/proc/meminfo names no MemTotal"))
+}

@@ -1,0 +1,190 @@
+//! `orch serve`: puts the rooms together, opens the door, loads the models, and takes it all down again.
+//!
+//! The door opens first: a port that is taken is said before a model is fetched, and probes can watch the
+//! loading. Then pulse and journal, then one station for each pool. Ctrl-C or SIGTERM ends it in order:
+//! no new work, open streams get their time, the rest is cancelled, the journal is forced to disk.
+
+mod banner;
+mod kitchen;
+mod load;
+mod stations;
+
+use crate::cli::ServeArgs;
+use crate::configuration::{Config, LogFormat};
+use crate::failure::{Code, Failure};
+use crate::version;
+use kitchen::Kitchen;
+use orchestrion_api::door::{Door, DoorParts, FromJournal};
+use orchestrion_api::port::Urgent;
+use orchestrion_api::pulse::{Pulse, PulseConfig, PulseError, lanes};
+use orchestrion_api::serve::serve;
+use orchestrion_api::switchboard::Switchboard;
+use orchestrion_api::telemetry::Telemetry;
+use orchestrion_world::protocol::CancelReason;
+use stations::Depot;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// Reports of all slots and cancels of all clients fit many times over; senders wait when it is full.
+const URGENT_LANE: usize = 16_384;
+/// Submissions that one step takes at most.
+const CLIENT_BATCH: usize = 256;
+/// Open streams get this long after a signal before their tasks are cancelled.
+const DRAIN: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
+    let config = Config::layered(&args)?;
+    trace(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(live(config))
+}
+
+/// Logs go to stderr: stdout is for what was asked for.
+fn trace(config: &Config) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log.filter));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+async fn live(config: Config) -> Result<(), Failure> {
+    let signals = signals()?;
+    let bind = config.server.bind;
+    if !bind.ip().is_loopback() {
+        let problem = format!("{bind} is not a loopback address, and this version has no tokens to ask of clients");
+        return Err(Failure::new(Code::BadConfig, problem));
+    }
+    let listener = TcpListener::bind(bind).await.map_err(|error| taken(bind, &error))?;
+    let address = listener.local_addr()?;
+
+    let rules = config.rules();
+    let pool_names: Vec<String> = rules.pools.iter().map(|pool| pool.name.clone()).collect();
+    let telemetry = Arc::new(Telemetry::new(&pool_names));
+    let switchboard = Arc::new(Switchboard::new(config.server.keep(), Arc::clone(&telemetry)));
+    let kitchen = Arc::new(Kitchen::new(rules.models.clone()));
+    let depot = Arc::new(Depot::default());
+    let (lanes, inlets) = lanes(URGENT_LANE, config.queue.ingress_max);
+    let urgent = lanes.urgent.clone();
+    let journal = config.journal()?;
+    let journal_dir = journal.dir.clone();
+    let pulse = PulseConfig {
+        rules,
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        build: version::line().to_owned(),
+        client_batch: CLIENT_BATCH,
+        journal,
+    };
+    let pulse = Pulse::start(pulse, inlets, Arc::clone(&switchboard) as _, Arc::clone(&depot) as _)
+        .map_err(|error| Failure::new(code_of(&error), error))?;
+
+    let parts = DoorParts {
+        lanes,
+        health: pulse.health(),
+        switchboard: Arc::clone(&switchboard),
+        prepare: Arc::clone(&kitchen) as _,
+        explain: Arc::new(FromJournal(journal_dir.clone())),
+        telemetry,
+    };
+    let door = Door::new(parts, config.server.clone());
+    let (closing, closed) = watch::channel(false);
+    let served = serve(listener, door.router(), config.server.limits.clone(), until(closed), DRAIN);
+    let served = tokio::spawn(served);
+    tokio::spawn(Arc::clone(&door).housekeeping());
+
+    banner::opened(address, &journal_dir);
+    let stopper = pulse.stopper();
+    let mut ended = tokio::task::spawn_blocking(move || pulse.join());
+    let mut loading = tokio::task::spawn_blocking({
+        let (depot, urgent, switchboard) = (Arc::clone(&depot), urgent.clone(), Arc::clone(&switchboard));
+        move || load::pools(&config, &kitchen, &depot, urgent, switchboard)
+    });
+
+    let mut early = None;
+    tokio::select! {
+        loaded = &mut loading => match loaded.map_err(Failure::of(Code::Failed))? {
+            Ok(models) => {
+                banner::ready(address, &models);
+                tokio::select! {
+                    () = until(signals.clone()) => {}
+                    join = &mut ended => early = Some(join),
+                }
+            }
+            Err(failure) => {
+                stopper.stop();
+                return Err(failure);
+            }
+        },
+        () = until(signals.clone()) => {}
+        join = &mut ended => early = Some(join),
+    }
+    if early.is_none() {
+        banner::stopping();
+        closing.send_replace(true);
+        served.await.map_err(Failure::of(Code::Failed))?;
+        cancel_rest(&switchboard, &urgent).await;
+        stopper.stop();
+    }
+    depot.close();
+    let join = match early {
+        Some(join) => join,
+        None => ended.await,
+    };
+    join.map_err(Failure::of(Code::Failed))?.map_err(|error| Failure::new(code_of(&error), error))
+}
+
+/// What still lives ends with a reason of its own, in the journal too.
+async fn cancel_rest(switchboard: &Switchboard, urgent: &flume::Sender<Urgent>) {
+    for task in switchboard.living() {
+        let cancel = Urgent::Cancel { task, reason: CancelReason::Shutdown, reply: None };
+        if urgent.send_async(cancel).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Until it has been said.
+async fn until(mut said: watch::Receiver<bool>) {
+    // An error means that nobody is left to say it, which is an end as well.
+    let _ = said.wait_for(|said| *said).await;
+}
+
+/// Listens for Ctrl-C and for what a supervisor sends, from the first moment on: the first one is heard
+/// here, the second ends the process at once.
+fn signals() -> Result<watch::Receiver<bool>, Failure> {
+    let (heard, signals) = watch::channel(false);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if heard.send_replace(true) {
+                std::process::exit(130);
+            }
+        }
+    });
+    Ok(signals)
+}
+
+fn taken(bind: std::net::SocketAddr, error: &std::io::Error) -> Failure {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; is another server running? `--bind 127.0.0.1:0` takes any free port",
+        _ => "",
+    };
+    Failure::new(Code::Unavailable, format!("cannot listen on {bind}: {error}{hint}"))
+}
+
+fn code_of(error: &PulseError) -> Code {
+    match error {
+        PulseError::Broken { .. } | PulseError::Panicked(_) => Code::Broken,
+        PulseError::Rules(_) => Code::BadConfig,
+        PulseError::Journal(_) | PulseError::Thread(_) => Code::Failed,
+    }
+}
