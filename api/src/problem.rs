@@ -130,7 +130,7 @@ impl Problem {
     pub(crate) fn no_task() -> Self {
         Problem::new(
             ErrorCode::NotFound,
-            "no such task here; results are kept for a limited time and space, see `server.result_ttl`",
+            "no such task here; results are kept for a limited time and space, see `server.result_ttl_s`",
         )
     }
 
@@ -223,9 +223,10 @@ impl Problem {
             CancelReason::Disconnect => {
                 Problem::new(ErrorCode::Cancelled, "the task was cancelled: its client disconnected")
             }
-            CancelReason::Abandoned => {
-                Problem::new(ErrorCode::Cancelled, "the task was cancelled: nobody read its stream; see `cancel_grace`")
-            }
+            CancelReason::Abandoned => Problem::new(
+                ErrorCode::Cancelled,
+                "the task was cancelled: nobody read its stream; see `server.cancel_grace_ms`",
+            ),
             CancelReason::Shutdown => Problem::stopping(),
         }
     }

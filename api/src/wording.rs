@@ -3,6 +3,7 @@
 //! Sentences without their subject ("was accepted …"), with the figures. Names of models and pools come
 //! from the rules in force; without any, ids stand in their place.
 
+use jiff::Timestamp;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
@@ -211,18 +212,8 @@ pub(crate) fn length(ticks: Ticks) -> String {
     }
 }
 
-/// A date and time of day, as RFC 3339 writes them.
+/// A date and time of day, as RFC 3339 writes them; the number where it is beyond the year 9999.
 pub(crate) fn utc(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    // Days since 0000-03-01, in eras of 400 years: Howard Hinnant, "chrono-compatible low-level date algorithms".
-    let day = days + 719_468;
-    let (era, of_era) = (day / 146_097, day % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+    let time = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| unix_ms.to_string(), |time| format!("{time:.3}"))
 }

@@ -101,7 +101,7 @@ fn host_fault(version: Version, uri: &Uri, headers: &HeaderMap, loopback: bool) 
         _ => return bad("the Host header is missing"),
     };
     if loopback && !is_loopback_name(host) {
-        let message = "this server answers to localhost only; set `server.bind` to serve other names";
+        let message = "this server answers on this machine only, as localhost or 127.0.0.1";
         return Some(Problem::new(ErrorCode::Forbidden, message).closing());
     }
     None

@@ -57,7 +57,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
 }
 
 async fn no_route() -> Problem {
-    Problem::new(ErrorCode::NotFound, "no such path; see the API reference for those that exist")
+    Problem::new(ErrorCode::NotFound, "no such path; the README names those that exist")
 }
 
 async fn no_method() -> Problem {

@@ -145,7 +145,7 @@ impl Template {
             eos_token => self.eos.as_str(),
             tools => Value::from(()),
             documents => Value::from(()),
-            strftime_now => Value::from_function(move |format: String| time::strftime(now, &format)),
+            strftime_now => Value::from_function(move |format: String| time::strftime(now, &format).unwrap_or_default()),
         };
         let mut output = Bounded::default();
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;

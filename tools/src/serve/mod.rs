@@ -22,6 +22,7 @@ use orchestrion_api::switchboard::Switchboard;
 use orchestrion_api::telemetry::Telemetry;
 use orchestrion_world::protocol::CancelReason;
 use stations::Depot;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -46,7 +47,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
 /// Logs go to stderr: stdout is for what was asked for.
 fn trace(config: &Config) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&config.log.filter));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.log.format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),
