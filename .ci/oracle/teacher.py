@@ -1,6 +1,6 @@
 """Judges the engine's next-token distributions beside llama.cpp's, teacher-forced on real text.
 
-teacher.py --trace TRACE --model MODEL.gguf --text FILE [--positions 2048]
+teacher.py --trace TRACE --model MODEL.gguf --text FILE [--positions 1024]
 
 At each position three distributions over the whole vocabulary: the engine's, llama.cpp's (PyPI
 `xllamacpp`, one completion for each prefix with n_probs = the vocabulary) and a float32 oracle's
@@ -34,7 +34,16 @@ def llama_cpp(model, tokens, vocab):
     out = np.full((len(tokens), vocab), np.nan)
     for i in range(len(tokens)):
         answer = server.handle_completions(
-            {"prompt": tokens[: i + 1], "n_predict": 1, "n_probs": vocab, "temperature": 0, "cache_prompt": True}
+            {
+                "prompt": tokens[: i + 1],
+                "n_predict": 1,
+                "n_probs": vocab,
+                "temperature": 0,
+                "cache_prompt": True,
+                # An answer that is the end token alone has no probabilities; those reported are of the
+                # model before any sampler, so this does not change them.
+                "ignore_eos": True,
+            }
         )
         if "choices" not in answer:
             sys.exit(f"llama.cpp: {answer}")
@@ -53,7 +62,7 @@ def main():
     args.add_argument("--trace", required=True)
     args.add_argument("--model", required=True)
     args.add_argument("--text", required=True, help="prose, UTF-8")
-    args.add_argument("--positions", type=int, default=2048)
+    args.add_argument("--positions", type=int, default=1024)
     args = args.parse_args()
     tokens = engine.tokenize(args.trace, args.model, args.text)[: args.positions]
     assert len(tokens) >= args.positions, f"only {len(tokens)} tokens of text"
