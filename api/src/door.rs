@@ -82,17 +82,31 @@ pub struct Door {
     pub(crate) explain_turn: Semaphore,
 }
 
-/// A request, read and checked.
-#[derive(Debug)]
-pub(crate) struct Wish {
+/// Whose task it is and what the core is to know of it, besides its words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
     pub(crate) task: TaskId,
     pub(crate) body: [u8; 32],
     pub(crate) surface: Surface,
     pub(crate) class: Class,
     pub(crate) deadline: Option<Ticks>,
+}
+
+/// A request, read and checked.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) ticket: Ticket,
     /// The client wants prompt and answer to fit this.
     pub(crate) ctx: Option<u32>,
     pub(crate) words: Words,
+}
+
+/// A task on its way to the core.
+struct Submitted {
+    entry: Arc<Entry>,
+    tether: Option<Tether>,
+    /// None where the same request came before.
+    verdict: Option<oneshot::Receiver<Verdict>>,
 }
 
 /// An admitted task.
@@ -125,47 +139,58 @@ impl Door {
     }
 
     pub(crate) async fn admit(self: &Arc<Self>, wish: Wish) -> Result<Admitted, Problem> {
+        let Wish { ticket, ctx, words } = wish;
         // A repeated request costs no tokenisation.
-        if let Some(entry) = self.parts.switchboard.find(wish.task) {
-            return if entry.body == wish.body { Self::again(entry).await } else { Err(conflict()) };
+        if let Some(entry) = self.parts.switchboard.find(ticket.task) {
+            return if entry.body == ticket.body { Self::again(entry).await } else { Err(conflict()) };
         }
-        if let Condition::JournalUnwritable { problem } = self.parts.health.condition() {
-            let message = format!("new work is refused: the journal cannot be written ({problem})");
-            return Err(Problem::new(ErrorCode::PoolUnavailable, message));
+        let prepared = self.prepare(words, ctx).await?;
+        let submitted = self.submit(ticket, prepared)?;
+        self.verdict(submitted).await
+    }
+
+    /// One prompt and `count` answers to it: tasks of their own, each with the seed that [`choice`] derives.
+    /// Where one is refused, all are.
+    pub(crate) async fn admit_choices(self: &Arc<Self>, wish: Wish, count: u32) -> Result<Vec<Admitted>, Problem> {
+        let Wish { ticket, ctx, words } = wish;
+        let prepared = self.prepare(words, ctx).await?;
+        let mut submitted = Vec::new();
+        for index in 0..count {
+            let mut prepared = prepared.clone();
+            let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, index);
+            prepared.payload.sampling.seed = seed;
+            submitted.push(self.submit(Ticket { task, ..ticket }, prepared)?);
         }
-        let (surface, ctx) = (wish.surface, wish.ctx);
-        let prepared = self.prepare(wish.words).await?;
-        let prompt_tokens = u32::try_from(prepared.payload.prompt.len()).unwrap_or(u32::MAX);
-        let total = u64::from(prompt_tokens) + u64::from(prepared.payload.max_tokens);
-        if let Some(ctx) = ctx.filter(|&ctx| total > u64::from(ctx)) {
-            return Err(Problem::invalid("ctx", format!("prompt and answer take {total} tokens, more than {ctx}")));
+        let mut admitted = Vec::new();
+        for submitted in submitted {
+            admitted.push(self.verdict(submitted).await?);
         }
+        Ok(admitted)
+    }
+
+    /// Sends it to the core, without a wait.
+    fn submit(self: &Arc<Self>, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
+        let Ticket { task, body, surface, class, deadline } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
-            class: wish.class,
-            prompt_tokens,
+            class,
+            prompt_tokens: tokens(&prepared),
             prompt_digest: prepared.prompt_digest,
             max_tokens: prepared.payload.max_tokens,
-            deadline: wish.deadline,
+            deadline,
             seed: prepared.payload.sampling.seed,
         };
-        let opening = Opening {
-            task: wish.task,
-            body: wish.body,
-            surface,
-            class: wish.class,
-            fingerprint: prepared.fingerprint.into(),
-            payload: prepared.payload,
-        };
+        let fingerprint = prepared.fingerprint.into();
+        let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };
         let entry = match self.parts.switchboard.open(opening) {
             Opened::New(entry) => entry,
-            Opened::Same(entry) => return Self::again(entry).await,
+            Opened::Same(entry) => return Ok(Submitted { entry, tether: None, verdict: None }),
             Opened::Conflict => return Err(conflict()),
         };
         // Before the submission leaves, so that a client lost while it waits is noticed.
         let tether = (surface == Surface::OpenAi).then(|| self.tether(&entry, Loss::CancelAtOnce));
         let (reply, verdict) = oneshot::channel();
-        let intent = Intent::Submit { task: entry.task, spec };
+        let intent = Intent::Submit { task, spec };
         if let Err(error) = self.parts.lanes.client.try_send(Envelope { intent, reply }) {
             self.parts.switchboard.withdraw(&entry);
             self.parts.telemetry.turned_away(Turned::Ingress);
@@ -174,6 +199,12 @@ impl Door {
                 flume::TrySendError::Disconnected(_) => Problem::stopping(),
             });
         }
+        Ok(Submitted { entry, tether, verdict: Some(verdict) })
+    }
+
+    async fn verdict(&self, submitted: Submitted) -> Result<Admitted, Problem> {
+        let Submitted { entry, tether, verdict } = submitted;
+        let Some(verdict) = verdict else { return Self::again(entry).await };
         match verdict.await {
             Ok(Verdict::Accepted { position, predicted_start }) => {
                 Ok(Admitted { entry, position, predicted_start, tether })
@@ -197,13 +228,26 @@ impl Door {
         }
     }
 
-    async fn prepare(&self, words: Words) -> Result<Prepared, Problem> {
+    async fn prepare(&self, words: Words, ctx: Option<u32>) -> Result<Prepared, Problem> {
+        if let Condition::JournalUnwritable { problem } = self.parts.health.condition() {
+            let message = format!("new work is refused: the journal cannot be written ({problem})");
+            return Err(Problem::new(ErrorCode::PoolUnavailable, message));
+        }
         let _turn = self.prepare_turns.acquire().await.map_err(|_| Problem::stopping())?;
         let prepare = Arc::clone(&self.parts.prepare);
         let span = tracing::Span::current();
         let prepared = tokio::task::spawn_blocking(move || span.in_scope(|| prepare.prepare(words))).await;
         match prepared {
-            Ok(Ok(prepared)) => Ok(prepared),
+            Ok(Ok(prepared)) => {
+                let total = u64::from(tokens(&prepared)) + u64::from(prepared.payload.max_tokens);
+                match ctx.filter(|&ctx| total > u64::from(ctx)) {
+                    None => Ok(prepared),
+                    Some(ctx) => {
+                        let problem = format!("prompt and answer take {total} tokens, more than {ctx}");
+                        Err(Problem::invalid("ctx", problem))
+                    }
+                }
+            }
             Ok(Err(error)) => {
                 self.parts.telemetry.turned_away(Turned::Unprepared);
                 Err(error.into())
@@ -249,6 +293,28 @@ impl Door {
         // Nobody is there to be told; a pulse that is gone has ended the task anyway.
         let _ = self.cancel(entry, reason).await;
     }
+}
+
+fn tokens(prepared: &Prepared) -> u32 {
+    u32::try_from(prepared.payload.prompt.len()).unwrap_or(u32::MAX)
+}
+
+/// The task and the seed of one of several answers to a prompt. The first is as if it were asked for alone;
+/// the seeds of the others depend on the first's, so that the whole can be asked for again.
+pub(crate) fn choice(task: TaskId, seed: u64, index: u32) -> (TaskId, u64) {
+    if index == 0 {
+        return (task, seed);
+    }
+    let mut text = seed.to_le_bytes().to_vec();
+    text.extend_from_slice(&index.to_le_bytes());
+    (TaskId(uuid::Uuid::now_v7().as_u128()), short_digest(&text))
+}
+
+/// 53 bits, so that every JSON client reads them exactly.
+pub(crate) fn short_digest(bytes: &[u8]) -> u64 {
+    let mut first = [0; 8];
+    first.iter_mut().zip(blake3::hash(bytes).as_bytes()).for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(first) >> 11
 }
 
 fn conflict() -> Problem {

@@ -75,6 +75,8 @@ pub struct Words {
 pub enum Content {
     /// Taken as it stands.
     Prompt(String),
+    /// Taken as they stand, and nothing put before them.
+    Tokens(Vec<u32>),
     /// `(role, text)`, rendered with the model's chat template.
     Messages(Vec<(String, String)>),
 }
@@ -83,7 +85,7 @@ impl Content {
     /// The request's field that holds it.
     pub fn field(&self) -> &'static str {
         match self {
-            Content::Prompt(_) => "prompt",
+            Content::Prompt(_) | Content::Tokens(_) => "prompt",
             Content::Messages(_) => "messages",
         }
     }

@@ -277,6 +277,8 @@ impl Problem {
             headers.insert("x-backoff-ms", HeaderValue::from(ms));
             headers.insert("retry-after-ms", HeaderValue::from(ms));
         }
+        // OpenAI's clients would repeat any 409 and 5xx.
+        headers.insert("x-should-retry", HeaderValue::from_static(if self.retriable() { "true" } else { "false" }));
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

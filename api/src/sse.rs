@@ -20,22 +20,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// One reader's response body.
+/// A response body over one task's stream, or over those of several that make one answer.
 pub(crate) struct EventBody {
-    // Before the tether: that one counts the readers that are left.
-    reader: Reader,
-    frames: Box<dyn Frames>,
+    // Before the tethers: those count the readers that are left.
+    readers: Vec<(Reader, Box<dyn Frames>)>,
     heartbeat: Duration,
     beat: Pin<Box<Sleep>>,
-    /// Held for its drop: what the loss of this reader means for the task.
-    _tether: Option<Tether>,
+    /// Held for their drop: what the loss of this response means for the tasks.
+    _tethers: Vec<Tether>,
 }
 
 impl EventBody {
-    pub(crate) fn new(reader: Reader, frames: Box<dyn Frames>, heartbeat: Duration, tether: Option<Tether>) -> Self {
+    pub(crate) fn new(readers: Vec<(Reader, Box<dyn Frames>)>, heartbeat: Duration, tethers: Vec<Tether>) -> Self {
         // A heartbeat of zero would be a flood.
         let heartbeat = heartbeat.max(Duration::from_millis(10));
-        EventBody { reader, frames, heartbeat, beat: Box::pin(sleep(heartbeat)), _tether: tether }
+        EventBody { readers, heartbeat, beat: Box::pin(sleep(heartbeat)), _tethers: tethers }
     }
 
     pub(crate) fn into_response(self) -> Response {
@@ -46,6 +45,10 @@ impl EventBody {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         response
     }
+
+    fn over(&self) -> bool {
+        self.readers.iter().all(|(reader, _)| reader.over()) || self.readers.iter().any(|(_, frames)| frames.closes())
+    }
 }
 
 impl Body for EventBody {
@@ -55,20 +58,34 @@ impl Body for EventBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         let mut out = Vec::new();
-        match this.reader.poll_take(cx, this.frames.as_mut(), &mut out) {
-            Poll::Ready(false) => return Poll::Ready(None),
-            Poll::Ready(true) => {}
-            Poll::Pending => {
-                ready!(this.beat.as_mut().poll(cx));
-                out.extend_from_slice(b": ping\n\n");
+        if this.over() {
+            return Poll::Ready(None);
+        }
+        for (reader, frames) in &mut this.readers {
+            // Ready or not, it has written what there is and left its waker where it has to wait.
+            let mut piece = Vec::new();
+            let _ = reader.poll_take(cx, frames.as_mut(), &mut piece);
+            match out.is_empty() {
+                true => out = piece,
+                false => out.extend_from_slice(&piece),
             }
+            if frames.closes() {
+                break;
+            }
+        }
+        if out.is_empty() {
+            if this.over() {
+                return Poll::Ready(None);
+            }
+            ready!(this.beat.as_mut().poll(cx));
+            out.extend_from_slice(b": ping\n\n");
         }
         this.beat.as_mut().reset(Instant::now() + this.heartbeat);
         Poll::Ready(Some(Ok(Frame::data(out.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.reader.over()
+        self.over()
     }
 }
 

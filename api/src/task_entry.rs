@@ -84,6 +84,10 @@ pub(crate) trait Frames: Send {
     fn started(&mut self, out: &mut Vec<u8>, begun: &Begun);
     fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str);
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending);
+    /// Whether what was written ends the response, though it has readers that are not over.
+    fn closes(&self) -> bool {
+        false
+    }
 }
 
 /// A copy of what can be said of a task at one moment.

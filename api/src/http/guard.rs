@@ -12,8 +12,22 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::Instrument;
 
+/// Where OpenAI's clients speak, and read errors in their form; not all of these are served.
+const OPENAI: [&str; 10] = [
+    "/v1/models",
+    "/v1/chat",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/moderations",
+    "/v1/audio",
+    "/v1/images",
+    "/v1/files",
+    "/v1/batches",
+];
 const CORRELATION_ID: &str = "x-correlation-id";
 
 /// The request's correlation id, for streams that end in an error.
@@ -25,6 +39,7 @@ pub(crate) struct CorrelationId(pub(crate) Arc<str>);
 pub(crate) struct Suspect(pub(crate) Problem);
 
 pub(crate) async fn guard(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let id = correlation_id(request.headers());
     let openai = is_openai(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
@@ -59,18 +74,21 @@ pub(crate) async fn guard(State(door): State<Arc<Door>>, mut request: Request, n
         let _entered = span.enter();
         tracing::debug!(status = status.as_u16(), "request answered");
     }
+    if openai {
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        response.headers_mut().insert("openai-processing-ms", ms.into());
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
-        if openai {
-            // The name that OpenAI's clients log.
-            response.headers_mut().insert("x-request-id", value.clone());
-        }
+        // The name that OpenAI's clients log.
+        response.headers_mut().insert("x-request-id", value.clone());
         response.headers_mut().insert(CORRELATION_ID, value);
     }
     response
 }
 
 fn is_openai(path: &str) -> bool {
-    path == "/v1/models" || path.starts_with("/v1/models/") || path.starts_with("/v1/chat/")
+    let under = |place: &str| path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    OPENAI.into_iter().any(under)
 }
 
 /// The client's own where it is 1 to 128 visible ASCII characters, else a new one.

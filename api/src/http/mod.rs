@@ -5,7 +5,8 @@
 
 mod body;
 mod chat;
-mod chat_frames;
+mod choice_frames;
+mod completions;
 mod deadline;
 pub(crate) mod explain;
 mod fields;
@@ -13,6 +14,7 @@ pub(crate) mod guard;
 mod health;
 mod metrics;
 mod models;
+mod openai;
 mod status;
 mod task_cancel;
 mod task_get;
@@ -39,6 +41,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/v1/tasks/{id}/cancel", post(task_cancel::cancel))
         .route("/v1/tasks/{id}/explain", get(explain::explain))
         .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::show))
         .route("/health/live", get(health::live))

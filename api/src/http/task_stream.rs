@@ -8,7 +8,7 @@ use super::task_id;
 use crate::door::{Door, Loss};
 use crate::problem::Problem;
 use crate::sse::{EventBody, QueueFrames};
-use crate::task_entry::{Reader, Surface};
+use crate::task_entry::{Frames, Reader, Surface};
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -44,7 +44,7 @@ pub(crate) async fn stream(
     let grace = entry.surface == Surface::Queue && entry.class == Class::Interactive;
     let tether = grace.then(|| door.tether(&entry, Loss::StartGrace));
     let reader = Reader::new(&entry, after);
-    let frames = Box::new(QueueFrames { entry, correlation_id });
+    let frames: Box<dyn Frames> = Box::new(QueueFrames { entry, correlation_id });
     let heartbeat = Duration::from_millis(door.config.heartbeat_ms);
-    Ok(EventBody::new(reader, frames, heartbeat, tether).into_response())
+    Ok(EventBody::new(vec![(reader, frames)], heartbeat, tether.into_iter().collect()).into_response())
 }

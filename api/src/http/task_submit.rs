@@ -4,7 +4,7 @@
 
 use super::fields::{Fields, Unsupported, is_empty, is_false, is_text_format};
 use super::{body, deadline};
-use crate::door::{Admitted, Door, Wish};
+use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
 use crate::task_entry::Surface;
@@ -85,12 +85,9 @@ fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64)
         Some(_) => return Err(Problem::invalid("priority", "must be `interactive` or `batch`")),
     };
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
+    let deadline = deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?;
     Ok(Wish {
-        task,
-        body,
-        surface: Surface::Queue,
-        class,
-        deadline: deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?,
+        ticket: Ticket { task, body, surface: Surface::Queue, class, deadline },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
             model,
@@ -113,11 +110,7 @@ fn model_ref(given: Option<String>) -> Result<String, Problem> {
     Ok(name)
 }
 
-/// The seed of a request that names none: derived, so that the answer can be asked for again, and below
-/// 2^53, so that every JSON client reads it exactly.
+/// The seed of a request that names none: derived, so that the answer can be asked for again.
 pub(crate) fn seed_of(task: TaskId) -> u64 {
-    let mut first = [0; 8];
-    let digest = blake3::hash(&task.0.to_be_bytes());
-    first.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
-    u64::from_le_bytes(first) >> 11
+    short_digest(&task.0.to_be_bytes())
 }

@@ -205,6 +205,104 @@ async fn chat_streams_chunks() {
     assert_eq!(json_of(rig.post(CHAT, chat("fail", json!({}))).await, 503).await["error"]["code"], "WORKER_RESET");
 }
 
+/// The chunks of a stream, and whether it ended with `[DONE]`.
+fn chunks(text: &str) -> (Vec<Value>, bool) {
+    let frames: Vec<&str> = text.split_terminator("\n\n").map(|frame| frame.strip_prefix("data: ").unwrap()).collect();
+    let chunks = frames.iter().filter(|frame| **frame != "[DONE]").map(|frame| serde_json::from_str(frame).unwrap());
+    (chunks.collect(), frames.last() == Some(&"[DONE]"))
+}
+
+#[tokio::test]
+async fn several_choices_are_several_tasks_in_one_answer() {
+    let rig = Rig::new();
+    let answer = json_of(rig.post(CHAT, chat("org/answer", json!({"n": 3, "seed": 7}))).await, 200).await;
+    let choices = answer["choices"].as_array().unwrap();
+    assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(choices.iter().all(|choice| choice["message"]["content"] == "Hello\n \"you\""));
+    assert_eq!(answer["usage"]["prompt_tokens"], 3, "they share it");
+    assert_eq!((&answer["usage"]["completion_tokens"], &answer["usage"]["total_tokens"]), (&json!(12), &json!(15)));
+    let seeds = |rig: &Rig| rig.specs.lock().unwrap().drain(..).map(|spec| spec.seed).collect::<Vec<_>>();
+    let first = seeds(&rig);
+    assert_eq!(first[0], 7, "the first is as if it were asked for alone");
+    assert!(first[1] != first[2] && first[1] != 7 && first.iter().all(|seed| *seed < 1 << 53), "{first:?}");
+    rig.post(CHAT, chat("org/answer", json!({"n": 3, "seed": 7}))).await;
+    assert_eq!(seeds(&rig), first, "and can be asked for again");
+
+    let more = json!({"n": 3, "stream": true, "stream_options": {"include_usage": true}});
+    let (chunks, done) = chunks(&text_of(rig.post(CHAT, chat("org/answer", more)).await).await);
+    assert!(done);
+    let mut texts = vec![String::new(); 3];
+    let mut ends = vec![0; 3];
+    for chunk in &chunks[..chunks.len() - 1] {
+        assert_eq!(chunk["id"], chunks[0]["id"]);
+        let choice = &chunk["choices"][0];
+        let index = choice["index"].as_u64().unwrap() as usize;
+        texts[index] += choice["delta"]["content"].as_str().unwrap_or_default();
+        ends[index] += i32::from(choice["finish_reason"] == "stop");
+    }
+    assert!(texts.iter().all(|text| text == "Hello\n \"you\"") && ends == [1, 1, 1], "{texts:?} {ends:?}");
+    assert_eq!(chunks.last().unwrap()["usage"]["completion_tokens"], 12);
+
+    let failed = text_of(rig.post(CHAT, chat("fail", json!({"n": 2, "stream": true}))).await).await;
+    assert_eq!((failed.matches("WORKER_RESET").count(), failed.matches("[DONE]").count()), (1, 0), "{failed}");
+    assert_eq!(json_of(rig.post(CHAT, chat("full", json!({"n": 2}))).await, 429).await["error"]["param"], Value::Null);
+}
+
+#[tokio::test]
+async fn all_choices_are_cancelled_with_their_client() {
+    let rig = Rig::new();
+    drop(rig.post(CHAT, chat("hold", json!({"n": 3, "stream": true}))).await);
+    for _ in 0..400 {
+        if rig.cancelled.lock().unwrap().len() == 3 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("three tasks, {} cancels", rig.cancelled.lock().unwrap().len());
+}
+
+#[tokio::test]
+async fn a_bare_prompt_is_continued() {
+    let rig = Rig::new();
+    let body = |more: Value| {
+        let mut body = json!({"model": "org/answer", "prompt": "Once"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let response = rig.post("/v1/completions", body(json!({"seed": 7, "stop": "x"}))).await;
+    assert!(response.headers().contains_key("openai-processing-ms"));
+    let answer = json_of(response, 200).await;
+    assert!(answer["id"].as_str().unwrap().starts_with("cmpl-"));
+    assert_eq!(answer["object"], "text_completion");
+    let choice = json!({"index": 0, "text": "Hello\n \"you\"", "logprobs": null, "finish_reason": "stop"});
+    assert_eq!(answer["choices"], json!([choice]));
+    assert_eq!(answer["usage"]["total_tokens"], 7);
+    assert_eq!(rig.specs.lock().unwrap()[0].max_tokens, 16, "OpenAI's default");
+
+    let more = json!({"stream": true, "stream_options": {"include_usage": true}, "max_tokens": 5, "n": 1});
+    let (chunks, done) = chunks(&text_of(rig.post("/v1/completions", body(more)).await).await);
+    let texts: Vec<_> = chunks.iter().map(|chunk| chunk["choices"][0]["text"].as_str().unwrap_or("-")).collect();
+    assert_eq!((texts, done), (vec!["Hel", "lo\n", " \"you\"", "", "-"], true));
+    assert!(chunks.iter().all(|chunk| chunk["object"] == "text_completion"));
+    assert_eq!(chunks[3]["choices"][0]["finish_reason"], "stop");
+    assert_eq!(chunks[4]["usage"]["completion_tokens"], 4);
+
+    for (more, param) in [
+        (json!({"echo": true}), "echo"),
+        (json!({"suffix": "end"}), "suffix"),
+        (json!({"logprobs": 0}), "logprobs"),
+        (json!({"best_of": 2}), "best_of"),
+        (json!({"frequency_penalty": 1}), "frequency_penalty"),
+        (json!({"prompt": ["a", "b"]}), "prompt"),
+        (json!({"prompt": null}), "prompt"),
+    ] {
+        let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
+        assert_eq!(answer["error"]["param"], param, "{more}");
+    }
+    let none = json_of(rig.post("/v1/embeddings", json!({})).await, 404).await;
+    assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
+}
+
 #[tokio::test]
 async fn whoever_leaves_the_openai_surface_cancels() {
     let rig = Rig::new();
@@ -220,7 +318,8 @@ async fn whoever_leaves_the_openai_surface_cancels() {
 async fn chat_refuses_what_it_cannot_honour_by_name() {
     let rig = Rig::new();
     for (more, param) in [
-        (json!({"n": 2}), "n"),
+        (json!({"n": 9}), "n"),
+        (json!({"n": 0}), "n"),
         (json!({"logprobs": true}), "logprobs"),
         (json!({"presence_penalty": 0.5}), "presence_penalty"),
         (json!({"response_format": {"type": "json_object"}}), "response_format"),
@@ -241,6 +340,7 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
     let unknown = json_of(rig.post(CHAT, chat("gpt-9", json!({}))).await, 404).await;
     assert_eq!(unknown["error"]["code"], "model_not_found");
     let full = rig.post(CHAT, chat("full", json!({}))).await;
+    assert_eq!(full.headers()["x-should-retry"], "true");
     assert_eq!(
         (full.headers()["retry-after"].clone(), full.headers()["x-backoff-ms"].clone()),
         ("2".parse().unwrap(), "1500".parse().unwrap())
@@ -307,6 +407,8 @@ async fn every_response_has_a_correlation_id() {
     let rig = Rig::new();
     let echoed = rig.send("GET", "/nowhere", None, &[("x-correlation-id", "abc-1")]).await;
     assert_eq!(echoed.headers()["x-correlation-id"], "abc-1");
+    assert_eq!(echoed.headers()["x-request-id"], "abc-1", "the name that OpenAI's clients read");
+    assert_eq!(echoed.headers()["x-should-retry"], "false");
     assert_eq!(json_of(echoed, 404).await["correlation_id"], "abc-1");
     let made = rig.send("GET", "/version", None, &[("x-correlation-id", "not this one")]).await;
     assert_eq!(made.headers()["x-correlation-id"].len(), 36);

@@ -86,6 +86,7 @@ impl Prepare for Kitchen {
 impl Recipe {
     fn tokens(&self, content: &Content) -> Result<Vec<u32>, PrepareError> {
         let mut tokens = match content {
+            Content::Tokens(tokens) => return self.given(tokens),
             // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
             Content::Prompt(text) => self.tokenizer.encode(text, true),
             Content::Messages(messages) => self.tokenizer.encode_chat(&self.render(messages)?),
@@ -101,6 +102,19 @@ impl Recipe {
             return Err(PrepareError::Invalid { field: content.field(), problem });
         }
         Ok(tokens)
+    }
+
+    /// Ids that a client has made itself, where the model knows them all.
+    fn given(&self, tokens: &[u32]) -> Result<Vec<u32>, PrepareError> {
+        let known = self.tokenizer.vocab_len();
+        match tokens.iter().find(|&&token| token as usize >= known) {
+            None => Ok(tokens.to_vec()),
+            Some(token) => {
+                let problem =
+                    format!("there is no token {token}; this model's go from 0 to {}", known.saturating_sub(1));
+                Err(PrepareError::Invalid { field: "prompt", problem })
+            }
+        }
     }
 
     fn render(&self, messages: &[(String, String)]) -> Result<String, PrepareError> {

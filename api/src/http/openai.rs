@@ -1,0 +1,172 @@
+//! What the two completion routes of the OpenAI surface share: the fields both know, and the answer, plain
+//! or streamed, of one choice or of several.
+//!
+//! The tasks live with their connection: whoever leaves, cancels. Unknown fields are ignored, known ones
+//! with values this server cannot honour are refused with their name, never answered differently.
+
+use super::choice_frames::{ChoiceFrames, Joint};
+use super::deadline;
+use super::fields::{Fields, Unsupported, is_empty, is_text_format, is_zero};
+use super::task_submit::seed_of;
+use crate::door::{Door, Ticket, Wish};
+use crate::port::{Content, Words};
+use crate::problem::Problem;
+use crate::sse::{EventBody, finish_reason, result};
+use crate::task_entry::{Frames, Reader, Surface};
+use axum::Json;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use orchestrion_world::id::TaskId;
+use orchestrion_world::protocol::{Class, Outcome, Usage};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every choice takes a slot or a place in the queue.
+const CHOICES_MOST: u32 = 8;
+
+const UNSUPPORTED: [Unsupported; 6] = [
+    Unsupported { name: "logit_bias", harmless: is_empty, problem: "logit bias is not supported" },
+    Unsupported { name: "presence_penalty", harmless: is_zero, problem: "only 0 is supported" },
+    Unsupported { name: "frequency_penalty", harmless: is_zero, problem: "only 0 is supported" },
+    Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
+    Unsupported { name: "guided_json", harmless: |_| false, problem: "guided decoding is not supported" },
+    Unsupported { name: "guided_regex", harmless: |_| false, problem: "guided decoding is not supported" },
+];
+
+/// Which of the two shapes an answer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Chat,
+    Text,
+}
+
+/// How the client wants its answer.
+#[derive(Debug)]
+pub(crate) struct Form {
+    kind: Kind,
+    model: String,
+    choices: u32,
+    stream: bool,
+    include_usage: bool,
+}
+
+/// Tokens of all choices; the prompt they share counts once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    tokens_in: u64,
+    tokens_out: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, used: &Usage) {
+        self.tokens_in = u64::from(used.tokens_in);
+        self.tokens_out += u64::from(used.tokens_out);
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "prompt_tokens": self.tokens_in,
+            "completion_tokens": self.tokens_out,
+            "total_tokens": self.tokens_in + self.tokens_out,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        })
+    }
+}
+
+impl Kind {
+    fn id(self, task: TaskId) -> String {
+        match self {
+            Kind::Chat => format!("chatcmpl-{task}"),
+            Kind::Text => format!("cmpl-{task}"),
+        }
+    }
+
+    fn object(self, stream: bool) -> &'static str {
+        match (self, stream) {
+            (Kind::Chat, false) => "chat.completion",
+            (Kind::Chat, true) => "chat.completion.chunk",
+            (Kind::Text, _) => "text_completion",
+        }
+    }
+
+    fn choice(self, index: usize, text: String, reason: &str) -> Value {
+        match self {
+            Kind::Chat => json!({
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": null},
+                "logprobs": null,
+                "finish_reason": reason,
+            }),
+            Kind::Text => json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason}),
+        }
+    }
+}
+
+/// The name of the model that is asked for.
+pub(crate) fn model(fields: &mut Fields) -> Result<String, Problem> {
+    fields.string("model")?.ok_or_else(|| Problem::invalid("model", "is needed; see `GET /v1/models`"))
+}
+
+/// The fields that both routes know, once each has taken its own.
+pub(crate) fn read(
+    mut fields: Fields,
+    kind: Kind,
+    (model, content, max_tokens): (String, Content, Option<u32>),
+    headers: &HeaderMap,
+    margin_ms: u64,
+) -> Result<(Wish, Form), Problem> {
+    fields.unsupported(&UNSUPPORTED)?;
+    let stream = fields.boolean("stream")?.unwrap_or(false);
+    let include_usage = match fields.take("stream_options") {
+        None => false,
+        Some(_) if !stream => return Err(Problem::invalid("stream_options", "is only for `stream: true`")),
+        Some(Value::Object(options)) => Fields(options).boolean("include_usage")?.unwrap_or(false),
+        Some(_) => return Err(Problem::invalid("stream_options", "must be an object")),
+    };
+    let choices = fields.small("n", 1..=CHOICES_MOST)?.unwrap_or(1);
+    let task = TaskId(uuid::Uuid::now_v7().as_u128());
+    let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
+    // Nobody can send this id again: it has just been made.
+    let ticket = Ticket { task, body: [0; 32], surface: Surface::OpenAi, class: Class::Interactive, deadline };
+    let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
+    let words = Words { model: model.clone(), content, max_tokens, stop, sampling };
+    Ok((Wish { ticket, ctx: None, words }, Form { kind, model, choices, stream, include_usage }))
+}
+
+/// Admits the tasks and writes their answer.
+pub(crate) async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Problem> {
+    let id = form.kind.id(wish.ticket.task);
+    let admitted = door.admit_choices(wish, form.choices).await?;
+    let fingerprint = admitted.first().map(|first| Arc::clone(&first.entry.fingerprint)).unwrap_or_default();
+    let mut frame = json!({
+        "id": id,
+        "object": form.kind.object(form.stream),
+        "created": deadline::wall_ms() / 1_000,
+        "model": form.model,
+        "system_fingerprint": &*fingerprint,
+    });
+    if form.stream {
+        let joint = Joint::new(form.kind, frame, form.choices, form.include_usage);
+        let (mut readers, mut tethers) = (Vec::new(), Vec::new());
+        for (index, admitted) in (0u32..).zip(admitted) {
+            let frames: Box<dyn Frames> = Box::new(ChoiceFrames::new(&joint, index));
+            readers.push((Reader::new(&admitted.entry, None), frames));
+            tethers.extend(admitted.tether);
+        }
+        let heartbeat = Duration::from_millis(door.config.heartbeat_ms);
+        return Ok(EventBody::new(readers, heartbeat, tethers).into_response());
+    }
+    let (mut choices, mut tally) = (Vec::new(), Tally::default());
+    for (index, admitted) in admitted.iter().enumerate() {
+        let ending = admitted.entry.finished().await;
+        result(&ending)?;
+        let Outcome::Done(used) = ending.outcome else { return Err(Problem::no_task()) };
+        choices.push(form.kind.choice(index, admitted.entry.view().text, finish_reason(used.finish)));
+        tally.add(&used);
+    }
+    frame["choices"] = choices.into();
+    frame["usage"] = tally.json();
+    Ok(Json(frame).into_response())
+}
