@@ -4,6 +4,7 @@
 //! Writes the two lanes and the switchboard; reads the switchboard. It never waits for the pulse with a
 //! lock held and never retries for a client: a full lane is a 429 at once.
 
+use crate::auth::Auth;
 use crate::http;
 pub use crate::http::explain::FromJournal;
 use crate::port::{Envelope, Explain, Prepare, Prepared, Urgent, Verdict, Words};
@@ -70,6 +71,7 @@ pub struct DoorParts {
     pub prepare: Arc<dyn Prepare>,
     pub explain: Arc<dyn Explain>,
     pub telemetry: Arc<Telemetry>,
+    pub auth: Auth,
 }
 
 /// The routes' shared state.

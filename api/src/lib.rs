@@ -2,6 +2,7 @@
 //!
 //! Start with [`port`]: the lanes into the pulse and what the binary fills in.
 
+pub mod auth;
 mod clock;
 pub mod door;
 pub mod explain;

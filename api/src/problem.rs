@@ -17,6 +17,8 @@ use serde_json::{Map, Value, json};
 pub enum ErrorCode {
     InvalidParams,
     DeadlineUnmet,
+    MissingToken,
+    BadToken,
     Forbidden,
     NotFound,
     Conflict,
@@ -30,9 +32,11 @@ pub enum ErrorCode {
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 12] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 14] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
+    (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
+    (ErrorCode::BadToken, "BAD_TOKEN", StatusCode::UNAUTHORIZED, false),
     (ErrorCode::Forbidden, "FORBIDDEN", StatusCode::FORBIDDEN, false),
     (ErrorCode::NotFound, "NOT_FOUND", StatusCode::NOT_FOUND, false),
     (ErrorCode::Conflict, "CONFLICT", StatusCode::CONFLICT, false),
@@ -258,12 +262,16 @@ impl Problem {
     /// The same facts as OpenAI's clients read them.
     pub(crate) fn openai(&self) -> Value {
         let kind = match self.status.as_u16() {
+            403 => "permission_error",
             429 => "rate_limit_exceeded",
             503 => "overloaded",
             500..=599 => "server_error",
             _ => "invalid_request_error",
         };
-        let code = self.openai_code.unwrap_or(self.code.name());
+        let code = match self.code {
+            ErrorCode::MissingToken | ErrorCode::BadToken => "invalid_api_key",
+            code => self.openai_code.unwrap_or(code.name()),
+        };
         json!({"error": {"message": self.message, "type": kind, "code": code, "param": self.param}})
     }
 
@@ -279,6 +287,9 @@ impl Problem {
         }
         // OpenAI's clients would repeat any 409 and 5xx.
         headers.insert("x-should-retry", HeaderValue::from_static(if self.retriable() { "true" } else { "false" }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -315,6 +326,8 @@ mod tests {
         let expected = [
             ("INVALID_PARAMS", 400, false),
             ("DEADLINE_UNMET", 400, false),
+            ("MISSING_TOKEN", 401, false),
+            ("BAD_TOKEN", 401, false),
             ("FORBIDDEN", 403, false),
             ("NOT_FOUND", 404, false),
             ("CONFLICT", 409, false),

@@ -1,6 +1,7 @@
 //! The whole crate at once: real sockets, the real pulse over a real journal, and a station of one thread
 //! that makes a token every few microseconds.
 
+use crate::auth::Auth;
 use crate::door::{Door, DoorConfig, DoorParts, FromJournal};
 use crate::fixture::{config, rules, up};
 use crate::http::rig::Words2Tokens;
@@ -94,6 +95,7 @@ impl House {
             prepare: Arc::new(Words2Tokens),
             explain: Arc::new(FromJournal(dir.path().to_path_buf())),
             telemetry,
+            auth: Auth::default(),
         };
         let router = Door::new(parts, config_door).router();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 /// Where OpenAI's clients speak, and read errors in their form; not all of these are served.
 const OPENAI: [&str; 10] = [
@@ -38,12 +39,17 @@ pub(crate) struct CorrelationId(pub(crate) Arc<str>);
 #[derive(Clone, Debug)]
 pub(crate) struct Suspect(pub(crate) Problem);
 
+/// Where the connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
 pub(crate) async fn guard(State(door): State<Arc<Door>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = correlation_id(request.headers());
     let openai = is_openai(request.uri().path());
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str);
-    let span = tracing::info_span!("request", correlation_id = %id, method = %request.method(), route);
+    let span =
+        tracing::info_span!("request", correlation_id = %id, method = %request.method(), route, identity = Empty);
     let loopback = door.config.bind.ip().is_loopback();
     let fault = match request.extensions_mut().remove::<Suspect>() {
         Some(Suspect(problem)) => Some(problem),
@@ -125,7 +131,7 @@ fn host_fault(version: Version, uri: &Uri, headers: &HeaderMap, loopback: bool) 
     None
 }
 
-fn is_loopback_name(host: &str) -> bool {
+pub(crate) fn is_loopback_name(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((name, port)) if port.is_empty() || is_port(port) => name,

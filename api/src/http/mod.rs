@@ -12,6 +12,7 @@ pub(crate) mod explain;
 mod fields;
 pub(crate) mod guard;
 mod health;
+mod keeper;
 mod metrics;
 mod models;
 mod openai;
@@ -23,36 +24,65 @@ mod task_submit;
 mod ui;
 mod version;
 
+use crate::auth::{Access, Scope};
 use crate::door::Door;
 use crate::problem::{ErrorCode, Problem};
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use orchestrion_world::id::TaskId;
 use std::sync::Arc;
 
+/// One route.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    /// Of whom, where the server has tokens.
+    pub(crate) access: Access,
+    handler: MethodRouter<Arc<Door>>,
+}
+
+const INFER: Access = Access::Scopes(&[Scope::Infer]);
+const FOLLOW: Access = Access::Scopes(&[Scope::Infer, Scope::Read]);
+const CANCEL: Access = Access::Scopes(&[Scope::Infer, Scope::Operate]);
+const LOOK: Access = Access::Scopes(&[Scope::Read, Scope::Operate]);
+const ANY: Access = Access::Scopes(Scope::ALL);
+
 /// One row a route.
+pub(crate) fn routes() -> Vec<Route> {
+    let row = |method, path, access, handler| Route { method, path, access, handler };
+    vec![
+        row(Method::POST, "/v1/tasks", INFER, post(task_submit::submit)),
+        row(Method::GET, "/v1/tasks/{id}", FOLLOW, get(task_get::show)),
+        row(Method::GET, "/v1/tasks/{id}/stream", FOLLOW, get(task_stream::stream)),
+        row(Method::POST, "/v1/tasks/{id}/cancel", CANCEL, post(task_cancel::cancel)),
+        row(Method::GET, "/v1/tasks/{id}/explain", LOOK, get(explain::explain)),
+        row(Method::POST, "/v1/chat/completions", INFER, post(chat::complete)),
+        row(Method::POST, "/v1/completions", INFER, post(completions::complete)),
+        row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
+        row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
+        row(Method::GET, "/health/live", Access::Health, get(health::live)),
+        row(Method::GET, "/health/ready", Access::Health, get(health::ready)),
+        row(Method::GET, "/metrics", Access::Metrics, get(metrics::metrics)),
+        row(Method::GET, "/version", ANY, get(version::version)),
+        row(Method::GET, "/status", LOOK, get(status::status)),
+        // Files without data: what they show they ask for.
+        row(Method::GET, "/", Access::Open, get(ui::page)),
+        row(Method::GET, "/ui", Access::Open, get(ui::page)),
+        row(Method::GET, "/ui/app.js", Access::Open, get(ui::script)),
+        row(Method::GET, "/ui/style.css", Access::Open, get(ui::style)),
+    ]
+}
+
+/// All routes, each behind its keeper, behind the guard.
 pub(crate) fn router(door: Arc<Door>) -> Router {
-    Router::new()
-        .route("/v1/tasks", post(task_submit::submit))
-        .route("/v1/tasks/{id}", get(task_get::show))
-        .route("/v1/tasks/{id}/stream", get(task_stream::stream))
-        .route("/v1/tasks/{id}/cancel", post(task_cancel::cancel))
-        .route("/v1/tasks/{id}/explain", get(explain::explain))
-        .route("/v1/chat/completions", post(chat::complete))
-        .route("/v1/completions", post(completions::complete))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::show))
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
-        .route("/version", get(version::version))
-        .route("/status", get(status::status))
-        .route("/", get(ui::page))
-        .route("/ui", get(ui::page))
-        .route("/ui/app.js", get(ui::script))
-        .route("/ui/style.css", get(ui::style))
+    let mut router = Router::new();
+    for Route { path, access, handler, .. } in routes() {
+        let keeper = from_fn_with_state((Arc::clone(&door), access), keeper::keep);
+        router = router.route(path, handler.route_layer(keeper));
+    }
+    router
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(Arc::clone(&door), guard::guard))
@@ -73,6 +103,8 @@ fn task_id(text: &str) -> Result<TaskId, Problem> {
     uuid::Uuid::parse_str(text).map(|id| TaskId(id.as_u128())).map_err(|_| Problem::no_task())
 }
 
+#[cfg(test)]
+mod auth_tests;
 #[cfg(test)]
 pub(crate) mod rig;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! one does, and plays the notices and tokens that a test's model name asks for.
 
 use super::task_id;
+use crate::auth::Auth;
 use crate::door::{Door, DoorConfig, DoorParts};
 use crate::port::{
     Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Urgent, Verdict, Words,
@@ -92,6 +93,10 @@ impl Rig {
     }
 
     pub(crate) fn with(config: DoorConfig, takes: bool) -> Self {
+        Self::guarded(config, takes, Auth::default())
+    }
+
+    pub(crate) fn guarded(config: DoorConfig, takes: bool, auth: Auth) -> Self {
         let telemetry = Arc::new(Telemetry::new(&["pool-a".to_owned()]));
         let switchboard = Arc::new(Switchboard::new(config.keep(), Arc::clone(&telemetry)));
         let (client, client_end) = flume::bounded::<Envelope>(if takes { 64 } else { 0 });
@@ -130,6 +135,7 @@ impl Rig {
             prepare: Arc::new(Words2Tokens),
             explain: Arc::new(Told),
             telemetry,
+            auth,
         };
         Rig { door: Door::new(parts, config), switchboard, health, cancelled, specs, tasks, _stuck: stuck }
     }

@@ -11,7 +11,7 @@ mod vitals;
 
 pub use limits::Limits;
 
-use crate::http::guard::Suspect;
+use crate::http::guard::{Peer, Suspect};
 use guarded::Guarded;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
@@ -116,13 +116,13 @@ async fn run(
     router: axum::Router,
     limits: Arc<Limits>,
     mut closing: watch::Receiver<bool>,
-    _place: Place,
+    place: Place,
 ) {
     // Tokens are small and late is worse than many.
     let _ = stream.set_nodelay(true);
     let vitals = Arc::new(Vitals::new(&limits));
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&vitals), &limits));
-    let service = service_fn(|request| answer(request, router.clone(), Arc::clone(&vitals)));
+    let service = service_fn(|request| answer(request, Peer(place.address), router.clone(), Arc::clone(&vitals)));
     let connection = builder.serve_connection(io, service);
     tokio::pin!(connection);
     let mut look = tokio::time::interval((limits.write_stall() / 4).max(Duration::from_millis(1)));
@@ -161,6 +161,7 @@ async fn run(
 
 async fn answer(
     mut request: Request<Incoming>,
+    peer: Peer,
     mut router: axum::Router,
     vitals: Arc<Vitals>,
 ) -> Result<Response<Tracked>, Infallible> {
@@ -168,6 +169,7 @@ async fn answer(
     let flight = Flight::new(vitals, h2);
     // What follows a chunked body is not watched by `framing`, so nothing may follow.
     let last = !h2 && request.headers().contains_key(TRANSFER_ENCODING);
+    request.extensions_mut().insert(peer);
     if let Some(fault) = flight.vitals().fault() {
         request.extensions_mut().insert(Suspect(fault.problem()));
     }
