@@ -17,7 +17,8 @@ import traceback
 import openai
 
 QUESTION = [{"role": "user", "content": "Name three colours."}]
-LONG = 1500
+# Greedily the tiny model never comes to an end.
+LONG = {"max_tokens": 1500, "temperature": 0}
 
 
 class Setting:
@@ -188,15 +189,15 @@ def case_responses_carry_ids_and_times(s):
 
 
 def case_a_timeout_gives_up(s):
-    impatient = s.connect(timeout=0.05)
-    refused(openai.APITimeoutError, lambda: s.chat(impatient, max_tokens=LONG))
+    impatient = s.connect(timeout=0.02)
+    refused(openai.APITimeoutError, lambda: s.chat(impatient, **LONG, n=8))
     assert s.chat().choices, "and the server goes on"
 
 
 def case_closing_a_stream_frees_its_slot(s):
     """More than the slots and the queue hold, one after the other: each must be gone before the next."""
     for _ in range(12):
-        stream = s.chat(stream=True, max_tokens=LONG)
+        stream = s.chat(stream=True, **LONG)
         next(iter(stream))
         stream.close()
     began = time.monotonic()
@@ -231,7 +232,7 @@ def fill(s):
     streams = []
     for _ in range(64):
         try:
-            streams.append(s.chat(stream=True, max_tokens=LONG))
+            streams.append(s.chat(stream=True, **LONG))
         except openai.RateLimitError as error:
             assert int(error.response.headers["retry-after"]) >= 1 and error.code == "ADMISSION_REJECT"
             return streams
@@ -263,8 +264,9 @@ def case_the_async_client(s):
 def case_the_stream_helper(s):
     with s.client.chat.completions.stream(model=s.model, messages=QUESTION, max_tokens=12, seed=7) as stream:
         pieces = [event.delta for event in stream if event.type == "content.delta"]
-        final = stream.get_final_completion()
+        final = stream.current_completion_snapshot
     assert "".join(pieces) == final.choices[0].message.content
+    assert final.choices[0].finish_reason == "length"
 
 
 def main():

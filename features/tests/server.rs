@@ -18,11 +18,13 @@ pub(crate) struct Setup {
     pub(crate) simd: &'static str,
     /// Further sections of the configuration file.
     pub(crate) more: String,
+    /// Tokens of clients, as in the file of `auth.tokens_file`.
+    pub(crate) tokens: Option<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { pools: 1, slots: 4, simd: "auto", more: String::new() }
+        Setup { pools: 1, slots: 4, simd: "auto", more: String::new(), tokens: None }
     }
 }
 
@@ -51,7 +53,11 @@ impl Server {
             );
         }
         std::fs::write(dir.join("orchestrion.toml"), config).unwrap();
-        let mut child = Command::new(ORCH)
+        let mut command = Command::new(ORCH);
+        if let Some(tokens) = setup.tokens {
+            command.env("ORCHESTRION_AUTH__TOKENS", tokens);
+        }
+        let mut child = command
             .args(["serve", "--bind", "127.0.0.1:0", "--config", "orchestrion.toml", "--journal", "journal"])
             .current_dir(&dir)
             .env("XDG_CACHE_HOME", &dir)
@@ -74,6 +80,11 @@ impl Server {
         // Its further words are nobody's, but the pipe has to be emptied.
         std::thread::spawn(move || lines.for_each(drop));
         Server { child, url, dir }
+    }
+
+    /// What it wrote to stderr.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap()
     }
 
     pub(crate) fn journal(&self) -> PathBuf {

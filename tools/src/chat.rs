@@ -4,14 +4,14 @@ use crate::cli::ChatArgs;
 use crate::failure::{Code, Failure};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use ureq::Agent;
+use ureq::{Agent, RequestBuilder};
 
 pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     // The server is named by the user; a proxy of the environment is not meant for it.
     let agent = Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent();
     let model = match &args.model {
         Some(model) => model.clone(),
-        None => first_model(&agent, &args.url)?,
+        None => first_model(&agent, args)?,
     };
     let mut messages = Vec::new();
     if !args.prompt.is_empty() {
@@ -34,8 +34,13 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
     }
 }
 
-fn first_model(agent: &Agent, url: &str) -> Result<String, Failure> {
-    let mut response = agent.get(format!("{url}/v1/models")).call().map_err(|error| no_answer(url, &error))?;
+fn first_model(agent: &Agent, args: &ChatArgs) -> Result<String, Failure> {
+    let url = &args.url;
+    let request = keyed(agent.get(format!("{url}/v1/models")), args);
+    let mut response = request.call().map_err(|error| no_answer(url, &error))?;
+    if !response.status().is_success() {
+        return Err(refused(&mut response));
+    }
     let list = json_of(response.body_mut())?;
     let name = list.pointer("/data/0/id").and_then(Value::as_str).map(str::to_owned);
     name.ok_or_else(|| Failure::new(Code::Unavailable, format!("the server at {url} names no model")))
@@ -50,13 +55,10 @@ fn ask(agent: &Agent, args: &ChatArgs, model: &str, messages: &[Value]) -> Resul
     if let Some(seed) = seed {
         body["seed"] = json!(seed);
     }
-    let request = agent.post(format!("{url}/v1/chat/completions")).content_type("application/json");
+    let request = keyed(agent.post(format!("{url}/v1/chat/completions")), args).content_type("application/json");
     let mut response = request.send(body.to_string()).map_err(|error| no_answer(url, &error))?;
     if !response.status().is_success() {
-        let problem = json_of(response.body_mut())?;
-        let message = problem.pointer("/error/message").and_then(Value::as_str).unwrap_or("no reason given");
-        let problem = format!("the server answered {}: {message}", response.status());
-        return Err(Failure::new(Code::Unavailable, problem));
+        return Err(refused(&mut response));
     }
     let mut answer = String::new();
     let mut out = std::io::stdout();
@@ -75,6 +77,19 @@ fn ask(agent: &Agent, args: &ChatArgs, model: &str, messages: &[Value]) -> Resul
     }
     writeln!(out)?;
     Ok(answer)
+}
+
+fn keyed<B>(request: RequestBuilder<B>, args: &ChatArgs) -> RequestBuilder<B> {
+    match &args.key {
+        Some(key) => request.header("authorization", format!("Bearer {key}")),
+        None => request,
+    }
+}
+
+fn refused(response: &mut ureq::http::Response<ureq::Body>) -> Failure {
+    let problem = json_of(response.body_mut()).unwrap_or_default();
+    let message = problem.pointer("/error/message").and_then(Value::as_str).unwrap_or("no reason given");
+    Failure::new(Code::Unavailable, format!("the server answered {}: {message}", response.status()))
 }
 
 fn json_of(body: &mut ureq::Body) -> Result<Value, Failure> {

@@ -71,6 +71,9 @@ pub(crate) struct ChatArgs {
     /// The server
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub url: String,
+    /// The token of a server that asks for one; the environment keeps it out of the list of processes
+    #[arg(long, env = "ORCH_KEY", hide_env_values = true, value_name = "TOKEN")]
+    pub key: Option<String>,
     /// The model; without it, the first one that the server has
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,

@@ -5,6 +5,7 @@
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
+use crate::serve::keys::{self, TOKENS_VARIABLE};
 use config::{Config as Layers, Environment, File, FileFormat};
 use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
@@ -25,6 +26,7 @@ pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub server: DoorConfig,
+    pub auth: keys::Settings,
     pub queue: Queue,
     pub placement: Placement,
     pub health: Health,
@@ -230,8 +232,12 @@ impl Config {
         if let Some(file) = file(args.config.as_deref())? {
             layers = layers.add_source(File::from(file).format(FileFormat::Toml));
         }
-        let environment =
-            Environment::with_prefix("ORCHESTRION").prefix_separator("_").separator("__").try_parsing(true);
+        // Without the secret, which the layers would quote in their errors.
+        let variables =
+            std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        let variables = variables.filter(|(key, _)| key != TOKENS_VARIABLE).collect();
+        let environment = Environment::with_prefix("ORCHESTRION").prefix_separator("_").separator("__");
+        let environment = environment.source(Some(variables)).try_parsing(true);
         layers = layers.add_source(environment);
         let layers = layers
             .set_override_option("server.bind", args.bind.map(|bind| bind.to_string()))

@@ -26,9 +26,17 @@ function show(status) {
   }
 }
 
+// A server with tokens refuses until one is typed in; it stays in this page alone.
+function headers() {
+  return at("key").value ? { authorization: "Bearer " + at("key").value } : {};
+}
+
 async function refresh() {
   try {
-    show(await (await fetch("/status")).json());
+    const response = await fetch("/status", { headers: headers() });
+    at("asks").hidden = response.ok && !at("key").value;
+    if (response.ok) show(await response.json());
+    else at("state").textContent = (await response.json()).message;
   } catch {
     at("state").textContent = "the server does not answer";
     at("state").classList.remove("ready");
@@ -53,7 +61,7 @@ async function ask(event) {
       messages: [{ role: "user", content: at("prompt").value }],
     };
     const response = await fetch("/v1/chat/completions", {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal: running.signal,
+      method: "POST", headers: { "content-type": "application/json", ...headers() }, body: JSON.stringify(body), signal: running.signal,
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
     await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), answer);

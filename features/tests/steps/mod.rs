@@ -1,7 +1,9 @@
 //! The steps of all features, over one session: a server, what was asked of it, what it answered.
 
 mod answering;
+mod auth;
 mod cancelling;
+mod clients;
 mod explaining;
 mod refusing;
 
@@ -27,6 +29,8 @@ pub(crate) struct Session {
     second: Vec<String>,
     /// Headers of the last refusal.
     hints: Option<(String, String)>,
+    /// The last prompt, as it was written.
+    prompt: String,
 }
 
 impl Session {
@@ -65,6 +69,11 @@ impl Session {
     fn answer(&self) -> &(StatusCode, Value) {
         self.answers.last().expect("something was asked")
     }
+}
+
+/// What chats begin with, where it does not matter.
+fn question() -> Value {
+    json!([{ "role": "user", "content": "Name three colours." }])
 }
 
 /// A task that the tiny model answers with exactly so many tokens: greedily it never comes to an end.

@@ -5,6 +5,7 @@
 //! no new work, open streams get their time, the rest is cancelled, the journal is forced to disk.
 
 mod banner;
+pub(crate) mod keys;
 mod kitchen;
 mod load;
 mod stations;
@@ -60,10 +61,7 @@ fn trace(config: &Config) {
 async fn live(config: Config) -> Result<(), Failure> {
     let signals = signals()?;
     let bind = config.server.bind;
-    if !bind.ip().is_loopback() {
-        let problem = format!("{bind} is not a loopback address, and this version has no tokens to ask of clients");
-        return Err(Failure::new(Code::BadConfig, problem));
-    }
+    let auth = keys::auth(&config.auth, bind, &keys::Sources::of(&config.auth))?;
     let listener = TcpListener::bind(bind).await.map_err(|error| taken(bind, &error))?;
     let address = listener.local_addr()?;
 
@@ -94,6 +92,7 @@ async fn live(config: Config) -> Result<(), Failure> {
         prepare: Arc::clone(&kitchen) as _,
         explain: Arc::new(FromJournal(journal_dir.clone())),
         telemetry,
+        auth,
     };
     let door = Door::new(parts, config.server.clone());
     let (closing, closed) = watch::channel(false);
