@@ -14,7 +14,9 @@ use orchestrion_world::id::{Attempt, PoolId, TaskId};
 use orchestrion_world::payload::Payload;
 use orchestrion_world::protocol::{Notice, Outcome};
 use orchestrion_world::time::Tick;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,7 @@ pub struct Switchboard {
     keep: Keep,
     ready: Mutex<BTreeMap<PoolId, u16>>,
     telemetry: Arc<Telemetry>,
+    opened: AtomicU64,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,7 +65,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Switchboard {
     pub fn new(keep: Keep, telemetry: Arc<Telemetry>) -> Self {
-        Switchboard { shards: Default::default(), kept: Mutex::default(), keep, ready: Mutex::default(), telemetry }
+        let opened = AtomicU64::new(0);
+        Switchboard {
+            shards: Default::default(),
+            kept: Mutex::default(),
+            keep,
+            ready: Mutex::default(),
+            telemetry,
+            opened,
+        }
     }
 
     /// A station made a token. `text` is whole characters; `index` counts from 0 within the task.
@@ -87,6 +98,23 @@ impl Switchboard {
         }
         living.sort_unstable();
         living
+    }
+
+    /// The newest admitted tasks of the queue surface, newest first: those older than number `before`, at
+    /// most `limit`.
+    pub(crate) fn newest(&self, before: Option<u64>, limit: usize) -> Vec<Arc<Entry>> {
+        let asked = |entry: &&Arc<Entry>| {
+            entry.surface == Surface::Queue
+                && before.is_none_or(|before| entry.number < before)
+                && entry.phase() != Phase::Submitted
+        };
+        let mut newest: Vec<Arc<Entry>> = Vec::new();
+        for shard in &self.shards {
+            newest.extend(locked(shard).values().filter(asked).cloned());
+        }
+        newest.sort_unstable_by_key(|entry| Reverse(entry.number));
+        newest.truncate(limit);
+        newest
     }
 
     /// The core has spoken.
@@ -197,7 +225,8 @@ impl Switchboard {
         if let Some(entry) = shard.get(&opening.task) {
             return if entry.body == opening.body { Opened::Same(Arc::clone(entry)) } else { Opened::Conflict };
         }
-        let entry = Arc::new(Entry::new(opening));
+        // Only that later ones are higher counts.
+        let entry = Arc::new(Entry::new(opening, self.opened.fetch_add(1, Ordering::Relaxed)));
         shard.insert(entry.task, Arc::clone(&entry));
         Opened::New(entry)
     }

@@ -147,6 +147,8 @@ type Round = [Option<Waker>; 4];
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) task: TaskId,
+    /// Later tasks have higher ones.
+    pub(crate) number: u64,
     pub(crate) body: [u8; 32],
     pub(crate) surface: Surface,
     pub(crate) class: Class,
@@ -157,10 +159,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(opening: Opening) -> Self {
+    pub(crate) fn new(opening: Opening, number: u64) -> Self {
         let payload = opening.payload;
         Entry {
             task: opening.task,
+            number,
             body: opening.body,
             surface: opening.surface,
             class: opening.class,

@@ -19,6 +19,7 @@ mod openai;
 mod status;
 mod task_cancel;
 mod task_get;
+mod task_list;
 mod task_stream;
 mod task_submit;
 mod ui;
@@ -54,6 +55,8 @@ pub(crate) fn routes() -> Vec<Route> {
     let row = |method, path, access, handler| Route { method, path, access, handler };
     vec![
         row(Method::POST, "/v1/tasks", INFER, post(task_submit::submit)),
+        // Ids of everybody's tasks, and with them their answers.
+        row(Method::GET, "/v1/tasks", LOOK, get(task_list::list)),
         row(Method::GET, "/v1/tasks/{id}", FOLLOW, get(task_get::show)),
         row(Method::GET, "/v1/tasks/{id}/stream", FOLLOW, get(task_stream::stream)),
         row(Method::POST, "/v1/tasks/{id}/cancel", CANCEL, post(task_cancel::cancel)),
@@ -78,7 +81,8 @@ pub(crate) fn routes() -> Vec<Route> {
 /// All routes, each behind its keeper, behind the guard.
 pub(crate) fn router(door: Arc<Door>) -> Router {
     let mut router = Router::new();
-    for Route { path, access, handler, .. } in routes() {
+    for Route { method, path, access, handler } in routes() {
+        tracing::trace!(%method, path, ?access, "a route");
         let keeper = from_fn_with_state((Arc::clone(&door), access), keeper::keep);
         router = router.route(path, handler.route_layer(keeper));
     }

@@ -5,7 +5,7 @@ use super::task_id;
 use crate::door::Door;
 use crate::problem::Problem;
 use crate::sse;
-use crate::task_entry::{Admission, Phase};
+use crate::task_entry::{Admission, Entry, Phase, View};
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use orchestrion_world::protocol::Outcome;
@@ -19,20 +19,7 @@ pub(crate) async fn show(
 ) -> Result<Json<Value>, Problem> {
     let entry = door.parts.switchboard.find(task_id(&id)?).ok_or_else(Problem::no_task)?;
     let view = entry.view();
-    let (position, predicted) = match view.admission {
-        Some(Admission::Accepted { position, predicted_start }) => (Some(position), Some(predicted_start.0)),
-        _ => (None, None),
-    };
-    let mut answer = json!({
-        "task_id": entry.task.to_string(),
-        "state": state(view.phase),
-        "queue_position": position,
-        "predicted_start_ms": predicted,
-        "worker_id": view.worker.map(|worker| worker.to_string()),
-        "seed": entry.seed,
-        "fingerprint": &*entry.fingerprint,
-        "tokens": view.tokens,
-    });
+    let mut answer = facts(&entry, &view);
     if let Some(ending) = view.ending {
         match sse::result(&ending) {
             Ok(mut result) => {
@@ -43,6 +30,24 @@ pub(crate) async fn show(
         }
     }
     Ok(Json(answer))
+}
+
+/// What can be said of any task, ended or not.
+pub(crate) fn facts(entry: &Entry, view: &View) -> Value {
+    let (position, predicted) = match view.admission {
+        Some(Admission::Accepted { position, predicted_start }) => (Some(position), Some(predicted_start.0)),
+        _ => (None, None),
+    };
+    json!({
+        "task_id": entry.task.to_string(),
+        "state": state(view.phase),
+        "queue_position": position,
+        "predicted_start_ms": predicted,
+        "worker_id": view.worker.map(|worker| worker.to_string()),
+        "seed": entry.seed,
+        "fingerprint": &*entry.fingerprint,
+        "tokens": view.tokens,
+    })
 }
 
 fn state(phase: Phase) -> &'static str {

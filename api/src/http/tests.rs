@@ -352,7 +352,7 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
 async fn errors_wear_the_envelope() {
     let rig = Rig::new();
     let wrong = rig.send("DELETE", "/v1/tasks", None, &[]).await;
-    assert_eq!(wrong.headers()["allow"], "POST");
+    assert_eq!(wrong.headers()["allow"], "POST,GET,HEAD");
     let wrong = json_of(wrong, 405).await;
     assert_eq!((wrong["code"].as_str(), wrong["retriable"].as_bool()), (Some("INVALID_PARAMS"), Some(false)));
     assert_eq!(json_of(rig.get("/v1/replicasets").await, 404).await["code"], "NOT_FOUND");
