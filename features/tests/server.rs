@@ -82,11 +82,6 @@ impl Server {
         Server { child, url, dir }
     }
 
-    /// What it wrote to stderr.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.join("log")).unwrap()
-    }
-
     pub(crate) fn journal(&self) -> PathBuf {
         self.dir.join("journal")
     }
