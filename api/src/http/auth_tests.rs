@@ -63,6 +63,10 @@ async fn every_route_asks_for_its_scope() {
                 continue;
             }
             assert_eq!((none, bad), (401, 401), "{name}");
+            if route.method == "GET" {
+                let head = ask(&rig, "HEAD", route.path, None, None).await.status();
+                assert_eq!(head, 401, "HEAD {}", route.path);
+            }
             for scope in Scope::ALL {
                 let found = status(Some(&key(*scope))).await;
                 match wanted.contains(scope) {
