@@ -7,13 +7,14 @@ use crate::configuration::{Config, Pool};
 use crate::failure::{Code, Failure};
 use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
+use orchestrion_api::recovery::Epochs;
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
 use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::Template;
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
+use orchestrion_world::id::{DeviceId, PoolId, WorkerId};
 use orchestrion_world::protocol::Report;
 use orchestrion_world::units::{Bytes, Sha256};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) fn pools(
     config: &Config,
     kitchen: &Kitchen,
     depot: &Depot,
+    epochs: &Epochs,
     urgent: flume::Sender<Urgent>,
     switchboard: Arc<Switchboard>,
 ) -> Result<Vec<Served>, Failure> {
@@ -52,7 +54,7 @@ pub(crate) fn pools(
             worker,
             pool: PoolId(n as u16),
             device: HOST,
-            epoch: Epoch(1),
+            epoch: epochs.next(worker),
             device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
