@@ -194,3 +194,6 @@ impl Past {
         wanted.chain(self.finished.iter().map(|finished| Line::Finished(Box::new(finished.clone()))))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ mod load;
 mod log;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use load::{Found, load};
 pub(crate) use log::Spool;
