@@ -201,3 +201,18 @@ fn a_step_that_broke_is_left_out_and_the_runs_replay_as_one() {
     drop(next);
     assert_eq!(recovered(dir.path()).unwrap().ledger, state);
 }
+
+#[test]
+fn a_long_journal_costs_no_more_than_its_last_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(JournalConfig { segment_records: 500, ..config(dir.path()) });
+    recorder.serve(10, 1..=1_300);
+    let (records, state) = (recorder.written.len(), recorder.simulation.ledger());
+    drop(recorder);
+    let taken = Taken::take(config(dir.path())).unwrap();
+    let last = runs(&taken.last().unwrap()).unwrap();
+    let mut rerun = Rerun::new(&last[0].segments, None);
+    let steps = rerun.recover().unwrap();
+    assert!(records > 5_000 && steps < 500, "{steps} of {records}");
+    assert_eq!(rerun.simulation.unwrap().ledger(), state);
+}

@@ -8,9 +8,8 @@
 //! # Format 1
 //! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL1`. Then frames up to its end: the marker
 //! `ORSL`, the length of the body (u32, little endian), a CRC-32 of these eight bytes and the body, and the
-//! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word: at the end they are
-//! what a crash left of a step that nobody was told of. A boot and a spool that has doubled are written anew,
-//! with what still counts, beside the old one, and take its name.
+//! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word. It is written anew at
+//! each boot and when it has doubled, beside the old one, whose name it then takes.
 
 mod frame;
 mod load;
