@@ -11,7 +11,7 @@ use crate::replay::rerun::Rerun;
 use crate::spool::{Finished, Found, Line, Wanted, load};
 use orchestrion_systems::{RestoreError, Simulation};
 use orchestrion_world::config::Rules;
-use orchestrion_world::id::{Epoch, WorkerId};
+use orchestrion_world::id::{Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, FaultClass, Input, Intent, Report};
 use orchestrion_world::time::{Tick, Ticks};
@@ -59,14 +59,32 @@ pub struct Past {
     pub finished: Vec<Finished>,
 }
 
-/// Which life of each worker comes next.
+/// What the stations of this process have to know of those before them.
 #[derive(Clone, Debug, Default)]
-pub struct Epochs(BTreeMap<WorkerId, Epoch>);
+pub struct Heritage {
+    epochs: BTreeMap<WorkerId, Epoch>,
+    /// Model and fingerprint of the tasks that go on.
+    tasks: Vec<(TaskId, ModelId, String)>,
+}
 
-impl Epochs {
+impl Heritage {
+    fn of(ledger: &Ledger, found: &Found) -> Heritage {
+        let epochs = ledger.workers.iter().map(|worker| (worker.id, worker.epoch)).collect();
+        let fingerprint = |task| found.wanted.get(task).map(|wanted| wanted.card.fingerprint.clone());
+        let tasks = ledger.tasks.iter().filter_map(|task| Some((task.id, task.spec.model, fingerprint(&task.id)?)));
+        Heritage { epochs, tasks: tasks.collect() }
+    }
+
     /// The epoch that a worker of this process announces itself with.
-    pub fn next(&self, worker: WorkerId) -> Epoch {
-        Epoch(self.0.get(&worker).map_or(0, |last| last.0) + 1)
+    pub fn next_epoch(&self, worker: WorkerId) -> Epoch {
+        Epoch(self.epochs.get(&worker).map_or(0, |last| last.0) + 1)
+    }
+
+    /// Tasks of a model that were made into tokens for another file or engine than `fingerprint` names: what
+    /// is there now would read something else.
+    pub fn strangers(&self, model: ModelId, fingerprint: &str) -> Vec<TaskId> {
+        let strange = |(_, of, known): &&(TaskId, ModelId, String)| *of == model && known != fingerprint;
+        self.tasks.iter().filter(strange).map(|(task, ..)| *task).collect()
     }
 }
 
@@ -79,7 +97,7 @@ pub(crate) struct Recovered {
     pub(crate) tick: Tick,
     /// The first step's.
     pub(crate) inputs: Vec<Input>,
-    pub(crate) epochs: Epochs,
+    pub(crate) heritage: Heritage,
 }
 
 /// What a boot with `rules` begins from; `seed` keys a world that begins empty.
@@ -94,7 +112,7 @@ pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recover
     let tick = tick_at(&ledger, wall);
     let inputs = first_inputs(&ledger, rules, &found, wall);
     check(&ledger, tick, &inputs)?;
-    let epochs = Epochs(ledger.workers.iter().map(|worker| (worker.id, worker.epoch)).collect());
+    let heritage = Heritage::of(&ledger, &found);
     let past = past(&ledger, found);
     if ledger.core.booted.is_some() {
         let (unfinished, results) = (past.unfinished.len(), past.finished.len());
@@ -106,7 +124,7 @@ pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recover
             "the last run's state is recovered"
         );
     }
-    Ok(Recovered { ledger, past, tick, inputs, epochs })
+    Ok(Recovered { ledger, past, tick, inputs, heritage })
 }
 
 /// The last segment's ledger, and its records executed again.

@@ -17,7 +17,7 @@ pub use lanes::{Inlets, Lanes, lanes};
 
 use crate::journal::{JournalConfig, JournalError, Taken, Writer};
 use crate::port::Stations;
-use crate::recovery::{Epochs, Past, RecoverError, Recovered, recover};
+use crate::recovery::{Heritage, Past, RecoverError, Recovered, recover};
 use crate::spool::{Finished, Spool, Wanted};
 use beat::Beat;
 use orchestrion_systems::{Gauges, RestoreError, Simulation};
@@ -91,7 +91,7 @@ pub struct Pulse {
     thread: JoinHandle<Result<(), PulseError>>,
     stopper: Stopper,
     health: Health,
-    epochs: Epochs,
+    heritage: Heritage,
 }
 
 /// Asks a pulse to end; so does dropping every one of them together with the [`Pulse`].
@@ -128,7 +128,7 @@ impl Pulse {
         let PulseConfig { rules, seed, build, client_batch, journal } = config;
         rules.check()?;
         let taken = Taken::take(journal)?;
-        let Recovered { ledger, past, tick, inputs, epochs } = recover(&taken, &rules, seed)?;
+        let Recovered { ledger, past, tick, inputs, heritage } = recover(&taken, &rules, seed)?;
         let simulation = Simulation::restore(&ledger)?;
         let spool = Spool::begin(taken.config(), past.lines())?;
         let mut writer = Writer::begin(taken, &build, ledger)?;
@@ -141,12 +141,12 @@ impl Pulse {
         beat.boot(inputs)?;
         let thread =
             std::thread::Builder::new().name("pulse".into()).spawn(move || beat.run()).map_err(PulseError::Thread)?;
-        Ok(Pulse { thread, stopper: Stopper(stop), health, epochs })
+        Ok(Pulse { thread, stopper: Stopper(stop), health, heritage })
     }
 
-    /// Which life of each worker comes next.
-    pub fn epochs(&self) -> Epochs {
-        self.epochs.clone()
+    /// What the stations have to know of those before them.
+    pub fn heritage(&self) -> Heritage {
+        self.heritage.clone()
     }
 
     pub fn health(&self) -> Health {
@@ -166,7 +166,7 @@ impl Pulse {
     /// Waits for the end: after [`Stopper::stop`], or when the pulse cannot go on.
     pub fn join(self) -> Result<(), PulseError> {
         // The stopper lives until then: its end would be a stop.
-        let Pulse { thread, stopper: _stopper, health: _, epochs: _ } = self;
+        let Pulse { thread, stopper: _stopper, health: _, heritage: _ } = self;
         thread.join().unwrap_or_else(|panic| Err(PulseError::Panicked(message_of(panic.as_ref()))))
     }
 }

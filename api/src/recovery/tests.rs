@@ -6,7 +6,7 @@ use crate::journal::{JournalConfig, Outcome, Record};
 use crate::replay::{ReplayOptions, replay};
 use crate::spool::Spool;
 use crate::spool::tests::wanted;
-use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::full_digest;
 use orchestrion_world::protocol::{Effect, Failure, Notice, Outcome as End, TaskSpec};
 use orchestrion_world::units::Digest;
@@ -93,7 +93,11 @@ fn what_died_with_the_process_is_told_first() {
     let ended = words.iter().filter(|notice| matches!(notice, Notice::Ended { .. })).count();
     assert_eq!((retried, ended), (3, 2), "the others go on: {words:?}");
     assert_eq!(recovered.past.unfinished.iter().filter(|task| task.cut).count(), 1);
-    assert_eq!((recovered.epochs.next(WorkerId(1)), recovered.epochs.next(WorkerId(9))), (Epoch(2), Epoch(1)));
+    let heritage = &recovered.heritage;
+    assert_eq!((heritage.next_epoch(WorkerId(1)), heritage.next_epoch(WorkerId(9))), (Epoch(2), Epoch(1)));
+    assert_eq!(heritage.strangers(ModelId(0), "model/engine"), []);
+    assert_eq!(heritage.strangers(ModelId(1), "another/engine"), []);
+    assert_eq!(heritage.strangers(ModelId(0), "another/engine"), [1, 2, 3, 5, 6].map(TaskId));
 }
 
 #[test]

@@ -103,11 +103,11 @@ async fn live(config: Config) -> Result<(), Failure> {
     tokio::spawn(Arc::clone(&door).housekeeping());
 
     banner::opened(address, &journal_dir);
-    let (stopper, epochs) = (pulse.stopper(), pulse.epochs());
+    let (stopper, heritage) = (pulse.stopper(), pulse.heritage());
     let mut ended = tokio::task::spawn_blocking(move || pulse.join());
     let mut loading = tokio::task::spawn_blocking({
         let (depot, urgent, switchboard) = (Arc::clone(&depot), urgent.clone(), Arc::clone(&switchboard));
-        move || load::pools(&config, &kitchen, &depot, &epochs, urgent, switchboard)
+        move || load::pools(&config, &kitchen, &depot, &heritage, urgent, switchboard)
     });
 
     let mut early = None;
