@@ -1,10 +1,10 @@
 """Judges the engine's next-token distributions beside llama.cpp's, teacher-forced on real text.
 
-teacher.py --trace TRACE --model MODEL.gguf --text FILE [--positions 2048]
+teacher.py --trace TRACE --model MODEL.gguf --text FILE [--positions 1024] [--top 2048]
 
-At each position three distributions over the whole vocabulary: the engine's, llama.cpp's (PyPI
-`xllamacpp`, one completion for each prefix with n_probs = the vocabulary) and a float32 oracle's
-(`llama.py`). Bars:
+At each position three distributions: the engine's, llama.cpp's (PyPI `xllamacpp`, one completion for each
+prefix) and a float32 oracle's (`llama.py`). llama.cpp tells its likeliest `--top` tokens, and all others
+count as one more; it hands them over as JSON, which for a whole vocabulary takes a second a position. Bars:
 (a) the engine's best token is llama.cpp's wherever llama.cpp's best two are 1 nat or more apart;
 (b) its top-1 agreement with the oracle is at least llama.cpp's own less one point;
 (c) its mean KL(oracle ‖ engine) is at most 1.1 times llama.cpp's.
@@ -21,8 +21,8 @@ import engine
 import llama
 
 
-def llama_cpp(model, tokens, vocab):
-    """Log-probabilities [positions, vocab] of llama.cpp."""
+def llama_cpp(model, tokens, vocab, top):
+    """Log-probabilities [positions, vocab] of llama.cpp; NaN for tokens that are not among the `top`."""
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx = len(tokens) + 16
@@ -34,18 +34,30 @@ def llama_cpp(model, tokens, vocab):
     out = np.full((len(tokens), vocab), np.nan)
     for i in range(len(tokens)):
         answer = server.handle_completions(
-            {"prompt": tokens[: i + 1], "n_predict": 1, "n_probs": vocab, "temperature": 0, "cache_prompt": True}
+            {
+                "prompt": tokens[: i + 1],
+                "n_predict": 1,
+                "n_probs": top,
+                "temperature": 0,
+                "cache_prompt": True,
+                # An answer that is the end token alone has no probabilities; those reported are of the
+                # model before any sampler, so this does not change them.
+                "ignore_eos": True,
+            }
         )
         if "choices" not in answer:
             sys.exit(f"llama.cpp: {answer}")
         for entry in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
             out[i, entry["id"]] = entry["logprob"]
-        assert not np.isnan(out[i]).any() and abs(np.exp(out[i]).sum() - 1) < 1e-3, "not the whole distribution"
+        assert (~np.isnan(out[i])).sum() == top and np.nansum(np.exp(out[i])) < 1 + 1e-3, "no distribution"
     return out
 
 
-def kl(p, q):
-    return (np.exp(p) * (p - q)).sum(-1)
+def kl(p, q, told):
+    """KL(p ‖ q) at each position, with all tokens that are not `told` taken as one."""
+    rest = lambda d: np.log1p(-np.minimum(np.where(told, np.exp(d), 0).sum(-1), 1 - 1e-12))
+    each = np.where(told, np.exp(p) * (p - np.where(told, q, 0)), 0).sum(-1)
+    return each + np.exp(rest(p)) * (rest(p) - rest(q))
 
 
 def main():
@@ -53,23 +65,25 @@ def main():
     args.add_argument("--trace", required=True)
     args.add_argument("--model", required=True)
     args.add_argument("--text", required=True, help="prose, UTF-8")
-    args.add_argument("--positions", type=int, default=2048)
+    args.add_argument("--positions", type=int, default=1024)
+    args.add_argument("--top", type=int, default=2048)
     args = args.parse_args()
     tokens = engine.tokenize(args.trace, args.model, args.text)[: args.positions]
     assert len(tokens) >= args.positions, f"only {len(tokens)} tokens of text"
     oracle = llama.Llama(args.model)
     exact = llama.log_softmax(dict(oracle.run(tokens))["logits"])
     ours = llama.log_softmax(engine.layers(args.trace, args.model, oracle, tokens)["logits"])
-    theirs = llama_cpp(args.model, tokens, oracle.vocab)
+    theirs = llama_cpp(args.model, tokens, oracle.vocab, min(args.top, oracle.vocab))
+    told = ~np.isnan(theirs)
 
-    best = {name: d.argmax(-1) for name, d in (("oracle", exact), ("ours", ours), ("theirs", theirs))}
-    top = np.sort(theirs, -1)[:, -2:]
+    best = {name: d.argmax(-1) for name, d in (("oracle", exact), ("ours", ours), ("theirs", np.where(told, theirs, -np.inf)))}
+    top = np.sort(np.where(told, theirs, -np.inf), -1)[:, -2:]
     clear = top[:, 1] - top[:, 0] >= 1.0
     differ = int((best["ours"] != best["theirs"])[clear].sum())
     agree = {name: float((best[name] == best["oracle"]).mean()) * 100 for name in ("ours", "theirs")}
-    far = {"ours": float(kl(exact, ours).mean()), "theirs": float(kl(exact, theirs).mean())}
-    text = {n: float(-d[np.arange(len(tokens) - 1), tokens[1:]].mean()) for n, d in
-            (("oracle", exact), ("ours", ours), ("llama.cpp", theirs))}
+    far = {"ours": float(kl(exact, ours, told).mean()), "theirs": float(kl(exact, theirs, told).mean())}
+    nats = lambda d: float(-d[np.arange(len(tokens) - 1), tokens[1:]].mean())
+    unlikely = float(1 - np.where(told, np.exp(exact), 0).sum(-1).mean())
     bars = [
         (f"(a) another best token at {differ} of {clear.sum()} clear positions (bar 0)", differ == 0),
         (f"(b) top-1 agreement with the oracle: ours {agree['ours']:.2f} %, llama.cpp {agree['theirs']:.2f} %"
@@ -77,7 +91,8 @@ def main():
         (f"(c) mean KL from the oracle: ours {far['ours']:.3e}, llama.cpp {far['theirs']:.3e},"
          f" ratio {far['ours'] / far['theirs']:.3f} (bar 1.1)", far["ours"] <= 1.1 * far["theirs"]),
     ]
-    print(f"{len(tokens)} positions; nats per token of the text: " + ", ".join(f"{n} {v:.4f}" for n, v in text.items()))
+    print(f"{len(tokens)} positions; nats per token of the text: oracle {nats(exact):.4f}, ours {nats(ours):.4f};"
+          f" llama.cpp's {told.sum(-1)[0]} likeliest tokens leave {unlikely:.2%} of the probability to the others")
     for line, held in bars:
         print(line + ("" if held else "  MISSED"))
     sys.exit(0 if all(held for _, held in bars) else 1)

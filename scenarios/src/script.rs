@@ -11,7 +11,7 @@
 //! > 30 cancel t1
 //! ```
 
-use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
@@ -65,21 +65,12 @@ pub struct ScriptError {
     pub problem: String,
 }
 
-/// Defaults that a script need not repeat. A bound of 100 keeps queues out of the way of other topics.
+/// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
     Rules {
-        models: vec![],
-        pools: vec![],
         queue: QueueRules { interactive_max: 100, batch_max: 100 },
-        placement: PlacementRule::PredictedEnd,
         health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
-        retry: RetryRules {
-            attempts_max: 3,
-            backoff: Ticks(100),
-            backoff_max: Ticks(30_000),
-            jitter: Permille(200),
-            budget: Permille(100),
-        },
+        ..Rules::default()
     }
 }
 

@@ -159,7 +159,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { interactive_max: 256, batch_max: 1_024, ingress_max: 1_024 }
+        let QueueRules { interactive_max, batch_max } = Rules::default().queue;
+        Queue { interactive_max, batch_max, ingress_max: 1_024 }
     }
 }
 
@@ -171,13 +172,21 @@ impl Default for Placement {
 
 impl Default for Health {
     fn default() -> Self {
-        Health { beat_timeout_ms: 15_000, no_worker_grace_ms: 30_000, workers_max: 1_024 }
+        let HealthRules { beat_timeout, no_worker_grace, workers_max } = Rules::default().health;
+        Health { beat_timeout_ms: beat_timeout.0, no_worker_grace_ms: no_worker_grace.0, workers_max }
     }
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { attempts_max: 3, backoff_ms: 100, backoff_max_ms: 30_000, jitter_permille: 200, budget_permille: 100 }
+        let RetryRules { attempts_max, backoff, backoff_max, jitter, budget } = Rules::default().retry;
+        Retry {
+            attempts_max,
+            backoff_ms: backoff.0,
+            backoff_max_ms: backoff_max.0,
+            jitter_permille: jitter.0,
+            budget_permille: budget.0,
+        }
     }
 }
 

@@ -68,6 +68,27 @@ pub struct RetryRules {
     pub budget: Permille,
 }
 
+/// No models, no pools; bounds and policies that suit one machine.
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            models: vec![],
+            pools: vec![],
+            queue: QueueRules { interactive_max: 256, batch_max: 1_024 },
+            placement: PlacementRule::PredictedEnd,
+            // Fifteen beats of a busy worker; a model loads again within the grace.
+            health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },
+            retry: RetryRules {
+                attempts_max: 3,
+                backoff: Ticks(100),
+                backoff_max: Ticks(30_000),
+                jitter: Permille(200),
+                budget: Permille(100),
+            },
+        }
+    }
+}
+
 /// A rule that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {

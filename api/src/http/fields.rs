@@ -10,6 +10,17 @@ use orchestrion_world::units::Permille;
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
+/// What a request leaves out: at OpenAI's 1.0 over the whole vocabulary a small model wanders off, so the
+/// unlikely tail is cut as llama.cpp's server does by default.
+const DEFAULT: Sampling = Sampling {
+    seed: 0,
+    temperature: Permille(700),
+    top_k: 40,
+    top_p: Permille(950),
+    min_p: Permille(50),
+    repetition_penalty: Permille(1_000),
+};
+
 /// As many and as long as OpenAI takes, with room.
 const STOPS_MOST: usize = 4;
 const STOP_BYTES: usize = 256;
@@ -104,7 +115,7 @@ impl Fields {
             Some(_) => return Err(Problem::invalid("seed", "must be a whole number of 64 bits")),
         };
         let top_k = match self.take("top_k") {
-            None => 0,
+            None => DEFAULT.top_k,
             // -1 is vLLM's way to say all.
             Some(value) if value.as_i64() == Some(-1) => 0,
             Some(value) => value
@@ -114,11 +125,11 @@ impl Fields {
         };
         Ok(Sampling {
             seed,
-            temperature: self.permille("temperature", 0, 2_000, 1_000)?,
+            temperature: self.permille("temperature", 0, 2_000, DEFAULT.temperature.0)?,
             top_k,
-            top_p: self.permille("top_p", 1, 1_000, 1_000)?,
-            min_p: self.permille("min_p", 0, 1_000, 0)?,
-            repetition_penalty: self.permille("repetition_penalty", 1, 10_000, 1_000)?,
+            top_p: self.permille("top_p", 1, 1_000, DEFAULT.top_p.0)?,
+            min_p: self.permille("min_p", 0, 1_000, DEFAULT.min_p.0)?,
+            repetition_penalty: self.permille("repetition_penalty", 1, 10_000, DEFAULT.repetition_penalty.0)?,
         })
     }
 
@@ -236,7 +247,7 @@ mod tests {
         }
         let sampling = fields(json!({"temperature": 0.7, "top_k": -1, "seed": -1, "top_p": null})).sampling(9).unwrap();
         assert_eq!((sampling.temperature, sampling.top_k), (Permille(700), 0));
-        assert_eq!((sampling.seed, sampling.top_p), (u64::MAX, Permille(1_000)));
+        assert_eq!((sampling.seed, sampling.top_p), (u64::MAX, DEFAULT.top_p));
         assert_eq!(fields(json!({})).sampling(9).unwrap().seed, 9);
     }
 

@@ -25,6 +25,9 @@ use tokenizers::Model as _;
 use tokenizers::models::bpe::BPE;
 use vocabulary::{Kind, Vocabulary};
 
+/// Cuts a control token's name in what a user wrote. Unicode keeps this one out of all text.
+const DEFUSED: char = '\u{fdd0}';
+
 /// The tokenizer of one model file; immutable, shared by threads.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
@@ -54,6 +57,30 @@ impl Tokenizer {
             }
         }
         ids
+    }
+
+    /// A user's words, ready for a chat template: control tokens they spell will stay spelled. Without
+    /// this, `<|im_end|>` in a question would end the message and let its author write the next.
+    pub fn defuse(&self, words: &str) -> String {
+        let mut defused = String::with_capacity(words.len());
+        for fragment in self.specials.split(&words.replace(DEFUSED, "")) {
+            match fragment {
+                Fragment::Token(id) if self.is_control(id) => {
+                    let name = String::from_utf8_lossy(self.token_bytes(id));
+                    // Between all characters: a name can hold another.
+                    name.chars().for_each(|c| defused.extend([c, DEFUSED]));
+                }
+                Fragment::Token(id) => defused += &String::from_utf8_lossy(self.token_bytes(id)),
+                Fragment::Text(text) => defused += text,
+            }
+        }
+        defused
+    }
+
+    /// Token ids of a rendered chat whose messages were defused: as [`Tokenizer::encode`] with control
+    /// tokens parsed, but for those that a user spelled.
+    pub fn encode_chat(&self, rendered: &str) -> Vec<u32> {
+        rendered.split(DEFUSED).flat_map(|part| self.encode(part, true)).collect()
     }
 
     fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {

@@ -101,30 +101,17 @@ fn compare(rule: PlacementRule, request: &Request, a: &Candidate<'_>, b: &Candid
 mod tests {
     use super::*;
     use crate::placement::explain::explain;
-    use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, RetryRules, Rules};
+    use orchestrion_world::config::{PoolRules, Rules};
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId};
     use orchestrion_world::protocol::{Class, WorkerFacts};
-    use orchestrion_world::time::{Tick, Ticks};
-    use orchestrion_world::units::{MilliRate, Permille, Sha256};
+    use orchestrion_world::time::Tick;
+    use orchestrion_world::units::{MilliRate, Sha256};
     use orchestrion_world::worker::Lease;
     use proptest::prelude::*;
 
     fn rules() -> Rules {
         let pool = |name: &str| PoolRules { name: name.into(), model: "m".into() };
-        Rules {
-            models: vec!["m".into(), "n".into()],
-            pools: vec![pool("a"), pool("b")],
-            queue: QueueRules { interactive_max: 1, batch_max: 1 },
-            placement: PlacementRule::PredictedEnd,
-            health: HealthRules { beat_timeout: Ticks(1), no_worker_grace: Ticks(1), workers_max: 1 },
-            retry: RetryRules {
-                attempts_max: 1,
-                backoff: Ticks(1),
-                backoff_max: Ticks(1),
-                jitter: Permille(0),
-                budget: Permille(0),
-            },
-        }
+        Rules { models: vec!["m".into(), "n".into()], pools: vec![pool("a"), pool("b")], ..Rules::default() }
     }
 
     /// Few distinct values, so that ties are common.

@@ -91,12 +91,11 @@ impl Prepare for Kitchen {
 
 impl Recipe {
     fn tokens(&self, content: &Content) -> Result<Vec<u32>, PrepareError> {
-        let (text, is_rendered) = match content {
-            Content::Prompt(text) => (text.clone(), false),
-            Content::Messages(messages) => (self.render(messages)?, true),
+        let mut tokens = match content {
+            // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
+            Content::Prompt(text) => self.tokenizer.encode(text, true),
+            Content::Messages(messages) => self.tokenizer.encode_chat(&self.render(messages)?),
         };
-        // What the template writes may name special tokens; a bare prompt is only text.
-        let mut tokens = self.tokenizer.encode(&text, is_rendered);
         if self.tokenizer.add_bos()
             && let Some(bos) = self.tokenizer.bos()
             && tokens.first() != Some(&bos)
@@ -111,6 +110,9 @@ impl Recipe {
     }
 
     fn render(&self, messages: &[(String, String)]) -> Result<String, PrepareError> {
+        let defused =
+            |(role, content): &(String, String)| (self.tokenizer.defuse(role), self.tokenizer.defuse(content));
+        let messages: Vec<(String, String)> = messages.iter().map(defused).collect();
         let messages: Vec<Message<'_>> = messages.iter().map(|(role, content)| Message { role, content }).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, now_unix_s: unix_s() };
         let problem = |error: orchestrion_gpu::template::TemplateError| error.to_string();
