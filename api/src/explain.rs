@@ -4,7 +4,7 @@
 //! and keeps every placement decision about it in full. Each step is held against the record on the way,
 //! which is the proof. Reads a running server's journal as well; writes nothing.
 
-use crate::journal::{Entry, JournalError, Run, RunReader, runs};
+use crate::journal::{Entry, JournalError, Run, RunReader, Segment, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
 use crate::wording::{count, length, task_of, utc};
@@ -62,6 +62,8 @@ pub struct Moment {
 pub struct Proof {
     /// The segment of the last of them.
     pub file: String,
+    /// Each boot begins a run, and each run counts its steps from 1.
+    pub runs: u64,
     pub first_seq: u64,
     pub last_seq: u64,
     /// Digests of the last step's decisions and of the state after it, in hexadecimal.
@@ -69,19 +71,40 @@ pub struct Proof {
     pub state: String,
 }
 
-/// Tells the story of `task` from the newest run in a folder, or the segment, that holds it.
+/// Tells the story of `task` from the runs in a folder, or the segment, that hold it: from where it came in,
+/// through every run that took it over.
 pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
     let runs = runs(path)?;
+    let mut chapters: Vec<&[Segment]> = Vec::new();
     for run in runs.iter().rev() {
-        if let Some(segment) = find(run, task)? {
-            return tell(run, segment, task);
+        match find(run, task)? {
+            Some(Found::CameIn(segment)) => {
+                chapters.push(&run.segments[segment..]);
+                break;
+            }
+            Some(Found::TakenOver) => chapters.push(&run.segments),
+            // It is in an earlier run, or was: what took it over is all that is left.
+            None if chapters.is_empty() => {}
+            None => break,
         }
     }
-    Err(ExplainError::Unknown { task })
+    if chapters.is_empty() {
+        return Err(ExplainError::Unknown { task });
+    }
+    chapters.reverse();
+    tell(&chapters, task)
 }
 
-/// The segment of the run from which the task can be followed from its beginning, or what is left of it.
-fn find(run: &Run, task: TaskId) -> Result<Option<usize>, JournalError> {
+/// How a run holds a task.
+enum Found {
+    /// It was submitted in this segment.
+    CameIn(usize),
+    /// The run began with it.
+    TakenOver,
+}
+
+/// Where the run's part of the task's story begins.
+fn find(run: &Run, task: TaskId) -> Result<Option<Found>, JournalError> {
     let mut reader = RunReader::new(&run.segments, None);
     let mut segments = 0;
     while let Some(entry) = reader.read()? {
@@ -90,14 +113,14 @@ fn find(run: &Run, task: TaskId) -> Result<Option<usize>, JournalError> {
                 segments += 1;
                 // Later ledgers hold it only if an earlier segment let it in.
                 if segments == 1 && header.ledger.tasks.iter().any(|known| known.id == task) {
-                    return Ok(Some(0));
+                    return Ok(Some(Found::TakenOver));
                 }
             }
             Entry::Step(record) => {
                 let submits =
                     |input: &Input| matches!(input, Input::Intent(Intent::Submit { task: id, .. }) if *id == task);
                 if record.inputs.iter().any(submits) {
-                    return Ok(Some(segments - 1));
+                    return Ok(Some(Found::CameIn(segments - 1)));
                 }
             }
         }
@@ -105,26 +128,31 @@ fn find(run: &Run, task: TaskId) -> Result<Option<usize>, JournalError> {
     Ok(None)
 }
 
-fn tell(run: &Run, segment: usize, task: TaskId) -> Result<Explanation, ExplainError> {
-    let mut rerun = Rerun::new(&run.segments[segment..], None);
+fn tell(chapters: &[&[Segment]], task: TaskId) -> Result<Explanation, ExplainError> {
     let mut story = Story::of(task);
     let mut proof = Proof::default();
-    while let Some(done) = rerun.step(&mut |simulation| simulation.watch(task))? {
-        if let Some(ledger) = rerun.start.take() {
-            story.booted = ledger.core.booted;
-            proof.first_seq = done.seq;
+    for segments in chapters {
+        let mut rerun = Rerun::new(segments, None);
+        proof.runs += 1;
+        while let Some(done) = rerun.step(&mut |simulation| simulation.watch(task))? {
+            if let Some(ledger) = rerun.start.take() {
+                story.booted = ledger.core.booted;
+                if proof.runs == 1 {
+                    proof.first_seq = done.seq;
+                }
+            }
+            proof.last_seq = done.seq;
+            if let Made::Step(step) = &done.made {
+                (proof.decisions, proof.state) = (step.decisions.to_string(), step.state.to_string());
+            }
+            let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
+            story.take(&rerun, &done, decisions);
+            if story.end.is_some() {
+                break;
+            }
         }
-        proof.last_seq = done.seq;
-        if let Made::Step(step) = &done.made {
-            (proof.decisions, proof.state) = (step.decisions.to_string(), step.state.to_string());
-        }
-        let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
-        story.take(&rerun, &done, decisions);
-        if story.end.is_some() {
-            break;
-        }
+        proof.file = rerun.place().file.display().to_string();
     }
-    proof.file = rerun.place().file.display().to_string();
     let summary = story.end.unwrap_or_else(|| "has not ended in the part that is recorded".to_owned());
     Ok(Explanation {
         task: task.to_string(),
@@ -176,7 +204,7 @@ impl Story {
             }
         }
         let Made::Step(step) = &done.made else {
-            self.end = Some("was live when the server broke an invariant and ended".to_owned());
+            self.say(done, "was live when the server broke an invariant and ended".to_owned(), None);
             return;
         };
         let task = self.task;
@@ -242,11 +270,12 @@ impl fmt::Display for Explanation {
                 }
             }
         }
-        let Proof { file, first_seq, last_seq, decisions, state } = proof;
+        let Proof { file, runs, first_seq, last_seq, decisions, state } = proof;
+        let through = if *runs > 1 { format!(" of {runs} runs") } else { String::new() };
         writeln!(f)?;
         writeln!(
             f,
-            "Proof: steps {first_seq} to {last_seq} were executed again from the journal, and each decided the same and"
+            "Proof: steps {first_seq} to {last_seq}{through} were executed again from the journal, and each decided the same and"
         )?;
         writeln!(f, "left the same state as recorded. The last of them stands in {file}:")?;
         write!(f, "decisions {decisions}, state {state}.")

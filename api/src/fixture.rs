@@ -88,6 +88,7 @@ pub(crate) fn config(dir: &Path) -> JournalConfig {
     JournalConfig {
         dir: dir.to_path_buf(),
         segment_bytes: 1 << 20,
+        segment_records: u64::MAX,
         fsync: Fsync::Never,
         retain_bytes: None,
         retain_age: None,

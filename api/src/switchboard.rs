@@ -5,15 +5,18 @@
 //! their time or the byte cap is over, oldest first; tasks of the OpenAI surface leave with their end.
 //! It never calls the pulse and never blocks: each lock is held for a few lines.
 
+use crate::clock::wall_ms;
 use crate::pulse::Audience;
+use crate::recovery::Past;
+use crate::spool::{Finished, Wanted};
 use crate::task_entry::{Admission, Begun, Entry, Opening, Phase, Surface};
 use crate::telemetry::Telemetry;
 use crate::token_log::Pushed;
 use orchestrion_systems::Gauges;
-use orchestrion_world::id::{Attempt, PoolId, TaskId};
+use orchestrion_world::id::{Attempt, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::Payload;
 use orchestrion_world::protocol::{Notice, Outcome};
-use orchestrion_world::time::Tick;
+use orchestrion_world::time::{Tick, Ticks};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -193,20 +196,20 @@ impl Switchboard {
             first
         });
         if first && entry.surface == Surface::Queue {
-            self.retain(Some((task, ENTRY_BYTES + entry.bytes())));
+            self.retain(Some((Instant::now(), task, ENTRY_BYTES + entry.bytes())));
         }
     }
 
     /// Keeps a result, and drops the oldest that are over their time or over the cap. Called with none now
     /// and then by the door, so that an idle server gives memory back too.
-    pub(crate) fn retain(&self, result: Option<(TaskId, usize)>) {
+    pub(crate) fn retain(&self, result: Option<(Instant, TaskId, usize)>) {
         let now = Instant::now();
         let mut dropped = Vec::new();
         {
             let mut kept = locked(&self.kept);
-            if let Some((task, bytes)) = result {
+            if let Some((since, task, bytes)) = result {
                 kept.bytes += bytes;
-                kept.oldest_first.push_back((now, task, bytes));
+                kept.oldest_first.push_back((since, task, bytes));
             }
             while let Some(&(since, oldest, size)) = kept.oldest_first.front() {
                 if kept.bytes <= self.keep.bytes && now.duration_since(since) < self.keep.ttl {
@@ -225,8 +228,7 @@ impl Switchboard {
         if let Some(entry) = shard.get(&opening.task) {
             return if entry.body == opening.body { Opened::Same(Arc::clone(entry)) } else { Opened::Conflict };
         }
-        // Only that later ones are higher counts.
-        let entry = Arc::new(Entry::new(opening, self.opened.fetch_add(1, Ordering::Relaxed)));
+        let entry = Arc::new(Entry::new(opening, self.number()));
         shard.insert(entry.task, Arc::clone(&entry));
         Opened::New(entry)
     }
@@ -244,6 +246,28 @@ impl Switchboard {
     /// Whether a worker of any pool is ready.
     pub(crate) fn any_ready(&self) -> bool {
         locked(&self.ready).values().any(|&ready| ready > 0)
+    }
+
+    /// What an earlier process kept: tasks that go on, and results of the age they have by now.
+    fn recall(&self, Past { unfinished, finished }: Past) {
+        let (now, wall) = (Instant::now(), wall_ms());
+        // What ended came first, as far as anybody still knows.
+        for result in finished {
+            let age = Duration::from_millis(wall.saturating_sub(result.wall_ms));
+            let entry = Arc::new(Entry::ended(result, self.number()));
+            locked(self.shard(entry.task)).insert(entry.task, Arc::clone(&entry));
+            // Before the machine was there is long ago: the least that is known of its age is none.
+            self.retain(Some((now.checked_sub(age).unwrap_or(now), entry.task, ENTRY_BYTES + entry.bytes())));
+        }
+        for task in unfinished {
+            let entry = Entry::unfinished(task, self.number());
+            locked(self.shard(entry.task)).insert(entry.task, Arc::new(entry));
+        }
+    }
+
+    /// Only that later ones are higher counts.
+    fn number(&self) -> u64 {
+        self.opened.fetch_add(1, Ordering::Relaxed)
     }
 
     fn remove(&self, task: TaskId) {
@@ -268,6 +292,22 @@ impl Audience for Switchboard {
 
     fn gauges(&self, gauges: &Gauges, step_us: u64) {
         self.telemetry.stepped(gauges, step_us);
+    }
+
+    fn remember(&self, past: Past) {
+        self.recall(past);
+    }
+
+    fn wanted(&self, task: TaskId, position: u32, predicted_start: Ticks) -> Option<Wanted> {
+        self.find(task).filter(|entry| entry.surface == Surface::Queue)?.wanted(position, predicted_start)
+    }
+
+    fn finished(&self, task: TaskId, outcome: &Outcome, worker: Option<WorkerId>) -> Option<Finished> {
+        self.find(task).filter(|entry| entry.surface == Surface::Queue)?.finish(outcome, worker, wall_ms())
+    }
+
+    fn keeps(&self, task: TaskId) -> bool {
+        self.find(task).is_some()
     }
 }
 

@@ -4,6 +4,7 @@
 //! Who waits leaves a waker with what it waits for. Sections under the lock are short, because the pulse
 //! and the stations take it too, and wakers are called outside of it. It decides nothing: phases change by the core's notices alone.
 
+mod kept;
 mod reader;
 
 pub(crate) use reader::Reader;
@@ -75,7 +76,7 @@ pub(crate) struct Ending {
     pub(crate) outcome: Outcome,
     /// Attempts disagreed: whatever the core says, the answer is not to be trusted.
     pub(crate) broken: bool,
-    /// Tokens in the log.
+    /// Tokens that a reader can have had: those of the log, or where a crash took them, their bound.
     pub(crate) tokens: u32,
 }
 
@@ -110,6 +111,8 @@ pub(crate) struct State {
     pub(crate) begun: Option<Begun>,
     pub(crate) log: TokenLog,
     pub(crate) payload: Option<Payload>,
+    /// Readers may have seen tokens that a crash took: the stream ends beyond all that they could have had.
+    pub(crate) cut: bool,
     /// For the latency metrics.
     pub(crate) accepted_at: Option<Instant>,
     readers: u32,
@@ -155,6 +158,7 @@ pub(crate) struct Entry {
     pub(crate) seed: u64,
     pub(crate) fingerprint: Arc<str>,
     pub(crate) prompt_tokens: u32,
+    pub(crate) max_tokens: u32,
     state: Mutex<State>,
 }
 
@@ -170,20 +174,8 @@ impl Entry {
             seed: payload.sampling.seed,
             fingerprint: opening.fingerprint,
             prompt_tokens: u32::try_from(payload.prompt.len()).unwrap_or(u32::MAX),
-            state: Mutex::new(State {
-                phase: Phase::Submitted,
-                admission: None,
-                begun: None,
-                log: TokenLog::new(payload.max_tokens),
-                payload: Some(payload),
-                accepted_at: None,
-                readers: 0,
-                reader_left_at: None,
-                grace_runs: false,
-                seats: 0,
-                muted: 0,
-                waiting: Vec::new(),
-            }),
+            max_tokens: payload.max_tokens,
+            state: Mutex::new(State::new(payload.max_tokens, Some(payload))),
         }
     }
 
@@ -302,9 +294,30 @@ impl Entry {
 }
 
 impl State {
+    fn new(cap: u32, payload: Option<Payload>) -> State {
+        State {
+            phase: Phase::Submitted,
+            admission: None,
+            begun: None,
+            log: TokenLog::new(cap),
+            payload,
+            cut: false,
+            accepted_at: None,
+            readers: 0,
+            reader_left_at: None,
+            grace_runs: false,
+            seats: 0,
+            muted: 0,
+            waiting: Vec::new(),
+        }
+    }
+
     fn ending(&self) -> Option<Ending> {
         match self.phase {
-            Phase::Ended(outcome) => Some(Ending { outcome, broken: self.log.broken(), tokens: self.log.len() }),
+            Phase::Ended(outcome) => {
+                let tokens = if self.cut { self.log.cap() } else { self.log.len() };
+                Some(Ending { outcome, broken: self.log.broken(), tokens })
+            }
             _ => None,
         }
     }

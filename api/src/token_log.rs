@@ -55,6 +55,11 @@ impl TokenLog {
         }
     }
 
+    /// One that was closed, as an earlier process kept it. Text beyond the last end is nobody's.
+    pub(crate) fn closed(cap: u32, broken: bool, ends: Vec<u32>, text: String) -> Self {
+        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), ends, text }
+    }
+
     /// From here on only `attempt` and later ones may write.
     pub(crate) fn fence(&mut self, attempt: Attempt) {
         self.attempt = self.attempt.max(attempt);
@@ -103,6 +108,16 @@ impl TokenLog {
     pub(crate) fn len(&self) -> u32 {
         // At most `cap`, which is a u32.
         self.ends.len() as u32
+    }
+
+    /// The most tokens it takes.
+    pub(crate) fn cap(&self) -> u32 {
+        self.cap
+    }
+
+    /// Where each token's text ends in the text.
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     /// The text of token `index`; empty where there is none.

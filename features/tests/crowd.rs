@@ -45,7 +45,7 @@ mod tests {
             "temperature": 0.8, "priority": if dice(1) % 4 == 0 { "batch" } else { "interactive" },
         });
         if dice(2) % 5 == 0 {
-            body["deadline_ms"] = json!(1 + dice(3) % 2_000);
+            body["deadline_ms"] = json!(1 + dice(3) % 600);
         }
         tokio::time::sleep(Duration::from_millis(dice(4) % 1_500)).await;
         let response = client.post(format!("{url}/v1/tasks")).json(&body).send().await.unwrap();

@@ -31,7 +31,7 @@ impl Default for Setup {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) url: String,
     pub(crate) dir: PathBuf,
 }
@@ -53,32 +53,7 @@ impl Server {
             );
         }
         std::fs::write(dir.join("orchestrion.toml"), config).unwrap();
-        let mut command = Command::new(ORCH);
-        if let Some(tokens) = setup.tokens {
-            command.env("ORCHESTRION_AUTH__TOKENS", tokens);
-        }
-        let mut child = command
-            .args(["serve", "--bind", "127.0.0.1:0", "--config", "orchestrion.toml", "--journal", "journal"])
-            .current_dir(&dir)
-            .env("XDG_CACHE_HOME", &dir)
-            .env("XDG_STATE_HOME", &dir)
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(dir.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let listening = lines.find_map(|line| {
-            let line = line.unwrap();
-            line.split_whitespace().find(|word| word.starts_with("http://127.0.0.1:")).map(str::to_owned)
-        });
-        let Some(url) = listening else {
-            panic!("the server said no address: {}", std::fs::read_to_string(dir.join("log")).unwrap());
-        };
-        // It says so when every pool is up; probes are content with one.
-        let ready = lines.any(|line| line.unwrap().starts_with("ready"));
-        assert!(ready, "the server did not get ready: {}", std::fs::read_to_string(dir.join("log")).unwrap());
-        // Its further words are nobody's, but the pipe has to be emptied.
-        std::thread::spawn(move || lines.for_each(drop));
+        let (child, url) = launch(&dir, setup.tokens);
         Server { child, url, dir }
     }
 
@@ -108,6 +83,37 @@ impl Drop for Server {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Starts the binary in a folder with a configuration, and waits until it is ready.
+pub(crate) fn launch(dir: &Path, tokens: Option<&str>) -> (Child, String) {
+    let mut command = Command::new(ORCH);
+    if let Some(tokens) = tokens {
+        command.env("ORCHESTRION_AUTH__TOKENS", tokens);
+    }
+    let mut child = command
+        .args(["serve", "--bind", "127.0.0.1:0", "--config", "orchestrion.toml", "--journal", "journal"])
+        .current_dir(dir)
+        .env("XDG_CACHE_HOME", dir)
+        .env("XDG_STATE_HOME", dir)
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let listening = lines.find_map(|line| {
+        let line = line.unwrap();
+        line.split_whitespace().find(|word| word.starts_with("http://127.0.0.1:")).map(str::to_owned)
+    });
+    let Some(url) = listening else {
+        panic!("the server said no address: {}", std::fs::read_to_string(dir.join("log")).unwrap());
+    };
+    // It says so when every pool is up; probes are content with one.
+    let ready = lines.any(|line| line.unwrap().starts_with("ready"));
+    assert!(ready, "the server did not get ready: {}", std::fs::read_to_string(dir.join("log")).unwrap());
+    // Its further words are nobody's, but the pipe has to be emptied.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, url)
 }
 
 /// What another command of the binary says on stdout, and whether it ended well.

@@ -82,8 +82,21 @@ fn set_rules(world: &mut World, rules: Rules) {
         return;
     };
     if before.models == rules.models && before.pools == rules.pools {
+        renew_grace(world, &rules);
         world.resource_mut::<Core>().set_rules(rules);
     } else {
         world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+    }
+}
+
+/// Rules come with a boot: who waits for a worker waits from here on, by the new grace. That a server was
+/// down is no worker's absence.
+fn renew_grace(world: &mut World, rules: &Rules) {
+    let now = world.resource::<Core>().now;
+    world.resource_mut::<Mail>().due.retain(|key| !matches!(key, TimerKey::Stranded(_)));
+    for id in (0..rules.models.len()).map(|n| ModelId(n as u16)) {
+        let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { continue };
+        model.stranded = Some(now);
+        world.set_alarm(Key::Model(id), Some((now + rules.health.no_worker_grace, TimerKey::Stranded(id))));
     }
 }

@@ -86,6 +86,7 @@ pub(crate) struct Retry {
 pub(crate) struct Journal {
     pub dir: Option<PathBuf>,
     pub segment_bytes: u64,
+    pub segment_records: u64,
     pub fsync: Durability,
     pub retain_bytes: u64,
     pub retain_days: u64,
@@ -196,6 +197,7 @@ impl Default for Journal {
         Journal {
             dir: None,
             segment_bytes: 64 << 20,
+            segment_records: 16_384,
             fsync: Durability::Interval,
             retain_bytes: 1 << 30,
             retain_days: 30,
@@ -289,10 +291,11 @@ impl Config {
     }
 
     pub(crate) fn journal(&self) -> Result<JournalConfig, Failure> {
-        let Journal { dir, segment_bytes, fsync, retain_bytes, retain_days } = &self.journal;
+        let Journal { dir, segment_bytes, segment_records, fsync, retain_bytes, retain_days } = &self.journal;
         Ok(JournalConfig {
             dir: journal_or_default(dir.as_deref())?,
             segment_bytes: *segment_bytes,
+            segment_records: *segment_records,
             fsync: match fsync {
                 Durability::Never => Fsync::Never,
                 Durability::Interval => Fsync::Interval,

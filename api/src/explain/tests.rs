@@ -99,3 +99,24 @@ fn dates_are_read_off_unix_time() {
     assert_eq!(utc(1_763_719_200_000), "2025-11-21T10:00:00.000Z");
     assert_eq!(utc(4_102_444_799_999), "2099-12-31T23:59:59.999Z");
 }
+
+#[test]
+fn a_task_that_a_boot_took_over_is_told_from_where_it_came_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    recorder.serve(10, 1..=3);
+    recorder.step(1_000, vec![submit(9)]);
+    let ledger = recorder.simulation.ledger();
+    drop(recorder);
+    let writer = crate::journal::Writer::open(config(dir.path()), "next", ledger.clone()).unwrap();
+    let simulation = orchestrion_systems::Simulation::restore(&ledger).unwrap();
+    let mut next = Recorder { simulation, writer, written: vec![] };
+    next.step(2_000, vec![Input::Boot { wall_ms: 1_763_719_300_000 }]);
+    let cancel = Intent::Cancel { task: TaskId(9), reason: CancelReason::Client };
+    next.step(3_000, vec![Input::Intent(cancel)]);
+    let explanation = explain(dir.path(), TaskId(9)).unwrap();
+    let shown = explanation.to_string();
+    assert_eq!((explanation.proof.runs, explanation.proof.last_seq), (2, 2));
+    assert!(shown.contains("It was submitted at 2025-11-21T10:00:01.000Z."), "{shown}");
+    assert!(shown.contains("was to be cancelled: the client asked") && shown.contains("of 2 runs"), "{shown}");
+}

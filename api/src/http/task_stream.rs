@@ -35,7 +35,7 @@ pub(crate) async fn stream(
         (Some(after), Some(ending)) if after == ending.tokens.saturating_add(1) => {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        (Some(after), _) if after > view.tokens => {
+        (Some(after), ending) if after > ending.map_or(view.tokens, |ending| ending.tokens) => {
             return Err(Problem::invalid("Last-Event-ID", "is beyond what this stream gave"));
         }
         _ => {}

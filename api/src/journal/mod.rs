@@ -3,7 +3,8 @@
 //! A journal is a folder of segments `00000001.orj`, `00000002.orj`, … Each boot begins a *run* in a new
 //! segment; a run goes on in further segments, each of which starts from a ledger of its own, so that it
 //! can be read without the ones before. It holds no prompts and no answers, only counts and digests.
-//! What it deliberately does not do: no compression, no index, no recovery of state into a new run.
+//! A boot goes on from the state the last run came to
+//! (`recovery`). What it deliberately does not do: no compression, no index.
 //!
 //! # Format 1
 //! Integers are little endian; "postcard" is the encoding of the crate of that name, version 1, of the
@@ -28,11 +29,12 @@
 //! corruption.
 
 mod cursor;
-mod flusher;
-mod medium;
+pub(crate) mod flusher;
+pub(crate) mod medium;
 mod reader;
 mod record;
 mod segment;
+mod taken;
 mod writer;
 
 #[cfg(test)]
@@ -42,6 +44,7 @@ pub use cursor::Torn;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
 pub use record::{Chain, Flaw, Outcome, Record};
 pub use segment::{Header, Origin, Place};
+pub use taken::Taken;
 pub use writer::{Fsync, JournalConfig, Writer};
 
 use std::io;
@@ -73,6 +76,11 @@ pub enum JournalError {
     Discontinued { file: PathBuf, problem: &'static str },
     #[error("a record of {len} bytes exceeds the format's {max}")]
     TooLong { len: usize, max: usize },
+    #[error(
+        "{}: {problem}; move it out of the folder to begin without it, and the tasks it kept are cancelled",
+        file.display()
+    )]
+    Spool { file: PathBuf, problem: String },
     #[error("could not force {} to disk: {source}; only a restart can tell what of it is there", path.display())]
     Sync { path: PathBuf, source: io::Error },
 }

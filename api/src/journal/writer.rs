@@ -5,11 +5,12 @@
 //! record whatever happens. It retries nothing by itself: the pulse decides what a failure means.
 
 use super::JournalError;
-use super::cursor::{Cursor, Opened, Torn};
+use super::cursor::Torn;
 use super::flusher::Flusher;
 use super::medium::{Medium, put};
 use super::record::{Chain, HEADER_MAX, RECORD_MAX, Record};
-use super::segment::{Header, Origin, file_name, list, lock, retain};
+use super::segment::{Header, Origin, file_name, retain};
+use super::taken::{End, Taken};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
@@ -26,6 +27,8 @@ pub struct JournalConfig {
     pub dir: PathBuf,
     /// A segment is closed by the first record that takes it to this size.
     pub segment_bytes: u64,
+    /// And by this many records: recovery executes at most so many again.
+    pub segment_records: u64,
     pub fsync: Fsync,
     /// Closed segments beyond this, all together, are removed, the oldest first; none keeps all.
     pub retain_bytes: Option<u64>,
@@ -61,6 +64,8 @@ pub struct Writer {
     len: u64,
     /// The length at which to begin the next segment.
     full_at: u64,
+    /// The `seq` at which to begin it, whatever its length.
+    full_seq: u64,
     /// Whether bytes beyond `len` could not be taken back yet.
     ragged: bool,
     chain: Chain,
@@ -72,10 +77,13 @@ pub struct Writer {
 impl Writer {
     /// Takes the folder, cuts a torn tail and begins a run from `ledger` in a new segment.
     pub fn open(config: JournalConfig, build: &str, ledger: Ledger) -> Result<Writer, JournalError> {
+        Self::begin(Taken::take(config)?, build, ledger)
+    }
+
+    /// Begins a run from `ledger` in a new segment of a folder that was taken.
+    pub fn begin(taken: Taken, build: &str, ledger: Ledger) -> Result<Writer, JournalError> {
+        let Taken { config, lock, end: End { number, chain, torn } } = taken;
         let dir = config.dir.clone();
-        fs::create_dir_all(&dir).map_err(JournalError::io("create", &dir))?;
-        let lock = lock(&dir)?;
-        let End { number, chain, torn } = repair(&dir)?;
         let origin = Origin {
             build: build.to_owned(),
             run: number + 1,
@@ -98,6 +106,7 @@ impl Writer {
         retain(&dir, header.origin.number, config.retain_bytes, config.retain_age, SystemTime::now());
         Ok(Writer {
             full_at: config.segment_bytes.max(len + 1),
+            full_seq: header.origin.first_seq.saturating_add(config.segment_records.max(1)),
             config,
             _lock: lock,
             next_seq: header.origin.first_seq,
@@ -158,13 +167,14 @@ impl Writer {
 
     /// Whether the segment has its size: [`Writer::rotate`] at the next good moment.
     pub fn is_full(&self) -> bool {
-        self.len >= self.full_at
+        self.len >= self.full_at || self.next_seq >= self.full_seq
     }
 
     /// Closes the segment and begins the next from `ledger`, the state after the last record. After an
     /// error the old one goes on, and is full again a little later.
     pub fn rotate(&mut self, ledger: Ledger) -> Result<(), JournalError> {
         self.full_at = self.len + self.config.segment_bytes / 16 + 1;
+        self.full_seq = self.next_seq.saturating_add(self.config.segment_records / 16 + 1);
         self.sync()?;
         let origin = Origin {
             number: self.origin.number + 1,
@@ -180,6 +190,7 @@ impl Writer {
         (self.origin, self.path, self.file, self.chain) = (header.origin, path, file, chain);
         self.len = self.frame.len() as u64;
         self.full_at = self.config.segment_bytes.max(self.len + 1);
+        self.full_seq = self.next_seq.saturating_add(self.config.segment_records.max(1));
         let JournalConfig { dir, retain_bytes, retain_age, .. } = &self.config;
         retain(dir, self.origin.number, *retain_bytes, *retain_age, SystemTime::now());
         Ok(())
@@ -244,44 +255,4 @@ fn begin(config: &JournalConfig, origin: Origin, ledger: Ledger, frame: &mut Vec
             Err(JournalError::Io { action: "begin segment", path, source })
         }
     }
-}
-
-/// Where a journal ends.
-struct End {
-    /// Of its last segment; 0 where there is none.
-    number: u32,
-    chain: Chain,
-    torn: Option<Torn>,
-}
-
-/// Verifies the last segment and cuts what a crash left behind its last whole record.
-fn repair(dir: &Path) -> Result<End, JournalError> {
-    let mut segments = list(dir)?;
-    let mut first_cut = None;
-    while let Some((number, path)) = segments.pop() {
-        match Cursor::open(&path, true)? {
-            Err(torn) => {
-                warn_cut(&torn);
-                fs::remove_file(&path).map_err(JournalError::io("remove", &path))?;
-                first_cut = first_cut.or(Some(torn));
-            }
-            Ok(Opened { mut reader, .. }) => {
-                while reader.read()?.is_some() {}
-                if let Some(torn) = &reader.torn {
-                    warn_cut(torn);
-                    let file = File::options().write(true).open(&path).map_err(JournalError::io("open", &path))?;
-                    file.set_len(reader.offset)
-                        .and_then(|()| file.sync_all())
-                        .map_err(JournalError::io("cut the torn tail of", &path))?;
-                }
-                return Ok(End { number, chain: reader.chain, torn: first_cut.or(reader.torn) });
-            }
-        }
-    }
-    Ok(End { number: 0, chain: [0; 32], torn: first_cut })
-}
-
-fn warn_cut(torn: &Torn) {
-    let Torn { place, bytes, flaw } = torn;
-    tracing::warn!(%place, bytes, %flaw, "the journal's last record was not written to its end: cut off");
 }

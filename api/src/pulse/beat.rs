@@ -7,14 +7,15 @@
 use super::condition::{Condition, Health};
 use super::lanes::{Batch, Intake};
 use super::{Audience, PulseError, message_of};
-use crate::clock::{Clock, wall_ms};
+use crate::clock::Clock;
 use crate::journal::{JournalError, Outcome, Record, Writer};
 use crate::port::{Stations, Verdict};
+use crate::spool::{Line, Spool};
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::config::Rules;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::protocol::{Effect, Input, Notice, Order};
 use orchestrion_world::time::{Tick, Ticks};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ const LAST_STEPS: usize = 64;
 pub(crate) struct Beat {
     simulation: Simulation,
     writer: Writer,
+    spool: Spool,
     clock: Clock,
     intake: Intake,
     audience: Arc<dyn Audience>,
@@ -38,22 +40,23 @@ pub(crate) struct Beat {
 }
 
 impl Beat {
+    #[expect(clippy::too_many_arguments, reason = "the one place where its parts come together")]
     pub(crate) fn new(
+        simulation: Simulation,
         writer: Writer,
-        seed: u64,
+        spool: Spool,
+        tick: Tick,
         intake: Intake,
         audience: Arc<dyn Audience>,
         stations: Arc<dyn Stations>,
         health: Health,
     ) -> Beat {
-        let simulation = Simulation::new(seed);
-        let clock = Clock::starting_at(simulation.now());
-        Beat { simulation, writer, clock, intake, audience, stations, health, notices: vec![] }
+        let clock = Clock::starting_at(tick);
+        Beat { simulation, writer, spool, clock, intake, audience, stations, health, notices: vec![] }
     }
 
     /// The first step of a run.
-    pub(crate) fn boot(&mut self, rules: Rules) -> Result<(), PulseError> {
-        let inputs = vec![Input::Boot { wall_ms: wall_ms() }, Input::SetRules(Box::new(rules))];
+    pub(crate) fn boot(&mut self, inputs: Vec<Input>) -> Result<(), PulseError> {
         self.step(Batch { inputs, ..Batch::default() })
     }
 
@@ -73,6 +76,7 @@ impl Beat {
             }
             self.step(batch)?;
         }
+        self.spool.sync()?;
         self.writer.sync()?;
         drop(ending);
         Ok(())
@@ -109,11 +113,42 @@ impl Beat {
             Ok(step) => step,
             Err(panic) => return Err(self.broke(seq, tick, kept, message_of(panic.as_ref()))),
         };
+        self.stage(&effects)?;
         self.record(&Record { seq, tick, inputs: kept, outcome: Outcome::Stepped { decisions, state } })?;
         self.let_out(tick, effects, submits, cancels);
         self.audience.gauges(&self.simulation.gauges(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         if self.writer.is_full() {
             self.rotate()?;
+        }
+        if self.spool.is_full() {
+            self.thin()?;
+        }
+        Ok(())
+    }
+
+    /// What the journal does not hold of the step, for the spool to commit before the record.
+    fn stage(&mut self, effects: &[Effect]) -> Result<(), JournalError> {
+        // Of those who start and end in one step: nobody was told yet of the one when the other is kept.
+        let mut started = BTreeMap::new();
+        for effect in effects {
+            let line = match effect {
+                Effect::Notice(Notice::Started { task, worker, .. }) => {
+                    started.insert(*task, *worker);
+                    None
+                }
+                Effect::Notice(Notice::Accepted { task, position, predicted_start }) => {
+                    let wanted = self.audience.wanted(*task, *position, *predicted_start);
+                    wanted.map(|wanted| Line::Wanted(Box::new(wanted)))
+                }
+                Effect::Notice(Notice::Ended { task, outcome }) => {
+                    let finished = self.audience.finished(*task, outcome, started.get(task).copied());
+                    finished.map(|finished| Line::Finished(Box::new(finished)))
+                }
+                Effect::Notice(_) | Effect::Order(_) => None,
+            };
+            if let Some(line) = line {
+                self.spool.stage(&line)?;
+            }
         }
         Ok(())
     }
@@ -122,7 +157,7 @@ impl Beat {
     fn record(&mut self, record: &Record) -> Result<(), PulseError> {
         let mut failed = false;
         loop {
-            match self.writer.append(record) {
+            match self.spool.commit().and_then(|()| self.writer.append(record)) {
                 Ok(()) if failed => {
                     tracing::info!("the journal can be written again: taking work");
                     self.health.set(Condition::Well);
@@ -218,6 +253,17 @@ impl Beat {
         }
         for (task, _) in waiting.into_iter().flatten() {
             tracing::error!(%task, "the core said nothing to a submission; its client is told that it failed");
+        }
+    }
+
+    /// Writes the spool anew without what nobody can ask for; where that fails now, the old one goes on.
+    fn thin(&mut self) -> Result<(), JournalError> {
+        match self.spool.thin(|task| self.audience.keeps(task)) {
+            Err(error) if error.may_pass() => {
+                tracing::warn!(%error, "the spool could not be written anew: the old one goes on");
+                Ok(())
+            }
+            result => result,
         }
     }
 

@@ -15,16 +15,17 @@ mod tests;
 pub use condition::{Condition, Health};
 pub use lanes::{Inlets, Lanes, lanes};
 
-use crate::journal::{JournalConfig, JournalError, Writer};
+use crate::journal::{JournalConfig, JournalError, Taken, Writer};
 use crate::port::Stations;
+use crate::recovery::{Heritage, Past, RecoverError, Recovered, recover};
+use crate::spool::{Finished, Spool, Wanted};
 use beat::Beat;
-use orchestrion_systems::Gauges;
+use orchestrion_systems::{Gauges, RestoreError, Simulation};
 use orchestrion_world::config::{Rules, RulesError};
-use orchestrion_world::id::TaskId;
-use orchestrion_world::ledger::Ledger;
+use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::payload::Payload;
-use orchestrion_world::protocol::Notice;
-use orchestrion_world::time::Tick;
+use orchestrion_world::protocol::{Notice, Outcome};
+use orchestrion_world::time::{Tick, Ticks};
 use std::any::Any;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,6 +39,15 @@ pub trait Audience: Send + Sync + 'static {
     fn payload(&self, task: TaskId) -> Option<Payload>;
     /// How full the world is after a step, and how long the step took.
     fn gauges(&self, gauges: &Gauges, step_us: u64);
+    /// What an earlier process left; comes before any notice.
+    fn remember(&self, past: Past);
+    /// A task was admitted, with this position and prediction: its words, if they are to outlive the process.
+    fn wanted(&self, task: TaskId, position: u32, predicted_start: Ticks) -> Option<Wanted>;
+    /// A task ended: shuts its stream, and gives the result, if that is to outlive the process. `worker` took
+    /// it up in the same step.
+    fn finished(&self, task: TaskId, outcome: &Outcome, worker: Option<WorkerId>) -> Option<Finished>;
+    /// Whether the task, or its result, is still to be had.
+    fn keeps(&self, task: TaskId) -> bool;
 }
 
 /// What a pulse runs by.
@@ -63,6 +73,10 @@ pub enum PulseError {
     Broken { seq: u64, tick: u64, audit: String },
     #[error("the journal failed for good: {0}")]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+    #[error("the recovered ledger is no state of a world: {0}")]
+    Restore(#[from] RestoreError),
     #[error("the rules cannot be: {0}")]
     Rules(#[from] RulesError),
     #[error("the pulse thread could not be started: {0}")]
@@ -77,6 +91,7 @@ pub struct Pulse {
     thread: JoinHandle<Result<(), PulseError>>,
     stopper: Stopper,
     health: Health,
+    heritage: Heritage,
 }
 
 /// Asks a pulse to end; so does dropping every one of them together with the [`Pulse`].
@@ -92,37 +107,46 @@ impl Stopper {
 }
 
 impl Pulse {
-    /// Opens the journal, boots an empty world with the rules and starts the thread. Returns once the
-    /// boot stands in the journal.
+    /// Takes the journal, recovers the state the last run came to, boots it with the rules and starts the
+    /// thread. Returns once the boot stands in the journal.
     pub fn start(
         config: PulseConfig,
         inlets: Inlets,
         audience: Arc<dyn Audience>,
         stations: Arc<dyn Stations>,
     ) -> Result<Pulse, PulseError> {
-        let PulseConfig { rules, seed, build, client_batch, journal } = config;
-        rules.check()?;
-        let writer = Writer::open(journal, &build, Ledger::empty(seed))?;
-        Self::start_on(writer, rules, seed, client_batch, inlets, audience, stations)
+        Self::start_on(config, |_| {}, inlets, audience, stations)
     }
 
     fn start_on(
-        writer: Writer,
-        rules: Rules,
-        seed: u64,
-        client_batch: usize,
+        config: PulseConfig,
+        change: impl FnOnce(&mut Writer),
         inlets: Inlets,
         audience: Arc<dyn Audience>,
         stations: Arc<dyn Stations>,
     ) -> Result<Pulse, PulseError> {
+        let PulseConfig { rules, seed, build, client_batch, journal } = config;
+        rules.check()?;
+        let taken = Taken::take(journal)?;
+        let Recovered { ledger, past, tick, inputs, heritage } = recover(&taken, &rules, seed)?;
+        let simulation = Simulation::restore(&ledger)?;
+        let spool = Spool::begin(taken.config(), past.lines())?;
+        let mut writer = Writer::begin(taken, &build, ledger)?;
+        change(&mut writer);
+        audience.remember(past);
         let (stop, stop_end) = flume::bounded(1);
         let health = Health::well();
         let intake = lanes::Intake::new(inlets, stop_end, client_batch.max(1));
-        let mut beat = Beat::new(writer, seed, intake, audience, stations, health.clone());
-        beat.boot(rules)?;
+        let mut beat = Beat::new(simulation, writer, spool, tick, intake, audience, stations, health.clone());
+        beat.boot(inputs)?;
         let thread =
             std::thread::Builder::new().name("pulse".into()).spawn(move || beat.run()).map_err(PulseError::Thread)?;
-        Ok(Pulse { thread, stopper: Stopper(stop), health })
+        Ok(Pulse { thread, stopper: Stopper(stop), health, heritage })
+    }
+
+    /// What the stations have to know of those before them.
+    pub fn heritage(&self) -> Heritage {
+        self.heritage.clone()
     }
 
     pub fn health(&self) -> Health {
@@ -142,7 +166,7 @@ impl Pulse {
     /// Waits for the end: after [`Stopper::stop`], or when the pulse cannot go on.
     pub fn join(self) -> Result<(), PulseError> {
         // The stopper lives until then: its end would be a stop.
-        let Pulse { thread, stopper: _stopper, health: _ } = self;
+        let Pulse { thread, stopper: _stopper, health: _, heritage: _ } = self;
         thread.join().unwrap_or_else(|panic| Err(PulseError::Panicked(message_of(panic.as_ref()))))
     }
 }

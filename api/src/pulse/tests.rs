@@ -7,7 +7,8 @@ use crate::journal::tests::Quota;
 use crate::journal::{Entry, Outcome, RunReader, runs};
 use crate::port::{Envelope, Urgent, Verdict};
 use crate::replay::{ReplayOptions, replay};
-use orchestrion_world::id::{Attempt, Epoch, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch};
+use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Order, Outcome as End, Refusal, Report};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -49,6 +50,20 @@ impl Audience for Ear {
         *self.thread.lock().unwrap() =
             std::fs::read_link("/proc/thread-self").map(|thread| Path::new("/proc").join(thread)).unwrap_or_default();
         self.steps.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn remember(&self, _: Past) {}
+
+    fn wanted(&self, _: TaskId, _: u32, _: Ticks) -> Option<Wanted> {
+        None
+    }
+
+    fn finished(&self, _: TaskId, _: &End, _: Option<WorkerId>) -> Option<Finished> {
+        None
+    }
+
+    fn keeps(&self, _: TaskId) -> bool {
+        false
     }
 }
 
@@ -94,9 +109,14 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let (lanes, inlets) = lanes(64, 64);
         let ear = Arc::new(Ear { dir: dir.path().to_path_buf(), ..Ear::default() });
-        let mut writer = Writer::open(config(dir.path()), "test", Ledger::empty(4)).unwrap();
-        change(&mut writer);
-        let pulse = Pulse::start_on(writer, rules(), 4, 32, inlets, ear.clone(), ear.clone()).unwrap();
+        let config = PulseConfig {
+            rules: rules(),
+            seed: 4,
+            build: "test".into(),
+            client_batch: 32,
+            journal: config(dir.path()),
+        };
+        let pulse = Pulse::start_on(config, change, inlets, ear.clone(), ear.clone()).unwrap();
         Stage { dir, pulse, lanes, ear }
     }
 
@@ -183,7 +203,7 @@ fn cpu_of(thread: &Path) -> Option<u64> {
 #[test]
 fn a_timer_fires_without_any_input() {
     let mut rules = rules();
-    rules.health.beat_timeout = orchestrion_world::time::Ticks(60);
+    rules.health.beat_timeout = Ticks(60);
     let dir = tempfile::tempdir().unwrap();
     let (lanes, inlets) = lanes(8, 8);
     let ear = Arc::new(Ear { dir: dir.path().to_path_buf(), ..Ear::default() });
@@ -304,6 +324,20 @@ impl Audience for Deaf {
     }
 
     fn gauges(&self, _: &Gauges, _: u64) {}
+
+    fn remember(&self, _: Past) {}
+
+    fn wanted(&self, _: TaskId, _: u32, _: Ticks) -> Option<Wanted> {
+        None
+    }
+
+    fn finished(&self, _: TaskId, _: &End, _: Option<WorkerId>) -> Option<Finished> {
+        None
+    }
+
+    fn keeps(&self, _: TaskId) -> bool {
+        false
+    }
 }
 
 #[test]
@@ -332,10 +366,12 @@ fn a_step_that_breaks_an_invariant_leaves_its_inputs_in_the_journal() {
     let (_lanes, inlets) = lanes(8, 8);
     let (_stop, stop_end) = flume::bounded(1);
     let writer = Writer::open(config(dir.path()), "t", Ledger::empty(4)).unwrap();
+    let spool = Spool::begin(&config(dir.path()), []).unwrap();
     let ear = Arc::new(Ear::default());
     let intake = lanes::Intake::new(inlets, stop_end, 8);
-    let mut beat = Beat::new(writer, 4, intake, ear.clone(), ear, Health::well());
-    beat.boot(rules()).unwrap();
+    let simulation = Simulation::new(4);
+    let mut beat = Beat::new(simulation, writer, spool, Tick(0), intake, ear.clone(), ear, Health::well());
+    beat.boot(vec![Input::Boot { wall_ms: 1 }, Input::SetRules(Box::new(rules()))]).unwrap();
     let fatal = vec![crate::fixture::submit(7)];
     let error = beat.broke(2, Tick(1), fatal.clone(), "leases_equal_slots".into());
     assert!(matches!(&error, PulseError::Broken { seq: 2, tick: 1, .. }), "{error}");

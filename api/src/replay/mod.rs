@@ -18,6 +18,7 @@ pub use rerun::Divergence;
 use crate::journal::{JournalError, Place, Run, Segment, runs};
 use crate::wording::task_of;
 use orchestrion_systems::{Simulation, Step};
+use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
 use orchestrion_world::time::Ticks;
 use rerun::{Done, Made, Rerun};
@@ -84,6 +85,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
     let mut report = ReplayReport::default();
     let mut chain = None;
     let mut bytes_before = 0;
+    let mut before: Option<Ledger> = None;
     for run in chosen {
         let mut rerun = Rerun::new(from(run, options.from)?, chain);
         let mut other = Other::default();
@@ -91,6 +93,12 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
         while let Some(done) = rerun.step(&mut |_| {})? {
             if options.to.is_some_and(|to| done.seq > to) {
                 break;
+            }
+            if let (None, Some(before), Some(start)) = (span, before.take(), &rerun.start) {
+                // A run that goes on begins with the state of the run before; one may also begin empty.
+                if start.core.booted.is_some() && *start != before {
+                    return Err(ReplayError::Ledger { place: rerun.place() });
+                }
             }
             span = Some((span.map_or(done.tick.0, |(first, _)| first), done.tick.0));
             report.take(&done);
@@ -104,6 +112,11 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
             }
         }
         report.runs += 1;
+        // A step that broke leaves no state: the next run begins with the one before it.
+        before = match report.broke {
+            None => rerun.simulation.as_ref().map(Simulation::ledger),
+            Some(_) => None,
+        };
         report.recorded_ms += span.map_or(0, |(first, last)| last - first);
         report.torn = rerun.reader.torn().map(|torn| format!("{}: {}", torn.place, torn.flaw));
         chain = rerun.reader.chain();

@@ -4,6 +4,7 @@ use super::rerun::{Done, Made};
 use super::submits;
 use crate::journal::Place;
 use crate::wording::length;
+use orchestrion_world::protocol::{Effect, Notice};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Digest;
 use serde::Serialize;
@@ -18,6 +19,10 @@ pub struct ReplayReport {
     pub inputs: u64,
     /// Submissions among the inputs.
     pub tasks: u64,
+    /// Tasks that were admitted, and ends that were told. Each admitted task ends once: where the journal
+    /// is whole, what is missing is unfinished.
+    pub admitted: u64,
+    pub ended: u64,
     /// From the first step of each run to its last.
     pub recorded_ms: u64,
     pub replay_us: u64,
@@ -53,7 +58,16 @@ impl ReplayReport {
         self.inputs += done.inputs.len() as u64;
         self.tasks += submits(&done.inputs);
         match &done.made {
-            Made::Step(step) => self.last = step.state,
+            Made::Step(step) => {
+                self.last = step.state;
+                for effect in &step.effects {
+                    match effect {
+                        Effect::Notice(Notice::Accepted { .. }) => self.admitted += 1,
+                        Effect::Notice(Notice::Ended { .. }) => self.ended += 1,
+                        Effect::Notice(_) | Effect::Order(_) => {}
+                    }
+                }
+            }
             Made::Broke(audit) => self.broke = Some(audit.clone()),
         }
     }
@@ -83,6 +97,7 @@ impl fmt::Display for ReplayReport {
             replay_us / 1000 % 1000,
             self.steps_per_second
         )?;
+        writeln!(f, "Of {} admitted tasks, {} ended.", self.admitted, self.ended)?;
         write!(f, "Final state: {}", self.final_state)?;
         if let Some(torn) = &self.torn {
             write!(

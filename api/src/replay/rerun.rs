@@ -23,7 +23,7 @@ pub(crate) struct Rerun<'a> {
     pub(crate) names: Names,
     /// The ledger the first segment starts from, until somebody takes it.
     pub(crate) start: Option<Ledger>,
-    build: String,
+    pub(crate) build: String,
 }
 
 /// A step that was executed again and equals the recorded one.
@@ -77,6 +77,29 @@ impl<'a> Rerun<'a> {
                 }
             }
         }
+    }
+
+    /// Executes every step that was carried to its end, and says how many those were. One that broke an
+    /// invariant is left out: nobody was told of it, and it would break again.
+    pub(crate) fn recover(&mut self) -> Result<u64, ReplayError> {
+        let mut steps = 0;
+        while let Some(entry) = self.reader.read()? {
+            match entry {
+                Entry::Step(Record { outcome: Outcome::Broke { audit }, seq, .. }) => {
+                    tracing::warn!(seq, %audit, "the last run ended in a step that broke an invariant: it is left out");
+                    break;
+                }
+                Entry::Step(record) => {
+                    self.again(record)?;
+                    steps += 1;
+                }
+                Entry::Segment(header) => {
+                    self.build = header.origin.build;
+                    self.go_on_from(header.ledger, &mut |_| {})?;
+                }
+            }
+        }
+        Ok(steps)
     }
 
     /// Begins from a segment's ledger, or checks it, where the run was here already.

@@ -50,7 +50,7 @@ impl Reader {
                 self.next += 1;
             }
         }
-        if let Some(ending) = ending.filter(|end| cancelled || !self.began || self.next >= end.tokens) {
+        if let Some(ending) = ending.filter(|_| cancelled || !self.began || self.next >= state.log.len()) {
             frames.ended(out, &ending);
             self.over = true;
         }

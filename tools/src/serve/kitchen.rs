@@ -47,6 +47,12 @@ impl Kitchen {
         }
     }
 
+    /// What the core calls a model.
+    pub(crate) fn id_of(&self, model: &str) -> Option<ModelId> {
+        let at = self.names.binary_search_by(|name| name.as_str().cmp(model)).ok()?;
+        Some(ModelId(at as u16))
+    }
+
     fn recipe(&self, model: &str) -> Result<(ModelId, &Recipe), PrepareError> {
         let at = self
             .names

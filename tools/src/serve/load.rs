@@ -7,14 +7,15 @@ use crate::configuration::{Config, Pool};
 use crate::failure::{Code, Failure};
 use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
+use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
 use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::Template;
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
-use orchestrion_world::protocol::Report;
+use orchestrion_world::id::{DeviceId, PoolId, TaskId, WorkerId};
+use orchestrion_world::protocol::{CancelReason, Report};
 use orchestrion_world::units::{Bytes, Sha256};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) fn pools(
     config: &Config,
     kitchen: &Kitchen,
     depot: &Depot,
+    heritage: &Heritage,
     urgent: flume::Sender<Urgent>,
     switchboard: Arc<Switchboard>,
 ) -> Result<Vec<Served>, Failure> {
@@ -52,11 +54,15 @@ pub(crate) fn pools(
             worker,
             pool: PoolId(n as u16),
             device: HOST,
-            epoch: Epoch(1),
+            epoch: heritage.next_epoch(worker),
             device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
         };
+        if let Some(model) = kitchen.id_of(&pool.model_name()) {
+            // In the lane before the worker, so that it is not given one of them.
+            leave(&heritage.strangers(model, &recipe.fingerprint), &wires.urgent);
+        }
         kitchen.put(&pool.model_name(), recipe);
         let station = Station::spawn(spec, StationModel { engine, tokenizer, digest }, Arc::clone(&wires) as _)?;
         depot.add(worker, station);
@@ -68,6 +74,15 @@ pub(crate) fn pools(
         }
     }
     Ok(served)
+}
+
+/// Ends tasks of an earlier process whose tokens belong to another file or engine than is there now.
+fn leave(strangers: &[TaskId], urgent: &flume::Sender<Urgent>) {
+    for &task in strangers {
+        tracing::warn!(%task, "its model was exchanged while the server was down: cancelled");
+        // An error means that the pulse has ended, and the process with it.
+        let _ = urgent.send(Urgent::Cancel { task, reason: CancelReason::Shutdown, reply: None });
+    }
 }
 
 struct Loaded {

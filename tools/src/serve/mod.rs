@@ -18,6 +18,7 @@ use kitchen::Kitchen;
 use orchestrion_api::door::{Door, DoorParts, FromJournal};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::pulse::{Pulse, PulseConfig, PulseError, lanes};
+use orchestrion_api::recovery::RecoverError;
 use orchestrion_api::serve::serve;
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_api::telemetry::Telemetry;
@@ -101,11 +102,11 @@ async fn live(config: Config) -> Result<(), Failure> {
     tokio::spawn(Arc::clone(&door).housekeeping());
 
     banner::opened(address, &journal_dir);
-    let stopper = pulse.stopper();
+    let (stopper, heritage) = (pulse.stopper(), pulse.heritage());
     let mut ended = tokio::task::spawn_blocking(move || pulse.join());
     let mut loading = tokio::task::spawn_blocking({
         let (depot, urgent, switchboard) = (Arc::clone(&depot), urgent.clone(), Arc::clone(&switchboard));
-        move || load::pools(&config, &kitchen, &depot, urgent, switchboard)
+        move || load::pools(&config, &kitchen, &depot, &heritage, urgent, switchboard)
     });
 
     let mut early = None;
@@ -187,7 +188,11 @@ fn taken(bind: std::net::SocketAddr, error: &std::io::Error) -> Failure {
 fn code_of(error: &PulseError) -> Code {
     match error {
         PulseError::Broken { .. } | PulseError::Panicked(_) => Code::Broken,
-        PulseError::Rules(_) => Code::BadConfig,
-        PulseError::Journal(_) | PulseError::Thread(_) => Code::Failed,
+        PulseError::Rules(_)
+        | PulseError::Recover(RecoverError::OtherPools { .. } | RecoverError::OtherRules { .. }) => Code::BadConfig,
+        PulseError::Recover(RecoverError::Differs { .. } | RecoverError::Restore(_)) | PulseError::Restore(_) => {
+            Code::BadData
+        }
+        PulseError::Journal(_) | PulseError::Recover(RecoverError::Journal(_)) | PulseError::Thread(_) => Code::Failed,
     }
 }

@@ -1,0 +1,221 @@
+//! Recovery: the state that the last run came to, and what this boot has to tell it first.
+//!
+//! Reads a taken journal and its spool: the last segment's ledger, its records executed again and held
+//! against their digests, and the words and results that belong to that state. Writes nothing; whatever does
+//! not fit ends the boot with what to do about it.
+
+use crate::clock::wall_ms;
+use crate::journal::{JournalError, Taken, runs};
+use crate::replay::ReplayError;
+use crate::replay::rerun::Rerun;
+use crate::spool::{Finished, Found, Line, Wanted, load};
+use orchestrion_systems::{RestoreError, Simulation};
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::ledger::Ledger;
+use orchestrion_world::protocol::{CancelReason, FaultClass, Input, Intent, Report};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::worker::WorkerState;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Why a boot cannot go on from the last run.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(
+        "the state of the last run, recorded by build {build}, cannot be recovered: {source}; start that build, or \
+         name another folder (`journal.dir`) to begin without what was unfinished"
+    )]
+    Differs { build: String, source: Box<ReplayError> },
+    #[error("the recovered ledger is no state of a world: {0}; `orch replay` says more")]
+    Restore(#[from] RestoreError),
+    #[error(
+        "the journal holds {tasks} unfinished tasks of the models {was}, and the configuration has the models {is}; \
+         start once with the `pools` it had and let them finish, or name another folder (`journal.dir`)"
+    )]
+    OtherPools { tasks: usize, was: String, is: String },
+    #[error(
+        "the {tasks} unfinished tasks in the journal do not fit the configuration's rules: {problem}; start once with \
+         the `queue` and `retry` it had and let them finish, or name another folder (`journal.dir`)"
+    )]
+    OtherRules { tasks: usize, problem: String },
+}
+
+/// A task that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    pub wanted: Wanted,
+    /// Readers may have seen tokens of it: it ends, and those are gone.
+    pub cut: bool,
+}
+
+/// What the door has to know again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    pub unfinished: Vec<Unfinished>,
+    /// The oldest first.
+    pub finished: Vec<Finished>,
+}
+
+/// What the stations of this process have to know of those before them.
+#[derive(Clone, Debug, Default)]
+pub struct Heritage {
+    epochs: BTreeMap<WorkerId, Epoch>,
+    /// Model and fingerprint of the tasks that go on.
+    tasks: Vec<(TaskId, ModelId, String)>,
+}
+
+impl Heritage {
+    fn of(ledger: &Ledger, found: &Found) -> Heritage {
+        let epochs = ledger.workers.iter().map(|worker| (worker.id, worker.epoch)).collect();
+        let fingerprint = |task| found.wanted.get(task).map(|wanted| wanted.card.fingerprint.clone());
+        let tasks = ledger.tasks.iter().filter_map(|task| Some((task.id, task.spec.model, fingerprint(&task.id)?)));
+        Heritage { epochs, tasks: tasks.collect() }
+    }
+
+    /// The epoch that a worker of this process announces itself with.
+    pub fn next_epoch(&self, worker: WorkerId) -> Epoch {
+        Epoch(self.epochs.get(&worker).map_or(0, |last| last.0) + 1)
+    }
+
+    /// Tasks of a model that were made into tokens for another file or engine than `fingerprint` names: what
+    /// is there now would read something else.
+    pub fn strangers(&self, model: ModelId, fingerprint: &str) -> Vec<TaskId> {
+        let strange = |(_, of, known): &&(TaskId, ModelId, String)| *of == model && known != fingerprint;
+        self.tasks.iter().filter(strange).map(|(task, ..)| *task).collect()
+    }
+}
+
+/// Where a run begins.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) ledger: Ledger,
+    pub(crate) past: Past,
+    /// The tick of this moment: time went on while the server was down.
+    pub(crate) tick: Tick,
+    /// The first step's.
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) heritage: Heritage,
+}
+
+/// What a boot with `rules` begins from; `seed` keys a world that begins empty.
+pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recovered, RecoverError> {
+    let last = last_state(taken)?;
+    let found = load(&taken.config().dir)?;
+    let ledger = match last {
+        Some(ledger) if fits(&ledger, rules, &found)? => ledger,
+        Some(_) | None => Ledger::empty(seed),
+    };
+    let wall = wall_ms();
+    let tick = tick_at(&ledger, wall);
+    let inputs = first_inputs(&ledger, rules, &found, wall);
+    check(&ledger, tick, &inputs)?;
+    let heritage = Heritage::of(&ledger, &found);
+    let past = past(&ledger, found);
+    if ledger.core.booted.is_some() {
+        let (unfinished, results) = (past.unfinished.len(), past.finished.len());
+        tracing::info!(
+            tasks = ledger.tasks.len(),
+            unfinished,
+            results,
+            tick = tick.0,
+            "the last run's state is recovered"
+        );
+    }
+    Ok(Recovered { ledger, past, tick, inputs, heritage })
+}
+
+/// The last segment's ledger, and its records executed again.
+fn last_state(taken: &Taken) -> Result<Option<Ledger>, RecoverError> {
+    let Some(path) = taken.last() else { return Ok(None) };
+    let runs = runs(&path)?;
+    let Some(run) = runs.last() else { return Ok(None) };
+    let mut rerun = Rerun::new(&run.segments, None);
+    match rerun.recover() {
+        Ok(_) => Ok(rerun.simulation.map(|simulation| simulation.ledger())),
+        // These name the build and what to do themselves.
+        Err(ReplayError::Journal(error)) => Err(error.into()),
+        Err(source) => Err(RecoverError::Differs { build: rerun.build, source: Box::new(source) }),
+    }
+}
+
+/// Whether the state can go on under the rules. One of other models or pools cannot, and is left only where
+/// nothing is lost by it.
+fn fits(ledger: &Ledger, rules: &Rules, found: &Found) -> Result<bool, RecoverError> {
+    let Some(was) = &ledger.core.rules else { return Ok(true) };
+    if was.models == rules.models && was.pools == rules.pools {
+        return Ok(true);
+    }
+    let tasks = ledger.tasks.iter().filter(|task| found.wanted.contains_key(&task.id)).count();
+    let named = |rules: &Rules| {
+        rules.pools.iter().map(|pool| format!("`{}` (pool `{}`)", pool.model, pool.name)).collect::<Vec<_>>().join(", ")
+    };
+    if tasks > 0 {
+        return Err(RecoverError::OtherPools { tasks, was: named(was), is: named(rules) });
+    }
+    tracing::warn!(was = named(was), is = named(rules), "other models or pools: the world begins empty");
+    Ok(false)
+}
+
+/// The wall clock passes while nothing runs, and deadlines with it. A clock that was set back adds nothing.
+fn tick_at(ledger: &Ledger, wall_ms: u64) -> Tick {
+    let now = ledger.core.now;
+    let last_wall = ledger.core.booted.map(|(wall, at)| wall.saturating_add(now.since(at).0));
+    now + Ticks(last_wall.map_or(0, |last| wall_ms.saturating_sub(last)))
+}
+
+/// Boot and rules; then what died with the process: its workers, and the tasks whose words nobody kept,
+/// which are those that lived with a connection.
+fn first_inputs(ledger: &Ledger, rules: &Rules, found: &Found, wall_ms: u64) -> Vec<Input> {
+    let mut inputs = vec![Input::Boot { wall_ms }, Input::SetRules(Box::new(rules.clone()))];
+    let live = ledger.workers.iter().filter(|worker| worker.state == WorkerState::Ready);
+    inputs.extend(live.map(|worker| {
+        let (worker, epoch) = (worker.id, worker.epoch);
+        Input::Report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) })
+    }));
+    let wordless = ledger.tasks.iter().filter(|task| !found.wanted.contains_key(&task.id));
+    inputs
+        .extend(wordless.map(|task| Input::Intent(Intent::Cancel { task: task.id, reason: CancelReason::Disconnect })));
+    inputs
+}
+
+/// Takes the first step in a world that nobody sees: rules that the tasks do not fit are said before they
+/// stand in the journal.
+fn check(ledger: &Ledger, tick: Tick, inputs: &[Input]) -> Result<(), RecoverError> {
+    let mut trial = Simulation::restore(ledger)?;
+    // A step that breaks an invariant is for the journal to keep, and the pulse sees to that.
+    if catch_unwind(AssertUnwindSafe(|| trial.step(tick, inputs.to_vec()))).is_err() {
+        return Ok(());
+    }
+    trial.audit().map_err(|broken| RecoverError::OtherRules { tasks: ledger.tasks.len(), problem: broken.to_string() })
+}
+
+/// The journal says which tasks live: their words count, and of the others the results.
+fn past(ledger: &Ledger, found: Found) -> Past {
+    let Found { mut wanted, finished, .. } = found;
+    let mut past = Past::default();
+    let mut results = finished;
+    for task in &ledger.tasks {
+        // A result that the journal does not confirm is one that nobody was told of.
+        results.remove(&task.id);
+        if let Some(wanted) = wanted.remove(&task.id) {
+            past.unfinished.push(Unfinished { wanted, cut: task.tokens_out > 0 });
+        }
+    }
+    past.finished = results.into_values().collect();
+    past.finished.sort_by_key(|finished| finished.wall_ms);
+    past
+}
+
+impl Past {
+    /// As lines of a spool.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = Line> {
+        let wanted = self.unfinished.iter().map(|task| Line::Wanted(Box::new(task.wanted.clone())));
+        wanted.chain(self.finished.iter().map(|finished| Line::Finished(Box::new(finished.clone()))))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! Recovery of recorded runs, and of folders that a crash left between two writes.
+
+use super::*;
+use crate::fixture::{Recorder, config, rules, spec, submit, up};
+use crate::journal::{JournalConfig, Outcome, Record};
+use crate::replay::{ReplayOptions, replay};
+use crate::spool::Spool;
+use crate::spool::tests::wanted;
+use orchestrion_world::id::Attempt;
+use orchestrion_world::ledger::full_digest;
+use orchestrion_world::protocol::{Effect, Failure, Notice, Outcome as End, TaskSpec};
+use orchestrion_world::units::Digest;
+use std::fs;
+use std::path::Path;
+
+fn recovered(dir: &Path) -> Result<Recovered, RecoverError> {
+    recover(&Taken::take(config(dir)).unwrap(), &rules(), 1)
+}
+
+fn spool(dir: &Path, tasks: &[u128]) {
+    drop(Spool::begin(&config(dir), tasks.iter().map(|task| Line::Wanted(Box::new(wanted(*task))))).unwrap());
+}
+
+/// What the first step of the new run tells of tasks.
+fn first_words(recovered: &Recovered) -> Vec<Notice> {
+    let mut simulation = Simulation::restore(&recovered.ledger).unwrap();
+    let step = simulation.step(recovered.tick, recovered.inputs.clone());
+    simulation.audit().unwrap();
+    let notices = step.effects.into_iter().filter_map(|effect| match effect {
+        Effect::Notice(notice) => Some(notice),
+        Effect::Order(_) => None,
+    });
+    notices.filter(|notice| !matches!(notice, Notice::PoolChanged { .. })).collect()
+}
+
+fn cancelled(task: u128) -> Notice {
+    let outcome = End::Cancelled { reason: CancelReason::Disconnect, tokens_out: 0 };
+    Notice::Ended { task: TaskId(task), outcome }
+}
+
+#[test]
+fn a_journal_cut_anywhere_recovers_the_state_after_its_last_whole_record() {
+    for segment_records in [u64::MAX, 7] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::booted(JournalConfig { segment_records, ..config(dir.path()) });
+        recorder.serve(10, 1..=8);
+        let Recorder { written, writer, simulation } = recorder;
+        let last = writer.path().to_path_buf();
+        drop(writer);
+        assert_eq!(recovered(dir.path()).unwrap().ledger, simulation.ledger(), "as if it had never stopped");
+        let whole = fs::read(&last).unwrap();
+        let states: Vec<Digest> = written
+            .iter()
+            .map(|(record, _)| match &record.outcome {
+                Outcome::Stepped { state, .. } => *state,
+                Outcome::Broke { .. } => panic!(),
+            })
+            .collect();
+        let header = 52 + u32::from_le_bytes(whole[4..8].try_into().unwrap()) as usize;
+        let mut reached = 0;
+        for len in (0..whole.len()).rev().step_by(13) {
+            fs::write(&last, &whole[..len]).unwrap();
+            let now = full_digest(&recovered(dir.path()).unwrap().ledger);
+            match states.iter().position(|state| *state == now) {
+                Some(at) => reached = at.max(reached),
+                // Nothing but the header of the only segment, or not even that.
+                None => assert_eq!(now, full_digest(&Ledger::empty(if len < header { 1 } else { 9 })), "cut at {len}"),
+            }
+        }
+        assert!(reached + 2 >= states.len() - 1, "{reached} of {}", states.len());
+    }
+}
+
+#[test]
+fn what_died_with_the_process_is_told_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    // Two slots each: four are placed, and the last one waits.
+    let orders: Vec<_> = (1..=6).flat_map(|task| recorder.step(10 + task as u64, vec![submit(task)])).collect();
+    let (worker, epoch, attempt) = (orders[0].worker(), Epoch(1), Attempt(1));
+    let task = TaskId(1);
+    let began = Report::Started { worker, epoch, task, attempt };
+    let made = Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] };
+    recorder.step(30, vec![Input::Report(began), Input::Report(made)]);
+    drop(recorder);
+    spool(dir.path(), &[1, 2, 3, 5, 6]);
+    let recovered = recovered(dir.path()).unwrap();
+    let words = first_words(&recovered);
+    let failed = End::Failed { failure: Failure::WorkerLost, tokens_out: 1 };
+    assert!(words.contains(&Notice::Ended { task, outcome: failed }), "{words:?}");
+    assert!(words.contains(&cancelled(4)), "its words are gone with its connection: {words:?}");
+    let retried = words.iter().filter(|notice| matches!(notice, Notice::Retrying { .. })).count();
+    let ended = words.iter().filter(|notice| matches!(notice, Notice::Ended { .. })).count();
+    assert_eq!((retried, ended), (3, 2), "the others go on: {words:?}");
+    assert_eq!(recovered.past.unfinished.iter().filter(|task| task.cut).count(), 1);
+    let heritage = &recovered.heritage;
+    assert_eq!((heritage.next_epoch(WorkerId(1)), heritage.next_epoch(WorkerId(9))), (Epoch(2), Epoch(1)));
+    assert_eq!(heritage.strangers(ModelId(0), "model/engine"), []);
+    assert_eq!(heritage.strangers(ModelId(1), "another/engine"), []);
+    assert_eq!(heritage.strangers(ModelId(0), "another/engine"), [1, 2, 3, 5, 6].map(TaskId));
+}
+
+#[test]
+fn between_two_writes_the_journal_says_what_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    recorder.step(0, vec![Input::Boot { wall_ms: wall_ms() }, Input::SetRules(Box::new(rules()))]);
+    recorder.step(5, vec![up(1, 0, 1, 50_000)]);
+    recorder.step(9, vec![submit(1), submit(2)]);
+    drop(recorder);
+    // Words of a task whose admission was never recorded, and none of one that was.
+    spool(dir.path(), &[2, 77]);
+    let recovered = recovered(dir.path()).unwrap();
+    let known: Vec<u128> = recovered.past.unfinished.iter().map(|task| task.wanted.card.task.0).collect();
+    assert_eq!(known, [2]);
+    assert_eq!(first_words(&recovered).iter().filter(|notice| **notice == cancelled(1)).count(), 1);
+}
+
+#[test]
+fn a_deadline_passes_while_the_server_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    let wall = wall_ms() - 60_000;
+    recorder.step(0, vec![Input::Boot { wall_ms: wall }, Input::SetRules(Box::new(rules()))]);
+    recorder.step(5, vec![up(1, 0, 1, 50_000)]);
+    for (task, deadline) in [(1, None), (2, Some(Ticks(50_000))), (3, Some(Ticks(90_000)))] {
+        let spec = TaskSpec { deadline, ..spec() };
+        recorder.step(20, vec![Input::Intent(Intent::Submit { task: TaskId(task), spec })]);
+    }
+    drop(recorder);
+    spool(dir.path(), &[1, 2, 3]);
+    let recovered = recovered(dir.path()).unwrap();
+    assert!((60_000..70_000).contains(&recovered.tick.0), "{:?}", recovered.tick);
+    let late = End::Failed { failure: Failure::DeadlinePassed, tokens_out: 0 };
+    let ended: Vec<Notice> =
+        first_words(&recovered).into_iter().filter(|notice| matches!(notice, Notice::Ended { .. })).collect();
+    assert_eq!(ended, [Notice::Ended { task: TaskId(2), outcome: late }]);
+}
+
+#[test]
+fn a_wall_clock_that_was_set_back_takes_no_ticks_away() {
+    let mut ledger = Ledger::empty(1);
+    ledger.core.now = Tick(500);
+    ledger.core.booted = Some((10_000, Tick(100)));
+    assert_eq!(tick_at(&ledger, 9_000), Tick(500));
+    assert_eq!(tick_at(&ledger, 10_400), Tick(500));
+    assert_eq!(tick_at(&ledger, 10_401), Tick(501));
+}
+
+#[test]
+fn a_configuration_that_the_unfinished_do_not_fit_is_refused_with_the_option_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    (1..=8).for_each(|task| drop(recorder.step(10, vec![submit(task)])));
+    drop(recorder);
+    spool(dir.path(), &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let with = |change: &dyn Fn(&mut Rules)| {
+        let mut rules = rules();
+        change(&mut rules);
+        recover(&Taken::take(config(dir.path())).unwrap(), &rules, 1)
+    };
+    let error = with(&|rules| rules.pools.truncate(1)).unwrap_err();
+    assert!(matches!(error, RecoverError::OtherPools { tasks: 8, .. }), "{error}");
+    assert!(error.to_string().contains("`tiny` (pool `right`)") && error.to_string().contains("`pools`"), "{error}");
+    let error = with(&|rules| rules.queue.interactive_max = 1).unwrap_err();
+    assert!(matches!(error, RecoverError::OtherRules { tasks: 8, .. }), "{error}");
+    assert!(error.to_string().contains("bound 1") && error.to_string().contains("`queue`"), "{error}");
+    with(&|rules| rules.health.no_worker_grace = Ticks(77)).unwrap();
+    // Nothing is lost where nothing was to go on.
+    spool(dir.path(), &[]);
+    assert_eq!(with(&|rules| rules.pools.truncate(1)).unwrap().ledger, Ledger::empty(1));
+}
+
+#[test]
+fn a_record_that_comes_out_otherwise_refuses_the_boot_and_names_its_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    recorder.writer.append(&Record { seq: 3, tick: Tick(9), inputs: vec![submit(5)], outcome }).unwrap();
+    drop(recorder);
+    let error = recovered(dir.path()).unwrap_err();
+    let shown = error.to_string();
+    assert!(matches!(error, RecoverError::Differs { .. }), "{shown}");
+    assert!(shown.contains("test-build") && shown.contains("record 3") && shown.contains("`journal.dir`"), "{shown}");
+}
+
+#[test]
+fn a_step_that_broke_is_left_out_and_the_runs_replay_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    recorder.serve(10, 1..=3);
+    let before = recorder.simulation.ledger();
+    drop(recorder);
+    let Recovered { ledger, tick, inputs, .. } = recovered(dir.path()).unwrap();
+    assert_eq!(ledger, before);
+    let writer = crate::journal::Writer::open(config(dir.path()), "next", ledger.clone()).unwrap();
+    let mut next = Recorder { simulation: Simulation::restore(&ledger).unwrap(), writer, written: vec![] };
+    next.step(tick.0, inputs);
+    let (seq, audit) = (next.writer.next_seq(), "leases".to_owned());
+    let state = next.simulation.ledger();
+    let broke = Record { seq, tick: Tick(tick.0 + 1), inputs: vec![], outcome: Outcome::Broke { audit } };
+    let report = replay(dir.path(), ReplayOptions::default()).unwrap();
+    assert_eq!((report.runs, report.admitted, report.ended), (2, 3, 3));
+    next.writer.append(&broke).unwrap();
+    drop(next);
+    assert_eq!(recovered(dir.path()).unwrap().ledger, state);
+}
+
+#[test]
+fn a_long_journal_costs_no_more_than_its_last_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(JournalConfig { segment_records: 500, ..config(dir.path()) });
+    recorder.serve(10, 1..=1_300);
+    let (records, state) = (recorder.written.len(), recorder.simulation.ledger());
+    drop(recorder);
+    let taken = Taken::take(config(dir.path())).unwrap();
+    let last = runs(&taken.last().unwrap()).unwrap();
+    let mut rerun = Rerun::new(&last[0].segments, None);
+    let steps = rerun.recover().unwrap();
+    assert!(records > 5_000 && steps < 500, "{steps} of {records}");
+    assert_eq!(rerun.simulation.unwrap().ledger(), state);
+}

@@ -1,0 +1,188 @@
+//! The open end of a spool: lines are staged, committed with the step's record, and thinned out.
+//!
+//! Writes `spool` and, while it is written anew, `spool.new` in the journal's folder, whose lock the journal
+//! holds. As with the journal, a failed write is taken back and tried again by the pulse.
+
+use super::Line;
+use super::frame::{self, LINE_MAX, MAGIC};
+use crate::journal::flusher::Flusher;
+use crate::journal::medium::{Medium, put};
+use crate::journal::{Fsync, JournalConfig, JournalError};
+use orchestrion_world::id::TaskId;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A spool smaller than this is not worth the writing anew.
+const THIN_FROM: u64 = 4 << 20;
+
+pub(super) fn path_in(dir: &Path) -> PathBuf {
+    dir.join("spool")
+}
+
+/// The bytes of a line in the file.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    at: u64,
+    len: usize,
+}
+
+/// A spool that is appended to.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    dir: PathBuf,
+    fsync: Fsync,
+    file: Arc<File>,
+    medium: Box<dyn Medium>,
+    flusher: Option<Flusher>,
+    len: u64,
+    /// Whether bytes beyond `len` could not be taken back yet.
+    ragged: bool,
+    /// The line that counts of each task: its words, or its result once it has one.
+    lines: BTreeMap<TaskId, Span>,
+    staged: Vec<u8>,
+    staged_lines: Vec<(TaskId, usize)>,
+    thin_at: u64,
+}
+
+impl Spool {
+    /// Begins a spool with `lines` in the place of the one that is there.
+    pub(crate) fn begin(config: &JournalConfig, lines: impl IntoIterator<Item = Line>) -> Result<Spool, JournalError> {
+        let mut bytes = MAGIC.to_vec();
+        let mut spans = BTreeMap::new();
+        for line in lines {
+            let at = bytes.len() as u64;
+            let len = frame::encode(&mut bytes, &line).map_err(too_long)?;
+            spans.insert(line.task(), Span { at, len });
+        }
+        let file = replace(&config.dir, config.fsync, &bytes)?;
+        let flusher = match config.fsync {
+            Fsync::Interval => Some(
+                Flusher::start(Arc::clone(&file)).map_err(JournalError::io("start the sync thread of", &config.dir))?,
+            ),
+            Fsync::Never | Fsync::Always => None,
+        };
+        let len = bytes.len() as u64;
+        Ok(Spool {
+            dir: config.dir.clone(),
+            fsync: config.fsync,
+            medium: Box::new(Arc::clone(&file)),
+            file,
+            flusher,
+            len,
+            ragged: false,
+            lines: spans,
+            staged: Vec::new(),
+            staged_lines: Vec::new(),
+            thin_at: thin_at(len),
+        })
+    }
+
+    /// Puts a line among those of the next commit.
+    pub(crate) fn stage(&mut self, line: &Line) -> Result<(), JournalError> {
+        let len = frame::encode(&mut self.staged, line).map_err(too_long)?;
+        self.staged_lines.push((line.task(), len));
+        Ok(())
+    }
+
+    /// Appends what is staged. After an error it is still staged, and may be tried again where the error
+    /// may pass; without anything staged it does nothing.
+    pub(crate) fn commit(&mut self) -> Result<(), JournalError> {
+        if let Some(source) = self.flusher.as_ref().and_then(Flusher::take_failure) {
+            return Err(JournalError::Sync { path: path_in(&self.dir), source });
+        }
+        if self.staged.is_empty() {
+            return Ok(());
+        }
+        if self.ragged {
+            self.medium.cut(self.len).map_err(JournalError::io("take back a partial write to", path_in(&self.dir)))?;
+            self.ragged = false;
+        }
+        if let Err(failed) = put(self.medium.as_mut(), &self.staged, self.len) {
+            self.ragged = failed.ragged;
+            return Err(JournalError::io("append to", path_in(&self.dir))(failed.source));
+        }
+        for (task, len) in self.staged_lines.drain(..) {
+            self.lines.insert(task, Span { at: self.len, len });
+            self.len += len as u64;
+        }
+        self.staged.clear();
+        match (&self.flusher, self.fsync) {
+            (Some(flusher), _) => flusher.mark(),
+            (None, Fsync::Always) => self.sync()?,
+            (None, Fsync::Never | Fsync::Interval) => {}
+        }
+        Ok(())
+    }
+
+    /// Forces what was committed to disk, unless that is left to the kernel.
+    pub(crate) fn sync(&self) -> Result<(), JournalError> {
+        if self.fsync == Fsync::Never {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|source| JournalError::Sync { path: path_in(&self.dir), source })
+    }
+
+    /// Whether it has doubled since it was written anew.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= self.thin_at
+    }
+
+    /// Writes it anew with the lines of the tasks that `keeps` names. To be called when all that was
+    /// committed stands in the journal: until then a task's words count beside its result. After an error
+    /// the old one goes on, and is full again a little later.
+    pub(crate) fn thin(&mut self, keeps: impl Fn(TaskId) -> bool) -> Result<(), JournalError> {
+        self.thin_at = self.len.saturating_add(THIN_FROM);
+        let mut bytes = MAGIC.to_vec();
+        let mut spans = BTreeMap::new();
+        for (&task, span) in self.lines.iter().filter(|(task, _)| keeps(**task)) {
+            let at = bytes.len();
+            bytes.resize(at + span.len, 0);
+            self.file.read_exact_at(&mut bytes[at..], span.at).map_err(JournalError::io("read", path_in(&self.dir)))?;
+            spans.insert(task, Span { at: at as u64, len: span.len });
+        }
+        let file = replace(&self.dir, self.fsync, &bytes)?;
+        if let Some(flusher) = &self.flusher {
+            flusher.turn_to(Arc::clone(&file));
+        }
+        self.medium = Box::new(Arc::clone(&file));
+        (self.file, self.lines, self.ragged) = (file, spans, false);
+        self.len = bytes.len() as u64;
+        self.thin_at = thin_at(self.len);
+        Ok(())
+    }
+}
+
+fn thin_at(len: u64) -> u64 {
+    len.saturating_mul(2).saturating_add(THIN_FROM)
+}
+
+fn too_long(len: usize) -> JournalError {
+    JournalError::TooLong { len, max: LINE_MAX }
+}
+
+/// Writes a whole spool beside the one that is there, and lets it take its name: a crash leaves one of them.
+fn replace(dir: &Path, fsync: Fsync, bytes: &[u8]) -> Result<Arc<File>, JournalError> {
+    let fresh = dir.join("spool.new");
+    let write = || -> io::Result<File> {
+        // What a crash left of an earlier one.
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = File::options().read(true).append(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(bytes)?;
+        if fsync != Fsync::Never {
+            file.sync_all()?;
+        }
+        fs::rename(&fresh, path_in(dir))?;
+        if fsync != Fsync::Never {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(file)
+    };
+    write().map(Arc::new).map_err(JournalError::io("write anew", path_in(dir)))
+}

@@ -1,0 +1,89 @@
+//! The spool: the words and results that the journal does not hold, for as long as they are needed.
+//!
+//! A second append log in the journal's folder, written in the same commit as the record of the step: the
+//! words of a task before the record that admits it, its result before the record that ends it. What
+//! happened is the journal's to say; the spool only keeps what goes with it. Tasks of the queue surface
+//! alone stand in it: those of the OpenAI surface live with their connection.
+//!
+//! # Format 1
+//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL1`. Then frames up to its end: the marker
+//! `ORSL`, the length of the body (u32, little endian), a CRC-32 of these eight bytes and the body, and the
+//! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word. It is written anew at
+//! each boot and when it has doubled, beside the old one, whose name it then takes.
+
+mod frame;
+mod load;
+mod log;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub(crate) use load::{Found, load};
+pub(crate) use log::Spool;
+
+use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::payload::Sampling;
+use orchestrion_world::protocol::{Class, Outcome};
+use orchestrion_world::time::Ticks;
+use serde::{Deserialize, Serialize};
+
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Line {
+    /// A task was admitted.
+    Wanted(Box<Wanted>),
+    /// A task ended.
+    Finished(Box<Finished>),
+}
+
+/// What a task's entry at the door is made of, whatever became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    pub task: TaskId,
+    /// The digest of the request's body.
+    pub body: [u8; 32],
+    pub class: Class,
+    pub fingerprint: String,
+    pub seed: u64,
+    pub prompt_tokens: u32,
+    pub max_tokens: u32,
+    /// What the client was told when the task was admitted.
+    pub position: u32,
+    pub predicted_start: Ticks,
+}
+
+/// An admitted task with its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub card: Card,
+    pub prompt: Vec<u32>,
+    pub stop: Vec<Box<str>>,
+    pub sampling: Sampling,
+}
+
+/// A task's result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    pub card: Card,
+    /// The worker that took it up.
+    pub worker: Option<WorkerId>,
+    pub outcome: Outcome,
+    /// Attempts disagreed.
+    pub broken: bool,
+    /// Readers saw tokens that a crash took; the stream ends beyond all that it could have had.
+    pub cut: bool,
+    /// Where each token's text ends in `text`.
+    pub ends: Vec<u32>,
+    pub text: String,
+    /// Milliseconds since 1970 at its end.
+    pub wall_ms: u64,
+}
+
+impl Line {
+    pub(crate) fn task(&self) -> TaskId {
+        match self {
+            Line::Wanted(wanted) => wanted.card.task,
+            Line::Finished(finished) => finished.card.task,
+        }
+    }
+}

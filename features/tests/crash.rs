@@ -1,0 +1,233 @@
+//! A server that is killed at any moment, again and again, and what its clients find when it is back.
+
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod sse;
+
+#[cfg(test)]
+mod tests {
+    use super::server::{Server, Setup, launch, orch};
+    use super::sse::{Event, Events};
+    use reqwest::{Client, StatusCode};
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+    use tokio::sync::watch;
+
+    const ROUNDS: u64 = 5;
+    const CLIENTS: u64 = 60;
+    const PATIENCE: Duration = Duration::from_secs(90);
+
+    /// SplitMix64: habits and moments are drawn, the same in each run.
+    fn draw(seed: u64) -> u64 {
+        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// What a client was told of a task that it was given a 202 for.
+    #[derive(Clone, Debug, Default)]
+    struct Told {
+        body: Value,
+        /// The events it read before it left or the server was killed.
+        events: Vec<Event>,
+        cancelled: bool,
+    }
+
+    type Book = Arc<Mutex<BTreeMap<String, Told>>>;
+
+    fn ends(events: &[Event]) -> Vec<&Event> {
+        events.iter().filter(|e| e.name == "end" || e.name == "error").collect()
+    }
+
+    async fn stream(client: &Client, url: &str, id: &str) -> Option<Events> {
+        Some(Events::of(client.get(format!("{url}/v1/tasks/{id}/stream")).send().await.ok()?).await)
+    }
+
+    /// A client of the queue; what fails because the server is gone, fails.
+    async fn ask(
+        client: Client,
+        url: String,
+        number: u64,
+        book: Book,
+        mut doomed: watch::Receiver<bool>,
+    ) -> Option<()> {
+        let dice = |n: u64| draw(number * 16 + n);
+        let id = uuid_of(number);
+        let mut body = json!({
+            "task_id": id, "model_ref": "tiny", "prompt": format!("Client {number} says"),
+            "max_tokens": 1 + dice(0) % 250, "temperature": 0.8,
+            "priority": if dice(1) % 4 == 0 { "batch" } else { "interactive" },
+        });
+        if dice(2) % 6 == 0 {
+            body["deadline_ms"] = json!(500 + dice(3) % 3_000);
+        }
+        tokio::time::sleep(Duration::from_millis(dice(4) % 900)).await;
+        let response = client.post(format!("{url}/v1/tasks")).json(&body).send().await.ok()?;
+        if response.status() != StatusCode::ACCEPTED {
+            return None;
+        }
+        book.lock().unwrap().insert(id.clone(), Told { body, ..Told::default() });
+        match dice(5) % 4 {
+            0 => {
+                tokio::time::sleep(Duration::from_millis(dice(6) % 300)).await;
+                let cancel = client.post(format!("{url}/v1/tasks/{id}/cancel")).send().await.ok()?;
+                if cancel.status() == StatusCode::NO_CONTENT {
+                    book.lock().unwrap().get_mut(&id)?.cancelled = true;
+                }
+            }
+            1 | 2 => {
+                let mut reader = stream(&client, &url, &id).await?;
+                let most = if dice(7) % 2 == 0 { dice(8) % 12 } else { u64::MAX };
+                for _ in 0..most {
+                    let event = tokio::select! {
+                        biased;
+                        _ = doomed.wait_for(|doomed| *doomed) => break,
+                        event = reader.next() => event,
+                    };
+                    let Some(event) = event else { break };
+                    book.lock().unwrap().get_mut(&id)?.events.push(event);
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// A client of the OpenAI surface: its task lives with its connection.
+    async fn chat(client: Client, url: String, number: u64) -> Option<()> {
+        let body = json!({
+            "model": "tiny", "stream": true, "max_tokens": 100,
+            "messages": [{"role": "user", "content": format!("Guest {number}")}],
+        });
+        tokio::time::sleep(Duration::from_millis(draw(number) % 900)).await;
+        let mut response = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await.ok()?;
+        while response.chunk().await.ok()?.is_some() {}
+        Some(())
+    }
+
+    fn uuid_of(number: u64) -> String {
+        let hex = format!("{:016x}{:016x}", draw(number), draw(number + 1_000_000));
+        format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// SIGKILL, and another server on the same folder.
+    fn kill_and_restart(server: &mut Server) {
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        (server.child, server.url) = launch(&server.dir, None);
+    }
+
+    async fn ended(client: &Client, url: &str, id: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let response = client.get(format!("{url}/v1/tasks/{id}")).send().await.unwrap();
+            let status = response.status();
+            let answer: Value = response.json().await.unwrap();
+            assert_eq!(status, StatusCode::OK, "an acknowledged task is lost: {id}: {answer}");
+            if ["done", "cancelled", "failed"].contains(&answer["state"].as_str().unwrap()) {
+                return answer;
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end: {answer}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_killed_server_loses_nothing_that_it_acknowledged() {
+        let more = "[queue]\ninteractive_max = 128\nbatch_max = 64\n[journal]\nsegment_records = 300\n".into();
+        let mut server = Server::start(&Setup { pools: 2, slots: 2, simd: "scalar", more, ..Setup::default() });
+        let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        let book = Book::default();
+        for round in 0..ROUNDS {
+            let (doom, doomed) = watch::channel(false);
+            let mut crowd = vec![];
+            for n in 0..CLIENTS {
+                let number = round * CLIENTS + n;
+                let (client, url) = (client.clone(), server.url.clone());
+                crowd.push(match n % 10 {
+                    0 => tokio::spawn(chat(client, url, number)),
+                    _ => tokio::spawn(ask(client, url, number, Arc::clone(&book), doomed.clone())),
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(200 + draw(round + 77) % 1_500)).await;
+            doom.send(true).unwrap();
+            // Who reads puts down what it has.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            kill_and_restart(&mut server);
+            for member in crowd {
+                member.await.unwrap();
+            }
+        }
+        let told = book.lock().unwrap().clone();
+        let mut states = BTreeMap::<String, u64>::new();
+        for (id, told) in &told {
+            let answer = ended(&client, &server.url, id).await;
+            let code = answer["error"]["code"].as_str().or(answer["error"]["error"]["code"].as_str());
+            *states.entry(format!("{} {}", answer["state"], code.unwrap_or(""))).or_default() += 1;
+            check(&client, &server.url, id, told, &answer).await;
+        }
+        println!("{} acknowledged: {states:?}", told.len());
+        assert!(told.len() > 100, "{}", told.len());
+        assert!(server.stop().success());
+
+        let path = server.journal();
+        let (well, report, errors) = orch(&["replay", path.to_str().unwrap()]);
+        assert!(well, "{errors}");
+        println!("{report}");
+        assert!(report.starts_with(&format!("{} runs replayed", ROUNDS + 1)), "{report}");
+        let line = report.lines().find(|line| line.contains("admitted")).unwrap();
+        let numbers: Vec<u64> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+        assert!(numbers[0] >= told.len() as u64 && numbers[0] == numbers[1], "each admitted task ends once: {line}");
+        for id in told.keys().step_by(told.len() / 8) {
+            let (well, story, errors) = orch(&["explain", id, "--journal", path.to_str().unwrap()]);
+            assert!(well && !story.contains("has not ended"), "{story}{errors}");
+        }
+    }
+
+    /// One end, the same that was told before; tokens without a gap, and none that contradicts.
+    async fn check(client: &Client, url: &str, id: &str, told: &Told, answer: &Value) {
+        let events = stream(client, url, id).await.unwrap().rest().await;
+        let end = ends(&events);
+        assert!(end.len() == 1 && events.last() == Some(end[0]), "{id}: {events:?}");
+        let tokens = |events: &[Event]| -> Vec<Value> {
+            events.iter().filter(|e| e.name == "token").map(|e| e.data.clone()).collect()
+        };
+        let (before, now) = (tokens(&told.events), tokens(&events));
+        for (n, token) in now.iter().enumerate() {
+            assert_eq!(token["i"], json!(n), "{id}: no gap, no repetition");
+        }
+        let success = end[0].name == "end";
+        assert_eq!(success, answer["state"] == "done");
+        if success {
+            assert_eq!(&now[..before.len()], &before[..], "{id}: what was read is what there is");
+        }
+        if let [first] = ends(&told.events)[..] {
+            assert_eq!((&first.name, &first.id), (&end[0].name, &end[0].id), "{id}: an end is told once and for all");
+            assert_eq!(first.data["code"], end[0].data["code"], "{id}");
+        }
+        if told.cancelled {
+            assert_ne!(end[0].data["code"], "WORKER_RESET", "{id}: an acknowledged cancel, or an end before it, holds");
+        }
+        // Who was cut off in the middle asks on from what it had.
+        if let Some(last) = told.events.last().and_then(|event| event.id.clone()) {
+            let on = client.get(format!("{url}/v1/tasks/{id}/stream")).header("last-event-id", &last);
+            let response = on.send().await.unwrap();
+            if ends(&told.events).is_empty() {
+                let rest = Events::of(response).await.rest().await;
+                assert_eq!(rest.last().map(|e| (&e.name, &e.id)), Some((&end[0].name, &end[0].id)), "{id}");
+                if success {
+                    assert_eq!([before, tokens(&rest)].concat(), now, "{id}");
+                }
+            } else {
+                assert_eq!(response.status(), StatusCode::NO_CONTENT, "{id}: it has all of it");
+            }
+        }
+        // The same request is the same task.
+        let again = client.post(format!("{url}/v1/tasks")).json(&told.body).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::ACCEPTED, "{id}");
+    }
+}
