@@ -5,12 +5,12 @@
 
 use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
 use orchestrion_systems::Simulation;
-use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn rules() -> Rules {
@@ -21,15 +21,8 @@ pub(crate) fn rules() -> Rules {
             PoolRules { name: "right".into(), model: "tiny".into() },
         ],
         queue: QueueRules { interactive_max: 16, batch_max: 16 },
-        placement: PlacementRule::PredictedEnd,
         health: HealthRules { beat_timeout: Ticks(5_000), no_worker_grace: Ticks(10_000), workers_max: 8 },
-        retry: RetryRules {
-            attempts_max: 3,
-            backoff: Ticks(100),
-            backoff_max: Ticks(30_000),
-            jitter: Permille(200),
-            budget: Permille(100),
-        },
+        ..Rules::default()
     }
 }
 

@@ -35,6 +35,9 @@ pub enum Entry {
 
 /// The runs at `path`: those of a folder, or the part of one that a single segment holds.
 pub fn runs(path: &Path) -> Result<Vec<Run>, JournalError> {
+    if !path.exists() {
+        return Err(JournalError::Nothing { path: path.to_path_buf() });
+    }
     let files = if path.is_dir() { list(path)? } else { vec![(number_of(path).unwrap_or(0), path.to_path_buf())] };
     let in_folder = path.is_dir();
     let mut runs: Vec<Run> = Vec::new();
