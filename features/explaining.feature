@@ -10,6 +10,6 @@ Feature: Every decision can be explained and proven
 
   Scenario: What would another rule have done?
     Given a slow server with the tiny model in two pools
-    When I submit 12 tasks of 30 tokens and wait for their ends
+    When I submit 8 tasks of 200 tokens and wait for their ends
     And the server goes down
     Then orch replay with another placement policy names the first decision that differs
