@@ -9,7 +9,7 @@ Feature: Every decision can be explained and proven
     And orch replay finds every step equal
 
   Scenario: What would another rule have done?
-    Given a slow server with the tiny model in two pools
+    Given a slow server with the tiny model in two pools that evens out their load
     When I submit 8 tasks of 200 tokens and wait for their ends
     And the server goes down
     Then orch replay with another placement policy names the first decision that differs

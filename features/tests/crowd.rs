@@ -88,7 +88,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn three_hundred_clients_leave_a_journal_that_replays() {
-        let more = "[queue]\ninteractive_max = 64\nbatch_max = 32\n".into();
+        let more = "[queue]\ninteractive_max = 64\nbatch_max = 32\n[placement]\npolicy = \"least-loaded\"\n".into();
         let mut server = Server::start(&Setup { pools: 2, slots: 4, simd: "scalar", more, ..Setup::default() });
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
         let crowd: Vec<_> =

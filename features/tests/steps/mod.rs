@@ -108,7 +108,9 @@ fn a_slow_server(session: &mut Session) {
     session.server = Some(Server::start(&Setup { simd: "scalar", ..Setup::default() }));
 }
 
-#[given("a slow server with the tiny model in two pools")]
-fn two_slow_pools(session: &mut Session) {
-    session.server = Some(Server::start(&Setup { pools: 2, slots: 2, simd: "scalar", ..Setup::default() }));
+#[given("a slow server with the tiny model in two pools that evens out their load")]
+fn two_even_pools(session: &mut Session) {
+    let more = "[placement]\npolicy = \"least-loaded\"\n".into();
+    let setup = Setup { pools: 2, slots: 2, simd: "scalar", more, ..Setup::default() };
+    session.server = Some(Server::start(&setup));
 }
