@@ -1,6 +1,5 @@
 //! `POST /v1/chat/completions`: messages in, an answer in the chat's shape out. The rest is `openai`'s.
 
-use super::body;
 use super::fields::{Fields, Unsupported, is_empty, is_false, is_zero};
 use super::openai::{self, Form, Kind};
 use crate::door::{Door, Wish};
@@ -32,10 +31,7 @@ pub(crate) async fn complete(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let bytes = body::read(&headers, content, limits.body_bytes, limits).await?;
-    let (wish, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
-    openai::answer(&door, wish, form).await
+    openai::complete(&door, &headers, content, read).await
 }
 
 fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Wish, Form), Problem> {

@@ -3,7 +3,6 @@
 //! A prompt is text or the ids of tokens, which are taken as they stand. One prompt a request: several
 //! answers to it are `n`.
 
-use super::body;
 use super::fields::{Fields, Unsupported, is_false};
 use super::openai::{self, Form, Kind};
 use crate::door::{Door, Wish};
@@ -31,10 +30,7 @@ pub(crate) async fn complete(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let bytes = body::read(&headers, content, limits.body_bytes, limits).await?;
-    let (wish, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
-    openai::answer(&door, wish, form).await
+    openai::complete(&door, &headers, content, read).await
 }
 
 fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Wish, Form), Problem> {

@@ -4,6 +4,7 @@
 //! The tasks live with their connection: whoever leaves, cancels. Unknown fields are ignored, known ones
 //! with values this server cannot honour are refused with their name, never answered differently.
 
+use super::body;
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
 use super::fields::{Fields, Unsupported, is_empty, is_text_format, is_zero};
@@ -14,6 +15,7 @@ use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
 use crate::task_entry::{Frames, Reader, Surface};
 use axum::Json;
+use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::id::TaskId;
@@ -135,8 +137,24 @@ pub(crate) fn read(
     Ok((Wish { ticket, ctx: None, words }, Form { kind, model, choices, stream, include_usage }))
 }
 
+/// How a route reads its own fields; the number is the margin taken off a deadline, in milliseconds.
+type ReadFields = fn(Fields, &HeaderMap, u64) -> Result<(Wish, Form), Problem>;
+
+/// A route's whole way, given how it reads its own fields.
+pub(crate) async fn complete(
+    door: &Arc<Door>,
+    headers: &HeaderMap,
+    content: Body,
+    read: ReadFields,
+) -> Result<Response, Problem> {
+    let limits = &door.config.limits;
+    let bytes = body::read(headers, content, limits.body_bytes, limits).await?;
+    let (wish, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
+    answer(door, wish, form).await
+}
+
 /// Admits the tasks and writes their answer.
-pub(crate) async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Problem> {
+async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Problem> {
     let id = form.kind.id(wish.ticket.task);
     let admitted = door.admit_choices(wish, form.choices).await?;
     let fingerprint = admitted.first().map(|first| Arc::clone(&first.entry.fingerprint)).unwrap_or_default();

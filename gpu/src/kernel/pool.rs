@@ -208,7 +208,6 @@ impl<'a, T> Scatter<'a, T> {
     ///
     /// # Safety
     /// No two parts that live at the same time overlap.
-    #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "a part lies within its slice");
         // SAFETY: within the slice, which is borrowed for 'a; not aliased by this function's contract.

@@ -3,7 +3,7 @@
 use super::banner::Served;
 use super::kitchen::{Kitchen, Recipe};
 use super::stations::{Depot, Wires};
-use crate::configuration::{Config, Pool};
+use crate::configuration::{Config, DeviceKind, Pool};
 use crate::failure::{Code, Failure};
 use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
@@ -53,7 +53,9 @@ pub(crate) fn pools(
         let spec = StationSpec {
             worker,
             pool: PoolId(n as u16),
-            device: HOST,
+            device: match pool.device_kind {
+                DeviceKind::Host => HOST,
+            },
             epoch: heritage.next_epoch(worker),
             device_capacity,
             slots: pool.slots,
