@@ -28,8 +28,8 @@ Feature: Standard clients work
     Examples:
       | field             | value      |
       | n                 | 9          |
-      | logprobs          | true       |
-      | logit_bias        | {"5": 1}   |
+      | top_logprobs      | 3          |
+      | logit_bias        | {"5": 101} |
       | presence_penalty  | 0.5        |
       | frequency_penalty | -1         |
       | stop              | ["","a"]   |

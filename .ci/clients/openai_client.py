@@ -10,6 +10,7 @@ about a full queue needs a server with a short one (see `run`). Every function w
 import argparse
 import asyncio
 import concurrent.futures
+import math
 import sys
 import time
 import traceback
@@ -142,6 +143,47 @@ def case_completions_stream(s):
     assert chunks[-1].usage.completion_tokens == 24
 
 
+def case_several_prompts_are_answered_in_one(s):
+    answer = s.complete(prompt=["Once upon a time", "The sea"], n=2)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.choices[0].text == s.complete().choices[0].text
+    assert answer.usage.completion_tokens == 48
+    alone = sum(s.complete(prompt=prompt).usage.prompt_tokens for prompt in ("Once upon a time", "The sea"))
+    assert answer.usage.prompt_tokens == alone
+
+
+def case_log_probabilities_are_told(s):
+    choice = s.chat(logprobs=True, top_logprobs=4, temperature=0).choices[0]
+    assert len(choice.logprobs.content) == 12
+    assert bytes(sum((token.bytes for token in choice.logprobs.content), [])).decode(errors="replace") == choice.message.content
+    for token in choice.logprobs.content:
+        likeliest = token.top_logprobs
+        assert len(likeliest) == 4 and sum(math.exp(other.logprob) for other in likeliest) <= 1.000001
+        assert likeliest[0].logprob == token.logprob == max(other.logprob for other in likeliest)
+    plain = s.chat(temperature=0).choices[0]
+    assert plain.logprobs is None and plain.message.content == choice.message.content
+    chunks = s.chat(logprobs=True, top_logprobs=4, temperature=0, stream=True)
+    streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
+    assert streamed == choice.logprobs.content
+
+
+def case_log_probabilities_of_completions(s):
+    choice = s.complete(logprobs=2, temperature=0).choices[0]
+    told = choice.logprobs
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(told.text_offset) == 12
+    assert all(1 <= len(top) <= 2 and max(top.values()) == mine for top, mine in zip(told.top_logprobs, told.token_logprobs))
+    assert told.text_offset[0] == 0 and told.text_offset == sorted(told.text_offset)
+
+
+def case_a_bias_bans_and_forces(s):
+    forced = s.complete(logit_bias={"70": 100}, logprobs=0, max_tokens=5).choices[0].logprobs.tokens
+    assert len(forced) == 5 and len(set(forced)) == 1
+    free = s.complete(prompt=[5, 6, 7], temperature=0, logprobs=0).choices[0].logprobs.tokens
+    banned = s.complete(prompt=[5, 6, 7], temperature=0, logprobs=0, logit_bias={str(id): -100 for id in range(300)})
+    assert banned.choices[0].logprobs.tokens != free
+    assert refused(openai.BadRequestError, lambda: s.chat(logit_bias={"9999999": 1})).param == "logit_bias"
+
+
 def case_unknown_models_are_404(s):
     error = refused(openai.NotFoundError, lambda: s.chat(model="gpt-9"))
     assert (error.code, error.param) == ("model_not_found", "model") and s.model in error.message
@@ -150,11 +192,11 @@ def case_unknown_models_are_404(s):
 
 def case_wrong_values_are_400_with_their_name(s):
     for param, value in [("temperature", 3), ("n", 9), ("top_p", 2), ("max_tokens", 0), ("presence_penalty", 1),
-                         ("frequency_penalty", 1), ("logprobs", True), ("logit_bias", {"5": 1}),
+                         ("frequency_penalty", 1), ("logprobs", 2), ("top_logprobs", 3), ("logit_bias", {"5": 101}),
                          ("response_format", {"type": "json_object"}), ("messages", [])]:
         error = refused(openai.BadRequestError, lambda: s.chat(**{param: value}))
         assert (error.param, error.type) == (param, "invalid_request_error"), (param, error.body)
-    for param, value in [("echo", True), ("suffix", "end"), ("best_of", 3), ("logprobs", 2), ("prompt", ["a", "b"])]:
+    for param, value in [("echo", True), ("suffix", "end"), ("best_of", 3), ("logprobs", 6), ("prompt", [])]:
         error = refused(openai.BadRequestError, lambda: s.complete(**{param: value}))
         assert error.param == param, (param, error.body)
 

@@ -151,17 +151,22 @@ impl Door {
         self.verdict(submitted).await
     }
 
-    /// One prompt and `count` answers to it: tasks of their own, each with the seed that [`choice`] derives.
-    /// Where one is refused, all are.
-    pub(crate) async fn admit_choices(self: &Arc<Self>, wish: Wish, count: u32) -> Result<Vec<Admitted>, Problem> {
-        let Wish { ticket, ctx, words } = wish;
-        let prepared = self.prepare(words, ctx).await?;
+    /// `each` answers to every wish: tasks of their own, each with the seed that [`choice`] derives. Where one
+    /// is refused, all are.
+    pub(crate) async fn admit_choices(
+        self: &Arc<Self>,
+        wishes: Vec<Wish>,
+        each: u32,
+    ) -> Result<Vec<Admitted>, Problem> {
         let mut submitted = Vec::new();
-        for index in 0..count {
-            let mut prepared = prepared.clone();
-            let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, index);
-            prepared.payload.sampling.seed = seed;
-            submitted.push(self.submit(Ticket { task, ..ticket }, prepared)?);
+        for Wish { ticket, ctx, words } in wishes {
+            let prepared = self.prepare(words, ctx).await?;
+            for _ in 0..each {
+                let mut prepared = prepared.clone();
+                let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, submitted.len() as u32);
+                prepared.payload.sampling.seed = seed;
+                submitted.push(self.submit(Ticket { task, ..ticket }, prepared)?);
+            }
         }
         let mut admitted = Vec::new();
         for submitted in submitted {

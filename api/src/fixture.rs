@@ -8,6 +8,7 @@ use orchestrion_systems::Simulation;
 use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
+use orchestrion_world::payload::Token;
 use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
@@ -75,6 +76,11 @@ pub(crate) fn life(worker: WorkerId, epoch: Epoch, task: TaskId, attempt: Attemp
         Report::Progress { worker, epoch, made: vec![(task, attempt, 16)] },
         Report::Finished { worker, epoch, task, attempt, usage: usage() },
     ]
+}
+
+/// A token without a likelihood.
+pub(crate) fn token(index: u32, id: u32, text: &str) -> Token<'_> {
+    Token { index, id, text, likelihood: None }
 }
 
 pub(crate) fn config(dir: &Path) -> JournalConfig {

@@ -4,7 +4,7 @@
 //! orders to [`Stations`]; the binary connects both to gpu.
 
 use orchestrion_world::id::{ModelId, TaskId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Bias, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
@@ -67,7 +67,9 @@ pub struct Words {
     /// Without one, what the context leaves, at most the server's default.
     pub max_tokens: Option<u32>,
     pub stop: Vec<String>,
-    pub sampling: orchestrion_world::payload::Sampling,
+    pub sampling: Sampling,
+    pub bias: Vec<Bias>,
+    pub logprobs: Option<u8>,
 }
 
 /// What the model is to continue.

@@ -5,12 +5,14 @@
 //! nothing about the task; what its end or loss means is the `Tether` it carries.
 
 use crate::door::Tether;
+use crate::http::logprobs;
 use crate::problem::Problem;
 use crate::task_entry::{Begun, Ending, Entry, Frames, Reader};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body::{Body, Frame};
 use hyper::body::Bytes;
+use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::{Finish, Outcome};
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -130,13 +132,17 @@ impl Frames for QueueFrames {
     }
 
     /// The hot one: no tree is built.
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str) {
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, likelihood: Option<&Likelihood>) {
         out.extend_from_slice(b"id: ");
         write_json(out, &index.saturating_add(1));
         out.extend_from_slice(b"\nevent: token\ndata: {\"t\":");
         write_json(out, text);
         out.extend_from_slice(b",\"i\":");
         write_json(out, &index);
+        if let Some(likelihood) = likelihood {
+            out.extend_from_slice(b",\"logprobs\":");
+            write_json(out, &logprobs::entry(likelihood));
+        }
         out.extend_from_slice(b"}\n\n");
     }
 

@@ -14,7 +14,7 @@ use crate::telemetry::Telemetry;
 use crate::token_log::Pushed;
 use orchestrion_systems::Gauges;
 use orchestrion_world::id::{Attempt, PoolId, TaskId, WorkerId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Notice, Outcome};
 use orchestrion_world::time::{Tick, Ticks};
 use std::cmp::Reverse;
@@ -79,10 +79,10 @@ impl Switchboard {
         }
     }
 
-    /// A station made a token. `text` is whole characters; `index` counts from 0 within the task.
-    pub fn token(&self, task: TaskId, attempt: Attempt, index: u32, id: u32, text: &str) -> Pushed {
+    /// A station made a token.
+    pub fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Pushed {
         let Some(entry) = self.find(task) else { return Pushed::Closed };
-        let (pushed, first_since) = entry.token(attempt, index, id, text);
+        let (pushed, first_since) = entry.token(attempt, token);
         if pushed == Pushed::Taken {
             self.telemetry.token();
         }

@@ -11,7 +11,7 @@ pub(crate) use reader::Reader;
 
 use crate::token_log::{Pushed, TokenLog};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Likelihood, Payload, Token};
 use orchestrion_world::protocol::{Class, Outcome, Refusal};
 use orchestrion_world::time::Ticks;
 use std::future::poll_fn;
@@ -83,7 +83,7 @@ pub(crate) struct Ending {
 /// Writes a stream's events in a surface's form.
 pub(crate) trait Frames: Send {
     fn started(&mut self, out: &mut Vec<u8>, begun: &Begun);
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str);
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, likelihood: Option<&Likelihood>);
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending);
     /// Whether what was written ends the response, though it has readers that are not over.
     fn closes(&self) -> bool {
@@ -102,6 +102,8 @@ pub(crate) struct View {
     pub(crate) ending: Option<Ending>,
     /// The whole text, once the task ended.
     pub(crate) text: String,
+    /// Of its tokens where the task wants them, once it ended.
+    pub(crate) likelihoods: Vec<Likelihood>,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,8 @@ pub(crate) struct Entry {
     pub(crate) fingerprint: Arc<str>,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
+    /// Whether readers are told how likely its tokens were.
+    pub(crate) logprobs: bool,
     state: Mutex<State>,
 }
 
@@ -175,6 +179,7 @@ impl Entry {
             fingerprint: opening.fingerprint,
             prompt_tokens: u32::try_from(payload.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: payload.max_tokens,
+            logprobs: payload.logprobs.is_some(),
             state: Mutex::new(State::new(payload.max_tokens, Some(payload))),
         }
     }
@@ -206,10 +211,11 @@ impl Entry {
     }
 
     /// Offers a token; where it was the task's first, says since when the task was accepted.
-    pub(crate) fn token(&self, attempt: Attempt, index: u32, id: u32, text: &str) -> (Pushed, Option<Instant>) {
+    pub(crate) fn token(&self, attempt: Attempt, token: Token<'_>) -> (Pushed, Option<Instant>) {
         self.change_for(Interest::Stream, |state| {
-            let pushed = state.log.push(attempt, index, id, text);
-            let first = pushed == Pushed::Taken && index == 0;
+            let begins = token.index == 0;
+            let pushed = state.log.push(attempt, token);
+            let first = pushed == Pushed::Taken && begins;
             (pushed, state.accepted_at.filter(|_| first))
         })
     }
@@ -238,7 +244,10 @@ impl Entry {
     pub(crate) fn view(&self) -> View {
         let state = self.lock();
         let ending = state.ending();
-        let text = if ending.is_some() { state.log.text().to_owned() } else { String::new() };
+        let (text, likelihoods) = match ending {
+            Some(_) => (state.log.text().to_owned(), state.log.likelihoods().to_vec()),
+            None => Default::default(),
+        };
         View {
             phase: state.phase,
             admission: state.admission,
@@ -246,6 +255,7 @@ impl Entry {
             tokens: state.log.len(),
             ending,
             text,
+            likelihoods,
         }
     }
 

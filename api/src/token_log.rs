@@ -6,6 +6,10 @@
 //! under one lock.
 
 use orchestrion_world::id::Attempt;
+use orchestrion_world::payload::{Likelihood, Likely, Token};
+
+/// An alternative with the few bytes of its text on the heap.
+const LIKELY_BYTES: usize = size_of::<Likely>() + 32;
 
 /// What became of a token that a station offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub(crate) struct TokenLog {
     /// Where each token's text ends in `text`.
     ends: Vec<u32>,
     text: String,
+    /// Of each token where the task wants them; the end token, which is the last, has none.
+    likelihoods: Vec<Likelihood>,
 }
 
 impl TokenLog {
@@ -52,12 +58,13 @@ impl TokenLog {
             ids: Vec::new(),
             ends: Vec::new(),
             text: String::new(),
+            likelihoods: Vec::new(),
         }
     }
 
     /// One that was closed, as an earlier process kept it. Text beyond the last end is nobody's.
-    pub(crate) fn closed(cap: u32, broken: bool, ends: Vec<u32>, text: String) -> Self {
-        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), ends, text }
+    pub(crate) fn closed(cap: u32, broken: bool, ends: Vec<u32>, text: String, likelihoods: Vec<Likelihood>) -> Self {
+        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), ends, text, likelihoods }
     }
 
     /// From here on only `attempt` and later ones may write.
@@ -65,7 +72,8 @@ impl TokenLog {
         self.attempt = self.attempt.max(attempt);
     }
 
-    pub(crate) fn push(&mut self, attempt: Attempt, index: u32, id: u32, text: &str) -> Pushed {
+    pub(crate) fn push(&mut self, attempt: Attempt, token: Token<'_>) -> Pushed {
+        let Token { index, id, text, likelihood } = token;
         match self.gate {
             Gate::Closed => return Pushed::Closed,
             Gate::Broken => return Pushed::Diverged,
@@ -82,6 +90,7 @@ impl TokenLog {
                 self.ids.push(id);
                 self.ends.push(end);
                 self.text.push_str(text);
+                self.likelihoods.extend(likelihood);
                 Pushed::Taken
             }
             // A gap would be an answer with a hole in it, an overrun an answer nobody asked for.
@@ -132,20 +141,28 @@ impl TokenLog {
         &self.text
     }
 
+    /// Token by token, where the task wants them.
+    pub(crate) fn likelihoods(&self) -> &[Likelihood] {
+        &self.likelihoods
+    }
+
     /// What it occupies, for the byte cap on kept results.
     pub(crate) fn bytes(&self) -> usize {
-        self.text.capacity() + 4 * (self.ends.capacity() + self.ids.capacity())
+        let alternatives = self.likelihoods.first().map_or(0, |likelihood| 1 + likelihood.top.len());
+        let likelihoods = self.likelihoods.capacity() * (alternatives * LIKELY_BYTES + size_of::<Likelihood>());
+        self.text.capacity() + 4 * (self.ends.capacity() + self.ids.capacity()) + likelihoods
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::token;
 
     fn with(tokens: &[(u32, &str)]) -> TokenLog {
         let mut log = TokenLog::new(8);
         for (i, (id, text)) in tokens.iter().enumerate() {
-            assert_eq!(log.push(Attempt(1), i as u32, *id, text), Pushed::Taken);
+            assert_eq!(log.push(Attempt(1), token(i as u32, *id, text)), Pushed::Taken);
         }
         log
     }
@@ -162,7 +179,7 @@ mod tests {
     fn nothing_enters_after_the_gate() {
         let mut log = with(&[(7, "a")]);
         log.close();
-        assert_eq!(log.push(Attempt(1), 1, 8, "b"), Pushed::Closed);
+        assert_eq!(log.push(Attempt(1), token(1, 8, "b")), Pushed::Closed);
         assert_eq!((log.len(), log.broken()), (1, false));
     }
 
@@ -170,18 +187,18 @@ mod tests {
     fn an_older_attempt_is_shut_out() {
         let mut log = with(&[(7, "a")]);
         log.fence(Attempt(2));
-        assert_eq!(log.push(Attempt(1), 1, 8, "b"), Pushed::Closed);
-        assert_eq!(log.push(Attempt(2), 0, 7, "a"), Pushed::Skipped);
-        assert_eq!(log.push(Attempt(2), 1, 8, "b"), Pushed::Taken);
-        assert_eq!(log.push(Attempt(1), 2, 9, "c"), Pushed::Closed, "a token of attempt 2 fences as well");
+        assert_eq!(log.push(Attempt(1), token(1, 8, "b")), Pushed::Closed);
+        assert_eq!(log.push(Attempt(2), token(0, 7, "a")), Pushed::Skipped);
+        assert_eq!(log.push(Attempt(2), token(1, 8, "b")), Pushed::Taken);
+        assert_eq!(log.push(Attempt(1), token(2, 9, "c")), Pushed::Closed, "a token of attempt 2 fences as well");
     }
 
     #[test]
     fn a_later_attempt_may_repeat_but_not_change() {
         for (id, text) in [(8, "a"), (7, "b")] {
             let mut log = with(&[(7, "a")]);
-            assert_eq!(log.push(Attempt(2), 0, id, text), Pushed::Diverged);
-            assert_eq!(log.push(Attempt(2), 1, 9, "c"), Pushed::Diverged, "and it takes no more");
+            assert_eq!(log.push(Attempt(2), token(0, id, text)), Pushed::Diverged);
+            assert_eq!(log.push(Attempt(2), token(1, 9, "c")), Pushed::Diverged, "and it takes no more");
             assert!(log.broken());
             log.close();
             assert!(log.broken(), "closing does not forget");
@@ -190,9 +207,9 @@ mod tests {
 
     #[test]
     fn gaps_and_overruns_break_it() {
-        assert_eq!(with(&[]).push(Attempt(1), 1, 7, "a"), Pushed::Diverged);
+        assert_eq!(with(&[]).push(Attempt(1), token(1, 7, "a")), Pushed::Diverged);
         let mut log = TokenLog::new(1);
-        assert_eq!(log.push(Attempt(1), 0, 7, "a"), Pushed::Taken);
-        assert_eq!(log.push(Attempt(1), 1, 7, "a"), Pushed::Diverged);
+        assert_eq!(log.push(Attempt(1), token(0, 7, "a")), Pushed::Taken);
+        assert_eq!(log.push(Attempt(1), token(1, 7, "a")), Pushed::Diverged);
     }
 }

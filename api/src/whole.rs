@@ -3,7 +3,7 @@
 
 use crate::auth::Auth;
 use crate::door::{Door, DoorConfig, DoorParts, FromJournal};
-use crate::fixture::{config, rules, up};
+use crate::fixture::{config, rules, token, up};
 use crate::http::rig::Words2Tokens;
 use crate::port::{Stations, Urgent};
 use crate::pulse::{Audience, Lanes, Pulse, PulseConfig, lanes};
@@ -55,7 +55,7 @@ fn run(board: &Switchboard, lanes: &Lanes, order: &Order, tokens: u32) {
         if index % 64 == 0 {
             std::thread::sleep(Duration::from_micros(200));
         }
-        board.token(task, attempt, index, index, "tok ") != Pushed::Taken
+        board.token(task, attempt, token(index, index, "tok ")) != Pushed::Taken
     });
     let finish = if made.is_some() { Finish::Cancelled } else { Finish::Length };
     let tokens_out = made.unwrap_or(tokens);

@@ -5,6 +5,7 @@ pub mod generate;
 pub mod gguf;
 mod kernel;
 mod kv;
+mod likelihood;
 mod model;
 mod numerics;
 mod sampler;

@@ -2,14 +2,14 @@
 //!
 //! Probabilities become integers, w = ⌊e^((logit − max)/T) · 2³²⌋, before anything is summed: integer sums
 //! have no order, so a device may add them as it likes. Candidates stand by logit, ties by the lower id.
-//! In order: repetition penalty, temperature, top-k, top-p, min-p, one draw. The random number is Philox
+//! In order: bias, repetition penalty, temperature, top-k, top-p, min-p, one draw. The random number is Philox
 //! keyed by the seed, with the token's position as its counter: no state, so a resumed answer goes on
 //! as it would have.
 //!
 //! Reads logits and the tokens so far. A candidate below 2⁻³² of the best is never drawn.
 
 use crate::numerics::exp;
-use orchestrion_world::payload::Sampling;
+use orchestrion_world::payload::{Bias, Sampling};
 use std::cmp::Ordering;
 
 /// Four random words for a counter and a key: Philox 4x32-10 (Salmon et al., SC 2011).
@@ -43,6 +43,9 @@ impl Candidate {
 #[derive(Debug)]
 pub(crate) struct Sampler {
     sampling: Sampling,
+    bias: Vec<(u32, f32)>,
+    /// The logits with the bias, where there is one.
+    biased: Vec<f32>,
     /// One bit for each token already in the sequence, where the penalty needs to know.
     seen: Vec<u64>,
     candidates: Vec<Candidate>,
@@ -50,10 +53,13 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new(sampling: Sampling, vocab: usize, prompt: &[u32]) -> Self {
+    pub(crate) fn new(sampling: Sampling, bias: &[Bias], vocab: usize, prompt: &[u32]) -> Self {
         let penalised = sampling.repetition_penalty.0 != 1000;
         let words = if penalised { vocab.div_ceil(64) } else { 0 };
-        let mut sampler = Sampler { sampling, seen: vec![0; words], candidates: Vec::new(), weights: Vec::new() };
+        let bias = bias.iter().map(|b| (b.token, b.by as f32 / 1000.0)).collect();
+        let seen = vec![0; words];
+        let mut sampler =
+            Sampler { sampling, bias, biased: Vec::new(), seen, candidates: Vec::new(), weights: Vec::new() };
         prompt.iter().for_each(|token| sampler.see(*token));
         sampler
     }
@@ -66,9 +72,23 @@ impl Sampler {
 
     /// The token that stands at `position` of the sequence; `logits` are finite.
     pub(crate) fn next(&mut self, logits: &[f32], position: u32) -> u32 {
+        let mut biased = std::mem::take(&mut self.biased);
+        let logits = if self.bias.is_empty() { logits } else { self.biased(logits, &mut biased) };
         let token = if self.sampling.temperature.0 == 0 { self.greedy(logits) } else { self.draw(logits, position) };
+        self.biased = biased;
         self.see(token);
         token
+    }
+
+    fn biased<'a>(&self, logits: &[f32], biased: &'a mut Vec<f32>) -> &'a [f32] {
+        biased.clear();
+        biased.extend_from_slice(logits);
+        for (token, by) in &self.bias {
+            if let Some(logit) = biased.get_mut(*token as usize) {
+                *logit += by;
+            }
+        }
+        biased
     }
 
     /// The logit under the repetition penalty: divided when positive, multiplied when negative.
@@ -184,7 +204,7 @@ mod tests {
     }
 
     fn next(sampling: Sampling, logits: &[f32], position: u32) -> u32 {
-        Sampler::new(sampling, logits.len(), &[]).next(logits, position)
+        Sampler::new(sampling, &[], logits.len(), &[]).next(logits, position)
     }
 
     /// Known answers of Random123's `kat_vectors`.
@@ -210,11 +230,29 @@ mod tests {
     fn the_penalty_reaches_tokens_of_the_prompt_and_of_the_answer() {
         let cold = Sampling { temperature: Permille(0), repetition_penalty: Permille(2000), ..sampling() };
         let logits = [3.0, 2.0, 1.4, -1.0];
-        let mut sampler = Sampler::new(cold, 4, &[0]);
+        let mut sampler = Sampler::new(cold, &[], 4, &[0]);
         // 3 / 2 < 2, then 2 / 2 < 3 / 2.
         assert_eq!([sampler.next(&logits, 1), sampler.next(&logits, 2)], [1, 0]);
         // Negative logits move away from zero.
-        assert_eq!(Sampler::new(cold, 2, &[1]).next(&[-1.5, -1.0], 1), 0);
+        assert_eq!(Sampler::new(cold, &[], 2, &[1]).next(&[-1.5, -1.0], 1), 0);
+    }
+
+    #[test]
+    fn a_bias_bans_and_forces() {
+        let logits = [1.0, 3.0, 2.0];
+        let cold = Sampling { temperature: Permille(0), ..sampling() };
+        let bias = |token, by| [Bias { token, by }];
+        for s in [cold, sampling()] {
+            let drawn = |bias: &[Bias]| {
+                let ids = (0..100).map(|position| Sampler::new(s, bias, 3, &[]).next(&logits, position));
+                ids.collect::<Vec<u32>>()
+            };
+            assert!(!drawn(&bias(1, -100_000)).contains(&1));
+            assert!(drawn(&bias(0, 100_000)).iter().all(|id| *id == 0));
+        }
+        // Thousandths: 1.5 more is enough, 0.5 is not.
+        assert_eq!(Sampler::new(cold, &bias(2, 1_500), 3, &[]).next(&logits, 0), 2);
+        assert_eq!(Sampler::new(cold, &bias(2, 500), 3, &[]).next(&logits, 0), 1);
     }
 
     #[test]
@@ -271,7 +309,8 @@ mod tests {
                 let reached = |sum: u64| u128::from(sum) * 1000 >= u128::from(total) * u128::from(top_p);
                 sums.position(reached).map_or(all.len(), |i| i + 1)
             };
-            let reference = Sampler { sampling: s, seen: vec![], candidates: vec![], weights: weights[..kept].to_vec() };
+            let mut reference = Sampler::new(s, &[], 0, &[]);
+            reference.weights = weights[..kept].to_vec();
             prop_assert_eq!(drawn, reference.pick(&all[..kept], position));
         }
     }

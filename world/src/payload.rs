@@ -16,6 +16,10 @@ pub struct Payload {
     pub stop: Arc<[Box<str>]>,
     /// How tokens are drawn.
     pub sampling: Sampling,
+    /// Added to the logits of single tokens before all else; each token stands once.
+    pub bias: Arc<[Bias]>,
+    /// Whether likelihoods are wanted, and then of how many rivals of each token.
+    pub logprobs: Option<u8>,
     /// At most this many tokens are generated.
     pub max_tokens: u32,
 }
@@ -35,4 +39,42 @@ pub struct Sampling {
     pub min_p: Permille,
     /// Divides positive and multiplies negative logits of tokens already seen; 1000 is off.
     pub repetition_penalty: Permille,
+}
+
+/// What is added to the logit of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bias {
+    pub token: u32,
+    /// Thousandths, as in [`Sampling`].
+    pub by: i32,
+}
+
+/// A token of an answer on its way from the station to the readers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token<'a> {
+    /// Counts from 0 within the task.
+    pub index: u32,
+    pub id: u32,
+    /// Whole characters; empty where they are held back, and for the end token, which is no text.
+    pub text: &'a str,
+    /// Where the task wants it; the end token has none.
+    pub likelihood: Option<Likelihood>,
+}
+
+/// How likely the model held a token of the answer, before bias, penalty, temperature and cuts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Likelihood {
+    /// The token that was drawn.
+    pub drawn: Likely,
+    /// The likeliest, likeliest first; the token drawn may be among them.
+    pub top: Vec<Likely>,
+}
+
+/// A token and the logarithm of its probability.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Likely {
+    /// What the token stands for: perhaps a part of a character.
+    pub bytes: Box<[u8]>,
+    /// Natural logarithm, in millionths: at most 0.
+    pub micro_logprob: i32,
 }

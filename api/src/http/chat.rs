@@ -1,7 +1,8 @@
 //! `POST /v1/chat/completions`: messages in, an answer in the chat's shape out. The rest is `openai`'s.
 
-use super::fields::{Fields, Unsupported, is_empty, is_false, is_zero};
-use super::openai::{self, Form, Kind};
+use super::fields::{Fields, Unsupported, is_empty};
+use super::logprobs;
+use super::openai::{self, Asked, Form, Kind};
 use crate::door::{Door, Wish};
 use crate::problem::Problem;
 use axum::body::Body;
@@ -11,9 +12,7 @@ use axum::response::Response;
 use serde_json::json;
 use std::sync::Arc;
 
-const UNSUPPORTED: [Unsupported; 8] = [
-    Unsupported { name: "logprobs", harmless: is_false, problem: "log probabilities are not supported" },
-    Unsupported { name: "top_logprobs", harmless: is_zero, problem: "log probabilities are not supported" },
+const UNSUPPORTED: [Unsupported; 6] = [
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
     Unsupported {
         name: "tool_choice",
@@ -34,12 +33,14 @@ pub(crate) async fn complete(
     openai::complete(&door, &headers, content, read).await
 }
 
-fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Wish, Form), Problem> {
+fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<Wish>, Form), Problem> {
     fields.unsupported(&UNSUPPORTED)?;
     let model = openai::model(&mut fields)?;
     let content = fields.messages()?.ok_or_else(|| Problem::invalid("messages", "is needed"))?;
     // The older name counts only where the newer is absent.
     let older = fields.small("max_tokens", 1..=u32::MAX)?;
     let max_tokens = fields.small("max_completion_tokens", 1..=u32::MAX)?.or(older);
-    openai::read(fields, Kind::Chat, (model, content, max_tokens), headers, margin_ms)
+    let logprobs = logprobs::of_chat(&mut fields)?;
+    let asked = Asked { model, contents: vec![content], max_tokens, logprobs };
+    openai::read(fields, Kind::Chat, asked, headers, margin_ms)
 }

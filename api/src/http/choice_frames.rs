@@ -1,12 +1,13 @@
 //! The chunks of a streamed chat or text completion, one writer for each choice.
 //!
-//! What is the same in every chunk is written once; a token costs two copies and its JSON string. Tokens
-//! whose text is held back (half a character) make no chunk. The writers of one answer share a [`Joint`]:
+//! What is the same in every chunk is written once; a token costs three copies and its JSON string. Tokens
+//! whose text is held back (half a character) make no chunk, unless their log probability is wanted. The writers of one answer share a [`Joint`]:
 //! the last choice to end writes the usage and `[DONE]`, the first to fail ends them all.
 
 use super::openai::{Kind, Tally};
 use crate::sse::{data, finish_reason, result, write_json};
 use crate::task_entry::{Begun, Ending, Frames};
+use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::Outcome;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ pub(crate) struct Joint {
     /// A chunk without choices and usage.
     frame: Value,
     include_usage: bool,
+    /// Choices of each prompt.
+    each: u32,
     progress: Mutex<Progress>,
 }
 
@@ -29,10 +32,10 @@ struct Progress {
 }
 
 impl Joint {
-    /// `frame` is what every chunk begins with.
-    pub(crate) fn new(kind: Kind, frame: Value, choices: u32, include_usage: bool) -> Arc<Self> {
+    /// `frame` is what every chunk begins with; choices are those of each prompt and of all.
+    pub(crate) fn new(kind: Kind, frame: Value, (each, choices): (u32, u32), include_usage: bool) -> Arc<Self> {
         let progress = Mutex::new(Progress { left: choices, used: Tally::default(), failed: false });
-        Arc::new(Joint { kind, frame, include_usage, progress })
+        Arc::new(Joint { kind, frame, include_usage, each, progress })
     }
 
     fn chunk(&self, choices: Value, usage: Value) -> Value {
@@ -56,8 +59,10 @@ pub(crate) struct ChoiceFrames {
     index: u32,
     /// Up to the choice's text or delta.
     head: Vec<u8>,
-    /// From behind it, in a chunk that is not the last.
+    /// From behind its log probabilities, in a chunk that is not the last.
     tail: &'static [u8],
+    /// Where the next token begins, in characters.
+    offset: usize,
     joint: Arc<Joint>,
 }
 
@@ -72,10 +77,23 @@ impl ChoiceFrames {
         };
         head.extend_from_slice(format!(",\"choices\":[{{\"index\":{index},\"{key}\":").as_bytes());
         let tail: &[u8] = match joint.include_usage {
-            true => b",\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n",
-            false => b",\"logprobs\":null,\"finish_reason\":null}]}\n\n",
+            true => b",\"finish_reason\":null}],\"usage\":null}\n\n",
+            false => b",\"finish_reason\":null}]}\n\n",
         };
-        ChoiceFrames { index, head, tail, joint: Arc::clone(joint) }
+        ChoiceFrames { index, head, tail, offset: 0, joint: Arc::clone(joint) }
+    }
+
+    /// The rest of a chunk, from behind its text or delta.
+    fn finish(&mut self, out: &mut Vec<u8>, likelihood: Option<&Likelihood>) {
+        match likelihood {
+            None => out.extend_from_slice(b",\"logprobs\":null"),
+            Some(likelihood) => {
+                out.extend_from_slice(b",\"logprobs\":");
+                let told = self.joint.kind.logprobs(std::slice::from_ref(likelihood), &mut self.offset);
+                write_json(out, &told);
+            }
+        }
+        out.extend_from_slice(self.tail);
     }
 }
 
@@ -84,12 +102,12 @@ impl Frames for ChoiceFrames {
         if self.joint.kind == Kind::Chat {
             out.extend_from_slice(&self.head);
             out.extend_from_slice(b"{\"role\":\"assistant\",\"content\":\"\"}");
-            out.extend_from_slice(self.tail);
+            self.finish(out, None);
         }
     }
 
-    fn token(&mut self, out: &mut Vec<u8>, _index: u32, text: &str) {
-        if text.is_empty() {
+    fn token(&mut self, out: &mut Vec<u8>, _index: u32, text: &str, likelihood: Option<&Likelihood>) {
+        if text.is_empty() && likelihood.is_none() {
             return;
         }
         out.extend_from_slice(&self.head);
@@ -101,7 +119,7 @@ impl Frames for ChoiceFrames {
                 out.push(b'}');
             }
         }
-        out.extend_from_slice(self.tail);
+        self.finish(out, likelihood);
     }
 
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending) {
@@ -114,7 +132,7 @@ impl Frames for ChoiceFrames {
                     Kind::Text => json!({"index": self.index, "text": "", "logprobs": null, "finish_reason": reason}),
                 };
                 data(out, &self.joint.chunk(json!([choice]), Value::Null));
-                progress.used.add(&used);
+                progress.used.add(&used, self.index.is_multiple_of(self.joint.each));
                 progress.left = progress.left.saturating_sub(1);
                 if progress.left == 0 {
                     if self.joint.include_usage {

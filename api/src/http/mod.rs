@@ -13,6 +13,7 @@ mod fields;
 pub(crate) mod guard;
 mod health;
 mod keeper;
+pub(crate) mod logprobs;
 mod metrics;
 mod models;
 mod openai;

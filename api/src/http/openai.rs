@@ -7,7 +7,8 @@
 use super::body;
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
-use super::fields::{Fields, Unsupported, is_empty, is_text_format, is_zero};
+use super::fields::{Fields, Unsupported, is_text_format, is_zero};
+use super::logprobs;
 use super::task_submit::seed_of;
 use crate::door::{Door, Ticket, Wish};
 use crate::port::{Content, Words};
@@ -19,16 +20,17 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::id::TaskId;
+use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::{Class, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Every choice takes a slot or a place in the queue.
+/// Every choice takes a slot or a place in the queue: this many of a prompt, that many in all.
 const CHOICES_MOST: u32 = 8;
+const ALL_CHOICES_MOST: u32 = 64;
 
-const UNSUPPORTED: [Unsupported; 6] = [
-    Unsupported { name: "logit_bias", harmless: is_empty, problem: "logit bias is not supported" },
+const UNSUPPORTED: [Unsupported; 5] = [
     Unsupported { name: "presence_penalty", harmless: is_zero, problem: "only 0 is supported" },
     Unsupported { name: "frequency_penalty", harmless: is_zero, problem: "only 0 is supported" },
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
@@ -48,12 +50,14 @@ pub(crate) enum Kind {
 pub(crate) struct Form {
     kind: Kind,
     model: String,
+    /// Choices of each prompt, and of all.
+    each: u32,
     choices: u32,
     stream: bool,
     include_usage: bool,
 }
 
-/// Tokens of all choices; the prompt they share counts once.
+/// Tokens of all choices; a prompt counts once, with its first choice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     tokens_in: u64,
@@ -61,8 +65,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, used: &Usage) {
-        self.tokens_in = u64::from(used.tokens_in);
+    pub(crate) fn add(&mut self, used: &Usage, is_first: bool) {
+        self.tokens_in += if is_first { u64::from(used.tokens_in) } else { 0 };
         self.tokens_out += u64::from(used.tokens_out);
     }
 
@@ -93,15 +97,23 @@ impl Kind {
         }
     }
 
-    fn choice(self, index: usize, text: String, reason: &str) -> Value {
+    fn choice(self, index: usize, text: String, logprobs: Value, reason: &str) -> Value {
         match self {
             Kind::Chat => json!({
                 "index": index,
                 "message": {"role": "assistant", "content": text, "refusal": null},
-                "logprobs": null,
+                "logprobs": logprobs,
                 "finish_reason": reason,
             }),
-            Kind::Text => json!({"index": index, "text": text, "logprobs": null, "finish_reason": reason}),
+            Kind::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
+        }
+    }
+
+    /// Those of a choice, or of a part of it whose tokens begin at `offset`.
+    pub(crate) fn logprobs(self, likelihoods: &[Likelihood], offset: &mut usize) -> Value {
+        match self {
+            Kind::Chat => logprobs::chat(likelihoods),
+            Kind::Text => logprobs::text(likelihoods, offset),
         }
     }
 }
@@ -111,14 +123,24 @@ pub(crate) fn model(fields: &mut Fields) -> Result<String, Problem> {
     fields.string("model")?.ok_or_else(|| Problem::invalid("model", "is needed; see `GET /v1/models`"))
 }
 
+/// What each route reads in its own way.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) model: String,
+    /// At least one.
+    pub(crate) contents: Vec<Content>,
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) logprobs: Option<u8>,
+}
+
 /// The fields that both routes know, once each has taken its own.
 pub(crate) fn read(
     mut fields: Fields,
     kind: Kind,
-    (model, content, max_tokens): (String, Content, Option<u32>),
+    Asked { model, contents, max_tokens, logprobs }: Asked,
     headers: &HeaderMap,
     margin_ms: u64,
-) -> Result<(Wish, Form), Problem> {
+) -> Result<(Vec<Wish>, Form), Problem> {
     fields.unsupported(&UNSUPPORTED)?;
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let include_usage = match fields.take("stream_options") {
@@ -127,18 +149,28 @@ pub(crate) fn read(
         Some(Value::Object(options)) => Fields(options).boolean("include_usage")?.unwrap_or(false),
         Some(_) => return Err(Problem::invalid("stream_options", "must be an object")),
     };
-    let choices = fields.small("n", 1..=CHOICES_MOST)?.unwrap_or(1);
+    let each = fields.small("n", 1..=CHOICES_MOST)?.unwrap_or(1);
+    let choices = each * contents.len() as u32;
+    if choices > ALL_CHOICES_MOST {
+        let problem = format!("comes to {choices} answers with these prompts; {ALL_CHOICES_MOST} are the most");
+        return Err(Problem::invalid("n", problem));
+    }
     let task = TaskId(uuid::Uuid::now_v7().as_u128());
     let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
     // Nobody can send this id again: it has just been made.
     let ticket = Ticket { task, body: [0; 32], surface: Surface::OpenAi, class: Class::Interactive, deadline };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
-    let words = Words { model: model.clone(), content, max_tokens, stop, sampling };
-    Ok((Wish { ticket, ctx: None, words }, Form { kind, model, choices, stream, include_usage }))
+    let bias = logprobs::bias(&mut fields)?;
+    let words = |content| {
+        let (model, stop, bias) = (model.clone(), stop.clone(), bias.clone());
+        Words { model, content, max_tokens, stop, sampling, bias, logprobs }
+    };
+    let wishes = contents.into_iter().map(|content| Wish { ticket, ctx: None, words: words(content) }).collect();
+    Ok((wishes, Form { kind, model, each, choices, stream, include_usage }))
 }
 
 /// How a route reads its own fields; the number is the margin taken off a deadline, in milliseconds.
-type ReadFields = fn(Fields, &HeaderMap, u64) -> Result<(Wish, Form), Problem>;
+type ReadFields = fn(Fields, &HeaderMap, u64) -> Result<(Vec<Wish>, Form), Problem>;
 
 /// A route's whole way, given how it reads its own fields.
 pub(crate) async fn complete(
@@ -149,24 +181,24 @@ pub(crate) async fn complete(
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
     let bytes = body::read(headers, content, limits.body_bytes, limits).await?;
-    let (wish, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
-    answer(door, wish, form).await
+    let (wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
+    answer(door, wishes, form).await
 }
 
 /// Admits the tasks and writes their answer.
-async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Problem> {
-    let id = form.kind.id(wish.ticket.task);
-    let admitted = door.admit_choices(wish, form.choices).await?;
-    let fingerprint = admitted.first().map(|first| Arc::clone(&first.entry.fingerprint)).unwrap_or_default();
+async fn answer(door: &Arc<Door>, wishes: Vec<Wish>, form: Form) -> Result<Response, Problem> {
+    let admitted = door.admit_choices(wishes, form.each).await?;
+    let Some(first) = admitted.first() else { return Err(Problem::no_task()) };
+    let fingerprint = Arc::clone(&first.entry.fingerprint);
     let mut frame = json!({
-        "id": id,
+        "id": form.kind.id(first.entry.task),
         "object": form.kind.object(form.stream),
         "created": deadline::wall_ms() / 1_000,
         "model": form.model,
         "system_fingerprint": &*fingerprint,
     });
     if form.stream {
-        let joint = Joint::new(form.kind, frame, form.choices, form.include_usage);
+        let joint = Joint::new(form.kind, frame, (form.each, form.choices), form.include_usage);
         let (mut readers, mut tethers) = (Vec::new(), Vec::new());
         for (index, admitted) in (0u32..).zip(admitted) {
             let frames: Box<dyn Frames> = Box::new(ChoiceFrames::new(&joint, index));
@@ -181,8 +213,13 @@ async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Pr
         let ending = admitted.entry.finished().await;
         result(&ending)?;
         let Outcome::Done(used) = ending.outcome else { return Err(Problem::no_task()) };
-        choices.push(form.kind.choice(index, admitted.entry.view().text, finish_reason(used.finish)));
-        tally.add(&used);
+        let view = admitted.entry.view();
+        let logprobs = match admitted.entry.logprobs {
+            true => form.kind.logprobs(&view.likelihoods, &mut 0),
+            false => Value::Null,
+        };
+        choices.push(form.kind.choice(index, view.text, logprobs, finish_reason(used.finish)));
+        tally.add(&used, index % form.each as usize == 0);
     }
     frame["choices"] = choices.into();
     frame["usage"] = tally.json();

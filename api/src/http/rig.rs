@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Sha256;
@@ -43,6 +43,8 @@ impl Prepare for Words2Tokens {
             prompt: [1, 2, 3].into(),
             stop: words.stop.into_iter().map(String::into_boxed_str).collect(),
             sampling: words.sampling,
+            bias: words.bias.into(),
+            logprobs: words.logprobs,
             max_tokens: words.max_tokens.unwrap_or(8),
         };
         let model = ModelId(model as u16);
@@ -83,8 +85,16 @@ pub(crate) fn begin(board: &Switchboard, task: TaskId) {
     say(board, Notice::Started { task, attempt, worker });
 }
 
+/// A token with as many rivals as are wanted.
+fn likelihood(top: u8) -> Likelihood {
+    let likely = |i: u8| Likely { bytes: [b'a' + i].into(), micro_logprob: -250_000 * (1 + i32::from(i)) };
+    Likelihood { drawn: likely(0), top: (0..top).map(likely).collect() }
+}
+
 pub(crate) fn push(board: &Switchboard, task: TaskId, index: u32) -> Pushed {
-    board.token(task, Attempt(1), index, 100 + index, PIECES[index as usize % PIECES.len()])
+    let text = PIECES[index as usize % PIECES.len()];
+    let likelihood = board.find(task).and_then(|entry| entry.payload()?.logprobs).map(likelihood);
+    board.token(task, Attempt(1), Token { index, id: 100 + index, text, likelihood })
 }
 
 impl Rig {

@@ -1,7 +1,7 @@
 //! `GET /v1/tasks/{id}`: where a task stands, and its result while it is kept.
 
 use super::guard::CorrelationId;
-use super::task_id;
+use super::{logprobs, task_id};
 use crate::door::Door;
 use crate::problem::Problem;
 use crate::sse;
@@ -24,6 +24,9 @@ pub(crate) async fn show(
         match sse::result(&ending) {
             Ok(mut result) => {
                 result["text"] = view.text.into();
+                if entry.logprobs {
+                    result["logprobs"] = view.likelihoods.iter().map(logprobs::entry).collect();
+                }
                 answer["result"] = result;
             }
             Err(problem) => answer["error"] = problem.flat(&correlation_id),

@@ -2,8 +2,8 @@
 //!
 //! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
 
-use super::fields::{Fields, Unsupported, is_empty, is_false, is_text_format};
-use super::{body, deadline};
+use super::fields::{Fields, Unsupported, is_empty, is_text_format};
+use super::{body, deadline, logprobs};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -21,12 +21,11 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 9] = [
+const UNSUPPORTED: [Unsupported; 8] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "session_id", harmless: |_| false, problem: "sessions are not supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
-    Unsupported { name: "logprobs", harmless: is_false, problem: "log probabilities are not supported" },
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
     Unsupported { name: "placement", harmless: is_auto, problem: "only `auto` placement is supported" },
@@ -95,6 +94,8 @@ fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64)
             max_tokens: fields.small("max_tokens", 1..=u32::MAX)?,
             stop: fields.stop()?,
             sampling: fields.sampling(seed_of(task))?,
+            bias: logprobs::bias(&mut fields)?,
+            logprobs: logprobs::of_chat(&mut fields)?,
         },
     })
 }

@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::door::DoorConfig;
+use crate::fixture::token;
 use crate::pulse::Condition;
 use crate::token_log::Pushed;
 use axum::body::Body;
@@ -125,7 +126,7 @@ async fn attempts_that_disagree_end_as_internal() {
     let task = rig.hold(json!({})).await;
     begin(&rig.switchboard, task);
     push(&rig.switchboard, task, 0);
-    assert_eq!(rig.switchboard.token(task, Attempt(2), 0, 999, "other"), Pushed::Diverged);
+    assert_eq!(rig.switchboard.token(task, Attempt(2), token(0, 999, "other")), Pushed::Diverged);
     say(&rig.switchboard, Notice::Ended { task, outcome: Outcome::Done(usage()) });
     let seen = events(&text_of(rig.get(&format!("/v1/tasks/{task}/stream")).await).await);
     assert_eq!(seen.last().unwrap().2["code"], "INTERNAL");
@@ -290,10 +291,12 @@ async fn a_bare_prompt_is_continued() {
     for (more, param) in [
         (json!({"echo": true}), "echo"),
         (json!({"suffix": "end"}), "suffix"),
-        (json!({"logprobs": 0}), "logprobs"),
+        (json!({"logprobs": 6}), "logprobs"),
+        (json!({"logprobs": true}), "logprobs"),
         (json!({"best_of": 2}), "best_of"),
         (json!({"frequency_penalty": 1}), "frequency_penalty"),
-        (json!({"prompt": ["a", "b"]}), "prompt"),
+        (json!({"prompt": ["a", 1]}), "prompt"),
+        (json!({"prompt": vec!["a"; 32], "n": 3}), "n"),
         (json!({"prompt": null}), "prompt"),
     ] {
         let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
@@ -301,6 +304,59 @@ async fn a_bare_prompt_is_continued() {
     }
     let none = json_of(rig.post("/v1/embeddings", json!({})).await, 404).await;
     assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
+}
+
+#[tokio::test]
+async fn several_prompts_are_answered_side_by_side() {
+    let rig = Rig::new();
+    let body = |more: Value| {
+        let mut body = json!({"model": "org/answer", "prompt": ["Once", [4, 5]], "n": 2, "seed": 7});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let answer = json_of(rig.post("/v1/completions", body(json!({}))).await, 200).await;
+    let indices: Vec<_> = answer["choices"].as_array().unwrap().iter().map(|choice| &choice["index"]).collect();
+    assert_eq!(indices, [0, 1, 2, 3]);
+    let usage = json!([answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]]);
+    assert_eq!(usage, json!([6, 16]), "each prompt counts once");
+    let more = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let (chunks, done) = chunks(&text_of(rig.post("/v1/completions", body(more)).await).await);
+    assert!(done);
+    assert_eq!(chunks.last().unwrap()["usage"]["prompt_tokens"], 6);
+    let seeds: Vec<u64> = rig.specs.lock().unwrap().iter().map(|spec| spec.seed).collect();
+    assert_eq!(seeds[..4], seeds[4..]);
+    assert!(seeds[0] == 7 && (1..4).all(|i| !seeds[..i].contains(&seeds[i])));
+}
+
+#[tokio::test]
+async fn log_probabilities_come_in_each_routes_form() {
+    let rig = Rig::new();
+    let likely = |token: &str, logprob: f64| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
+    let mut entry = likely("a", -0.25);
+    entry["top_logprobs"] = json!([likely("a", -0.25), likely("b", -0.5)]);
+    let asked = json!({"logprobs": true, "top_logprobs": 2});
+    let answer = json_of(rig.post(CHAT, chat("org/answer", asked.clone())).await, 200).await;
+    let content = vec![entry.clone(); 4];
+    assert_eq!(answer["choices"][0]["logprobs"], json!({"content": content, "refusal": null}));
+    let mut streamed = asked.clone();
+    streamed["stream"] = true.into();
+    let (chunks, _) = chunks(&text_of(rig.post(CHAT, chat("org/answer", streamed)).await).await);
+    let told = chunks.iter().filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(told.flatten().cloned().collect::<Vec<_>>(), content, "also of tokens whose text is held back");
+
+    let body = json!({"model": "org/answer", "prompt": "p", "logprobs": 1});
+    let answer = json_of(rig.post("/v1/completions", body).await, 200).await;
+    let told = json!({"tokens": ["a", "a", "a", "a"], "token_logprobs": [-0.25, -0.25, -0.25, -0.25],
+        "top_logprobs": vec![json!({"a": -0.25}); 4], "text_offset": [0, 1, 2, 3]});
+    assert_eq!(answer["choices"][0]["logprobs"], told);
+
+    let mut task = json!({"model_ref": "org/answer", "prompt": "p"});
+    task.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
+    let id = json_of(rig.post("/v1/tasks", task).await, 202).await["task_id"].as_str().unwrap().to_owned();
+    let stream = text_of(rig.get(&format!("/v1/tasks/{id}/stream")).await).await;
+    assert_eq!(stream.matches(&format!("\"logprobs\":{entry}")).count(), 4, "{stream}");
+    let shown = json_of(rig.get(&format!("/v1/tasks/{id}")).await, 200).await;
+    assert_eq!(shown["result"]["logprobs"], json!(content));
 }
 
 #[tokio::test]
@@ -320,7 +376,8 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
     for (more, param) in [
         (json!({"n": 9}), "n"),
         (json!({"n": 0}), "n"),
-        (json!({"logprobs": true}), "logprobs"),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias"),
         (json!({"presence_penalty": 0.5}), "presence_penalty"),
         (json!({"response_format": {"type": "json_object"}}), "response_format"),
         (json!({"tools": [{"type": "function"}]}), "tools"),

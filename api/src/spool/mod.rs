@@ -5,8 +5,8 @@
 //! happened is the journal's to say; the spool only keeps what goes with it. Tasks of the queue surface
 //! alone stand in it: those of the OpenAI surface live with their connection.
 //!
-//! # Format 1
-//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL1`. Then frames up to its end: the marker
+//! # Format 2
+//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL2`. Then frames up to its end: the marker
 //! `ORSL`, the length of the body (u32, little endian), a CRC-32 of these eight bytes and the body, and the
 //! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word. It is written anew at
 //! each boot and when it has doubled, beside the old one, whose name it then takes.
@@ -22,7 +22,7 @@ pub(crate) use load::{Found, load};
 pub(crate) use log::Spool;
 
 use orchestrion_world::id::{TaskId, WorkerId};
-use orchestrion_world::payload::Sampling;
+use orchestrion_world::payload::{Bias, Likelihood, Sampling};
 use orchestrion_world::protocol::{Class, Outcome};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,7 @@ pub struct Card {
     pub seed: u64,
     pub prompt_tokens: u32,
     pub max_tokens: u32,
+    pub logprobs: bool,
     /// What the client was told when the task was admitted.
     pub position: u32,
     pub predicted_start: Ticks,
@@ -59,6 +60,8 @@ pub struct Wanted {
     pub prompt: Vec<u32>,
     pub stop: Vec<Box<str>>,
     pub sampling: Sampling,
+    pub bias: Vec<Bias>,
+    pub logprobs: Option<u8>,
 }
 
 /// A task's result.
@@ -75,6 +78,8 @@ pub struct Finished {
     /// Where each token's text ends in `text`.
     pub ends: Vec<u32>,
     pub text: String,
+    /// Of each token where the task wanted them.
+    pub likelihoods: Vec<Likelihood>,
     /// Milliseconds since 1970 at its end.
     pub wall_ms: u64,
 }

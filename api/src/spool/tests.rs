@@ -3,6 +3,7 @@
 use super::*;
 use crate::fixture::config;
 use crate::journal::{Fsync, JournalConfig, JournalError};
+use orchestrion_world::payload::Likely;
 use orchestrion_world::protocol::Finish;
 use orchestrion_world::protocol::Usage;
 use orchestrion_world::units::Permille;
@@ -20,6 +21,7 @@ fn card(task: u128) -> Card {
         seed: 7,
         prompt_tokens: 3,
         max_tokens: 9,
+        logprobs: true,
         position: 1,
         predicted_start: Ticks(20),
     }
@@ -35,11 +37,13 @@ pub(crate) fn wanted(task: u128) -> Wanted {
         min_p: Permille(0),
         repetition_penalty: off,
     };
-    Wanted { card: card(task), prompt: vec![1, 2, task as u32], stop: vec!["\n".into()], sampling }
+    let (prompt, bias) = (vec![1, 2, task as u32], vec![Bias { token: 3, by: -500 }]);
+    Wanted { card: card(task), prompt, stop: vec!["\n".into()], sampling, bias, logprobs: Some(1) }
 }
 
 fn finished(task: u128) -> Finished {
     let usage = Usage { finish: Finish::Stop, tokens_in: 3, tokens_out: 2, prefill_us: 1, decode_us: 2 };
+    let likely = |bytes: &str| Likely { bytes: bytes.as_bytes().into(), micro_logprob: -7 };
     Finished {
         card: card(task),
         worker: Some(WorkerId(1)),
@@ -48,6 +52,7 @@ fn finished(task: u128) -> Finished {
         cut: false,
         ends: vec![4, 8],
         text: "eins, zwei".into(),
+        likelihoods: vec![Likelihood { drawn: likely("eins"), top: vec![likely("drei")] }],
         wall_ms: 5,
     }
 }
@@ -121,7 +126,7 @@ fn a_flipped_bit_costs_its_line_or_is_an_error_and_never_a_panic() {
                 assert!(found.wanted.values().all(|found| *found == wanted(found.card.task.0)));
                 assert!(found.bytes_lost > 0);
             }
-            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL1"), "{problem}"),
+            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL2"), "{problem}"),
             Err(other) => panic!("{other}"),
         }
     }

@@ -1,9 +1,10 @@
 //! The gate under many hands at once, and how long results are kept.
 
 use super::*;
+use crate::fixture::token;
 use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::id::WorkerId;
-use orchestrion_world::payload::Sampling;
+use orchestrion_world::payload::{Likelihood, Sampling};
 use orchestrion_world::protocol::{CancelReason, Class, Finish, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -25,7 +26,8 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         min_p: Permille(0),
         repetition_penalty: Permille(1_000),
     };
-    let payload = Payload { prompt: [1].into(), stop: [].into(), sampling, max_tokens: 1 << 20 };
+    let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20 };
     let class = Class::Interactive;
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
@@ -68,7 +70,7 @@ impl Frames for Count {
         out.push(b's');
     }
 
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str) {
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, _: Option<&Likelihood>) {
         assert_eq!((self.started, self.ends), (1, 0));
         assert_eq!((index, text), (self.tokens, index.to_string().as_str()), "no gap, no duplicate");
         self.tokens += 1;
@@ -108,7 +110,7 @@ fn nothing_passes_the_gate_from_any_thread() {
                 scope.spawn(move || {
                     for index in 0.. {
                         let after = acknowledged.load(Ordering::SeqCst);
-                        match board.token(task, Attempt(attempt), index, index, &index.to_string()) {
+                        match board.token(task, Attempt(attempt), token(index, index, &index.to_string())) {
                             Pushed::Taken => {
                                 assert!(!after, "a token entered after the acknowledgement");
                                 assert!(index < in_log.load(Ordering::SeqCst));
@@ -152,7 +154,7 @@ fn done_drains_every_token_first_and_only_once() {
     let entry = admit(&board, task, Surface::Queue);
     let mut reader = Reader::new(&entry, None);
     for index in 0..1_500 {
-        board.token(task, Attempt(1), index, index, &index.to_string());
+        board.token(task, Attempt(1), token(index, index, &index.to_string()));
     }
     end(&board, task, done());
     end(&board, task, CANCELLED);
@@ -176,8 +178,8 @@ fn a_retry_shuts_the_lost_attempt_out() {
     let (board, task) = (board(LONG), TaskId(1));
     admit(&board, task, Surface::Queue);
     board.hear(&Notice::Retrying { task, lost: Attempt(1), until: Tick(5) });
-    assert_eq!(board.token(task, Attempt(1), 0, 7, "a"), Pushed::Closed);
-    assert_eq!(board.token(task, Attempt(2), 0, 7, "a"), Pushed::Taken);
+    assert_eq!(board.token(task, Attempt(1), token(0, 7, "a")), Pushed::Closed);
+    assert_eq!(board.token(task, Attempt(2), token(0, 7, "a")), Pushed::Taken);
     assert!(board.payload(task).is_some(), "the next attempt needs it");
 }
 

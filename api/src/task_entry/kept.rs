@@ -22,6 +22,7 @@ impl Entry {
             seed: self.seed,
             prompt_tokens: self.prompt_tokens,
             max_tokens: self.max_tokens,
+            logprobs: self.logprobs,
             position,
             predicted_start,
         }
@@ -29,9 +30,10 @@ impl Entry {
 
     /// The task's words, as long as it has not ended.
     pub(crate) fn wanted(&self, position: u32, predicted_start: Ticks) -> Option<Wanted> {
-        let Payload { prompt, stop, sampling, max_tokens: _ } = self.payload()?;
+        let Payload { prompt, stop, sampling, bias, logprobs, max_tokens: _ } = self.payload()?;
         let card = self.card(position, predicted_start);
-        Some(Wanted { card, prompt: prompt.to_vec(), stop: stop.to_vec(), sampling })
+        let (prompt, stop, bias) = (prompt.to_vec(), stop.to_vec(), bias.to_vec());
+        Some(Wanted { card, prompt, stop, sampling, bias, logprobs })
     }
 
     /// Closes the gate, so that what is kept is what readers get, and gives the result; none where the task
@@ -56,14 +58,16 @@ impl Entry {
             cut: state.cut,
             ends: state.log.ends().to_vec(),
             text: state.log.text().to_owned(),
+            likelihoods: state.log.likelihoods().to_vec(),
             wall_ms,
         })
     }
 
     /// A task that goes on, as an earlier process left it.
     pub(crate) fn unfinished(Unfinished { wanted, cut }: Unfinished, number: u64) -> Entry {
-        let Wanted { card, prompt, stop, sampling } = wanted;
-        let payload = Payload { prompt: prompt.into(), stop: stop.into(), sampling, max_tokens: card.max_tokens };
+        let Wanted { card, prompt, stop, sampling, bias, logprobs } = wanted;
+        let (prompt, stop, bias) = (prompt.into(), stop.into(), bias.into());
+        let payload = Payload { prompt, stop, sampling, bias, logprobs, max_tokens: card.max_tokens };
         let entry = Entry::of(&card, Some(payload), number);
         entry.change(|state| {
             state.phase = Phase::Queued;
@@ -75,14 +79,14 @@ impl Entry {
 
     /// A result of an earlier process.
     pub(crate) fn ended(finished: Finished, number: u64) -> Entry {
-        let Finished { card, worker, outcome, broken, cut, ends, text, wall_ms: _ } = finished;
+        let Finished { card, worker, outcome, broken, cut, ends, text, likelihoods, wall_ms: _ } = finished;
         let entry = Entry::of(&card, None, number);
         entry.change(|state| {
             state.phase = Phase::Ended(outcome);
             state.admission = Some(admission(&card));
             let (position, predicted_start) = (card.position, card.predicted_start);
             state.begun = worker.map(|worker| Begun { position, predicted_start, worker });
-            state.log = TokenLog::closed(card.max_tokens, broken, ends, text);
+            state.log = TokenLog::closed(card.max_tokens, broken, ends, text, likelihoods);
             state.cut = cut;
         });
         entry
@@ -99,6 +103,7 @@ impl Entry {
             fingerprint: card.fingerprint.as_str().into(),
             prompt_tokens: card.prompt_tokens,
             max_tokens: card.max_tokens,
+            logprobs: card.logprobs,
             state: Mutex::new(State::new(card.max_tokens, payload)),
         }
     }

@@ -46,7 +46,8 @@ impl Reader {
             }
             let until = state.log.len().min(self.next.saturating_add(TOKENS_A_TAKE));
             while self.began && self.next < until {
-                frames.token(out, self.next, state.log.piece(self.next));
+                let likelihood = state.log.likelihoods().get(self.next as usize);
+                frames.token(out, self.next, state.log.piece(self.next), likelihood);
                 self.next += 1;
             }
         }

@@ -16,7 +16,7 @@ mod text;
 use crate::engine::Engine;
 use crate::tokenizer::Tokenizer;
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, PoolId, TaskId, WorkerId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report};
 use orchestrion_world::units::{Bytes, Sha256};
 use run::Runner;
@@ -28,9 +28,8 @@ use std::thread::JoinHandle;
 /// Where a station's words go.
 pub trait Outlet: Send + Sync + 'static {
     fn report(&self, report: Report);
-    /// A token of the task's attempt, in order, `index` from 0. `text` is complete UTF-8 and may be empty
-    /// (held back, or the end token, which is no text).
-    fn token(&self, task: TaskId, attempt: Attempt, index: u32, id: u32, text: &str);
+    /// A token of the task's attempt; they come in order.
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>);
 }
 
 /// Who the station is and how much it takes on.

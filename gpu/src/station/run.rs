@@ -11,7 +11,7 @@ use super::task::{Made, Task};
 use super::{Order, Outlet, StationModel, StationSpec};
 use crate::engine::{StepError, Work};
 use orchestrion_world::id::{Attempt, Epoch, TaskId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Finish, Report, WorkerFacts};
 use orchestrion_world::units::MilliRate;
 use std::sync::Arc;
@@ -220,7 +220,7 @@ impl<'a> Runner<'a> {
 
     /// Counts first, then words, then ends: no reader sees a token the core has not heard of, and no
     /// count comes after its task's end.
-    fn publish<E>(&mut self, answers: Vec<(usize, Result<Option<Made>, E>)>, now: Instant) {
+    fn publish<E>(&mut self, mut answers: Vec<(usize, Result<Option<Made>, E>)>, now: Instant) {
         let mut urgent = false;
         for (i, answer) in &answers {
             let task = &self.tasks[*i];
@@ -236,10 +236,12 @@ impl<'a> Runner<'a> {
         if urgent {
             self.flush(now);
         }
-        for (i, answer) in &answers {
+        for (i, answer) in &mut answers {
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];
-                self.outlet.token(task.task, task.attempt, made.index, made.id, &made.text);
+                let likelihood = made.likelihood.take();
+                let token = Token { index: made.index, id: made.id, text: &made.text, likelihood };
+                self.outlet.token(task.task, task.attempt, token);
             }
         }
         let mut gone = 0;

@@ -4,10 +4,11 @@
 
 use super::text::Text;
 use crate::engine::{Engine, NumericFault, SequenceId};
+use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use orchestrion_world::id::{Attempt, TaskId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Likelihood, Payload};
 use orchestrion_world::protocol::{Finish, Usage};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +40,7 @@ pub(super) struct Made {
     pub(super) index: u32,
     pub(super) id: u32,
     pub(super) text: String,
+    pub(super) likelihood: Option<Likelihood>,
     pub(super) finish: Option<Finish>,
 }
 
@@ -52,7 +54,7 @@ impl Task {
     ) -> Option<Task> {
         let prompt = &payload.prompt;
         let fits = !prompt.is_empty() && prompt.len() < engine.ctx_max() as usize;
-        let known = prompt.iter().all(|token| *token < engine.vocab());
+        let known = prompt.iter().chain(payload.bias.iter().map(|b| &b.token)).all(|token| *token < engine.vocab());
         if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
@@ -63,7 +65,7 @@ impl Task {
             read: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
-            sampler: Sampler::new(payload.sampling, engine.vocab() as usize, prompt),
+            sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
             text: Text::new(tokenizer.clone(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
             last: 0,
@@ -123,8 +125,10 @@ impl Task {
         self.first = self.first.or(Some(now));
         self.latest = Some(now);
         let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
+        let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
+        let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
         let (text, finish) = self.words(id, full);
-        Ok(Some(Made { index, id, text, finish }))
+        Ok(Some(Made { index, id, text, likelihood, finish }))
     }
 
     /// A token's text, and whether the answer ends with it.

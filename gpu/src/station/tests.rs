@@ -5,7 +5,7 @@ use super::*;
 use crate::engine::{EngineOptions, Level};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
-use orchestrion_world::payload::Sampling;
+use orchestrion_world::payload::{Bias, Likelihood, Sampling};
 use orchestrion_world::protocol::{Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
     Report(Report),
-    Token { task: TaskId, index: u32, id: u32, text: String },
+    Token { task: TaskId, index: u32, id: u32, text: String, likelihood: Option<Likelihood> },
 }
 
 /// Keeps everything it hears, in order.
@@ -33,9 +33,10 @@ impl Outlet for Ear {
         self.more.notify_all();
     }
 
-    fn token(&self, task: TaskId, _: Attempt, index: u32, id: u32, text: &str) {
+    fn token(&self, task: TaskId, _: Attempt, token: Token<'_>) {
+        let Token { index, id, text, likelihood } = token;
         assert!(self.bomb != Some(index), "boom");
-        self.heard.lock().unwrap().push(Event::Token { task, index, id, text: text.to_owned() });
+        self.heard.lock().unwrap().push(Event::Token { task, index, id, text: text.to_owned(), likelihood });
         self.more.notify_all();
     }
 }
@@ -68,7 +69,7 @@ fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
     let made: Vec<(u32, u32, &String)> = events
         .iter()
         .filter_map(|e| match e {
-            Event::Token { task, index, id, text } if *task == of => Some((*index, *id, text)),
+            Event::Token { task, index, id, text, .. } if *task == of => Some((*index, *id, text)),
             _ => None,
         })
         .collect();
@@ -122,6 +123,8 @@ fn payload(i: u64) -> Payload {
             min_p: Permille(0),
             repetition_penalty: Permille(if i % 4 == 1 { 1100 } else { 1000 }),
         },
+        bias: Arc::new([]),
+        logprobs: None,
         max_tokens: 24,
     }
 }
@@ -289,6 +292,33 @@ fn what_cannot_run_is_refused() {
     let heard = ear.wait(|heard| ends(heard).len() == 6);
     assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Transient)));
     station.stop();
+}
+
+#[test]
+fn likelihoods_come_with_each_token_and_change_none() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let greedy = Payload { bias: [Bias { token: 7, by: 100_000 }].into(), ..payload(0) };
+    station.start(task(0), Attempt(1), EPOCH, Payload { logprobs: Some(3), ..payload(0) }).unwrap();
+    station.start(task(1), Attempt(1), EPOCH, Payload { logprobs: Some(1), ..greedy }).unwrap();
+    let heard = ear.wait(|heard| ends(heard).len() == 2);
+    station.stop();
+    assert_eq!(tokens(&heard, task(0)), answers(SETUP, &[0])[&0]);
+    let told = |of| {
+        heard.iter().filter_map(move |e| match e {
+            Event::Token { task, likelihood: Some(likelihood), .. } if *task == of => Some(likelihood),
+            _ => None,
+        })
+    };
+    // Prompt 0 is answered greedily: what was drawn is the likeliest.
+    assert!(told(task(0)).count() >= 23);
+    for Likelihood { drawn, top } in told(task(0)) {
+        assert!(top.len() == 3 && top[0] == *drawn && top[0].micro_logprob <= 0, "{top:?}");
+        assert!(top.is_sorted_by_key(|likely| -likely.micro_logprob));
+    }
+    // The bias forces token 7; the figures are the model's own, to which it is nothing special.
+    assert!(tokens(&heard, task(1)).iter().all(|(id, _)| *id == 7));
+    assert!(told(task(1)).any(|likelihood| likelihood.drawn != likelihood.top[0]));
 }
 
 #[test]

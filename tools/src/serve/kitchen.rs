@@ -70,7 +70,7 @@ impl Prepare for Kitchen {
     }
 
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
-        let Words { model, content, max_tokens, stop, sampling } = words;
+        let Words { model, content, max_tokens, stop, sampling, bias, logprobs } = words;
         let (id, recipe) = self.recipe(&model)?;
         let prompt = recipe.tokens(&content)?;
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
@@ -78,11 +78,14 @@ impl Prepare for Kitchen {
             let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
             return Err(PrepareError::Invalid { field: content.field(), problem });
         }
+        recipe.known("logit_bias", bias.iter().map(|bias| bias.token))?;
         let prompt_digest = digest(&prompt);
         let payload = Payload {
             prompt: prompt.into(),
             stop: stop.into_iter().map(String::into_boxed_str).collect(),
             sampling,
+            bias: bias.into(),
+            logprobs,
             max_tokens: max_tokens.unwrap_or(left.min(MAX_TOKENS_DEFAULT)),
         };
         Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
@@ -92,7 +95,10 @@ impl Prepare for Kitchen {
 impl Recipe {
     fn tokens(&self, content: &Content) -> Result<Vec<u32>, PrepareError> {
         let mut tokens = match content {
-            Content::Tokens(tokens) => return self.given(tokens),
+            Content::Tokens(tokens) => {
+                self.known("prompt", tokens.iter().copied())?;
+                return Ok(tokens.clone());
+            }
             // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
             Content::Prompt(text) => self.tokenizer.encode(text, true),
             Content::Messages(messages) => self.tokenizer.encode_chat(&self.render(messages)?),
@@ -110,15 +116,15 @@ impl Recipe {
         Ok(tokens)
     }
 
-    /// Ids that a client has made itself, where the model knows them all.
-    fn given(&self, tokens: &[u32]) -> Result<Vec<u32>, PrepareError> {
+    /// Refuses ids of a client's own making that the model does not know.
+    fn known(&self, field: &'static str, mut tokens: impl Iterator<Item = u32>) -> Result<(), PrepareError> {
         let known = self.tokenizer.vocab_len();
-        match tokens.iter().find(|&&token| token as usize >= known) {
-            None => Ok(tokens.to_vec()),
+        match tokens.find(|token| *token as usize >= known) {
+            None => Ok(()),
             Some(token) => {
                 let problem =
                     format!("there is no token {token}; this model's go from 0 to {}", known.saturating_sub(1));
-                Err(PrepareError::Invalid { field: "prompt", problem })
+                Err(PrepareError::Invalid { field, problem })
             }
         }
     }

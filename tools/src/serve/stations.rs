@@ -4,7 +4,7 @@ use orchestrion_api::port::{Stations, Urgent};
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::station::{OrderError, Outlet, Station};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Order, Report};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -66,8 +66,8 @@ impl Outlet for Wires {
         }
     }
 
-    fn token(&self, task: TaskId, attempt: Attempt, index: u32, id: u32, text: &str) {
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) {
         // What the log does not take it had a reason for; a cancel or a loss is on its way here.
-        let _ = self.switchboard.token(task, attempt, index, id, text);
+        let _ = self.switchboard.token(task, attempt, token);
     }
 }
