@@ -118,7 +118,7 @@ mod tests {
     fn kill_and_restart(server: &mut Server) {
         server.child.kill().unwrap();
         server.child.wait().unwrap();
-        (server.child, server.url) = launch(&server.dir, None);
+        (server.child, server.url) = launch(&server.dir, "127.0.0.1:0", None);
     }
 
     async fn ended(client: &Client, url: &str, id: &str) -> Value {

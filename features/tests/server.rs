@@ -42,8 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 impl Server {
     /// Starts a server and waits until it is ready.
     pub(crate) fn start(setup: &Setup) -> Server {
-        let dir = std::env::temp_dir().join(format!("orch-{}-{}", std::process::id(), unique()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let dir = scratch();
         let mut config = format!("{}\n", setup.more);
         for pool in ["a", "b", "c"].iter().take(setup.pools) {
             let model = tiny_model().display();
@@ -53,7 +52,7 @@ impl Server {
             );
         }
         std::fs::write(dir.join("orchestrion.toml"), config).unwrap();
-        let (child, url) = launch(&dir, setup.tokens);
+        let (child, url) = launch(&dir, "127.0.0.1:0", setup.tokens);
         Server { child, url, dir }
     }
 
@@ -86,13 +85,13 @@ impl Drop for Server {
 }
 
 /// Starts the binary in a folder with a configuration, and waits until it is ready.
-pub(crate) fn launch(dir: &Path, tokens: Option<&str>) -> (Child, String) {
+pub(crate) fn launch(dir: &Path, bind: &str, tokens: Option<&str>) -> (Child, String) {
     let mut command = Command::new(ORCH);
     if let Some(tokens) = tokens {
         command.env("ORCHESTRION_AUTH__TOKENS", tokens);
     }
     let mut child = command
-        .args(["serve", "--bind", "127.0.0.1:0", "--config", "orchestrion.toml", "--journal", "journal"])
+        .args(["serve", "--bind", bind, "--config", "orchestrion.toml", "--journal", "journal"])
         .current_dir(dir)
         .env("XDG_CACHE_HOME", dir)
         .env("XDG_STATE_HOME", dir)
@@ -127,11 +126,18 @@ pub(crate) fn orch(args: &[&str]) -> (bool, String, String) {
 pub(crate) fn tiny_model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
-        let path = std::env::temp_dir().join(format!("orch-tiny-{}.gguf", std::process::id()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny-{}.gguf", env!("CARGO_CRATE_NAME")));
         let (well, _, errors) = orch(&["gen", path.to_str().unwrap()]);
         assert!(well, "{errors}");
         path
     })
+}
+
+/// A folder of its own.
+pub(crate) fn scratch() -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("orch-{}-{}", std::process::id(), unique()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }
 
 fn unique() -> u64 {

@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Talk to a running server.
     Chat(ChatArgs),
+    /// Give a task to a running server's queue and follow it to its end.
+    Submit(SubmitArgs),
     /// Execute a journal again and compare every decision and state with the record.
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.
@@ -26,8 +28,12 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Write a tiny model with random weights, for tests.
     Gen(GenArgs),
+    /// Say whether `orch serve` would work here, what is wrong and how to mend it.
+    Doctor(DoctorArgs),
+    /// Print a shell's completions.
+    Completions(CompletionsArgs),
     /// Print the version.
-    Version,
+    Version(VersionArgs),
     /// Check the source tree against the rules of the house (for developers).
     Tidy(TidyArgs),
 }
@@ -68,12 +74,8 @@ Examples:
 pub(crate) struct ChatArgs {
     /// What to ask; without it, questions are read from the terminal
     pub prompt: Vec<String>,
-    /// The server
-    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    pub url: String,
-    /// The token of a server that asks for one; the environment keeps it out of the list of processes
-    #[arg(long, env = "ORCH_KEY", hide_env_values = true, value_name = "TOKEN")]
-    pub key: Option<String>,
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// The model; without it, the first one that the server has
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
@@ -86,6 +88,67 @@ pub(crate) struct ChatArgs {
     /// 0 always takes the likeliest token
     #[arg(long, default_value_t = 0.7, value_name = "T")]
     pub temperature: f32,
+}
+
+/// A running server.
+#[derive(Args, Debug)]
+pub(crate) struct ServerArgs {
+    /// The server
+    #[arg(long, env = "ORCH_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub url: String,
+    /// The token of a server that asks for one; the environment keeps it out of the list of processes
+    #[arg(long, env = "ORCH_KEY", hide_env_values = true, value_name = "TOKEN")]
+    pub key: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch submit \"Name three colours.\"                 the answer, streamed to stdout
+  orch submit --priority batch --detach < letter     prints the task's id and leaves
+  orch submit --follow 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11
+  orch submit -o json --deadline 5000 \"Hurry.\"      the whole result as JSON")]
+pub(crate) struct SubmitArgs {
+    /// What to ask; without it, stdin is read to its end
+    pub prompt: Vec<String>,
+    /// Follow this task from its beginning and submit none
+    #[arg(long, value_name = "TASK", conflicts_with_all = ["prompt", "detach"])]
+    pub follow: Option<String>,
+    /// Print the id once the task is admitted, and leave; an interactive one that nobody ever reads runs all the same
+    #[arg(long)]
+    pub detach: bool,
+    /// Who goes first when slots are short
+    #[arg(long, default_value = "interactive", value_name = "CLASS")]
+    pub priority: Priority,
+    /// End it where it is not done after so many milliseconds
+    #[arg(long = "deadline", value_name = "MS")]
+    pub deadline_ms: Option<u64>,
+    /// The model; without it, the first one that the server has
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// At most this many tokens of answer
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub max_tokens: u32,
+    /// The same seed gives the same answer
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// 0 always takes the likeliest token [default: the server's]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Continue the prompt as it stands instead of answering it as a message
+    #[arg(long)]
+    pub raw: bool,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Priority {
+    Interactive,
+    Batch,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +169,9 @@ pub(crate) struct ReplayArgs {
     /// End after this step
     #[arg(long, value_name = "STEP")]
     pub to: Option<u64>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]
@@ -137,6 +203,9 @@ pub(crate) struct PullArgs {
     /// A name of the catalog
     #[arg(default_value = crate::configuration::DEMO_MODEL)]
     pub model: String,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]
@@ -158,6 +227,40 @@ pub(crate) struct GenArgs {
     /// Context in tokens
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub context: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch doctor                                what `orch serve` would find
+  orch doctor --config /etc/orchestrion.toml -o json")]
+pub(crate) struct DoctorArgs {
+    /// The configuration file, as for `orch serve`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The address, as for `orch serve`
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<SocketAddr>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch completions bash > ~/.local/share/bash-completion/completions/orch
+  orch completions fish > ~/.config/fish/completions/orch.fish")]
+pub(crate) struct CompletionsArgs {
+    /// Whose
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VersionArgs {
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]

@@ -5,6 +5,7 @@
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
+use crate::nearest::meant;
 use crate::serve::keys::{self, TOKENS_VARIABLE};
 use config::{Config as Layers, Environment, File, FileFormat};
 use etcetera::base_strategy::{BaseStrategy, Xdg};
@@ -245,7 +246,9 @@ impl Config {
             .set_override_option("server.bind", args.bind.map(|bind| bind.to_string()))
             .and_then(|l| l.set_override_option("journal.dir", args.journal.as_ref().map(|d| d.display().to_string())))
             .map_err(bad)?;
-        let mut config: Config = layers.build().and_then(Layers::try_deserialize).map_err(bad)?;
+        // By way of JSON: its errors name the values there are, and the path to the wrong one.
+        let layered: serde_json::Value = layers.build().and_then(Layers::try_deserialize).map_err(bad)?;
+        let mut config: Config = serde_path_to_error::deserialize(layered).map_err(bad)?;
         if let Some(model) = &args.model {
             config.pools = vec![Pool { model: model.clone(), ..Pool::default() }];
         } else if config.pools.is_empty() {
@@ -358,8 +361,10 @@ fn xdg() -> Result<Xdg, Failure> {
     Xdg::new().map_err(|_| Failure::new(Code::BadConfig, problem))
 }
 
-fn bad(error: config::ConfigError) -> Failure {
-    Failure::new(Code::BadConfig, format!("the configuration cannot be read: {error}"))
+fn bad(error: impl std::fmt::Display) -> Failure {
+    let error = error.to_string();
+    let hint = meant(&error).map(|name| format!(". Did you mean `{name}`?")).unwrap_or_default();
+    Failure::new(Code::BadConfig, format!("the configuration cannot be read: {error}{hint}"))
 }
 
 #[cfg(test)]
@@ -389,7 +394,10 @@ mod tests {
         assert_eq!(pools, [("a", "y".to_owned(), 9), ("b", DEMO_MODEL.to_owned(), 9)]);
         std::fs::write(&file, "[queue]\nbatch_maxx = 7\n").unwrap();
         let error = Config::layered(&args).unwrap_err().to_string();
-        assert!(error.contains("batch_maxx") && error.contains("batch_max"), "{error}");
+        assert!(error.contains("batch_maxx") && error.ends_with("Did you mean `batch_max`?"), "{error}");
+        std::fs::write(&file, "[placement]\npolicy = \"pakc\"\n").unwrap();
+        let error = Config::layered(&args).unwrap_err().to_string();
+        assert!(error.ends_with("Did you mean `pack`?"), "{error}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use crate::cli::{ExplainArgs, Output};
 use crate::configuration;
 use crate::failure::{Code, Failure};
+use crate::output;
 use orchestrion_api::explain::explain;
 use orchestrion_world::id::TaskId;
 use std::io::Write;
@@ -10,15 +11,10 @@ use std::io::Write;
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let path = configuration::journal_or_default(args.journal.as_deref())?;
     let explanation = explain(&path, task_id(&args.task)?).map_err(Failure::of(Code::BadData))?;
-    let mut out = std::io::stdout().lock();
     match args.output {
-        Output::Text => writeln!(out, "{explanation}")?,
-        Output::Json => {
-            let json = serde_json::to_string_pretty(&explanation).map_err(Failure::of(Code::Failed))?;
-            writeln!(out, "{json}")?;
-        }
+        Output::Text => Ok(writeln!(std::io::stdout(), "{explanation}")?),
+        Output::Json => output::json(&explanation),
     }
-    Ok(())
 }
 
 /// A chat completion's id is its task's behind a prefix.

@@ -5,31 +5,41 @@
 
 mod chat;
 mod cli;
+mod client;
 mod configuration;
+mod doctor;
 mod explain;
 mod failure;
 mod generate;
+mod nearest;
+mod output;
 mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod submit;
 mod tidy;
 mod version;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
-use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Chat(args) => chat::run(&args),
+        Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
-        Command::Version => version::run(),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "orch", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Version(args) => version::run(&args),
         Command::Tidy(args) => tidy::run(&args),
     };
     match result {

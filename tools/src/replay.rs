@@ -1,8 +1,9 @@
 //! `orch replay`: is the record true, and what would another rule have decided?
 
-use crate::cli::ReplayArgs;
+use crate::cli::{Output, ReplayArgs};
 use crate::configuration;
 use crate::failure::{Code, Failure};
+use crate::output;
 use crate::progress::Progress;
 use orchestrion_api::replay::{ReplayOptions, replay};
 use std::io::Write;
@@ -15,6 +16,8 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         ReplayOptions { from: args.from, to: args.to, overrides: args.set.clone(), progress: Some(&mut show) };
     let report = replay(&path, options).map_err(Failure::of(Code::BadData))?;
     progress.finish();
-    writeln!(std::io::stdout(), "{report}")?;
-    Ok(())
+    match args.output {
+        Output::Text => Ok(writeln!(std::io::stdout(), "{report}")?),
+        Output::Json => output::json(&report),
+    }
 }

@@ -1,6 +1,10 @@
 //! The version, as people and journals see it.
 
-use crate::Failure;
+use crate::cli::{Output, VersionArgs};
+use crate::failure::Failure;
+use crate::output;
+use orchestrion_gpu::engine::DEFINITION;
+use serde_json::json;
 use std::io::Write;
 
 /// The package's version.
@@ -8,7 +12,9 @@ pub(crate) fn line() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
-pub(crate) fn run() -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "orch {}", line())?;
-    Ok(())
+pub(crate) fn run(args: &VersionArgs) -> Result<(), Failure> {
+    match args.output {
+        Output::Text => Ok(writeln!(std::io::stdout(), "orch {}", line())?),
+        Output::Json => output::json(&json!({"version": line(), "numerics": DEFINITION})),
+    }
 }

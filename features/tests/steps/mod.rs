@@ -4,6 +4,7 @@ mod answering;
 mod auth;
 mod cancelling;
 mod clients;
+mod commands;
 mod explaining;
 mod refusing;
 
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     second: Vec<String>,
     /// Headers of the last refusal.
     hints: Option<(String, String)>,
+    /// What the last command said on stdout and stderr, and whether it ended well.
+    said: (bool, String, String),
     /// The last prompt, as it was written.
     prompt: String,
 }

@@ -189,6 +189,29 @@ fn joined(attempts: &[Attempt]) -> String {
     attempts.iter().map(|Attempt { origin, problem }| format!("{origin}: {problem}")).collect::<Vec<_>>().join("; ")
 }
 
+/// Where a model's file is, or will be once it is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: PathBuf,
+    /// Of a catalog model.
+    pub bytes: Option<u64>,
+}
+
+/// Looks at nothing: a file may be there or not.
+pub fn place(model: &ModelRef, options: &Options) -> Place {
+    match model {
+        ModelRef::Alias(name) if let Some(entry) = catalog::find(name) => {
+            Place { path: cached_path(entry, options), bytes: Some(entry.bytes) }
+        }
+        ModelRef::Alias(name) => Place { path: name.into(), bytes: None },
+        ModelRef::Path(path) => Place { path: path.clone(), bytes: None },
+    }
+}
+
+fn cached_path(entry: &Entry, options: &Options) -> PathBuf {
+    options.cache_dir.join(format!("{}.gguf", entry.digest))
+}
+
 /// Finds, fetches if need be, and reads a model.
 pub fn load(model: &ModelRef, options: &Options, progress: Progress<'_>) -> Result<Supplied, SupplyError> {
     match model {
@@ -222,7 +245,7 @@ fn read(file: File, path: &Path, progress: Progress<'_>) -> Result<Gguf, SupplyE
 }
 
 fn load_entry(entry: &Entry, options: &Options, progress: Progress<'_>) -> Result<Supplied, SupplyError> {
-    let path = options.cache_dir.join(format!("{}.gguf", entry.digest));
+    let path = cached_path(entry, options);
     if let Some(gguf) = cached(entry, &path, progress)? {
         return Ok(Supplied { gguf, path, origin: Origin::Cache });
     }
