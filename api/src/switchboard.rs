@@ -243,9 +243,14 @@ impl Switchboard {
         locked(self.shard(task)).get(&task).cloned()
     }
 
+    /// Pools with a worker that is ready.
+    pub fn ready_pools(&self) -> usize {
+        locked(&self.ready).values().filter(|&&ready| ready > 0).count()
+    }
+
     /// Whether a worker of any pool is ready.
     pub(crate) fn any_ready(&self) -> bool {
-        locked(&self.ready).values().any(|&ready| ready > 0)
+        self.ready_pools() > 0
     }
 
     /// What an earlier process kept: tasks that go on, and results of the age they have by now.

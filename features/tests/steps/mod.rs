@@ -6,6 +6,7 @@ mod cancelling;
 mod clients;
 mod commands;
 mod explaining;
+mod pulling;
 mod refusing;
 
 use crate::server::{Server, Setup};
@@ -32,6 +33,8 @@ pub(crate) struct Session {
     hints: Option<(String, String)>,
     /// What the last command said on stdout and stderr, and whether it ended well.
     said: (bool, String, String),
+    /// A model hub, and the cache that is filled from it.
+    hub: Option<pulling::Hub>,
     /// The last prompt, as it was written.
     prompt: String,
 }

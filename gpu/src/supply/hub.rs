@@ -1,19 +1,24 @@
 //! The model hub, over HTTPS.
 //!
-//! One GET of a resolve URL, redirects followed, straight into the cache's partial file. Short patience:
-//! five seconds for a connection, half a minute for a silent one, since another source is waiting. The
-//! token goes to the hub alone and not along with a redirect.
+//! One GET of a resolve URL, a few redirects followed where `guard` lets them, straight into the cache's partial
+//! file. Short patience: five seconds for a connection, half a minute for a silent one, since another source
+//! is waiting. The token goes to the hub alone and not along with a redirect.
 
 use super::cache::Partial;
 use super::catalog::Entry;
+use super::guard::Guard;
 use super::{Failure, Options, Problem, Progress, Stage};
 use std::io::Read;
 use std::time::Duration;
+use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, Proxy};
 
 pub(crate) const DEFAULT: &str = "https://huggingface.co";
 const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(30);
+const REDIRECTS: u32 = 3;
 const BUFFER: usize = 256 << 10;
 
 pub(crate) fn fetch(
@@ -25,7 +30,7 @@ pub(crate) fn fetch(
     let [repository, revision, file] = entry.hub;
     let url = format!("{}/{repository}/resolve/{revision}/{file}", options.hub.trim_end_matches('/'));
     progress(Stage::Hub, 0, entry.bytes);
-    let mut body = fetch_url(&url, options.hub_token.as_deref())?;
+    let mut body = fetch_url(&url, options)?;
     copy(&mut body, partial, entry.bytes, |done| progress(Stage::Hub, done, entry.bytes))
 }
 
@@ -54,24 +59,35 @@ pub(crate) fn copy(
     }
 }
 
-/// The body behind a URL. The machine's own certificates and proxy settings apply.
-fn fetch_url(url: &str, token: Option<&str>) -> Result<impl Read + use<>, Problem> {
+/// The body behind a URL of the hub's. The machine's own certificates and proxy settings apply.
+fn fetch_url(url: &str, options: &Options) -> Result<impl Read + use<>, Problem> {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-    let config = ureq::Agent::config_builder()
+    let config = Agent::config_builder()
         .tls_config(tls)
         .timeout_resolve(Some(CONNECT))
         .timeout_connect(Some(CONNECT))
         .timeout_recv_response(Some(SILENCE))
         .timeout_per_read(Some(SILENCE))
+        .max_redirects(REDIRECTS)
+        // An operator's own hub may speak plainly; from any other nothing leads out of TLS.
+        .https_only(url.starts_with("https:"))
         .user_agent(concat!("orchestrion/", env!("CARGO_PKG_VERSION")));
-    let agent = ureq::Agent::new_with_config(config.build());
+    let hub: Option<Uri> = url.parse().ok().filter(|_| options.hub != DEFAULT);
+    let trusted = hub.and_then(|hub| hub.host().map(str::to_owned));
+    let agent = match Proxy::try_from_env() {
+        // It resolves for us, by its own rules.
+        Some(_) => Agent::new_with_config(config.build()),
+        None => Agent::with_parts(config.build(), DefaultConnector::default(), Guard { trusted }),
+    };
     let mut request = agent.get(url);
-    if let Some(token) = token {
+    if let Some(token) = &options.hub_token {
         request = request.header("authorization", format!("Bearer {token}"));
     }
     match request.call() {
         Ok(response) => Ok(response.into_body().into_reader()),
         Err(ureq::Error::StatusCode(code)) => Err(Problem::Status { code }),
+        // The guard's words.
+        Err(ureq::Error::Other(e)) => Err(Problem::Unreachable { what: e.to_string() }),
         // A few words of ureq's own; none of them quotes headers.
         Err(e) => Err(Problem::Unreachable { what: e.to_string().chars().take(200).collect() }),
     }

@@ -9,6 +9,7 @@
 
 mod cache;
 mod catalog;
+mod guard;
 mod hub;
 mod package;
 
@@ -298,7 +299,7 @@ fn fetch(
         });
         match outcome {
             Ok(()) => return Ok(origin),
-            Err(Failure::Disk(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) => {
+            Err(Failure::Disk(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)) => {
                 return Err(SupplyError::NoSpace { path: options.cache_dir.clone(), needed: entry.bytes });
             }
             Err(Failure::Disk(kind)) => return Err(SupplyError::Cache { path: options.cache_dir.clone(), kind }),

@@ -43,6 +43,38 @@ fn hub(status: u16, body: Vec<u8>, announced: usize) -> (String, Arc<AtomicUsize
     (address, requests)
 }
 
+/// A hub that sends everybody elsewhere, and its own address for `{}`.
+fn redirecting(to: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let to = to.replace("{}", &address);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok).find(String::is_empty);
+            let head = format!("HTTP/1.1 302 X\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn redirects_lead_to_the_open_internet_or_nowhere() {
+    for (to, expected) in [
+        ("http://localhost:9/x", "model hub: not reachable (localhost leads into a private network"),
+        ("http://169.254.169.254/latest/meta-data", "169.254.169.254 leads into a private network"),
+        ("http://[::ffff:10.0.0.1]/x", "leads into a private network"),
+        ("{}/again", "not reachable (too many redirects"),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let options = options(home.path(), redirecting(to));
+        let error = load_entry(entry(), &options, &mut |_, _, _| ()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(leftovers(&options), [""; 0]);
+    }
+}
+
 /// A port where nobody listens.
 fn dead() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -18,11 +18,14 @@ use orchestrion_world::id::{DeviceId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Report};
 use orchestrion_world::units::{Bytes, Sha256};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The host's memory is one device.
 const HOST: DeviceId = DeviceId(0);
 /// Prompt tokens in an engine step: a cancel or a neighbour's token waits for no more than this.
 const PREFILL_CHUNK: u32 = 64;
+/// A step takes milliseconds; only a core that refuses the worker takes so long.
+const CORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What start-up does on a thread of its own, told what to tell.
 pub(crate) fn pools(
@@ -36,7 +39,7 @@ pub(crate) fn pools(
     let options = supply::Options::from_env(config.cache_dir()?);
     let device_capacity = host_memory()?;
     let (first_words, words) = flume::bounded(2 * config.pools.len());
-    let wires = Arc::new(Wires { urgent, switchboard, first_words });
+    let wires = Arc::new(Wires { urgent, switchboard: Arc::clone(&switchboard), first_words });
     let mut served = Vec::new();
     for (n, pool) in config.pools.iter().enumerate() {
         let model = load(pool, &options)?;
@@ -75,7 +78,20 @@ pub(crate) fn pools(
             return Err(Failure::new(Code::Failed, problem));
         }
     }
+    taken(config, &switchboard)?;
     Ok(served)
+}
+
+/// Waits until the core has taken every pool's worker: whoever reads `ready` may ask at once.
+fn taken(config: &Config, switchboard: &Switchboard) -> Result<(), Failure> {
+    let began = Instant::now();
+    while switchboard.ready_pools() < config.pools.len() {
+        if began.elapsed() > CORE_PATIENCE {
+            return Err(Failure::new(Code::Failed, "a worker is up and the core does not take it; the log says more"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Ends tasks of an earlier process whose tokens belong to another file or engine than is there now.
