@@ -149,6 +149,9 @@ pub(crate) struct GenArgs {
     /// The same seed gives the same bytes, on every machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// llama, qwen2 or gemma3
+    #[arg(long, default_value = "llama", value_name = "NAME")]
+    pub arch: String,
     /// Layers
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub layers: u32,

@@ -5,9 +5,9 @@ use crate::failure::{Code, Failure};
 use orchestrion_gpu::generate::{GenSpec, generate};
 
 pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
-    let GenArgs { out, seed, layers, dim, context } = args;
-    let spec =
-        GenSpec { seed: *seed, layers: *layers, dim: *dim, ffn: 2 * *dim, context: *context, ..GenSpec::default() };
+    let GenArgs { out, seed, arch, layers, dim, context } = args;
+    let base = GenSpec::of(arch).map_err(Failure::of(Code::Failed))?;
+    let spec = GenSpec { seed: *seed, layers: *layers, dim: *dim, ffn: 2 * *dim, context: *context, ..base };
     let bytes = generate(&spec).map_err(Failure::of(Code::Failed))?;
     let size = bytes.len();
     std::fs::write(out, bytes)
