@@ -113,7 +113,7 @@ def silu(x):
 
 def gelu(x):
     inner = fma(rne(x * x), rne(Fraction("0.044715")), Fraction(1))
-    return rne(x / rne(1 + exp(rne(-rne(Fraction("1.5957691")) * rne(x * inner)))))
+    return rne(x / rne(1 + exp(rne(-of_bits(0x3FCC422A) * rne(x * inner)))))
 
 
 def tree(lanes):

@@ -151,7 +151,7 @@ impl Keys<'_> {
         }
         for (key, neutral) in NEUTRAL {
             let found = self.gguf.opt_f32(&self.key(key))?;
-            if found.is_some_and(|value| value != 0.0 && value != neutral) {
+            if found.is_some_and(|value| ![0.0, neutral].contains(&value)) {
                 return Err(self.refuse(key, "no such factor"));
             }
         }

@@ -103,7 +103,7 @@ fn a_window_is_what_the_file_says_and_else_what_gemma_has() {
     .unwrap();
     let windowed = sees(&hyper).into_iter().map(|window| window.is_some()).collect::<Vec<_>>();
     assert_eq!(windowed, [[true; 5].as_slice(), &[false], &[true; 5], &[false], &[true]].concat());
-    assert_eq!(hyper.window.unwrap().rope_base, 5e4);
+    assert_eq!(hyper.window.map(|w| w.rope_base), Some(5e4));
     let refused = |change: &dyn Fn(&mut Pairs)| read(change).unwrap_err().to_string();
     assert!(refused(&|p| drop(p, "gemma3.attention.sliding_window")).contains("gemma3.attention.sliding_window"));
     assert!(refused(&|p| set(p, "gemma3.attention.sliding_window", Meta::U32(0))).contains("within its bounds"));

@@ -64,7 +64,7 @@ pub(crate) fn silu(x: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
     /// 2·√(2/π), rounded.
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = f32::from_bits(0x3fcc_422a);
     x / (1.0 + exp(-SLOPE * (x * (x * x).mul_add(0.044_715, 1.0))))
 }
 
