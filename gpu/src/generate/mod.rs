@@ -1,8 +1,9 @@
 //! A tiny random model of any architecture that runs, for every quick test and for `orch gen`.
 //!
 //! [`generate`] writes a complete GGUF: hyperparameters, a byte-level BPE tokenizer with chat tokens, a
-//! ChatML template, weights. Which tensors there are is `model::arch`'s to say. It draws integers only and builds each float from bits, so that one spec gives
-//! the same bytes on every machine; a golden digest holds it to that. The file loads in llama.cpp too.
+//! ChatML template, weights. Which tensors there are is `model::arch`'s to say. It draws integers only and
+//! builds each float from bits, so that one spec gives the same bytes on every machine; a golden digest
+//! holds it to that. The file loads in llama.cpp too.
 //!
 //! What it says is noise. Rows of control tokens are scaled down, so that greedy answers practically never
 //! end by themselves and a test's length is its `max_tokens`.
