@@ -111,6 +111,11 @@ def silu(x):
     return rne(x / rne(1 + exp(-x)))
 
 
+def gelu(x):
+    inner = fma(rne(x * x), rne(Fraction("0.044715")), Fraction(1))
+    return rne(x / rne(1 + exp(rne(-of_bits(0x3FCC422A) * rne(x * inner)))))
+
+
 def tree(lanes):
     half = 128
     while half:
@@ -159,15 +164,18 @@ def dot(kind, w, x):
     return segments(terms, 8)
 
 
-def attend(query, keys, values):
+def attend(query, keys, values, first, count):
+    """Over the positions first … count − 1."""
     dims, chain = len(query), None
-    for start in range(0, len(keys), 256):
-        end = min(start + 256, len(keys))
+    for base in range(first // 256 * 256, count, 256):
+        start, end = max(base, first), min(base + 256, count)
         s = [segments([lambda p, a=a, b=b: fma(a, b, p) for a, b in zip(query, k)], 32) for k in keys[start:end]]
         top = max(s)
         w = [exp(rne(v - top)) for v in s]
-        o = [segments([lambda p, a=a, v=v, d=d: fma(a, v[d], p) for a, v in zip(w, values[start:end])], 32) for d in range(dims)]
-        total = tree(w + [Fraction(0)] * (256 - len(w)))
+        # Empty lanes before the first position: segments and the tree lie where they do without a window.
+        w = [Fraction(0)] * (start - base) + w + [Fraction(0)] * (base + 256 - end)
+        o = [segments([lambda p, a=a, v=v, d=d: fma(a, v[d], p) for a, v in zip(w, values[base:end])], 32) for d in range(dims)]
+        total = tree(w)
         if chain is None:
             chain = top, total, o
             continue
@@ -188,6 +196,7 @@ def main():
     points = [of_bits(b) for b in (0, 0x3F800000, 0xBF800000, 0x42B00000, 0xC2AE0000, 0x33000000, 0x41234567, 0xC0987654)]
     show("exp", [exp(x) for x in points])
     show("silu", [silu(x) for x in points])
+    show("gelu", [gelu(x) for x in points])
     noise = Noise(1)
     x, w = noise.evens(300), noise.evens(300)
     show("rms_norm, every 40th", rms_norm(x, w, rne(Fraction(1, 100000)))[::40])
@@ -210,8 +219,8 @@ def main():
     query = noise.evens(40)
     keys = [[noise.half() for _ in range(40)] for _ in range(300)]
     values = [[noise.half() for _ in range(40)] for _ in range(300)]
-    for count in (1, 256, 300):
-        show(f"attend {count}, every 5th dim", attend(query, keys[:count], values[:count])[::5])
+    for first, count in ((0, 1), (0, 256), (0, 300), (45, 300), (261, 300)):
+        show(f"attend {first}..{count}, every 5th dim", attend(query, keys, values, first, count)[::5])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A second llama: a plain numpy forward pass over dequantized weights, in float32.
+"""A second forward pass: plain numpy over dequantized weights, in float32, of each architecture that runs.
 
 With `int8` set, activations and the cache are rounded as the engine rounds them, still in plain numpy.
 It shares nothing with the engine but the file: tensors are read and dequantized by PyPI `gguf`, sums are
@@ -9,22 +9,31 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
-PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16)
+PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+# Whose rotary pairs are (i, i + half), as GPT-NeoX has them.
+HALVES = ("qwen2", "gemma3")
 
 
 class Llama:
     def __init__(self, path):
         reader = GGUFReader(path)
         field = lambda key, default=None: reader.fields[key].contents() if key in reader.fields else default
-        assert field("general.architecture") == "llama"
-        self.layers = field("llama.block_count")
-        self.width = field("llama.embedding_length")
-        self.feed = field("llama.feed_forward_length")
-        self.heads = field("llama.attention.head_count")
-        self.kv_heads = field("llama.attention.head_count_kv", self.heads)
-        self.head_dim = field("llama.attention.key_length", self.width // self.heads)
-        self.base = field("llama.rope.freq_base", 10000.0)
-        self.eps = field("llama.attention.layer_norm_rms_epsilon")
+        self.arch = field("general.architecture")
+        assert self.arch in ("llama", *HALVES), self.arch
+        own = lambda key, default=None: field(f"{self.arch}.{key}", default)
+        self.layers = own("block_count")
+        self.width = own("embedding_length")
+        self.feed = own("feed_forward_length")
+        self.heads = own("attention.head_count")
+        self.kv_heads = own("attention.head_count_kv", self.heads)
+        self.head_dim = own("attention.key_length", self.width // self.heads)
+        self.base = own("rope.freq_base", 10000.0)
+        self.eps = own("attention.layer_norm_rms_epsilon")
+        self.gemma = self.arch == "gemma3"
+        if self.gemma:
+            self.window = own("attention.sliding_window")
+            self.pattern = own("attention.sliding_window_pattern", 6)
+            self.window_base = own("rope.freq_base_swa", 10000.0)
         self.w = {}
         for t in reader.tensors:
             self.w[t.name] = dequantize(t.data, t.tensor_type).reshape([int(n) for n in t.shape][::-1])
@@ -50,48 +59,75 @@ class Llama:
     def norm(self, x, name):
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self.eps)) * self.w[name + ".weight"]
 
-    def rope(self, x):
-        """x: [positions, heads, head_dim]; the pairs (2i, 2i+1) turn."""
-        pairs = np.arange(self.head_dim // 2)
-        angle = np.arange(len(x))[:, None] * self.base ** (-2.0 * pairs / self.head_dim)
+    def windowed(self, layer):
+        """Whether a layer sees a window only: all but each `pattern`-th, counted from one."""
+        return self.gemma and (layer + 1) % self.pattern != 0
+
+    def rope(self, x, base):
+        """x: [positions, heads, head_dim]; the pairs (2i, 2i+1) turn, or (i, i + half)."""
+        half = self.head_dim // 2
+        angle = np.arange(len(x))[:, None] * base ** (-2.0 * np.arange(half) / self.head_dim)
         if "rope_freqs.weight" in self.w:
             angle = angle / self.w["rope_freqs.weight"]
         cos, sin = (f(angle).astype(np.float32)[:, None, :] for f in (np.cos, np.sin))
+        halves = self.arch in HALVES
+        low, high = (np.s_[..., :half], np.s_[..., half:]) if halves else (np.s_[..., 0::2], np.s_[..., 1::2])
         out = np.empty_like(x)
-        out[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin
-        out[..., 1::2] = x[..., 1::2] * cos + x[..., 0::2] * sin
+        out[low] = x[low] * cos - x[high] * sin
+        out[high] = x[high] * cos + x[low] * sin
         return out
 
-    def attention(self, x, name):
-        n = len(x)
-        part = lambda p, heads: self.linear(x, self.w[name + p]).reshape(n, heads, self.head_dim)
-        q = self.rope(part("attn_q.weight", self.heads))
-        k = self.kept(self.rope(part("attn_k.weight", self.kv_heads)))
-        v = self.kept(part("attn_v.weight", self.kv_heads))
+    def attention(self, x, layer):
+        """What the attention of a layer adds to the residual stream `x`."""
+        name, n = f"blk.{layer}.", len(x)
+        x = self.norm(x, name + "attn_norm")
+        base = self.window_base if self.windowed(layer) else self.base
+
+        def part(which, heads):
+            made = self.linear(x, self.w[f"{name}attn_{which}.weight"]) + self.w.get(f"{name}attn_{which}.bias", 0)
+            made = made.reshape(n, heads, self.head_dim)
+            return self.norm(made, f"{name}attn_{which}_norm") if self.gemma and which != "v" else made
+
+        q = self.rope(part("q", self.heads), base)
+        k = self.kept(self.rope(part("k", self.kv_heads), base))
+        v = self.kept(part("v", self.kv_heads))
         out = np.empty_like(q)
-        future = np.triu(np.full((n, n), -np.inf, np.float32), 1)
+        back = np.arange(n)[:, None] - np.arange(n)[None, :]
+        unseen = (back < 0) | (back >= self.window) if self.windowed(layer) else back < 0
         for h in range(self.heads):
             g = h // (self.heads // self.kv_heads)
-            s = q[:, h] @ k[:, g].T / np.float32(np.sqrt(self.head_dim)) + future
+            s = np.where(unseen, -np.inf, q[:, h] @ k[:, g].T / np.float32(np.sqrt(self.head_dim)))
             s = np.exp(s - s.max(-1, keepdims=True))
             out[:, h] = (s / s.sum(-1, keepdims=True)) @ v[:, g]
-        return self.linear(out.reshape(n, -1), self.w[name + "attn_output.weight"])
+        made = self.linear(out.reshape(n, -1), self.w[name + "attn_output.weight"])
+        return self.norm(made, name + "post_attention_norm") if self.gemma else made
 
-    def feed_forward(self, x, name):
+    def feed_forward(self, x, layer):
+        """What the feed-forward part of a layer adds to the residual stream `x`."""
+        name = f"blk.{layer}."
+        x = self.norm(x, name + "ffn_norm")
         gate, up = (self.linear(x, self.w[name + part]) for part in ("ffn_gate.weight", "ffn_up.weight"))
-        return self.linear(gate / (1 + np.exp(-gate)) * up, self.w[name + "ffn_down.weight"])
+        if self.gemma:
+            cubic = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+            gate = gate / 2 * (1 + np.tanh(cubic))
+        else:
+            gate = gate / (1 + np.exp(-gate))
+        made = self.linear(gate * up, self.w[name + "ffn_down.weight"])
+        return self.norm(made, name + "post_ffw_norm") if self.gemma else made
+
+    def logits(self, x):
+        return self.linear(self.norm(x, "output_norm"), self.head)
 
     def run(self, tokens):
         """Yields (stage, residual stream) in the order of `trace layers`, at last ("logits", logits)."""
-        x = self.embed[tokens]
+        x = self.embed[tokens] * (np.sqrt(np.float32(self.width)) if self.gemma else np.float32(1))
         yield "embedding", x
         for i in range(self.layers):
-            name = f"blk.{i}."
-            x = x + self.attention(self.norm(x, name + "attn_norm"), name)
+            x = x + self.attention(x, i)
             yield f"attention {i}", x
-            x = x + self.feed_forward(self.norm(x, name + "ffn_norm"), name)
+            x = x + self.feed_forward(x, i)
             yield f"layer {i}", x
-        yield "logits", self.linear(self.norm(x, "output_norm"), self.head)
+        yield "logits", self.logits(x)
 
 
 def log_softmax(logits):

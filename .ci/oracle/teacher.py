@@ -40,9 +40,9 @@ def llama_cpp(model, tokens, vocab, top):
                 "n_probs": top,
                 "temperature": 0,
                 "cache_prompt": True,
-                # An answer that is the end token alone has no probabilities; those reported are of the
-                # model before any sampler, so this does not change them.
-                "ignore_eos": True,
+                # An answer without text (an end token, a part of a character) has no probabilities. Those
+                # reported are of the model before any sampler, so it may answer with the text's first word.
+                "logit_bias": [[tokens[0], 1000]],
             }
         )
         if "choices" not in answer:

@@ -218,6 +218,12 @@ pub(crate) struct GenArgs {
     /// The same seed gives the same bytes, on every machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// llama, qwen2 or gemma3
+    #[arg(long, default_value = "llama", value_name = "NAME")]
+    pub arch: String,
+    /// The type of all matrices, as in Q8_0 [default: Q4_1, the embedding Q8_0]
+    #[arg(long, value_name = "TYPE")]
+    pub kind: Option<String>,
     /// Layers
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub layers: u32,

@@ -1,8 +1,9 @@
-//! A tiny random model of the llama architecture, for every quick test and for `orch gen`.
+//! A tiny random model of any architecture that runs, for every quick test and for `orch gen`.
 //!
 //! [`generate`] writes a complete GGUF: hyperparameters, a byte-level BPE tokenizer with chat tokens, a
-//! ChatML template, weights. It draws integers only and builds each float from bits, so that one spec gives
-//! the same bytes on every machine; a golden digest holds it to that. The file loads in llama.cpp too.
+//! ChatML template, weights. Which tensors there are is `model::arch`'s to say. It draws integers only and
+//! builds each float from bits, so that one spec gives the same bytes on every machine; a golden digest
+//! holds it to that. The file loads in llama.cpp too.
 //!
 //! What it says is noise. Rows of control tokens are scaled down, so that greedy answers practically never
 //! end by themselves and a test's length is its `max_tokens`.
@@ -12,25 +13,33 @@ mod weights;
 
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
+use crate::model::arch::{self, ArchSpec};
 use vocabulary::Vocabulary;
 use weights::Weights;
 
-/// What to generate. `Default` is the model of the quick tests, about 200 kB.
+/// What to generate. `Default` is the model of the quick tests, about 200 kB, a llama; [`GenSpec::of`] has
+/// those of other architectures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenSpec {
+    /// As in `general.architecture`.
+    pub arch: String,
     /// Other seed, other weights; shapes and tokens stay.
     pub seed: u64,
     pub layers: u32,
-    /// Embedding length; a multiple of 32 and of `heads`.
+    /// Embedding length; a multiple of 32, and of twice `heads` where `head_dim` is `None`.
     pub dim: u32,
     pub heads: u32,
     /// Divides `heads`.
     pub kv_heads: u32,
+    /// An even size, with which `heads` heads are whole blocks; `None` shares `dim` among them.
+    pub head_dim: Option<u32>,
     /// Feed-forward length; a multiple of 32.
     pub ffn: u32,
     /// Tokens: 259 are bytes and control tokens, then what the built-in text yields, then reserved ones.
     pub vocab: u32,
     pub context: u32,
+    /// Positions a windowed layer sees, and which layers see all; for architectures that have windows.
+    pub window: Option<GenWindow>,
     /// The kind of attention and feed-forward matrices.
     pub matrices: TensorKind,
     /// The kind of the token embedding.
@@ -39,17 +48,27 @@ pub struct GenSpec {
     pub head: Option<TensorKind>,
 }
 
+/// All layers but each `pattern`-th see `size` positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenWindow {
+    pub size: u32,
+    pub pattern: u32,
+}
+
 impl Default for GenSpec {
     fn default() -> GenSpec {
         GenSpec {
+            arch: "llama".to_owned(),
             seed: 0,
             layers: 4,
             dim: 64,
             heads: 4,
             kv_heads: 2,
+            head_dim: None,
             ffn: 128,
             vocab: 512,
             context: 2048,
+            window: None,
             matrices: TensorKind::Q4_1,
             embedding: TensorKind::Q8_0,
             head: None,
@@ -66,6 +85,12 @@ pub enum GenError {
     /// A number that has to be a multiple of another.
     #[error("{field}: expected a multiple of {expected}, found {found}")]
     Multiple { field: &'static str, expected: u32, found: u32 },
+    /// An architecture that does not run.
+    #[error("arch: expected one of {expected}, found `{found}`")]
+    Architecture { expected: String, found: String },
+    /// A window without an architecture that has one, or the other way round.
+    #[error("window: `{arch}` models have {}", if *.has { "one" } else { "none" })]
+    Window { arch: &'static str, has: bool },
 }
 
 /// Every row of a quantized matrix is a whole number of blocks.
@@ -75,7 +100,33 @@ const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message[
      + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 impl GenSpec {
-    fn check(&self) -> Result<(), GenError> {
+    /// The model of the quick tests in another architecture. One with windows has them small, so that tests
+    /// cross them, and heads that together are wider than the model, as gemma's are.
+    pub fn of(arch: &str) -> Result<GenSpec, GenError> {
+        let spec = GenSpec { arch: arch.to_owned(), ..GenSpec::default() };
+        Ok(match spec.spec()?.window {
+            Some(_) => {
+                let window = Some(GenWindow { size: 24, pattern: 3 });
+                GenSpec { kv_heads: 1, head_dim: Some(32), window, ..spec }
+            }
+            None => spec,
+        })
+    }
+
+    fn spec(&self) -> Result<&'static ArchSpec, GenError> {
+        let refused = || GenError::Architecture { expected: arch::names(), found: self.arch.clone() };
+        ArchSpec::named(&self.arch).ok_or_else(refused)
+    }
+
+    fn head(&self) -> u32 {
+        self.head_dim.unwrap_or(self.dim / self.heads)
+    }
+
+    fn check(&self) -> Result<&'static ArchSpec, GenError> {
+        let arch = self.spec()?;
+        if arch.window.is_some() != self.window.is_some() {
+            return Err(GenError::Window { arch: arch.name, has: arch.window.is_some() });
+        }
         let range = |field, found, least, most| match found {
             found if (least..=most).contains(&found) => Ok(()),
             found => Err(GenError::Range { field, least, most, found }),
@@ -95,47 +146,70 @@ impl GenSpec {
         multiple("ffn", self.ffn, BLOCK)?;
         multiple("heads", self.heads, self.kv_heads)?;
         // Rotary embedding turns pairs, so a head has an even number of elements.
-        multiple("dim", self.dim, 2 * self.heads)
+        match self.head_dim {
+            None => multiple("dim", self.dim, 2 * self.heads)?,
+            Some(head) => {
+                range("head_dim", head, 2, 1_024)?;
+                multiple("head_dim", head, 2)?;
+                multiple("heads × head_dim", self.heads * head, BLOCK)?;
+            }
+        }
+        if let Some(GenWindow { size, pattern }) = self.window {
+            range("window.size", size, 1, 1 << 20)?;
+            range("window.pattern", pattern, 1, 512)?;
+        }
+        Ok(arch)
     }
 }
 
 /// The bytes of a GGUF file; the same for the same spec, always.
 pub fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
-    spec.check()?;
+    let arch = spec.check()?;
     let mut file = Writer::default();
     hyperparameters(&mut file, spec);
     let vocabulary = Vocabulary::new(spec.vocab as usize);
     vocabulary.write(&mut file);
     file.pair("tokenizer.chat_template", Meta::Str(TEMPLATE.to_owned()));
-    tensors(&mut file, spec, &vocabulary);
+    tensors(&mut file, spec, arch, &vocabulary);
     Ok(file.finish())
 }
 
 fn hyperparameters(file: &mut Writer, spec: &GenSpec) {
     let text = |s: &str| Meta::Str(s.to_owned());
-    file.pair("general.architecture", text("llama"));
+    file.pair("general.architecture", text(&spec.arch));
     file.pair("general.type", text("model"));
     file.pair("general.name", Meta::Str(format!("orchestrion generated, seed {}", spec.seed)));
     file.pair("general.quantization_version", Meta::U32(2));
-    for (key, value) in [
+    let key = |key: &str| format!("{}.{key}", spec.arch);
+    for (name, value) in [
         ("block_count", spec.layers),
         ("context_length", spec.context),
         ("embedding_length", spec.dim),
         ("feed_forward_length", spec.ffn),
         ("attention.head_count", spec.heads),
         ("attention.head_count_kv", spec.kv_heads),
-        ("rope.dimension_count", spec.dim / spec.heads),
+        ("rope.dimension_count", spec.head()),
         ("vocab_size", spec.vocab),
     ] {
-        file.pair(format!("llama.{key}"), Meta::U32(value));
+        file.pair(key(name), Meta::U32(value));
     }
-    file.pair("llama.rope.freq_base", Meta::F32(10_000.0));
-    file.pair("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5));
+    if let Some(head) = spec.head_dim {
+        file.pair(key("attention.key_length"), Meta::U32(head));
+        file.pair(key("attention.value_length"), Meta::U32(head));
+    }
+    if let Some(GenWindow { size, pattern }) = spec.window {
+        file.pair(key("attention.sliding_window"), Meta::U32(size));
+        file.pair(key("attention.sliding_window_pattern"), Meta::U32(pattern));
+    }
+    // Another base than that of windowed layers, which files do not give.
+    let base = if spec.window.is_some() { 1_000_000.0 } else { 10_000.0 };
+    file.pair(key("rope.freq_base"), Meta::F32(base));
+    file.pair(key("attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
 }
 
-fn tensors(file: &mut Writer, spec: &GenSpec, vocabulary: &Vocabulary) {
-    let [dim, ffn, vocab] = [spec.dim, spec.ffn, spec.vocab].map(u64::from);
-    let kv_dim = dim / u64::from(spec.heads) * u64::from(spec.kv_heads);
+fn tensors(file: &mut Writer, spec: &GenSpec, arch: &ArchSpec, vocabulary: &Vocabulary) {
+    let [dim, ffn, vocab, head] = [spec.dim, spec.ffn, spec.vocab, spec.head()].map(u64::from);
+    let (query, kv) = (head * u64::from(spec.heads), head * u64::from(spec.kv_heads));
     let mut weights = Weights::new(spec.seed);
     let quiet = |row: u64| vocabulary.is_control(row as usize);
     let loud = |_: u64| false;
@@ -143,14 +217,31 @@ fn tensors(file: &mut Writer, spec: &GenSpec, vocabulary: &Vocabulary) {
     file.tensor("token_embd.weight", spec.embedding, &[dim, vocab], weights.matrix(spec.embedding, dim, vocab, quiet));
     for layer in 0..spec.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        for norm in ["attn_norm", "ffn_norm"] {
-            file.tensor(name(norm), TensorKind::F32, &[dim], weights.norm(dim));
+        let mut norms = vec![("attn_norm", dim), ("ffn_norm", dim)];
+        if arch.qk_norm {
+            norms.extend([("attn_q_norm", head), ("attn_k_norm", head)]);
+        }
+        if arch.post_norms {
+            norms.extend([("post_attention_norm", dim), ("post_ffw_norm", dim)]);
+        }
+        for (norm, len) in norms {
+            file.tensor(name(norm), TensorKind::F32, &[len], weights.norm(len));
+        }
+        if arch.qkv_bias {
+            for (part, len) in [("attn_q", query), ("attn_k", kv), ("attn_v", kv)] {
+                file.tensor(
+                    format!("blk.{layer}.{part}.bias"),
+                    TensorKind::F32,
+                    &[len],
+                    weights.matrix(TensorKind::F32, len, 1, loud),
+                );
+            }
         }
         for (part, inputs, outputs) in [
-            ("attn_q", dim, dim),
-            ("attn_k", dim, kv_dim),
-            ("attn_v", dim, kv_dim),
-            ("attn_output", dim, dim),
+            ("attn_q", dim, query),
+            ("attn_k", dim, kv),
+            ("attn_v", dim, kv),
+            ("attn_output", query, dim),
             ("ffn_gate", dim, ffn),
             ("ffn_up", dim, ffn),
             ("ffn_down", ffn, dim),
@@ -191,6 +282,24 @@ mod tests {
     }
 
     #[test]
+    fn each_architecture_has_its_tensors_in_the_shapes_asked_for() {
+        let shapes = |arch: &str, names: &[&str]| -> Vec<[u64; 2]> {
+            let gguf = Gguf::parse(generate(&GenSpec::of(arch).unwrap()).unwrap()).unwrap();
+            assert_eq!(gguf.str("general.architecture"), Ok(arch));
+            names
+                .iter()
+                .map(|name| gguf.tensor(&format!("blk.3.{name}")).unwrap().ne)
+                .map(|ne| [ne[0], ne[1]])
+                .collect()
+        };
+        assert_eq!(GenSpec::of("llama"), Ok(GenSpec::default()));
+        let biases = shapes("qwen2", &["attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q.weight"]);
+        assert_eq!(biases, [[64, 1], [32, 1], [32, 1], [64, 64]]);
+        let norms = shapes("gemma3", &["attn_k_norm.weight", "post_ffw_norm.weight", "attn_output.weight"]);
+        assert_eq!(norms, [[32, 1], [64, 1], [128, 64]]);
+    }
+
+    #[test]
     fn seeds_differ_in_weights_only() {
         let [a, b] = [0, 1].map(|seed| generate(&GenSpec { seed, ..GenSpec::default() }).unwrap());
         assert_ne!(a, b);
@@ -204,6 +313,17 @@ mod tests {
         assert_eq!(refused(GenSpec { dim: 72, ..spec() }), "dim: expected a multiple of 32, found 72");
         assert_eq!(refused(GenSpec { kv_heads: 3, ..spec() }), "heads: expected a multiple of 3, found 4");
         assert_eq!(refused(GenSpec { heads: 0, ..spec() }), "heads: expected 1 to 1024, found 0");
+        assert_eq!(
+            refused(GenSpec { head_dim: Some(12), ..spec() }),
+            "heads × head_dim: expected a multiple of 32, found 48"
+        );
+        assert_eq!(
+            refused(GenSpec { arch: "bert".into(), ..spec() }),
+            "arch: expected one of llama, qwen2, gemma3, found `bert`"
+        );
+        assert_eq!(refused(GenSpec { arch: "gemma3".into(), ..spec() }), "window: `gemma3` models have one");
+        let window = Some(GenWindow { size: 8, pattern: 2 });
+        assert_eq!(refused(GenSpec { window, ..spec() }), "window: `llama` models have none");
         assert_eq!(refused(GenSpec { vocab: 3, ..spec() }), "vocab: expected 259 to 1048576, found 3");
     }
 }

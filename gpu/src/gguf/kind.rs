@@ -74,6 +74,11 @@ impl TensorKind {
         TABLE.iter().find(|row| row.id == id).map(|row| row.kind)
     }
 
+    /// Every type that loads.
+    pub fn all() -> impl Iterator<Item = TensorKind> {
+        TABLE.iter().map(|row| row.kind)
+    }
+
     /// A word for an id that does not load.
     pub(crate) fn refused_name(id: u32) -> &'static str {
         REFUSED.iter().find(|(known, _)| *known == id).map_or("unknown", |(_, name)| name)

@@ -16,8 +16,19 @@ use crate::numerics::linear::{self, ActRow, BLOCK, NonFinite, SEGMENT};
 use crate::numerics::{self, to_f16};
 use std::arch::x86_64::*;
 
-pub(super) static TABLE: Kernels =
-    Kernels { level: Level::Avx2, quantize, tile, rms_norm, rope, swiglu, narrow, attend };
+pub(super) static TABLE: Kernels = Kernels {
+    level: Level::Avx2,
+    quantize,
+    tile,
+    rms_norm,
+    rms_norm_each,
+    rope,
+    rope_halves,
+    swiglu,
+    geglu,
+    narrow,
+    attend,
+};
 
 /// Safe functions for the table, around bodies that need the instructions.
 macro_rules! entries {
@@ -38,8 +49,11 @@ entries! {
     fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], d: &mut [f32], g: &mut [f32]) -> Result<(), NonFinite> = linear::quantize;
     fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) = tile_body;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
+    fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn rope(x: &mut [f32], table: &[[f32; 2]]) = numerics::rope;
+    fn rope_halves(x: &mut [f32], table: &[[f32; 2]]) = numerics::rope_halves;
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = numerics::swiglu;
+    fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) = numerics::geglu;
     fn narrow(x: &[f32], out: &mut [u16]) = narrow_body;
     fn attend(queries: &mut [Query<'_>], head: Head<'_>) = avx2_attend::attend;
 }

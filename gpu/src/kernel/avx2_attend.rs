@@ -1,8 +1,8 @@
 //! Attention at the AVX2 level: up to four queries that share a head's keys and values.
 //!
 //! Scores: a lane is a position (keys are interleaved by 16), each runs the definition's chain over the
-//! dims. Values: a lane is a dim. Queries of a tile may see different numbers of positions: where one
-//! sees fewer its weights are +0, and a product with +0 added to a chain changes no bit that is kept
+//! dims. Values: a lane is a dim. Queries of a tile may see different positions: where one sees fewer
+//! its weights are +0, and a product with +0 added to a chain changes no bit that is kept
 //! (a chain can only hold −0 by underflow, and the segment's sum makes +0 of both).
 #![allow(unsafe_code)]
 
@@ -12,6 +12,7 @@ use crate::kv::{Head, LANE_POSITIONS};
 use crate::numerics::attention::{self, Chain, SEGMENT, SPLIT};
 use crate::numerics::{exp, tree};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Weights of each query for each position of a split.
 type Weights<const T: usize> = [[f32; SPLIT]; T];
@@ -20,7 +21,7 @@ type Weights<const T: usize> = [[f32; SPLIT]; T];
 pub(super) fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
     if !head.dim().is_multiple_of(8) {
         for q in queries {
-            attention::attend(q.query, &head, q.count, q.out);
+            attention::attend(q.query, &head, q.seen.clone(), q.out);
         }
         return;
     }
@@ -36,30 +37,37 @@ pub(super) fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
-    let counts = queries.each_ref().map(|q| q.count);
+    let seen = queries.each_ref().map(|q| (q.seen.start, q.seen.end));
     let asks = queries.each_ref().map(|q| q.query);
     let mut chains = queries.map(|q| Chain::new(&mut *q.out));
-    let longest = counts.into_iter().max().unwrap_or(0);
+    let any = seen.iter().map(|s| s.0).min().unwrap_or(0)..seen.iter().map(|s| s.1).max().unwrap_or(0);
     let mut values = vec![0.0f32; T * head.dim()];
-    for split in 0..longest.div_ceil(SPLIT) {
-        let start = split * SPLIT;
+    for split in any.start / SPLIT..any.end.div_ceil(SPLIT) {
+        let base = split * SPLIT;
+        let here = |(start, end): (usize, usize)| {
+            start.max(base).min(base + SPLIT) - base..end.max(base).min(base + SPLIT) - base
+        };
+        let any = here((any.start, any.end));
         let (keys, stored) = head.split(split);
         let mut weights: Weights<T> = [[f32::NEG_INFINITY; SPLIT]; T];
-        scores(&asks, keys, (longest - start).min(SPLIT), &mut weights);
+        scores(&asks, keys, any.clone(), &mut weights);
         let mut maxima = [f32::NEG_INFINITY; T];
         for t in 0..T {
-            let seen = counts[t].saturating_sub(start).min(SPLIT);
-            weights[t][seen..].fill(f32::NEG_INFINITY);
+            let Range { start, end } = here(seen[t]);
+            weights[t][..start].fill(f32::NEG_INFINITY);
+            weights[t][end..].fill(f32::NEG_INFINITY);
             maxima[t] = weights[t].iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
-            for w in &mut weights[t][..seen.next_multiple_of(8)] {
+            for w in &mut weights[t][start / 8 * 8..end.next_multiple_of(8)] {
                 *w = exp(*w - maxima[t]);
             }
-            weights[t][seen..].fill(0.0);
+            weights[t][..start].fill(0.0);
+            weights[t][end..].fill(0.0);
         }
-        sum_values(&weights, stored, (longest - start).min(SPLIT), &mut values);
+        sum_values(&weights, stored, any, &mut values);
         for (t, chain) in chains.iter_mut().enumerate() {
-            if counts[t] > start {
-                chain.add(split == 0, maxima[t], tree(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
+            if !here(seen[t]).is_empty() {
+                let first = base <= seen[t].0;
+                chain.add(first, maxima[t], tree(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
             }
         }
     }
@@ -68,13 +76,13 @@ fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
     }
 }
 
-/// query · key for each position of the split below `seen`, rounded up to 16.
+/// query · key for each position of the split in `seen`, rounded outwards to 16.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: usize, out: &mut Weights<T>) {
+fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize>, out: &mut Weights<T>) {
     let dim = queries[0].len();
-    let groups = keys.as_chunks::<LANE_POSITIONS>().0.chunks_exact(dim);
-    for (g, dims) in groups.take(seen.div_ceil(LANE_POSITIONS)).enumerate() {
+    let groups = keys.as_chunks::<LANE_POSITIONS>().0.chunks_exact(dim).enumerate();
+    for (g, dims) in groups.take(seen.end.div_ceil(LANE_POSITIONS)).skip(seen.start / LANE_POSITIONS) {
         let mut tot = [[_mm256_setzero_ps(); 2]; T];
         for (s, segment) in dims.chunks(SEGMENT).enumerate() {
             let mut p = [[_mm256_setzero_ps(); 2]; T];
@@ -99,16 +107,16 @@ fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: usize, out:
     }
 }
 
-/// Σ weight · value for each query and dim, in segments of 32 positions below `seen`.
+/// Σ weight · value for each query and dim, in segments of 32 positions, over those in `seen`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_values<const T: usize>(weights: &Weights<T>, values: &[u16], seen: usize, out: &mut [f32]) {
+fn sum_values<const T: usize>(weights: &Weights<T>, values: &[u16], seen: Range<usize>, out: &mut [f32]) {
     let dim = out.len() / T;
     for d in (0..dim).step_by(8) {
         let mut tot = [_mm256_setzero_ps(); T];
-        for start in (0..seen).step_by(SEGMENT) {
+        for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
             let mut p = [_mm256_setzero_ps(); T];
-            for position in start..seen.min(start + SEGMENT) {
+            for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
                 let v = widen(&values[position * dim + d..][..8]);
                 for t in 0..T {
                     p[t] = _mm256_fmadd_ps(_mm256_set1_ps(weights[t][position]), v, p[t]);

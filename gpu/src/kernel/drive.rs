@@ -10,6 +10,7 @@ use super::matrix::{GROUP, Matrix};
 use super::pool::{Pool, Scatter};
 use super::{Kernels, Query, TILE, TileOut};
 use crate::kv::Head;
+use crate::numerics::attention::seen;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite, check_finite};
 use std::ops::Range;
 
@@ -64,7 +65,7 @@ pub(crate) struct Asked {
     /// Which sequence of the batch.
     pub(crate) sequence: usize,
     pub(crate) kv_head: usize,
-    /// (row, query head, positions seen), at most `TILE`.
+    /// (row, query head, position), at most `TILE`.
     pub(crate) queries: Vec<(usize, usize, usize)>,
 }
 
@@ -159,11 +160,12 @@ impl Exec {
         });
     }
 
-    /// Answers all queries: row r's head h reads `queries[r · stride + h · dim ..]` and writes
-    /// `out[r · width + h · dim ..]`.
+    /// Answers all queries, each over what it sees within `window`: row r's head h reads
+    /// `queries[r · stride + h · dim ..]` and writes `out[r · width + h · dim ..]`.
     pub(crate) fn attend<'kv>(
         &mut self,
         asked: &[Asked],
+        window: Option<usize>,
         head: &(dyn Fn(&Asked) -> Head<'kv> + Sync),
         (queries, stride): (&[f32], usize),
         (out, width): (&mut [f32], usize),
@@ -176,11 +178,11 @@ impl Exec {
             let mut tile: Vec<Query<'_>> = asked
                 .queries
                 .iter()
-                .map(|(row, h, count)| {
+                .map(|(row, h, position)| {
                     let start = row * width + h * head.dim();
                     Query {
                         query: &queries[row * stride + h * head.dim()..][..head.dim()],
-                        count: *count,
+                        seen: seen(*position, window),
                         // SAFETY: a row's head stands in one `Asked`, once.
                         out: unsafe { out.part(start..start + head.dim()) },
                     }

@@ -20,6 +20,7 @@ use crate::kv::Head;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite};
 use matrix::{GROUP, Matrix};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// Activation rows a matrix kernel takes at a time, and queries an attention kernel does.
@@ -83,11 +84,11 @@ impl FromStr for Level {
     }
 }
 
-/// A query of one head: what it asks, how many positions it sees, where its answer goes.
+/// A query of one head: what it asks, which positions it sees, where its answer goes.
 #[derive(Debug)]
 pub(crate) struct Query<'a> {
     pub(crate) query: &'a [f32],
-    pub(crate) count: usize,
+    pub(crate) seen: Range<usize>,
     pub(crate) out: &'a mut [f32],
 }
 
@@ -106,10 +107,14 @@ pub(crate) struct Kernels {
     pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut TileOut),
     /// x, weight, eps, out.
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    /// x in place, weight, eps.
+    pub(crate) rms_norm_each: fn(&mut [f32], &[f32], f32),
     /// Heads in place, angles.
     pub(crate) rope: fn(&mut [f32], &[[f32; 2]]),
+    pub(crate) rope_halves: fn(&mut [f32], &[[f32; 2]]),
     /// gate, up, out.
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) geglu: fn(&[f32], &[f32], &mut [f32]),
     /// f32 to f16 bits.
     pub(crate) narrow: fn(&[f32], &mut [u16]),
     /// 1 … `TILE` queries on one head.

@@ -13,8 +13,11 @@ pub(super) static TABLE: Kernels = Kernels {
     quantize: linear::quantize,
     tile,
     rms_norm: numerics::rms_norm,
+    rms_norm_each: numerics::rms_norm_each,
     rope: numerics::rope,
+    rope_halves: numerics::rope_halves,
     swiglu: numerics::swiglu,
+    geglu: numerics::geglu,
     narrow,
     attend,
 };
@@ -37,6 +40,6 @@ fn narrow(x: &[f32], out: &mut [u16]) {
 
 fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
     for q in queries {
-        attention::attend(q.query, &head, q.count, q.out);
+        attention::attend(q.query, &head, q.seen.clone(), q.out);
     }
 }

@@ -7,8 +7,10 @@ use super::pool::Pool;
 use super::*;
 use crate::gguf::TensorKind;
 use crate::kv::{Kv, KvShape};
+use crate::numerics::attention;
 use crate::numerics::noise::Noise;
 use proptest::prelude::*;
+use std::ops::Range;
 
 /// The levels to compare with the definition, as far as this processor has them.
 fn levels() -> Vec<&'static Kernels> {
@@ -88,9 +90,10 @@ proptest! {
 
     #[test]
     fn attention_is_bit_identical(
-        head_dim in prop_oneof![Just(8usize), Just(40), Just(64), Just(80), Just(128), Just(6)],
+        head_dim in prop_oneof![Just(8usize), Just(40), Just(64), Just(80), Just(128), Just(256), Just(6)],
         longest in prop_oneof![1usize..40, 200usize..300, 500usize..800],
-        fewer in prop::collection::vec(0usize..300, 1..5),
+        fewer in prop_oneof![prop::collection::vec(0usize..300, 1..5), prop::collection::vec(0usize..8, 1..5)],
+        window in prop::option::of(prop_oneof![1usize..40, 200usize..300, 500usize..600]),
         seed: u64,
     ) {
         let mut noise = Noise(seed);
@@ -100,15 +103,16 @@ proptest! {
         for position in 0..longest {
             kv.write(0, position, &noise.halves(2 * head_dim), &noise.halves(2 * head_dim));
         }
-        let counts: Vec<usize> = fewer.iter().map(|n| longest.saturating_sub(*n).max(1)).collect();
-        let asks: Vec<Vec<f32>> = counts.iter().map(|_| noise.evens(head_dim)).collect();
+        let views: Vec<Range<usize>> =
+            fewer.iter().map(|n| attention::seen(longest.saturating_sub(*n).max(1) - 1, window)).collect();
+        let asks: Vec<Vec<f32>> = views.iter().map(|_| noise.evens(head_dim)).collect();
         let answer = |kernels: &Kernels| {
-            let mut outs = vec![vec![POISON; head_dim]; counts.len()];
+            let mut outs = vec![vec![POISON; head_dim]; views.len()];
             let mut queries: Vec<Query<'_>> = outs
                 .iter_mut()
                 .zip(&asks)
-                .zip(&counts)
-                .map(|((out, query), count)| Query { query, count: *count, out })
+                .zip(&views)
+                .map(|((out, query), seen)| Query { query, seen: seen.clone(), out })
                 .collect();
             (kernels.attend)(&mut queries, kv.head(0, 1));
             bits(&outs.concat())
@@ -127,11 +131,16 @@ proptest! {
         let table: Vec<[f32; 2]> = (0..n / 2).map(|_| [noise.even(), noise.even()]).collect();
         let all = |kernels: &Kernels| {
             let blocks = n / 32;
-            let mut outs = vec![vec![POISON; n]; 3];
+            let mut outs = vec![vec![POISON; n]; 6];
             (kernels.rms_norm)(&x, &y, 1e-6, &mut outs[0]);
             (kernels.swiglu)(&x, &y, &mut outs[1]);
             outs[2].copy_from_slice(&x);
             (kernels.rope)(&mut outs[2], &table);
+            outs[3].copy_from_slice(&x);
+            (kernels.rope_halves)(&mut outs[3], &table);
+            (kernels.geglu)(&x, &y, &mut outs[4]);
+            outs[5].copy_from_slice(&x);
+            (kernels.rms_norm_each)(&mut outs[5], &y[..n / 2], 1e-6);
             let mut narrow = vec![0xdead; n];
             (kernels.narrow)(&x, &mut narrow);
             let (mut q, mut d, mut g) = (vec![[99; 32]; blocks], vec![POISON; blocks], vec![POISON; blocks]);
@@ -151,8 +160,10 @@ proptest! {
         let all = |kernels: &Kernels| {
             let (mut out, mut narrow) = (vec![POISON; x.len()], vec![0xdead; x.len()]);
             (kernels.swiglu)(&x, &vec![1.0; x.len()], &mut out);
+            let mut gelu = vec![POISON; x.len()];
+            (kernels.geglu)(&x, &vec![1.0; x.len()], &mut gelu);
             (kernels.narrow)(&x, &mut narrow);
-            (bits(&out), narrow)
+            (bits(&out), bits(&gelu), narrow)
         };
         let expected = all(Kernels::of(Level::Scalar).unwrap());
         for kernels in levels() {

@@ -8,10 +8,11 @@
 //! A row that meets an infinity or a NaN is marked and carries zeros on; the others are untouched.
 
 use super::Model;
+use super::arch::{Gate, Rope};
 use crate::kernel::TILE;
 use crate::kernel::drive::{Acts, Asked, Exec, Write};
+use crate::kernel::matrix::Matrix;
 use crate::kv::Kv;
-use crate::numerics::rope_angles;
 
 /// One token to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) struct Buffers {
     attended: Vec<f32>,
     /// Gate and up side by side.
     gate_up: Vec<f32>,
+    /// What a part of a layer made, where it is normalised before it joins the residual stream.
+    made: Vec<f32>,
     /// Logits of the rows that wanted them, in their order.
     pub(crate) logits: Vec<f32>,
     /// For each row: an infinity or a NaN was met.
@@ -65,6 +68,10 @@ impl Model {
         for (row, x) in rows.iter().zip(b.x.chunks_exact_mut(h.width)) {
             self.embed.row(row.token as usize, x);
         }
+        if h.arch.scaled_embedding {
+            let scale = (h.width as f32).sqrt();
+            b.x.iter_mut().for_each(|x| *x *= scale);
+        }
         tap(Stage::Embedding, &b.x);
         let asked = asked(rows, h.heads, h.kv_heads);
         for layer in 0..h.layers {
@@ -80,9 +87,8 @@ impl Model {
     fn reach(&mut self, rows: &[Row], kvs: &mut [Kv]) {
         for row in rows {
             kvs[row.sequence].grow(row.position as usize + 1);
-            while self.angles.len() <= row.position as usize {
-                let (position, factors) = (self.angles.len() as u32, self.rope_factors.as_deref());
-                self.angles.push(rope_angles(position, self.hyper.head_dim, self.hyper.rope_base, factors));
+            for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
+                angles.reach(row.position, self.hyper.head_dim);
             }
         }
     }
@@ -100,10 +106,26 @@ impl Model {
         let parts = [(&w.q, 0), (&w.k, query), (&w.v, query + kv)];
         exec.linear(&parts, &b.acts, n, (&mut b.qkv, stride), Write::Set);
 
+        let window = h.window_of(layer);
+        let angles = self.windowed_angles.as_ref().filter(|_| window.is_some()).unwrap_or(&self.angles);
+        let rope = match h.arch.rope {
+            Rope::Adjacent => kernels.rope,
+            Rope::Halves => kernels.rope_halves,
+        };
         let scale = 1.0 / (h.head_dim as f32).sqrt();
         exec.each_row(&mut b.qkv, stride, &|row, qkv| {
-            (kernels.rope)(&mut qkv[..query + kv], &self.angles[rows[row].position as usize]);
-            qkv[..query].iter_mut().for_each(|q| *q *= scale);
+            if let Some(bias) = &w.qkv_bias {
+                qkv.iter_mut().zip(bias).for_each(|(x, b)| *x += *b);
+            }
+            let (q, k) = qkv[..query + kv].split_at_mut(query);
+            if let Some([q_norm, k_norm]) = &w.qk_norm {
+                (kernels.rms_norm_each)(q, q_norm, h.eps);
+                (kernels.rms_norm_each)(k, k_norm, h.eps);
+            }
+            let angles = &angles.by_position[rows[row].position as usize];
+            rope(q, angles);
+            rope(k, angles);
+            q.iter_mut().for_each(|q| *q *= scale);
         });
         b.halves.resize(2 * kv, 0);
         for (row, qkv) in rows.iter().zip(b.qkv.chunks_exact(stride)) {
@@ -115,11 +137,11 @@ impl Model {
         b.attended.resize(n * query, 0.0);
         let kvs: &[Kv] = kvs;
         let head = |asked: &Asked| kvs[asked.sequence].head(layer, asked.kv_head);
-        exec.attend(asked, &head, (&b.qkv, stride), (&mut b.attended, query));
+        exec.attend(asked, window.map(|w| w.size), &head, (&b.qkv, stride), (&mut b.attended, query));
         exec.activate(&mut b.acts, (n, query), w.o.is_quantized(), &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.attended[row * query..][..query]);
         });
-        exec.linear(&[(&w.o, 0)], &b.acts, n, (&mut b.x, h.width), Write::Add);
+        self.join(exec, (&w.o, w.post_attn_norm.as_deref()), n, b);
     }
 
     fn feed_forward(&self, exec: &mut Exec, layer: usize, n: usize, b: &mut Buffers) {
@@ -132,11 +154,27 @@ impl Model {
         b.gate_up.resize(n * 2 * h.feed, 0.0);
         let parts = [(&w.gate, 0), (&w.up, h.feed)];
         exec.linear(&parts, &b.acts, n, (&mut b.gate_up, 2 * h.feed), Write::Set);
+        let gated = match h.arch.gate {
+            Gate::Silu => kernels.swiglu,
+            Gate::Gelu => kernels.geglu,
+        };
         exec.activate(&mut b.acts, (n, h.feed), w.down.is_quantized(), &mut b.faulted, &|row, out| {
             let (gate, up) = b.gate_up[row * 2 * h.feed..][..2 * h.feed].split_at(h.feed);
-            (kernels.swiglu)(gate, up, out);
+            gated(gate, up, out);
         });
-        exec.linear(&[(&w.down, 0)], &b.acts, n, (&mut b.x, h.width), Write::Add);
+        self.join(exec, (&w.down, w.post_ffn_norm.as_deref()), n, b);
+    }
+
+    /// Adds what `matrix` makes of the activations to the residual stream, normalised where there is a norm.
+    fn join(&self, exec: &mut Exec, (matrix, norm): (&Matrix, Option<&[f32]>), n: usize, b: &mut Buffers) {
+        let (width, kernels) = (self.hyper.width, exec.kernels);
+        let Some(norm) = norm else {
+            return exec.linear(&[(matrix, 0)], &b.acts, n, (&mut b.x, width), Write::Add);
+        };
+        b.made.resize(n * width, 0.0);
+        exec.linear(&[(matrix, 0)], &b.acts, n, (&mut b.made, width), Write::Set);
+        exec.each_row(&mut b.made, width, &|_, made| (kernels.rms_norm_each)(made, norm, self.hyper.eps));
+        b.x.iter_mut().zip(&b.made).for_each(|(x, made)| *x += *made);
     }
 
     /// The output head, for the rows that want it only: it is a third of a small model's work.
@@ -170,7 +208,7 @@ fn asked(rows: &[Row], heads: usize, kv_heads: usize) -> Vec<Asked> {
                 .enumerate()
                 .flat_map(|(i, row)| {
                     let mine = kv_head * per_kv..(kv_head + 1) * per_kv;
-                    mine.map(move |head| (first + i, head, row.position as usize + 1))
+                    mine.map(move |head| (first + i, head, row.position as usize))
                 })
                 .collect();
             asked.extend(queries.chunks(TILE).map(|q| Asked {

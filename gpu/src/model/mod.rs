@@ -4,16 +4,21 @@
 //! with finite scales: a file with anything more is another model than the one that would run.
 //! GGUF lists `ne[0]`, the contiguous row length, first: a matrix is `[inputs, outputs]`.
 //!
-//! Reads `gguf`, writes nothing. The forward pass is in `forward`, architectures are rows of `arch`.
+//! Reads `gguf`, writes nothing. Architectures are rows of `arch`, `hyper` reads what a file says of one,
+//! `layer` takes the tensors, the forward pass is in `forward`.
 
-mod arch;
+pub(crate) mod arch;
 pub(crate) mod forward;
+mod hyper;
+mod layer;
 
-use crate::gguf::{Gguf, GgufError, Tensor, TensorKind, check_finite};
+use crate::gguf::{Gguf, GgufError};
 use crate::kernel::matrix::Matrix;
 use crate::kernel::{Level, LevelError};
 use crate::kv::KvShape;
-use arch::Hyper;
+use crate::numerics::rope_angles;
+use hyper::Hyper;
+use layer::{Layer, Loader};
 
 /// Why a file does not become a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -22,28 +27,14 @@ pub enum LoadError {
     Gguf(#[from] GgufError),
     #[error(transparent)]
     Level(#[from] LevelError),
-    #[error("architecture `{found}` is not supported: expected llama")]
-    Architecture { found: String },
+    #[error("architecture `{found}` is not supported: expected one of {expected}")]
+    Architecture { found: String, expected: String },
     #[error("`{key}` is not supported as it stands in the file: expected {expected}")]
     Hyper { key: String, expected: &'static str },
     #[error("the file has {found} tensors that the model does not use")]
     UnknownTensors { found: usize },
     #[error("the kernel threads could not be started: {0}")]
     Threads(std::io::ErrorKind),
-}
-
-/// Weights of one layer.
-#[derive(Debug)]
-struct Layer {
-    attn_norm: Vec<f32>,
-    q: Matrix,
-    k: Matrix,
-    v: Matrix,
-    o: Matrix,
-    ffn_norm: Vec<f32>,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
 }
 
 /// A loaded model.
@@ -56,10 +47,27 @@ pub(crate) struct Model {
     norm: Vec<f32>,
     /// `None`: the embedding, tied.
     head: Option<Matrix>,
+    /// Of layers that see everything.
+    angles: Angles,
+    /// Of layers with a window.
+    windowed_angles: Option<Angles>,
+}
+
+/// Cosines and sines by position, as far as positions have been.
+#[derive(Debug)]
+struct Angles {
+    base: f32,
     /// `rope_freqs.weight`: each pair's frequency is divided by its factor.
-    rope_factors: Option<Vec<f32>>,
-    /// Cosines and sines by position, as far as positions have been.
-    angles: Vec<Vec<[f32; 2]>>,
+    factors: Option<Vec<f32>>,
+    by_position: Vec<Vec<[f32; 2]>>,
+}
+
+impl Angles {
+    fn reach(&mut self, position: u32, head_dim: usize) {
+        for next in self.by_position.len() as u32..=position {
+            self.by_position.push(rope_angles(next, head_dim, self.base, self.factors.as_deref()));
+        }
+    }
 }
 
 impl Model {
@@ -67,39 +75,25 @@ impl Model {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, level, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
-        let (width, feed) = (hyper.width, hyper.feed);
-        let (query, kv) = (hyper.query_width(), hyper.kv_width());
-        let embed = load.matrix("token_embd.weight", width, vocab)?;
+        let embed = load.matrix("token_embd.weight", hyper.width, vocab)?;
         let head = match gguf.opt_tensor("output.weight") {
-            Some(_) => Some(load.matrix("output.weight", width, vocab)?),
+            Some(_) => Some(load.matrix("output.weight", hyper.width, vocab)?),
             None => None,
         };
-        let rope_factors = match gguf.opt_tensor("rope_freqs.weight") {
-            Some(_) => Some(load.vector("rope_freqs.weight", hyper.head_dim / 2)?),
-            None => None,
+        let factors = match gguf.opt_tensor("rope_freqs.weight") {
+            Some(_) if hyper.arch.rope_factors => Some(load.vector("rope_freqs.weight", hyper.head_dim / 2)?),
+            Some(_) | None => None,
         };
-        let layers = (0..hyper.layers)
-            .map(|i| {
-                let name = |part: &str| format!("blk.{i}.{part}.weight");
-                Ok(Layer {
-                    attn_norm: load.vector(&name("attn_norm"), width)?,
-                    q: load.matrix(&name("attn_q"), width, query)?,
-                    k: load.matrix(&name("attn_k"), width, kv)?,
-                    v: load.matrix(&name("attn_v"), width, kv)?,
-                    o: load.matrix(&name("attn_output"), query, width)?,
-                    ffn_norm: load.vector(&name("ffn_norm"), width)?,
-                    gate: load.matrix(&name("ffn_gate"), width, feed)?,
-                    up: load.matrix(&name("ffn_up"), width, feed)?,
-                    down: load.matrix(&name("ffn_down"), feed, width)?,
-                })
-            })
-            .collect::<Result<_, LoadError>>()?;
-        let norm = load.vector("output_norm.weight", width)?;
+        let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;
+        let norm = load.vector("output_norm.weight", hyper.width)?;
         let found = gguf.tensors().len().saturating_sub(load.used);
         if found > 0 {
             return Err(LoadError::UnknownTensors { found });
         }
-        Ok(Model { hyper, vocab, embed, layers, norm, head, rope_factors, angles: Vec::new() })
+        let angles = |base, factors| Angles { base, factors, by_position: Vec::new() };
+        let windowed_angles = hyper.window.map(|window| angles(window.rope_base, None));
+        let angles = angles(hyper.rope_base, factors);
+        Ok(Model { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })
     }
 
     pub(crate) fn kv_shape(&self) -> KvShape {
@@ -108,40 +102,9 @@ impl Model {
 
     /// What the weights take in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
-        let matrices: usize = layers.chain([&self.embed]).chain(&self.head).map(Matrix::bytes).sum();
-        let norms = (2 * self.layers.len() + 1) * self.norm.len() * size_of::<f32>();
-        (matrices + norms) as u64
-    }
-}
-
-/// Takes tensors by name, checked, and counts them.
-struct Loader<'a> {
-    gguf: &'a Gguf,
-    level: Level,
-    used: usize,
-}
-
-impl<'a> Loader<'a> {
-    fn tensor(&mut self, name: &str, ne: [u64; 4]) -> Result<Tensor<'a>, LoadError> {
-        let tensor = self.gguf.tensor(name)?;
-        tensor.expect_shape(ne)?;
-        check_finite(&tensor)?;
-        self.used += 1;
-        Ok(tensor)
-    }
-
-    fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.tensor(name, [inputs as u64, outputs as u64, 1, 1])?;
-        Ok(Matrix::new(self.level, tensor.kind, outputs, inputs, tensor.bytes))
-    }
-
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.tensor(name, [len as u64, 1, 1, 1])?;
-        if tensor.kind != TensorKind::F32 {
-            return Err(LoadError::Hyper { key: name.to_owned(), expected: "a tensor of F32" });
-        }
-        Ok(tensor.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        let layers: usize = self.layers.iter().map(Layer::bytes).sum();
+        let ends: usize = [&self.embed].into_iter().chain(&self.head).map(Matrix::bytes).sum();
+        (layers + ends + self.norm.len() * size_of::<f32>()) as u64
     }
 }
 

@@ -3,15 +3,23 @@
 use super::*;
 use crate::engine::{Engine, EngineOptions, StepError, Work};
 use crate::generate::{GenSpec, generate};
+use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
+type Pairs = Vec<(String, Meta)>;
+type Tensors = Vec<(String, TensorKind, Vec<u64>, Vec<u8>)>;
+
 /// The generated model with other metadata or other tensors.
-fn altered(change: impl FnOnce(&mut Vec<(String, Meta)>, &mut Vec<(String, TensorKind, Vec<u64>, Vec<u8>)>)) -> Gguf {
-    let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
-    let mut pairs = vec![("general.architecture".to_owned(), Meta::Str("llama".to_owned()))];
-    for key in gguf.keys().filter(|k| k.starts_with("llama.")) {
+fn altered(change: impl FnOnce(&mut Pairs, &mut Tensors)) -> Gguf {
+    altered_of("llama", change)
+}
+
+fn altered_of(arch: &str, change: impl FnOnce(&mut Pairs, &mut Tensors)) -> Gguf {
+    let gguf = Gguf::parse(generate(&GenSpec::of(arch).unwrap()).unwrap()).unwrap();
+    let mut pairs = vec![("general.architecture".to_owned(), Meta::Str(arch.to_owned()))];
+    for key in gguf.keys().filter(|k| k.starts_with(&format!("{arch}."))) {
         let value = match gguf.opt_u32(key) {
             Ok(Some(n)) => Meta::U32(n),
             _ => Meta::F32(gguf.f32(key).unwrap()),
@@ -29,23 +37,24 @@ fn altered(change: impl FnOnce(&mut Vec<(String, Meta)>, &mut Vec<(String, Tenso
     Gguf::parse(writer.finish()).unwrap()
 }
 
-fn refusal(change: impl FnOnce(&mut Vec<(String, Meta)>, &mut Vec<(String, TensorKind, Vec<u64>, Vec<u8>)>)) -> String {
+fn refusal(change: impl FnOnce(&mut Pairs, &mut Tensors)) -> String {
     Model::load(&altered(change), Level::Scalar).unwrap_err().to_string()
+}
+
+/// Another value for a key.
+fn set(pairs: &mut Pairs, key: &str, value: Meta) {
+    pairs.retain(|(k, _)| k != key);
+    pairs.push((key.to_owned(), value));
 }
 
 #[test]
 fn what_would_run_as_something_else_is_refused() {
     assert!(Model::load(&altered(|_, _| {}), Level::Scalar).is_ok());
-    let set = |key: &'static str, value: Meta| {
-        refusal(|pairs, _| {
-            pairs.retain(|(k, _)| k != key);
-            pairs.push((key.to_owned(), value));
-        })
-    };
+    let set = |key: &str, value: Meta| refusal(|pairs, _| set(pairs, key, value));
     let text = |s: &str| Meta::Str(s.to_owned());
     assert_eq!(
         set("general.architecture", text("mamba\n<2>")),
-        "architecture `mamba2` is not supported: expected llama"
+        "architecture `mamba2` is not supported: expected one of llama, qwen2, gemma3"
     );
     assert!(set("llama.rope.scaling.type", text("yarn")).contains("llama.rope.scaling.type"));
     assert!(set("llama.expert_count", Meta::U32(8)).contains("expected no experts"));
@@ -55,6 +64,84 @@ fn what_would_run_as_something_else_is_refused() {
     assert!(set("llama.attention.key_length", Meta::U32(7)).contains("of an even size"));
     assert!(set("llama.attention.layer_norm_rms_epsilon", Meta::F32(2.0)).contains("an epsilon in [0, 1)"));
     assert!(set("llama.feed_forward_length", Meta::U32(96)).contains("blk.0.ffn_gate.weight"));
+    assert!(set("llama.rope.freq_base", Meta::F32(0.5)).contains("a base of 1 or more"));
+    assert!(set("llama.attention.sliding_window", Meta::U32(512)).contains("expected no window"));
+    assert!(set("llama.attention.causal", Meta::Bool(false)).contains("llama.attention.causal"));
+    for key in ["attn_logit_softcapping", "final_logit_softcapping", "attention.scale", "rope.scaling.factor"] {
+        let key = format!("llama.{key}");
+        assert!(set(&key, Meta::F32(30.0)).contains(&key));
+    }
+    // What says nothing is not refused.
+    let quiet = altered(|pairs, _| {
+        for (key, value) in [
+            ("final_logit_softcapping", Meta::F32(0.0)),
+            ("rope.scaling.factor", Meta::F32(1.0)),
+            ("attention.sliding_window", Meta::U32(2048)),
+            ("attention.causal", Meta::Bool(true)),
+        ] {
+            pairs.push((format!("llama.{key}"), value));
+        }
+    });
+    assert!(Model::load(&quiet, Level::Scalar).is_ok());
+}
+
+#[test]
+fn a_window_is_what_the_file_says_and_else_what_gemma_has() {
+    let read = |change: &dyn Fn(&mut Pairs)| Hyper::read(&altered_of("gemma3", |pairs, _| change(pairs)));
+    let drop = |pairs: &mut Pairs, key: &str| pairs.retain(|(k, _)| k != key);
+    let sees = |hyper: &Hyper| -> Vec<Option<usize>> {
+        (0..hyper.layers).map(|layer| hyper.window_of(layer).map(|w| w.size)).collect()
+    };
+    let hyper = read(&|_| ()).unwrap();
+    assert_eq!(sees(&hyper), [Some(24), Some(24), None, Some(24)]);
+    assert_eq!((hyper.rope_base, hyper.window.unwrap().rope_base), (1e6, 1e4));
+    let hyper = read(&|pairs| {
+        drop(pairs, "gemma3.attention.sliding_window_pattern");
+        set(pairs, "gemma3.rope.freq_base_swa", Meta::F32(5e4));
+        set(pairs, "gemma3.block_count", Meta::U32(13));
+    })
+    .unwrap();
+    let windowed = sees(&hyper).into_iter().map(|window| window.is_some()).collect::<Vec<_>>();
+    assert_eq!(windowed, [[true; 5].as_slice(), &[false], &[true; 5], &[false], &[true]].concat());
+    assert_eq!(hyper.window.map(|w| w.rope_base), Some(5e4));
+    let refused = |change: &dyn Fn(&mut Pairs)| read(change).unwrap_err().to_string();
+    assert!(refused(&|p| drop(p, "gemma3.attention.sliding_window")).contains("gemma3.attention.sliding_window"));
+    assert!(refused(&|p| set(p, "gemma3.attention.sliding_window", Meta::U32(0))).contains("within its bounds"));
+    assert!(refused(&|p| set(p, "gemma3.attention.key_length_swa", Meta::U32(16))).contains("the head size"));
+    assert!(refused(&|p| set(p, "gemma3.block_count", Meta::U32(62))).contains("gemma3.block_count"));
+}
+
+/// Each part that an architecture adds is asked for by name, and moves the answer.
+#[test]
+fn what_an_architecture_adds_is_used() {
+    for (arch, part) in [
+        ("qwen2", "attn_q.bias"),
+        ("qwen2", "attn_k.bias"),
+        ("qwen2", "attn_v.bias"),
+        ("gemma3", "attn_q_norm.weight"),
+        ("gemma3", "attn_k_norm.weight"),
+        ("gemma3", "post_attention_norm.weight"),
+        ("gemma3", "post_ffw_norm.weight"),
+    ] {
+        let name = format!("blk.1.{part}");
+        let missing = altered_of(arch, |_, tensors| tensors.retain(|(found, ..)| *found != name));
+        let refused = Model::load(&missing, Level::Scalar).unwrap_err().to_string();
+        assert_eq!(refused, format!("the file has no tensor `{name}`"));
+        let other = altered_of(arch, |_, tensors| {
+            let (.., bytes) = tensors.iter_mut().find(|(found, ..)| *found == name).unwrap();
+            // One element only: a softmax does not see what moves all scores alike.
+            bytes[..4].copy_from_slice(&3.0f32.to_le_bytes());
+        });
+        let [plain, moved] = [altered_of(arch, |_, _| {}), other]
+            .map(|gguf| logits(&mut engine(&gguf, Level::Scalar, 1), &[5, 6, 7], &[3]));
+        assert_ne!(plain, moved, "{arch} {part}");
+    }
+    // Factors of the rotary embedding are llama's alone.
+    let factors = altered_of("qwen2", |_, tensors| {
+        tensors.push(("rope_freqs.weight".to_owned(), TensorKind::F32, vec![8], 1f32.to_le_bytes().repeat(8)));
+    });
+    let refused = Model::load(&factors, Level::Scalar).unwrap_err();
+    assert_eq!(refused, LoadError::UnknownTensors { found: 1 });
 }
 
 #[test]
@@ -125,26 +212,29 @@ fn work_that_cannot_run_changes_nothing() {
     assert!(engine.step(&[Work { sequence, tokens: &[1; 700], wants_logits: false }]).is_ok());
 }
 
-/// Loaded once: level, threads, and every kind of matrix in one file.
+/// Loaded once: every kind of matrix, every architecture. Three layers of the last have both views.
 static GGUF: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
-    [TensorKind::Q4_1, TensorKind::Q8_0, TensorKind::F16, TensorKind::F32]
+    let kinds = [TensorKind::Q4_1, TensorKind::Q8_0, TensorKind::F16, TensorKind::F32].map(|kind| ("llama", kind, 2));
+    let archs = [("qwen2", TensorKind::Q8_0, 2), ("gemma3", TensorKind::Q8_0, 3), ("gemma3", TensorKind::F32, 3)];
+    kinds
         .into_iter()
-        .map(|kind| {
+        .chain(archs)
+        .map(|(arch, kind, layers)| {
             let head = (kind == TensorKind::F16).then_some(TensorKind::Q4_1);
-            let spec = GenSpec { matrices: kind, embedding: kind, head, layers: 2, ..GenSpec::default() };
+            let spec = GenSpec { matrices: kind, embedding: kind, head, layers, ..GenSpec::of(arch).unwrap() };
             Gguf::parse(generate(&spec).unwrap()).unwrap()
         })
         .collect()
 });
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// One prompt, read whole by the scalar level on one thread, and in pieces beside another sequence
     /// by the fastest level on several.
     #[test]
     fn pieces_company_level_and_threads_change_no_bit(
-        kind in 0usize..4,
+        kind in 0usize..GGUF.len(),
         tokens in prop_oneof![prop::collection::vec(0u32..512, 1..40), prop::collection::vec(0u32..512, 250..330)],
         pieces in prop::collection::vec(1usize..70, 0..6),
         threads in 1usize..4,

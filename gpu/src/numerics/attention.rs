@@ -1,19 +1,28 @@
 //! Attention of one query over the keys and values of its sequence.
 //!
+//! A query sees its own position and those before it, in layers with a window of W the last W of them.
 //! Positions are cut into splits of 256 at absolute positions, so that neither the batch nor the
-//! chunking of a prompt moves a cut. In a split the maximum is exact, weights are exp(score − maximum),
+//! chunking of a prompt nor a window moves a cut: a window that begins within a split leaves the lanes
+//! before it empty. In a split the maximum is exact, weights are exp(score − maximum),
 //! their sum is the 256-lane tree (a lane for each position) and values are added in segments of 32
-//! positions. Splits are rescaled to the common maximum and chained in ascending order; one division
+//! positions, at absolute positions too. Splits are rescaled to the common maximum and chained in ascending order; one division
 //! for each output ends it.
 //!
 //! Reads keys and values through `Cache`. Scaling of the query by 1/√head_dim is the caller's.
 
 use super::{LANES, exp, tree};
+use std::ops::Range;
 
 /// Positions in a split: as many as the lanes of the sum.
 pub(crate) const SPLIT: usize = LANES;
 /// Dims in a segment of a score, positions in a segment of a value.
 pub(crate) const SEGMENT: usize = 32;
+
+/// The positions a query at `position` sees.
+pub(crate) fn seen(position: usize, window: Option<usize>) -> Range<usize> {
+    let end = position + 1;
+    window.map_or(0, |window| end.saturating_sub(window))..end
+}
 
 /// Keys and values of one head of one layer of one sequence, already exact f32.
 pub(crate) trait Cache {
@@ -59,30 +68,31 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// `out` = Σ softmax(query · keyⱼ) valueⱼ over positions 0 … count − 1.
-pub(crate) fn attend(query: &[f32], cache: &impl Cache, count: usize, out: &mut [f32]) {
+/// `out` = Σ softmax(query · keyⱼ) valueⱼ over the positions `seen`, of which there is one at least.
+pub(crate) fn attend(query: &[f32], cache: &impl Cache, seen: Range<usize>, out: &mut [f32]) {
     let mut chain = Chain::new(out);
     let mut values = vec![0.0; query.len()];
-    for start in (0..count).step_by(SPLIT) {
-        let end = count.min(start + SPLIT);
+    for split in seen.start / SPLIT..seen.end.div_ceil(SPLIT) {
+        let base = split * SPLIT;
+        let here = seen.start.max(base)..seen.end.min(base + SPLIT);
         let mut weights = [0.0; SPLIT];
         let mut max = f32::NEG_INFINITY;
-        for position in start..end {
+        for position in here.clone() {
             let s = score(query, cache, position);
-            weights[position - start] = s;
+            weights[position - base] = s;
             max = if s > max { s } else { max };
         }
-        for w in &mut weights[..end - start] {
+        for w in &mut weights[here.start - base..here.end - base] {
             *w = exp(*w - max);
         }
         for (dim, v) in values.iter_mut().enumerate() {
             *v = 0.0;
-            for segment in (start..end).step_by(SEGMENT) {
-                let positions = segment..end.min(segment + SEGMENT);
-                *v += positions.fold(0.0, |p, j| weights[j - start].mul_add(cache.value(j, dim), p));
+            for segment in (base..here.end).step_by(SEGMENT) {
+                let positions = segment.max(here.start)..here.end.min(segment + SEGMENT);
+                *v += positions.fold(0.0, |p, j| weights[j - base].mul_add(cache.value(j, dim), p));
             }
         }
-        chain.add(start == 0, max, tree(&mut weights), &values);
+        chain.add(base <= seen.start, max, tree(&mut weights), &values);
     }
     chain.finish();
 }

@@ -59,11 +59,28 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// GELU in its tanh form, x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³))), which is x / (1 + e^−2z) with z the
+/// argument of tanh: no tanh is needed.
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> f32 {
+    /// 2·√(2/π), rounded.
+    const SLOPE: f32 = f32::from_bits(0x3fcc_422a);
+    x / (1.0 + exp(-SLOPE * (x * (x * x).mul_add(0.044_715, 1.0))))
+}
+
 /// out = silu(gate) · up, the gated half of a feed-forward layer.
 #[inline(always)]
 pub(crate) fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
         *o = silu(*g) * *u;
+    }
+}
+
+/// out = gelu(gate) · up.
+#[inline(always)]
+pub(crate) fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {
+        *o = gelu(*g) * *u;
     }
 }
 
@@ -96,10 +113,26 @@ pub(crate) fn sum_squares(x: &[f32]) -> f32 {
 /// out = (x · 1/√(Σx²/n + eps)) · weight, with IEEE square root and divisions.
 #[inline(always)]
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let inverse = 1.0 / (sum_squares(x) / x.len() as f32 + eps).sqrt();
+    let inverse = inverse_rms(x, eps);
     for ((o, v), w) in out.iter_mut().zip(x).zip(weight) {
         *o = (*v * inverse) * *w;
     }
+}
+
+/// `rms_norm` in place, of each stretch of `x` as long as `weight`: the heads of a row, or a whole row.
+#[inline(always)]
+pub(crate) fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        let inverse = inverse_rms(x, eps);
+        for (v, w) in x.iter_mut().zip(weight) {
+            *v = (*v * inverse) * *w;
+        }
+    }
+}
+
+#[inline(always)]
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    1.0 / (sum_squares(x) / x.len() as f32 + eps).sqrt()
 }
 
 /// Rotates the adjacent pairs (2i, 2i+1) of each head of `x` by the angles whose cosines and sines are
@@ -110,6 +143,17 @@ pub(crate) fn rope(x: &mut [f32], table: &[[f32; 2]]) {
         for (pair, [c, s]) in head.as_chunks_mut::<2>().0.iter_mut().zip(table) {
             let [x0, x1] = *pair;
             *pair = [x0.mul_add(*c, -(x1 * *s)), x1.mul_add(*c, x0 * *s)];
+        }
+    }
+}
+
+/// `rope` on the pairs (i, i + half) of each head.
+#[inline(always)]
+pub(crate) fn rope_halves(x: &mut [f32], table: &[[f32; 2]]) {
+    for head in x.chunks_exact_mut(table.len() * 2) {
+        let (low, high) = head.split_at_mut(table.len());
+        for ((x0, x1), [c, s]) in low.iter_mut().zip(high).zip(table) {
+            (*x0, *x1) = (x0.mul_add(*c, -(*x1 * *s)), x1.mul_add(*c, *x0 * *s));
         }
     }
 }

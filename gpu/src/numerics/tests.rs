@@ -38,7 +38,7 @@ impl Owned {
 }
 
 #[test]
-fn golden_exp_and_silu() {
+fn golden_exp_silu_and_gelu() {
     let points = POINTS.map(f32::from_bits);
     let expected =
         [0x3f80_0000, 0x402d_f854, 0x3ebc_5ab2, 0x7ef8_82b7, 0x00b3_3687, 0x3f80_0000, 0x46d3_1e04, 0x3c0b_b774];
@@ -46,6 +46,9 @@ fn golden_exp_and_silu() {
     let expected =
         [0x0000_0000, 0x3f3b_26a8, 0xbe89_b2b1, 0x42b0_0000, 0x83f3_9e20, 0x3280_0000, 0x4123_43dc, 0xbd25_02c8];
     assert_eq!(bits(points.map(silu)), expected);
+    let expected =
+        [0x0000_0000, 0x3f57_585c, 0xbe22_9e90, 0x42b0_0000, 0x8333_3e6e, 0x3280_0000, 0x4123_4567, 0xb58e_0621];
+    assert_eq!(bits(points.map(gelu)), expected);
 }
 
 #[test]
@@ -123,20 +126,38 @@ impl Cache for Rows {
     }
 }
 
-/// Alone, a full split, and a split with a short second one; 40 dims are a segment and a quarter.
+/// Alone, a full split, and a split with a short second one; windows that begin within the first and
+/// within the second; 40 dims are a segment and a quarter.
 #[test]
 fn golden_attention() {
     let mut noise = Noise(4);
     let query = noise.evens(40);
     let rows = Rows { keys: noise.halves(40 * 300), values: noise.halves(40 * 300) };
-    for (count, expected) in [
-        (1, [0xbfbd_e000, 0xbfe9_4000, 0xbf4a_a000, 0x3fd9_c000, 0xbf42_4000, 0xbf86_a000, 0x3e09_e000, 0xbfc5_0000]),
-        (256, [0xbf1a_ef1c, 0x3e63_9ae5, 0xbf0f_fcaf, 0x3e72_4a45, 0xbe3f_39e0, 0x3f55_fc5a, 0x3f9c_dab5, 0x3ef2_513c]),
-        (300, [0xbf1b_eb46, 0x3e58_9fb8, 0xbf12_3a3c, 0x3e6c_cb4d, 0xbe31_b7e2, 0x3f57_19a8, 0x3f9c_0926, 0x3ef0_1921]),
+    for (seen, expected) in [
+        (
+            0..1,
+            [0xbfbd_e000, 0xbfe9_4000, 0xbf4a_a000, 0x3fd9_c000, 0xbf42_4000, 0xbf86_a000, 0x3e09_e000, 0xbfc5_0000],
+        ),
+        (
+            0..256,
+            [0xbf1a_ef1c, 0x3e63_9ae5, 0xbf0f_fcaf, 0x3e72_4a45, 0xbe3f_39e0, 0x3f55_fc5a, 0x3f9c_dab5, 0x3ef2_513c],
+        ),
+        (
+            0..300,
+            [0xbf1b_eb46, 0x3e58_9fb8, 0xbf12_3a3c, 0x3e6c_cb4d, 0xbe31_b7e2, 0x3f57_19a8, 0x3f9c_0926, 0x3ef0_1921],
+        ),
+        (
+            45..300,
+            [0xbf21_37d1, 0x3eb6_5d38, 0xbfa6_47c1, 0x3deb_02b9, 0xbe3c_7f26, 0x3fbb_7469, 0x3fa7_0713, 0x3e45_757f],
+        ),
+        (
+            261..300,
+            [0xbf85_2136, 0x3f57_46a3, 0xbf59_de6c, 0xbe8e_42c7, 0xbd9a_808b, 0x3bbc_332c, 0x3d80_7eaf, 0x3f98_8afd],
+        ),
     ] {
         let mut out = vec![f32::NAN; 40];
-        attention::attend(&query, &rows, count, &mut out);
-        assert_eq!(bits(out.into_iter().step_by(5)), expected, "{count} positions");
+        attention::attend(&query, &rows, seen.clone(), &mut out);
+        assert_eq!(bits(out.into_iter().step_by(5)), expected, "positions {seen:?}");
     }
 }
 
@@ -155,6 +176,28 @@ fn exp_is_within_its_stated_error() {
     }
     assert_eq!(bits([exp(f32::NEG_INFINITY), exp(-87.1), exp(1e30)]), [0, 0, 0x7ef8_82b7]);
     assert!(exp(f32::NAN).is_nan());
+}
+
+/// Against x/2 · (1 + tanh …) in f64, where 1 + tanh does not cancel.
+#[test]
+fn gelu_is_the_tanh_form() {
+    for i in -4000..4000i16 {
+        let x = f32::from(i) / 1000.0;
+        let wide = f64::from(x);
+        let exact = wide / 2.0 * (1.0 + (0.797_884_560_802_865_4 * (wide + 0.044_715 * wide.powi(3))).tanh());
+        let error = (f64::from(gelu(x)) - exact).abs();
+        assert!(error <= 2e-6 * exact.abs() + 1e-12, "gelu({x}) is off by {error}");
+    }
+    assert_eq!(bits([gelu(f32::INFINITY), gelu(1e30)]), bits([f32::INFINITY, 1e30]));
+    assert!(gelu(-1e9).abs() < 1e-28 && gelu(f32::NAN).is_nan());
+}
+
+#[test]
+fn a_window_counts_its_own_position() {
+    assert_eq!(attention::seen(0, None), 0..1);
+    assert_eq!(attention::seen(600, None), 0..601);
+    assert_eq!([3, 4, 5, 600].map(|p| attention::seen(p, Some(5))), [0..4, 0..5, 1..6, 596..601]);
+    assert_eq!(attention::seen(7, Some(1)), 7..8);
 }
 
 #[test]
@@ -214,6 +257,33 @@ proptest! {
             let error = (f64::from(dot(kind, &row, x.row())) - exact).abs();
             prop_assert!(error <= 1e-5 * size + 1e-6, "{}: {error} of {size}", kind.name());
         }
+    }
+
+    /// The halves of a head turn as adjacent elements would in their place.
+    #[test]
+    fn halves_turn_like_neighbours(seed: u64, position in 0u32..100_000) {
+        let x = Noise(seed).evens(128);
+        let table = rope_angles(position, 64, 10_000.0, None);
+        let interleave = |x: &[f32]| -> Vec<f32> {
+            x.chunks(64).flat_map(|head| (0..64).map(|i| head[i / 2 + i % 2 * 32])).collect()
+        };
+        let (mut halves, mut adjacent) = (x.clone(), interleave(&x));
+        rope_halves(&mut halves, &table);
+        rope(&mut adjacent, &table);
+        prop_assert_eq!(interleave(&halves), adjacent);
+    }
+
+    /// A norm in place is a norm, stretch by stretch.
+    #[test]
+    fn a_norm_of_each_is_each_norm(seed: u64, len in 1usize..300) {
+        let mut noise = Noise(seed);
+        let (x, weight) = (noise.wild(3 * len), noise.evens(len));
+        let (mut each, mut apart) = (x.clone(), vec![f32::NAN; 3 * len]);
+        rms_norm_each(&mut each, &weight, 1e-6);
+        for (x, out) in x.chunks(len).zip(apart.chunks_mut(len)) {
+            rms_norm(x, &weight, 1e-6, out);
+        }
+        prop_assert_eq!(bits(each), bits(apart));
     }
 
     /// A turned pair keeps its length, and position 0 turns nothing.

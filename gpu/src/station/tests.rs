@@ -79,17 +79,18 @@ fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
 
 #[derive(Clone, Copy, Debug)]
 struct Setup {
+    arch: &'static str,
     level: Level,
     threads: usize,
     slots: u16,
     prefill_chunk: u32,
 }
 
-const SETUP: Setup = Setup { level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64 };
+const SETUP: Setup = Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64 };
 const EPOCH: Epoch = Epoch(3);
 
 fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
-    let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+    let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
     let model = StationModel {
         engine: Engine::load(&gguf, options).unwrap(),
@@ -155,19 +156,34 @@ fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
 
 #[test]
 fn answers_are_the_same_in_any_company_on_any_level_with_any_threads_and_chunks() {
+    same_in_any_company("llama");
+}
+
+#[test]
+fn answers_of_qwen2_are_the_same_in_any_company() {
+    same_in_any_company("qwen2");
+}
+
+#[test]
+fn answers_of_gemma3_are_the_same_in_any_company() {
+    same_in_any_company("gemma3");
+}
+
+fn same_in_any_company(arch: &'static str) {
+    let base = Setup { arch, ..SETUP };
     let all: Vec<u64> = (0..16).collect();
-    let alone = answers(Setup { slots: 1, ..SETUP }, &all);
+    let alone = answers(Setup { slots: 1, ..base }, &all);
     assert!(alone.values().all(|stream| !stream.is_empty()));
     assert!(alone.values().collect::<std::collections::BTreeSet<_>>().len() > 12, "the answers differ from each other");
     let shuffled: Vec<u64> = (0..16).map(|i| (i * 7 + 3) % 16).collect();
     for (setup, order) in [
-        (SETUP, &all),
-        (SETUP, &shuffled),
-        (Setup { prefill_chunk: 7, threads: 2, ..SETUP }, &shuffled),
-        (Setup { level: Level::detect(), slots: 1, ..SETUP }, &all),
-        (Setup { level: Level::detect(), ..SETUP }, &all),
-        (Setup { level: Level::detect(), threads: 2, prefill_chunk: 300, ..SETUP }, &shuffled),
-        (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..SETUP }, &all),
+        (base, &all),
+        (base, &shuffled),
+        (Setup { prefill_chunk: 7, threads: 2, ..base }, &shuffled),
+        (Setup { level: Level::detect(), slots: 1, ..base }, &all),
+        (Setup { level: Level::detect(), ..base }, &all),
+        (Setup { level: Level::detect(), threads: 2, prefill_chunk: 300, ..base }, &shuffled),
+        (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..base }, &all),
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }

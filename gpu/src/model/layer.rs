@@ -1,0 +1,109 @@
+//! The weights of a layer, and the loader that takes tensors from a file.
+//!
+//! Which tensors a layer has is its architecture's to say; each is checked for its shape and for numbers
+//! that are finite, and counted, so that what nobody took can be refused.
+
+use super::LoadError;
+use super::hyper::Hyper;
+use crate::gguf::{Gguf, Tensor, TensorKind, check_finite};
+use crate::kernel::Level;
+use crate::kernel::matrix::Matrix;
+
+/// Weights of one layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) attn_norm: Vec<f32>,
+    pub(super) q: Matrix,
+    pub(super) k: Matrix,
+    pub(super) v: Matrix,
+    /// Of queries, keys and values, side by side.
+    pub(super) qkv_bias: Option<Vec<f32>>,
+    /// Of a head's query, of a head's key.
+    pub(super) qk_norm: Option<[Vec<f32>; 2]>,
+    pub(super) o: Matrix,
+    pub(super) post_attn_norm: Option<Vec<f32>>,
+    pub(super) ffn_norm: Vec<f32>,
+    pub(super) gate: Matrix,
+    pub(super) up: Matrix,
+    pub(super) down: Matrix,
+    pub(super) post_ffn_norm: Option<Vec<f32>>,
+}
+
+impl Layer {
+    /// What they take in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let matrices = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
+        let optional = [&self.qkv_bias, &self.post_attn_norm, &self.post_ffn_norm].into_iter().flatten();
+        let vectors = [&self.attn_norm, &self.ffn_norm].into_iter().chain(optional);
+        let floats: usize = vectors.chain(self.qk_norm.iter().flatten()).map(Vec::len).sum();
+        matrices.map(Matrix::bytes).iter().sum::<usize>() + floats * size_of::<f32>()
+    }
+}
+
+/// Takes tensors by name, checked, and counts them.
+pub(super) struct Loader<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) level: Level,
+    pub(super) used: usize,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn layer(&mut self, i: usize, hyper: &Hyper) -> Result<Layer, LoadError> {
+        let name = |part: &str| format!("blk.{i}.{part}.weight");
+        let (arch, width, feed, head) = (hyper.arch, hyper.width, hyper.feed, hyper.head_dim);
+        let (query, kv) = (hyper.query_width(), hyper.kv_width());
+        let mut qkv_bias = arch.qkv_bias.then(Vec::new);
+        if let Some(bias) = &mut qkv_bias {
+            for (part, len) in [("attn_q", query), ("attn_k", kv), ("attn_v", kv)] {
+                bias.extend(self.vector(&format!("blk.{i}.{part}.bias"), len)?);
+            }
+        }
+        let qk_norm = match arch.qk_norm {
+            true => Some([self.vector(&name("attn_q_norm"), head)?, self.vector(&name("attn_k_norm"), head)?]),
+            false => None,
+        };
+        let (post_attn_norm, post_ffn_norm) = match arch.post_norms {
+            true => (
+                Some(self.vector(&name("post_attention_norm"), width)?),
+                Some(self.vector(&name("post_ffw_norm"), width)?),
+            ),
+            false => (None, None),
+        };
+        Ok(Layer {
+            attn_norm: self.vector(&name("attn_norm"), width)?,
+            q: self.matrix(&name("attn_q"), width, query)?,
+            k: self.matrix(&name("attn_k"), width, kv)?,
+            v: self.matrix(&name("attn_v"), width, kv)?,
+            qkv_bias,
+            qk_norm,
+            o: self.matrix(&name("attn_output"), query, width)?,
+            post_attn_norm,
+            ffn_norm: self.vector(&name("ffn_norm"), width)?,
+            gate: self.matrix(&name("ffn_gate"), width, feed)?,
+            up: self.matrix(&name("ffn_up"), width, feed)?,
+            down: self.matrix(&name("ffn_down"), feed, width)?,
+            post_ffn_norm,
+        })
+    }
+
+    fn tensor(&mut self, name: &str, ne: [u64; 4]) -> Result<Tensor<'a>, LoadError> {
+        let tensor = self.gguf.tensor(name)?;
+        tensor.expect_shape(ne)?;
+        check_finite(&tensor)?;
+        self.used += 1;
+        Ok(tensor)
+    }
+
+    pub(super) fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, LoadError> {
+        let tensor = self.tensor(name, [inputs as u64, outputs as u64, 1, 1])?;
+        Ok(Matrix::new(self.level, tensor.kind, outputs, inputs, tensor.bytes))
+    }
+
+    pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.tensor(name, [len as u64, 1, 1, 1])?;
+        if tensor.kind != TensorKind::F32 {
+            return Err(LoadError::Hyper { key: name.to_owned(), expected: "a tensor of F32" });
+        }
+        Ok(tensor.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+}
