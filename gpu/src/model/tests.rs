@@ -127,11 +127,11 @@ fn work_that_cannot_run_changes_nothing() {
 
 /// Loaded once: level, threads, and every kind of matrix in one file.
 static GGUF: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
-    [TensorKind::Q4_1, TensorKind::Q8_0, TensorKind::F16, TensorKind::F32]
-        .into_iter()
+    TensorKind::all()
         .map(|kind| {
             let head = (kind == TensorKind::F16).then_some(TensorKind::Q4_1);
-            let spec = GenSpec { matrices: kind, embedding: kind, head, layers: 2, ..GenSpec::default() };
+            let (dim, ffn) = if kind.block_elems() == 256 { (256, 256) } else { (64, 128) };
+            let spec = GenSpec { dim, ffn, matrices: kind, embedding: kind, head, layers: 2, ..GenSpec::default() };
             Gguf::parse(generate(&spec).unwrap()).unwrap()
         })
         .collect()
@@ -144,7 +144,7 @@ proptest! {
     /// by the fastest level on several.
     #[test]
     fn pieces_company_level_and_threads_change_no_bit(
-        kind in 0usize..4,
+        kind in 0..TensorKind::all().count(),
         tokens in prop_oneof![prop::collection::vec(0u32..512, 1..40), prop::collection::vec(0u32..512, 250..330)],
         pieces in prop::collection::vec(1usize..70, 0..6),
         threads in 1usize..4,
