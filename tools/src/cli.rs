@@ -1,6 +1,7 @@
 //! What `orch` understands. Every flag that has a place in the configuration overrides it there.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use orchestrion_gpu::gguf::TensorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -152,9 +153,12 @@ pub(crate) struct GenArgs {
     /// Layers
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub layers: u32,
-    /// Width; a multiple of 32
+    /// Width; a multiple of 32, of 256 with types that end in _K
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub dim: u32,
+    /// The type of all matrices, as Q5_K [default: Q8_0 for the embedding, Q4_1 for the others]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<TensorKind>,
     /// Context in tokens
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub context: u32,

@@ -5,9 +5,12 @@ use crate::failure::{Code, Failure};
 use orchestrion_gpu::generate::{GenSpec, generate};
 
 pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
-    let GenArgs { out, seed, layers, dim, context } = args;
-    let spec =
+    let GenArgs { out, seed, layers, dim, kind, context } = args;
+    let mut spec =
         GenSpec { seed: *seed, layers: *layers, dim: *dim, ffn: 2 * *dim, context: *context, ..GenSpec::default() };
+    if let Some(kind) = kind {
+        (spec.matrices, spec.embedding) = (*kind, *kind);
+    }
     let bytes = generate(&spec).map_err(Failure::of(Code::Failed))?;
     let size = bytes.len();
     std::fs::write(out, bytes)

@@ -2,7 +2,7 @@
 //!
 //! A register's lane is a weight row, so each lane runs the definition's chain of fma for its row and no sum
 //! crosses lanes. Weights are unpacked once for all rows of activations. A type is a pair: how its codes become
-//! exact sums (`four`, `five`, `eight`, `halves`), and how its scales make `u` of them.
+//! exact sums (`four`, `five`, `eight`, `halves`), and what its scales multiply them with.
 //!
 //! `maddubs` adds pairs in i16 and saturates; each kind of code says how many pairs fit.
 #![allow(unsafe_code)]
@@ -55,42 +55,70 @@ fn packed<const T: usize, const H: usize>(
 ) {
     let x = &x;
     match w.kind {
-        TensorKind::Q4_0 => {
-            let (q, s) = w.group::<4, 1>(group);
-            run::<T, H>(x, half, out, |b, h| affine(centred(&s[b], 8.0, h), four(&q[b], x, b, h), x, b));
+        TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => {
+            let (q, s) = (w.codes::<4>(group), Scales::of(w, group));
+            run::<T, H>(x, half, out, |b, h| affine(s.at(b, h), four(&q[b], x, b, h), x, b));
         }
-        TensorKind::Q4_1 => {
-            let (q, s) = w.group::<4, 2>(group);
-            run::<T, H>(x, half, out, |b, h| affine(pair(&s[b], h), four(&q[b], x, b, h), x, b));
-        }
-        TensorKind::Q4_K => {
-            let (q, s) = w.group::<4, SUPER_LANES>(group);
-            run::<T, H>(x, half, out, |b, h| affine(sub_block(s, b, h), four(&q[b], x, b, h), x, b));
-        }
-        TensorKind::Q5_0 => {
-            let (q, s) = w.group::<5, 1>(group);
-            run::<T, H>(x, half, out, |b, h| affine(centred(&s[b], 16.0, h), five(&q[b], x, b, h), x, b));
-        }
-        TensorKind::Q5_1 => {
-            let (q, s) = w.group::<5, 2>(group);
-            run::<T, H>(x, half, out, |b, h| affine(pair(&s[b], h), five(&q[b], x, b, h), x, b));
-        }
-        TensorKind::Q5_K => {
-            let (q, s) = w.group::<5, SUPER_LANES>(group);
-            run::<T, H>(x, half, out, |b, h| affine(sub_block(s, b, h), five(&q[b], x, b, h), x, b));
+        TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => {
+            let (q, s) = (w.codes::<5>(group), Scales::of(w, group));
+            run::<T, H>(x, half, out, |b, h| affine(s.at(b, h), five(&q[b], x, b, h), x, b));
         }
         TensorKind::Q8_0 => {
-            let (q, s) = w.group::<8, 1>(group);
+            let (q, s) = (w.codes::<8>(group), w.scales::<1>(group));
             run::<T, H>(x, half, out, |b, h| scaled(widen_half(&s[b][0], h), eight(&q[b], x, b, h)));
         }
         TensorKind::Q6_K => {
-            let (q, s) = w.group::<8, SUPER_LANES>(group);
+            let (q, s) = (w.codes::<8>(group), w.scales::<SUPER_LANES>(group));
             run::<T, H>(x, half, out, |b, h| {
                 let s = &s[b / SEGMENT];
                 scaled(widen_half(&s[0], h), halves(&q[b], &s[2 + b % SEGMENT], x, b, h))
             });
         }
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} is not packed", w.kind.name()),
+    }
+}
+
+/// Scales of codes of four and five bits. Told apart at each block, so that each kind of code is compiled, and
+/// inlined, once.
+#[derive(Clone, Copy)]
+enum Scales<'a> {
+    /// d, and what was added to make codes unsigned.
+    Centred(&'a [[Lane; 1]], f32),
+    Pair(&'a [[Lane; 2]]),
+    Super(&'a [[Lane; SUPER_LANES]]),
+}
+
+impl Scales<'_> {
+    fn of(w: &Packed, group: usize) -> Scales<'_> {
+        match w.kind {
+            TensorKind::Q4_1 | TensorKind::Q5_1 => Scales::Pair(w.scales(group)),
+            TensorKind::Q4_K | TensorKind::Q5_K => Scales::Super(w.scales(group)),
+            _ => Scales::Centred(w.scales(group), f32::from(w.offset())),
+        }
+    }
+
+    /// What a block's sums are multiplied by, and what its Σ q is.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn at(self, b: usize, h: usize) -> (__m256, __m256) {
+        match self {
+            // −offset·d and its product with g are exact (at most 11 + 12 significant bits), so `affine` rounds
+            // d·Σ(code − offset)·q once, as the definition does.
+            Scales::Centred(s, offset) => {
+                let d = widen_half(&s[b][0], h);
+                (d, _mm256_mul_ps(d, _mm256_set1_ps(-offset)))
+            }
+            Scales::Pair(s) => (widen_half(&s[b][0], h), widen_half(&s[b][1], h)),
+            // d·scale and m·min, both exact.
+            Scales::Super(s) => {
+                let s = &s[b / SEGMENT];
+                let small = _mm256_cvtepu16_epi32(load_lane(&s[2 + b % SEGMENT], h));
+                let scale = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(small));
+                let min = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(small));
+                let d = _mm256_mul_ps(widen_half(&s[0], h), _mm256_cvtepi32_ps(scale));
+                (d, _mm256_mul_ps(widen_half(&s[1], h), _mm256_cvtepi32_ps(min)))
+            }
+        }
     }
 }
 
@@ -150,33 +178,6 @@ fn scaled<const T: usize>(d: __m256, f: [__m256i; T]) -> [__m256; T] {
         u[t] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(f[t]));
     }
     u
-}
-
-/// d, and −offset·d for its unsigned codes. That product and the one with g are exact (at most 11 + 12
-/// significant bits), so `affine` rounds d·Σ(code − offset)·q once, as the definition does.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn centred([d]: &[Lane; 1], offset: f32, h: usize) -> (__m256, __m256) {
-    let d = widen_half(d, h);
-    (d, _mm256_mul_ps(d, _mm256_set1_ps(-offset)))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn pair([d, m]: &[Lane; 2], h: usize) -> (__m256, __m256) {
-    (widen_half(d, h), widen_half(m, h))
-}
-
-/// d·scale and m·min, both exact.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn sub_block(s: &[[Lane; SUPER_LANES]], b: usize, h: usize) -> (__m256, __m256) {
-    let s = &s[b / SEGMENT];
-    let small = _mm256_cvtepu16_epi32(load_lane(&s[2 + b % SEGMENT], h));
-    let scale = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(small));
-    let min = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(small));
-    let times = |lane: &Lane, n: __m256i| _mm256_mul_ps(widen_half(lane, h), _mm256_cvtepi32_ps(n));
-    (times(&s[0], scale), times(&s[1], min))
 }
 
 /// Σ code·q of four-bit codes.

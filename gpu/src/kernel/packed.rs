@@ -100,20 +100,27 @@ impl Packed {
         size_of_val(self.codes.as_slice()) + size_of_val(self.scales.as_slice())
     }
 
-    /// Codes and scales of a group, `LINES` of a block and `LANES` of a block or of eight.
-    pub(crate) fn group<const LINES: usize, const LANES: usize>(
-        &self,
-        group: usize,
-    ) -> (&[[Line; LINES]], &[[Lane; LANES]]) {
-        let (lines, lanes) = (self.codes.len() / self.groups, self.scales.len() / self.groups);
-        let (codes, scales) = (&self.codes[group * lines..][..lines], &self.scales[group * lanes..][..lanes]);
-        (codes.as_chunks().0, scales.as_chunks().0)
+    /// What is added to `n` to make a code.
+    pub(crate) fn offset(&self) -> i8 {
+        form(self.kind).1
+    }
+
+    /// Codes of a group's blocks, `LINES` of each.
+    pub(crate) fn codes<const LINES: usize>(&self, group: usize) -> &[[Line; LINES]] {
+        let lines = self.codes.len() / self.groups;
+        self.codes[group * lines..][..lines].as_chunks().0
+    }
+
+    /// Scales of a group, `LANES` of each block or of each eight.
+    pub(crate) fn scales<const LANES: usize>(&self, group: usize) -> &[[Lane; LANES]] {
+        let lanes = self.scales.len() / self.groups;
+        self.scales[group * lanes..][..lanes].as_chunks().0
     }
 
     /// Row `r` of a group as f32.
     pub(crate) fn row(&self, group: usize, r: usize, out: &mut [f32]) {
         let (lines, offset, scales) = form(self.kind);
-        let (codes, lanes) = self.group::<1, 1>(group);
+        let (codes, lanes) = (self.codes::<1>(group), self.scales::<1>(group));
         for (b, (codes, out)) in codes.chunks(lines).zip(out.as_chunks_mut().0).enumerate() {
             let n = integers(codes, r, offset);
             let lane = |i: usize| lanes[i][0][r];
