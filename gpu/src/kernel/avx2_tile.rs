@@ -53,23 +53,25 @@ fn packed<const T: usize, const H: usize>(
     half: usize,
     out: &mut TileOut,
 ) {
-    let x = &x;
+    // Of a length the compiler knows to be the loop's, so that no index is checked there.
+    let n = w.blocks();
+    let x = &x.map(|x| ActRow { x: x.x, q: &x.q[..n], d: &x.d[..n], g: &x.g[..n] });
     match w.kind {
         TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => {
-            let (q, s) = (w.codes::<4>(group), Scales::of(w, group));
-            run::<T, H>(x, half, out, |b, h| affine(s.at(b, h), four(&q[b], x, b, h), x, b));
+            let (q, s) = (&w.codes::<4>(group)[..n], Scales::of(w, group));
+            run::<T, H>(n, x, half, out, |b, h| affine(s.at(b, h), four(&q[b], x, b, h), x, b));
         }
         TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => {
-            let (q, s) = (w.codes::<5>(group), Scales::of(w, group));
-            run::<T, H>(x, half, out, |b, h| affine(s.at(b, h), five(&q[b], x, b, h), x, b));
+            let (q, s) = (&w.codes::<5>(group)[..n], Scales::of(w, group));
+            run::<T, H>(n, x, half, out, |b, h| affine(s.at(b, h), five(&q[b], x, b, h), x, b));
         }
         TensorKind::Q8_0 => {
-            let (q, s) = (w.codes::<8>(group), w.scales::<1>(group));
-            run::<T, H>(x, half, out, |b, h| scaled(widen_half(&s[b][0], h), eight(&q[b], x, b, h)));
+            let (q, s) = (&w.codes::<8>(group)[..n], &w.scales::<1>(group)[..n]);
+            run::<T, H>(n, x, half, out, |b, h| scaled(widen_half(&s[b][0], h), eight(&q[b], x, b, h)));
         }
         TensorKind::Q6_K => {
-            let (q, s) = (w.codes::<8>(group), w.scales::<SUPER_LANES>(group));
-            run::<T, H>(x, half, out, |b, h| {
+            let (q, s) = (&w.codes::<8>(group)[..n], w.scales::<SUPER_LANES>(group));
+            run::<T, H>(n, x, half, out, |b, h| {
                 let s = &s[b / SEGMENT];
                 scaled(widen_half(&s[0], h), halves(&q[b], &s[2 + b % SEGMENT], x, b, h))
             });
@@ -126,12 +128,12 @@ impl Scales<'_> {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run<const T: usize, const H: usize>(
+    blocks: usize,
     x: &[ActRow<'_>; T],
     half: usize,
     out: &mut TileOut,
     u: impl Fn(usize, usize) -> [__m256; T],
 ) {
-    let blocks = x[0].q.len();
     let mut tot = [[_mm256_setzero_ps(); H]; T];
     for start in (0..blocks).step_by(SEGMENT) {
         let mut p = [[_mm256_setzero_ps(); H]; T];

@@ -57,6 +57,7 @@ fn form(kind: TensorKind) -> (usize, i8, Scales) {
 pub(crate) struct Packed {
     pub(crate) kind: TensorKind,
     groups: usize,
+    blocks: usize,
     codes: Vec<Line>,
     scales: Vec<Lane>,
 }
@@ -72,7 +73,7 @@ impl Packed {
             Scales::Super | Scales::SuperHalves => blocks / SEGMENT * SUPER_LANES,
         };
         let codes = Vec::with_capacity(groups * blocks * lines);
-        let mut packed = Packed { kind, groups, codes, scales: Vec::with_capacity(groups * lanes) };
+        let mut packed = Packed { kind, groups, blocks, codes, scales: Vec::with_capacity(groups * lanes) };
         for group in bytes.chunks(GROUP * stored) {
             for b in 0..blocks {
                 let (mut codes, [mut d, mut m, mut small]) = ([Line([0; GROUP]); 8], [[0; GROUP]; 3]);
@@ -103,6 +104,11 @@ impl Packed {
     /// What is added to `n` to make a code.
     pub(crate) fn offset(&self) -> i8 {
         form(self.kind).1
+    }
+
+    /// Blocks of a row.
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
     }
 
     /// Codes of a group's blocks, `LINES` of each.
