@@ -4,7 +4,7 @@ golden.py            prints them as the tests hold them
 
 Every operation is done on fractions and rounded once, by this file's own rounding to f32, in the order
 `numerics.md` gives. Nothing of the engine is used, so equal bits mean that both follow the definition.
-Only cosine, sine and power come from the platform's f64 library.
+Only cosine, sine and power come from the platform's f64 library. Decoded weights are checked against PyPI `gguf`.
 """
 
 import math
@@ -12,6 +12,8 @@ import struct
 from fractions import Fraction
 
 import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 
 
 def rne(x, bits=24, least=-149):
@@ -74,22 +76,98 @@ class Noise:
         return [rne(rne(self.even() / 8) + 2) for _ in range(n)]
 
     def weights(self, kind, n, loud=False):
-        """Blocks as (d, m, 32 integers), or plain values."""
+        """Blocks of 32 as (d · integers, minimum), all exact, or plain values."""
         if kind == "F32":
             return self.evens(n)
         if kind == "F16":
             return [self.half() for _ in range(n)]
+        if kind == "BF16":
+            return [of_bits(bits(self.even()) & 0xFFFF0000) for _ in range(n)]
+        size, scales, louder, decode = KINDS[kind]
         blocks = []
-        for _ in range(n // 32):
-            raw = [self.bits() & 255 for _ in range(20 if kind == "Q4_1" else 34)]
-            if loud:
-                raw = [b | 0x88 if kind == "Q4_1" else b & 0x7F | 0x40 for b in raw]
-            scales = [Fraction(float(np.float16(float(self.even() / 64)))) for _ in range(2 if kind == "Q4_1" else 1)]
-            if kind == "Q4_1":
-                blocks.append((scales[0], scales[1], [b & 15 for b in raw[4:]] + [b >> 4 for b in raw[4:]]))
-            else:
-                blocks.append((scales[0], None, [b - 256 if b > 127 else b for b in raw[2:]]))
+        for _ in range(n // (256 if kind.endswith("_K") else 32)):
+            raw = [self.bits() & 255 for _ in range(size)]
+            for first, end, keep, put in louder if loud else ():
+                raw[first:end] = [b & keep | put for b in raw[first:end]]
+            for at in scales:
+                raw[at : at + 2] = np.float16(float(self.even() / 64)).tobytes()
+            decoded = decode(raw)
+            ours = [rne(w + (m or 0)) for ws, m in decoded for w in ws]
+            theirs = dequantize(np.array(raw, np.uint8), GGMLQuantizationType[kind])
+            assert [float(w) for w in ours] == theirs.tolist(), kind
+            blocks += decoded
         return blocks
+
+
+def half(raw, at):
+    return Fraction(float(np.frombuffer(bytes(raw[at : at + 2]), np.float16)[0]))
+
+
+def nibbles(raw):
+    return [b & 15 for b in raw[:16]] + [b >> 4 for b in raw[:16]]
+
+
+def bits5(raw):
+    word = int.from_bytes(bytes(raw[:4]), "little")
+    return [16 * (word >> i & 1) for i in range(32)]
+
+
+def simple(integers, has_minimum):
+    return lambda raw: [([half(raw, 0) * n for n in integers(raw)], half(raw, 2) if has_minimum else None)]
+
+
+def five(low, high):
+    return [a + b for a, b in zip(low, high)]
+
+
+def super_blocks(quants, fifth):
+    """Eight six-bit scales and minima: four whole, four of four bits with two more above the first."""
+
+    def decode(raw):
+        packed, blocks = raw[4:16], []
+        for j in range(8):
+            i = j % 4
+            scale, low = (packed[i] & 63, packed[4 + i] & 63) if j < 4 else (packed[8 + i] & 15, packed[8 + i] >> 4)
+            if j > 3:
+                scale, low = scale + (packed[i] >> 6) * 16, low + (packed[4 + i] >> 6) * 16
+            bytes32 = raw[quants + j // 2 * 32 :][:32]
+            n = [b >> 4 if j % 2 else b & 15 for b in bytes32]
+            if fifth:
+                n = [n + (b >> j & 1) * 16 for n, b in zip(n, raw[16:48])]
+            blocks.append(([half(raw, 0) * scale * n for n in n], -half(raw, 2) * low))
+        return blocks
+
+    return decode
+
+
+def six(raw):
+    w = []
+    for e in range(256):
+        side, part, i = e // 128, e % 128 // 32, e % 32
+        low = raw[64 * side + 32 * (part % 2) + i] >> (4 * (part // 2)) & 15
+        high = raw[128 + 32 * side + i] >> (2 * part) & 3
+        scale = raw[192 + e // 16]
+        w.append(half(raw, 208) * (scale - 256 if scale > 127 else scale) * (low + 16 * high - 32))
+    return [(w[at : at + 32], None) for at in range(0, 256, 32)]
+
+
+# Bytes of a stored block, where its f16 scales stand, what makes its codes large (from, to, and, or), decoding.
+KINDS = {
+    "Q4_0": (18, [0], [(2, 18, 0xFF, 0x88)], simple(lambda r: [n - 8 for n in nibbles(r[2:])], False)),
+    "Q4_1": (20, [0, 2], [(4, 20, 0xFF, 0x88)], simple(lambda r: nibbles(r[4:]), True)),
+    "Q5_0": (
+        22, [0], [(2, 6, 0xFF, 0xFF), (6, 22, 0xFF, 0x88)],
+        simple(lambda r: [n - 16 for n in five(nibbles(r[6:]), bits5(r[2:]))], False),
+    ),
+    "Q5_1": (
+        24, [0, 2], [(4, 8, 0xFF, 0xFF), (8, 24, 0xFF, 0x88)],
+        simple(lambda r: five(nibbles(r[8:]), bits5(r[4:])), True),
+    ),
+    "Q8_0": (34, [0], [(2, 34, 0x7F, 0x40)], simple(lambda r: [b - 256 if b > 127 else b for b in r[2:]], False)),
+    "Q4_K": (144, [0, 2], [(16, 144, 0xFF, 0x88)], super_blocks(16, False)),
+    "Q5_K": (176, [0, 2], [(16, 48, 0xFF, 0xFF), (48, 176, 0xFF, 0x88)], super_blocks(48, True)),
+    "Q6_K": (210, [208], [(128, 192, 0xFF, 0xFF), (192, 208, 0x7F, 0x40)], six),
+}
 
 
 def exp(x):
@@ -154,12 +232,12 @@ def segments(terms, per):
 
 
 def dot(kind, w, x):
-    if kind in ("F32", "F16"):
+    if kind in ("F32", "F16", "BF16"):
         return segments([lambda p, a=a, b=b: fma(a, b, p) for a, b in zip(w, x)], 256)
     terms = []
-    for (d, m, wq), (dx, xq) in zip(w, quantize(x)):
-        f, g = rne(Fraction(sum(a * b for a, b in zip(wq, xq)))), rne(Fraction(sum(xq)))
-        u = rne(d * f) if m is None else fma(d, f, rne(m * g))
+    for (ws, m), (dx, xq) in zip(w, quantize(x)):
+        f, g = sum(a * b for a, b in zip(ws, xq)), rne(Fraction(sum(xq)))
+        u = rne(f) if m is None else rne(f + rne(m * g))
         terms.append(lambda p, dx=dx, u=u: fma(dx, u, p))
     return segments(terms, 8)
 
@@ -207,14 +285,14 @@ def main():
     (d0, q0), (d1, q1) = quantize(x)
     show("scales", [d0, d1])
     print("q, every 4th:", (q0 + q1)[::4])
-    for kind in ("F32", "F16", "Q4_1", "Q8_0"):
-        noise = Noise(3)
-        x = noise.evens(320)
-        show(f"dot {kind}", [dot(kind, noise.weights(kind, 320), x) for _ in range(4)])
-    for kind in ("Q4_1", "Q8_0"):
-        noise = Noise(5)
-        x = noise.loud(320)
-        show(f"loud dot {kind}", [dot(kind, noise.weights(kind, 320, True), x) for _ in range(4)])
+    for kind in ("F32", "F16", "BF16", *KINDS):
+        noise, n = Noise(3), 512 if kind.endswith("_K") else 320
+        x = noise.evens(n)
+        show(f"dot {kind}", [dot(kind, noise.weights(kind, n), x) for _ in range(4)])
+    for kind in KINDS:
+        noise, n = Noise(5), 512 if kind.endswith("_K") else 320
+        x = noise.loud(n)
+        show(f"loud dot {kind}", [dot(kind, noise.weights(kind, n, True), x) for _ in range(4)])
     noise = Noise(4)
     query = noise.evens(40)
     keys = [[noise.half() for _ in range(40)] for _ in range(300)]

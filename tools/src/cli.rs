@@ -1,6 +1,7 @@
 //! What `orch` understands. Every flag that has a place in the configuration overrides it there.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use orchestrion_gpu::gguf::TensorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -42,7 +43,7 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Examples:
   orch serve                                     the demo model on http://127.0.0.1:8080
-  orch serve --model ./my-model.gguf --slots 8   a GGUF file of the llama architecture
+  orch serve --model ./my-model.gguf --slots 8   a GGUF file
   orch serve --config orchestrion.toml           pools, bounds and policies from a file
   ORCHESTRION_SERVER__BIND=127.0.0.1:9000 orch serve")]
 pub(crate) struct ServeArgs {
@@ -210,8 +211,9 @@ pub(crate) struct PullArgs {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Example:
-  orch gen tiny.gguf --seed 7 && orch serve --model tiny.gguf")]
+Examples:
+  orch gen tiny.gguf --seed 7 && orch serve --model tiny.gguf
+  orch gen small.gguf --arch gemma3 --type Q5_K --dim 256")]
 pub(crate) struct GenArgs {
     /// The file to write
     pub out: PathBuf,
@@ -221,15 +223,15 @@ pub(crate) struct GenArgs {
     /// llama, qwen2 or gemma3
     #[arg(long, default_value = "llama", value_name = "NAME")]
     pub arch: String,
-    /// The type of all matrices, as in Q8_0 [default: Q4_1, the embedding Q8_0]
-    #[arg(long, value_name = "TYPE")]
-    pub kind: Option<String>,
     /// Layers
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub layers: u32,
-    /// Width; a multiple of 32
+    /// Width; a multiple of 32, of 256 with types that end in _K
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub dim: u32,
+    /// The type of all matrices, as Q5_K [default: Q8_0 for the embedding, Q4_1 for the others]
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<TensorKind>,
     /// Context in tokens
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub context: u32,

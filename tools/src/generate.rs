@@ -3,27 +3,21 @@
 use crate::cli::GenArgs;
 use crate::failure::{Code, Failure};
 use orchestrion_gpu::generate::{GenSpec, generate};
-use orchestrion_gpu::gguf::TensorKind;
 
 pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
     let GenArgs { out, seed, arch, kind, layers, dim, context } = args;
-    let mut base = GenSpec::of(arch).map_err(Failure::of(Code::Failed))?;
-    if let Some(name) = kind {
-        let kind = tensor_kind(name)?;
-        (base.matrices, base.embedding) = (kind, kind);
+    let base = GenSpec::of(arch).map_err(Failure::of(Code::Failed))?;
+    // Where heads have a size of their own, they are whole blocks with it.
+    let head_dim = base.head_dim.map(|_| *dim / 2);
+    let sizes = GenSpec { layers: *layers, dim: *dim, ffn: 2 * *dim, head_dim, context: *context, ..base };
+    let mut spec = GenSpec { seed: *seed, ..sizes };
+    if let Some(kind) = kind {
+        (spec.matrices, spec.embedding) = (*kind, *kind);
     }
-    let spec = GenSpec { seed: *seed, layers: *layers, dim: *dim, ffn: 2 * *dim, context: *context, ..base };
     let bytes = generate(&spec).map_err(Failure::of(Code::Failed))?;
     let size = bytes.len();
     std::fs::write(out, bytes)
         .map_err(|error| Failure::new(Code::Failed, format!("cannot write {}: {error}", out.display())))?;
     eprintln!("wrote {} ({size} bytes)", out.display());
     Ok(())
-}
-
-fn tensor_kind(name: &str) -> Result<TensorKind, Failure> {
-    TensorKind::all().find(|kind| kind.name().eq_ignore_ascii_case(name)).ok_or_else(|| {
-        let names: Vec<_> = TensorKind::all().map(TensorKind::name).collect();
-        Failure::new(Code::Failed, format!("`--kind`: expected one of {}, found `{name}`", names.join(", ")))
-    })
 }

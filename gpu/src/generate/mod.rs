@@ -26,14 +26,15 @@ pub struct GenSpec {
     /// Other seed, other weights; shapes and tokens stay.
     pub seed: u64,
     pub layers: u32,
-    /// Embedding length; a multiple of 32, and of twice `heads` where `head_dim` is `None`.
+    /// Embedding length; a multiple of the types' blocks (32 or 256), and of twice `heads` where `head_dim` is
+    /// `None`.
     pub dim: u32,
     pub heads: u32,
     /// Divides `heads`.
     pub kv_heads: u32,
     /// An even size, with which `heads` heads are whole blocks; `None` shares `dim` among them.
     pub head_dim: Option<u32>,
-    /// Feed-forward length; a multiple of 32.
+    /// Feed-forward length; a multiple of the same blocks.
     pub ffn: u32,
     /// Tokens: 259 are bytes and control tokens, then what the built-in text yields, then reserved ones.
     pub vocab: u32,
@@ -93,7 +94,7 @@ pub enum GenError {
     Window { arch: &'static str, has: bool },
 }
 
-/// Every row of a quantized matrix is a whole number of blocks.
+/// Every row of a quantized matrix is a whole number of blocks; the smallest has this length.
 const BLOCK: u32 = 32;
 /// ChatML, as most small instruct models have it.
 const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] \
@@ -142,8 +143,10 @@ impl GenSpec {
         range("ffn", self.ffn, BLOCK, 65_536)?;
         range("vocab", self.vocab, vocabulary::LEAST, 1 << 20)?;
         range("context", self.context, 16, 1 << 20)?;
-        multiple("dim", self.dim, BLOCK)?;
-        multiple("ffn", self.ffn, BLOCK)?;
+        let kinds = [Some(self.matrices), Some(self.embedding), self.head];
+        let block = kinds.into_iter().flatten().map(|kind| kind.block_elems() as u32).fold(BLOCK, u32::max);
+        multiple("dim", self.dim, block)?;
+        multiple("ffn", self.ffn, block)?;
         multiple("heads", self.heads, self.kv_heads)?;
         // Rotary embedding turns pairs, so a head has an even number of elements.
         match self.head_dim {
@@ -151,7 +154,7 @@ impl GenSpec {
             Some(head) => {
                 range("head_dim", head, 2, 1_024)?;
                 multiple("head_dim", head, 2)?;
-                multiple("heads × head_dim", self.heads * head, BLOCK)?;
+                multiple("heads × head_dim", self.heads * head, block)?;
             }
         }
         if let Some(GenWindow { size, pattern }) = self.window {
@@ -269,15 +272,16 @@ mod tests {
 
     #[test]
     fn each_kind_parses_with_finite_weights_in_the_shapes_asked_for() {
-        for kind in [TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0] {
-            let spec = GenSpec { matrices: kind, embedding: kind, head: Some(kind), ..GenSpec::default() };
+        for kind in TensorKind::all() {
+            let spec =
+                GenSpec { dim: 256, ffn: 512, matrices: kind, embedding: kind, head: Some(kind), ..GenSpec::default() };
             let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
             assert_eq!(gguf.tensors().len(), 2 + 9 * 4 + 1);
             for tensor in gguf.tensors() {
                 check_finite(&tensor).unwrap();
             }
-            gguf.tensor("blk.3.ffn_down.weight").unwrap().expect_shape([128, 64, 1, 1]).unwrap();
-            gguf.tensor("output.weight").unwrap().expect_shape([64, 512, 1, 1]).unwrap();
+            gguf.tensor("blk.3.ffn_down.weight").unwrap().expect_shape([512, 256, 1, 1]).unwrap();
+            gguf.tensor("output.weight").unwrap().expect_shape([256, 512, 1, 1]).unwrap();
         }
     }
 
@@ -311,6 +315,8 @@ mod tests {
         let refused = |spec: GenSpec| generate(&spec).unwrap_err().to_string();
         let spec = GenSpec::default;
         assert_eq!(refused(GenSpec { dim: 72, ..spec() }), "dim: expected a multiple of 32, found 72");
+        let supers = GenSpec { matrices: TensorKind::Q5_K, ..spec() };
+        assert_eq!(refused(supers), "dim: expected a multiple of 256, found 64");
         assert_eq!(refused(GenSpec { kv_heads: 3, ..spec() }), "heads: expected a multiple of 3, found 4");
         assert_eq!(refused(GenSpec { heads: 0, ..spec() }), "heads: expected 1 to 1024, found 0");
         assert_eq!(

@@ -34,10 +34,14 @@ impl Weights {
         ((self.next() >> 32) % 255) as i8 // the wrap is the point: 128..=254 become −128..=−2
     }
 
-    /// An f16 between 2^−`shift` and twice that, with random fraction bits.
+    /// An f16 between 2^−`shift` and twice that, with random fraction bits; fewer of them where it is
+    /// subnormal.
     fn scale(&mut self, shift: u32) -> f16 {
-        let exponent = F16_BIAS.saturating_sub(shift).max(1) as u16;
-        f16::from_bits(exponent << 10 | (self.next() >> 54) as u16)
+        let fraction = (self.next() >> 54) as u16;
+        f16::from_bits(match F16_BIAS.saturating_sub(shift) as u16 {
+            0 => (1 << 10 | fraction) >> (shift + 1 - F16_BIAS).min(10),
+            exponent => exponent << 10 | fraction,
+        })
     }
 
     /// A norm's weights: 1 ± 1/8, as f32.
@@ -70,20 +74,41 @@ impl Weights {
         match kind {
             TensorKind::F32 => out.extend(self.plain(shift).to_le_bytes()),
             TensorKind::F16 => out.extend(f16::from_f32(self.plain(shift)).to_le_bytes()),
+            // Eight significant bits, which bf16 has: the upper half is all of it.
+            TensorKind::BF16 => out.extend(&self.plain(shift).to_le_bytes()[2..]),
             TensorKind::Q8_0 => {
                 out.extend(self.scale(shift + 6).to_le_bytes());
                 out.extend((0..32).map(|_| self.small() as u8));
             }
-            TensorKind::Q4_1 => {
-                let d = self.scale(shift + 2);
-                // Centres the nibbles 0..=15 on zero, as a quantizer would.
-                let m = f16::from_f32(-7.5 * d.to_f32());
+            TensorKind::Q4_0 => self.codes::<16>(shift + 2, None, out),
+            TensorKind::Q4_1 => self.codes::<16>(shift + 2, Some(-7.5), out),
+            TensorKind::Q5_0 => self.codes::<20>(shift + 3, None, out),
+            TensorKind::Q5_1 => self.codes::<20>(shift + 3, Some(-15.5), out),
+            // Scales and minima of six bits each; a minimum is subtracted.
+            TensorKind::Q4_K => self.codes::<140>(shift + 8, Some(7.5), out),
+            TensorKind::Q5_K => self.codes::<172>(shift + 9, Some(15.5), out),
+            TensorKind::Q6_K => {
+                let d = self.scale(shift + 10);
+                out.extend((0..192).map(|_| self.next() as u8));
+                out.extend((0..16).map(|_| self.small() as u8));
                 out.extend(d.to_le_bytes());
-                out.extend(m.to_le_bytes());
-                out.extend(self.next().to_le_bytes());
-                out.extend(self.next().to_le_bytes());
             }
         }
+    }
+
+    /// A scale, a minimum of `centre` times that where there is one (it centres the codes on zero, as a
+    /// quantizer would), and `N` random bytes.
+    fn codes<const N: usize>(&mut self, shift: u32, centre: Option<f32>, out: &mut Vec<u8>) {
+        let d = self.scale(shift);
+        out.extend(d.to_le_bytes());
+        if let Some(centre) = centre {
+            out.extend(f16::from_f32(centre * d.to_f32()).to_le_bytes());
+        }
+        let start = out.len();
+        while out.len() < start + N {
+            out.extend(self.next().to_le_bytes());
+        }
+        out.truncate(start + N);
     }
 
     /// A multiple of 2^−6 · 2^−`shift`: eight significant bits, exact in f16 as well.

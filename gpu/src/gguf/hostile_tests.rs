@@ -113,8 +113,12 @@ fn types_and_dimensions() {
     assert!(matches!(zero, GgufError::Range { field: "tensor dimension", least: 1, found: 0, .. }));
     let ragged = Raw::head(1, 0).tensor("t", &[48], 8, 0).data(64).refusal();
     assert!(matches!(ragged, GgufError::Multiple { field: "tensor row length", expected: 32, found: 48, .. }));
-    let kind = Raw::head(1, 0).tensor("t", &[256], 12, 0).data(256).refusal();
-    assert_eq!(kind.to_string(), "tensor type at byte 45: expected one of F32, F16, Q4_1, Q8_0, found Q4_K (id 12)");
+    let kind = Raw::head(1, 0).tensor("t", &[256], 10, 0).data(256).refusal();
+    assert_eq!(
+        kind.to_string(),
+        "tensor type at byte 45: expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16, \
+         found Q2_K (id 10)"
+    );
 }
 
 #[test]
@@ -169,8 +173,17 @@ fn non_finite_weights_are_found_where_they_stand() {
     for (kind, bad, at, found) in [
         (TensorKind::F32, &[0, 0, 0x80, 0x7f][..], 4, "an infinity"),
         (TensorKind::F16, &[1, 0xfc], 6, "NaN"),
-        (TensorKind::Q8_0, &[0, 0x7c], 34, "an infinity"),
+        (TensorKind::F32, &[1, 0, 0x80, 0xff], 8, "NaN"),
+        (TensorKind::BF16, &[0x80, 0xff], 2, "an infinity"),
+        (TensorKind::BF16, &[0x81, 0x7f], 4, "NaN"),
+        (TensorKind::Q4_0, &[0, 0xfc], 18, "an infinity"),
         (TensorKind::Q4_1, &[0xff, 0xff], 22, "NaN"),
+        (TensorKind::Q5_0, &[1, 0x7c], 44, "NaN"),
+        (TensorKind::Q5_1, &[0, 0x7c], 50, "an infinity"),
+        (TensorKind::Q8_0, &[0, 0x7c], 34, "an infinity"),
+        (TensorKind::Q4_K, &[0, 0x7c], 144, "an infinity"),
+        (TensorKind::Q5_K, &[0, 0x7c], 178, "an infinity"),
+        (TensorKind::Q6_K, &[0, 0x7c], 208, "an infinity"),
     ] {
         let mut bytes = vec![0; 4 * kind.block_bytes() as usize];
         let clean = Tensor { name: "t", kind, ne: [128, 1, 1, 1], bytes: &bytes, offset: 1_000 };

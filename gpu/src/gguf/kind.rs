@@ -2,17 +2,34 @@
 //!
 //! [`TensorKind`] has only the types that load, so that no one can hold a tensor nobody can compute with;
 //! a second table knows the names of the rest of ggml's types, for the refusal alone. A new quantized
-//! format is a variant, a row here, and its file in `quant`.
+//! type is a variant, a row here, its `Block` in `numerics::block` and its form in `kernel::packed`.
 
-/// The type of a tensor's elements.
+use std::str::FromStr;
+
+/// The type of a tensor's elements. Where quantized, what a stored block holds, in order; `d` and `m` are f16,
+/// `numerics::block` says how they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(non_camel_case_types, reason = "ggml's names")]
 pub enum TensorKind {
     F32,
     F16,
-    /// 32 elements in 20 bytes: f16 d, f16 m, 16 bytes of nibbles (byte i holds elements i and i + 16).
+    BF16,
+    /// d, 16 bytes of nibbles (byte i holds elements i and i + 16).
+    Q4_0,
+    /// d, m, nibbles.
     Q4_1,
-    /// 32 elements in 34 bytes: f16 d, 32 × i8.
+    /// d, a word of fifth bits, nibbles.
+    Q5_0,
+    /// d, m, a word of fifth bits, nibbles.
+    Q5_1,
+    /// d, 32 × i8.
     Q8_0,
+    /// d, m, 12 bytes of scales and minima, 128 of nibbles.
+    Q4_K,
+    /// d, m, 12 bytes of scales and minima, 32 of fifth bits, 128 of nibbles.
+    Q5_K,
+    /// 128 bytes of nibbles, 64 of two more bits each, 16 × i8 scales, d.
+    Q6_K,
 }
 
 struct Row {
@@ -23,28 +40,29 @@ struct Row {
     block_bytes: u64,
 }
 
-const TABLE: [Row; 4] = [
+const TABLE: [Row; 11] = [
     Row { kind: TensorKind::F32, id: 0, name: "F32", block_elems: 1, block_bytes: 4 },
     Row { kind: TensorKind::F16, id: 1, name: "F16", block_elems: 1, block_bytes: 2 },
+    Row { kind: TensorKind::Q4_0, id: 2, name: "Q4_0", block_elems: 32, block_bytes: 18 },
     Row { kind: TensorKind::Q4_1, id: 3, name: "Q4_1", block_elems: 32, block_bytes: 20 },
+    Row { kind: TensorKind::Q5_0, id: 6, name: "Q5_0", block_elems: 32, block_bytes: 22 },
+    Row { kind: TensorKind::Q5_1, id: 7, name: "Q5_1", block_elems: 32, block_bytes: 24 },
     Row { kind: TensorKind::Q8_0, id: 8, name: "Q8_0", block_elems: 32, block_bytes: 34 },
+    Row { kind: TensorKind::Q4_K, id: 12, name: "Q4_K", block_elems: 256, block_bytes: 144 },
+    Row { kind: TensorKind::Q5_K, id: 13, name: "Q5_K", block_elems: 256, block_bytes: 176 },
+    Row { kind: TensorKind::Q6_K, id: 14, name: "Q6_K", block_elems: 256, block_bytes: 210 },
+    Row { kind: TensorKind::BF16, id: 30, name: "BF16", block_elems: 1, block_bytes: 2 },
 ];
 
 /// What [`TABLE`] holds, in words for the refusal.
-pub(crate) const LOADABLE: &str = "F32, F16, Q4_1, Q8_0";
+pub(crate) const LOADABLE: &str = "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16";
 
-const REFUSED: [(u32, &str); 32] = [
-    (2, "Q4_0"),
+const REFUSED: [(u32, &str); 25] = [
     (4, "Q4_2 (withdrawn)"),
     (5, "Q4_3 (withdrawn)"),
-    (6, "Q5_0"),
-    (7, "Q5_1"),
     (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
-    (12, "Q4_K"),
-    (13, "Q5_K"),
-    (14, "Q6_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
@@ -60,7 +78,6 @@ const REFUSED: [(u32, &str); 32] = [
     (27, "I64"),
     (28, "F64"),
     (29, "IQ1_M"),
-    (30, "BF16"),
     (31, "Q4_0_4_4 (withdrawn)"),
     (32, "Q4_0_4_8 (withdrawn)"),
     (33, "Q4_0_8_8 (withdrawn)"),
@@ -88,8 +105,15 @@ impl TensorKind {
         match self {
             TensorKind::F32 => &TABLE[0],
             TensorKind::F16 => &TABLE[1],
-            TensorKind::Q4_1 => &TABLE[2],
-            TensorKind::Q8_0 => &TABLE[3],
+            TensorKind::Q4_0 => &TABLE[2],
+            TensorKind::Q4_1 => &TABLE[3],
+            TensorKind::Q5_0 => &TABLE[4],
+            TensorKind::Q5_1 => &TABLE[5],
+            TensorKind::Q8_0 => &TABLE[6],
+            TensorKind::Q4_K => &TABLE[7],
+            TensorKind::Q5_K => &TABLE[8],
+            TensorKind::Q6_K => &TABLE[9],
+            TensorKind::BF16 => &TABLE[10],
         }
     }
 
@@ -114,6 +138,19 @@ impl TensorKind {
     }
 }
 
+/// A name that is none of a loadable type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of {LOADABLE}, found `{0}`")]
+pub struct UnknownKind(String);
+
+impl FromStr for TensorKind {
+    type Err = UnknownKind;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        TensorKind::all().find(|kind| kind.name() == s).ok_or_else(|| UnknownKind(s.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,9 +160,14 @@ mod tests {
         for row in &TABLE {
             assert_eq!(row.kind.row().id, row.id);
             assert_eq!(TensorKind::of_id(row.id), Some(row.kind));
-            assert!(LOADABLE.contains(row.name));
+            assert!(LOADABLE.split(", ").any(|name| name == row.name));
+            assert_eq!(row.name.parse(), Ok(row.kind));
             assert!(REFUSED.iter().all(|(id, _)| *id != row.id));
         }
+        assert_eq!(
+            "Q2_K".parse::<TensorKind>().unwrap_err().to_string(),
+            format!("expected one of {LOADABLE}, found `Q2_K`")
+        );
         assert!(REFUSED.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 }

@@ -122,34 +122,32 @@ impl Tensor<'_> {
     }
 }
 
-/// Refuses a tensor that holds a NaN or an infinity: as a value of F32 and F16, as a block's scale or
+/// Refuses a tensor that holds a NaN or an infinity: as a value of F32, F16 and BF16, as a block's scale or
 /// minimum of the quantized kinds. Linear in the bytes; part of loading, not of parsing.
 pub fn check_finite(tensor: &Tensor<'_>) -> Result<(), GgufError> {
-    /// Where the f16 numbers of a block stand.
-    const ONE: &[usize] = &[0];
-    const TWO: &[usize] = &[0, 2];
-    let half = |block: &[u8], at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
-    let wide = |block: &[u8]| u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-    let scales = match tensor.kind {
-        TensorKind::F32 => &[],
-        TensorKind::F16 | TensorKind::Q8_0 => ONE,
-        TensorKind::Q4_1 => TWO,
+    /// The exponent's bits, all set in what is not finite, of an upper half of an f32 and of an f16.
+    const WIDE: u16 = 0x7f80;
+    const HALF: u16 = 0x7c00;
+    // Where those 16 bits of a block stand.
+    let (places, exponent): (&[usize], u16) = match tensor.kind {
+        TensorKind::F32 => (&[2], WIDE),
+        TensorKind::BF16 => (&[0], WIDE),
+        TensorKind::F16 | TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 => (&[0], HALF),
+        TensorKind::Q4_1 | TensorKind::Q5_1 | TensorKind::Q4_K | TensorKind::Q5_K => (&[0, 2], HALF),
+        TensorKind::Q6_K => (&[208], HALF),
     };
     let block_bytes = tensor.kind.block_bytes() as usize;
     for (i, block) in tensor.bytes.chunks_exact(block_bytes).enumerate() {
-        let bad = if scales.is_empty() {
-            (wide(block) & 0x7f80_0000 == 0x7f80_0000).then_some((0, wide(block) & 0x007f_ffff == 0))
-        } else {
-            let is_bad = |at: &&usize| half(block, **at) & 0x7c00 == 0x7c00;
-            scales.iter().find(is_bad).map(|at| (*at, half(block, *at) & 0x03ff == 0))
-        };
-        if let Some((at, infinite)) = bad {
-            return Err(GgufError::NonFinite {
-                field: if tensor.kind.block_elems() == 1 { "weight" } else { "weight scale" },
-                offset: tensor.offset + (i * block_bytes + at) as u64,
-                found: if infinite { "an infinity" } else { "NaN" },
-            });
-        }
+        let bits = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+        let Some(&at) = places.iter().find(|at| bits(**at) & exponent == exponent) else { continue };
+        let plain = tensor.kind.block_elems() == 1;
+        // An F32 stands in four bytes, of which `bits` are the upper two.
+        let (start, rest) = if tensor.kind == TensorKind::F32 { (0, bits(0)) } else { (at, 0) };
+        return Err(GgufError::NonFinite {
+            field: if plain { "weight" } else { "weight scale" },
+            offset: tensor.offset + (i * block_bytes + start) as u64,
+            found: if bits(at) & !exponent & 0x7fff == 0 && rest == 0 { "an infinity" } else { "NaN" },
+        });
     }
     Ok(())
 }

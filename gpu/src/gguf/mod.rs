@@ -22,7 +22,7 @@ mod value;
 pub mod write;
 
 pub use error::GgufError;
-pub use kind::TensorKind;
+pub use kind::{TensorKind, UnknownKind};
 pub use layout::{Tensor, check_finite};
 pub use value::{Numbers, Strs};
 

@@ -4,15 +4,18 @@
 //! nothing is chosen by batch size. Every level gives the bits of `numerics` (tests compare whole
 //! matrices), so the choice is one of speed alone.
 //!
-//! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C; `matrix` holds weights in the layout of
-//! their level, `pool` the threads, `drive` spreads work over them. A new level is a file and a row.
+//! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C; `matrix` and `packed` hold weights in the
+//! layout of their level, `pool` the threads, `drive` spreads work over them. A new level is a file and a row.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_attend;
+#[cfg(target_arch = "x86_64")]
+mod avx2_tile;
 pub(crate) mod drive;
 pub(crate) mod matrix;
+mod packed;
 pub(crate) mod pool;
 mod scalar;
 

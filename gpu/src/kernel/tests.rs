@@ -7,8 +7,8 @@ use super::pool::Pool;
 use super::*;
 use crate::gguf::TensorKind;
 use crate::kv::{Kv, KvShape};
-use crate::numerics::attention;
-use crate::numerics::noise::Noise;
+use crate::numerics::noise::{self, Noise};
+use crate::numerics::{attention, linear};
 use proptest::prelude::*;
 use std::ops::Range;
 
@@ -24,11 +24,11 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 fn kinds() -> impl Strategy<Value = TensorKind> {
-    prop_oneof![Just(TensorKind::F32), Just(TensorKind::F16), Just(TensorKind::Q4_1), Just(TensorKind::Q8_0)]
+    prop::sample::select(TensorKind::all().collect::<Vec<_>>())
 }
 
 /// `count` rows through one linear layer of a level.
-fn linear(
+fn through(
     kernels: &'static Kernels,
     threads: usize,
     matrix: &Matrix,
@@ -56,7 +56,7 @@ fn linear(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn linear_layers_are_bit_identical(
@@ -64,7 +64,7 @@ proptest! {
         loud: bool, seed: u64,
     ) {
         let mut noise = Noise(seed);
-        let cols = blocks * 32;
+        let cols = (blocks * 32).next_multiple_of(kind.block_elems() as usize);
         let (bytes, x) = if loud {
             (noise.loud_weights(kind, rows * cols), noise.loud(count * cols))
         } else {
@@ -75,8 +75,8 @@ proptest! {
         for kernels in levels() {
             let matrix = Matrix::new(kernels.level, kind, rows, cols, &bytes);
             for write in [Write::Set, Write::Add] {
-                let expected = linear(scalar, 1, &native, &x, count, write);
-                let found = linear(kernels, threads, &matrix, &x, count, write);
+                let expected = through(scalar, 1, &native, &x, count, write);
+                let found = through(kernels, threads, &matrix, &x, count, write);
                 prop_assert_eq!(bits(&expected), bits(&found));
             }
             let (mut a, mut b) = (vec![POISON; cols], vec![POISON; cols]);
@@ -172,22 +172,33 @@ proptest! {
     }
 }
 
-/// Extremes of the integer part: all weights and activations at their largest, of either sign.
+/// Extremes of the integer part: all codes, scales and activations at their largest, of either sign, for
+/// each number of rows a kernel takes.
 #[test]
 fn saturated_blocks_are_bit_identical() {
+    const COLS: usize = 512;
     let scalar = Kernels::of(Level::Scalar).unwrap();
-    for kernels in levels() {
-        for (kind, byte) in [(TensorKind::Q4_1, 0xffu8), (TensorKind::Q8_0, 0x80), (TensorKind::Q8_0, 0x7f)] {
-            let mut bytes = vec![byte; crate::numerics::linear::row_bytes(kind, 64) * 16];
+    for (kernels, kind) in levels().into_iter().flat_map(|k| TensorKind::all().map(move |kind| (k, kind))) {
+        if !linear::is_quantized(kind) {
+            continue;
+        }
+        for (byte, small) in [(0xff, 0xff), (0x00, 0x80), (0x80, 0x7f), (0x7f, 0x7f)] {
+            let mut bytes = vec![byte; linear::row_bytes(kind, COLS) * 16];
             for block in bytes.chunks_mut(kind.block_bytes() as usize) {
-                block[..2].copy_from_slice(&half::f16::from_f32(0.5).to_le_bytes());
-                if kind == TensorKind::Q4_1 {
-                    block[2..4].copy_from_slice(&half::f16::from_f32(-3.0).to_le_bytes());
+                match kind {
+                    TensorKind::Q4_K | TensorKind::Q5_K => block[4..16].fill(small),
+                    TensorKind::Q6_K => block[192..208].fill(small),
+                    _ => {}
+                }
+                for (at, scale) in noise::scales(kind).iter().zip([0.5, -3.0]) {
+                    block[*at..at + 2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
                 }
             }
-            for x in [vec![1.0; 64], vec![-1.0; 64]] {
-                let expected = linear(scalar, 1, &Matrix::new(Level::Scalar, kind, 16, 64, &bytes), &x, 1, Write::Set);
-                let found = linear(kernels, 1, &Matrix::new(kernels.level, kind, 16, 64, &bytes), &x, 1, Write::Set);
+            let [native, packed] = [Level::Scalar, kernels.level].map(|l| Matrix::new(l, kind, 16, COLS, &bytes));
+            for (sign, count) in [1.0, -1.0].into_iter().flat_map(|sign| (1..=TILE).map(move |n| (sign, n))) {
+                let x = vec![sign; count * COLS];
+                let expected = through(scalar, 1, &native, &x, count, Write::Set);
+                let found = through(kernels, 1, &packed, &x, count, Write::Set);
                 assert_eq!(bits(&expected), bits(&found), "{} {byte:#x}", kind.name());
             }
         }
@@ -201,7 +212,7 @@ fn a_row_that_is_not_finite_is_marked_and_disturbs_no_other() {
     let kernels = Kernels::of(Level::detect()).unwrap();
     let matrix = Matrix::new(kernels.level, TensorKind::Q8_0, 16, 64, &bytes);
     let good = noise.evens(64);
-    let alone = linear(kernels, 1, &matrix, &good, 1, Write::Set);
+    let alone = through(kernels, 1, &matrix, &good, 1, Write::Set);
     let mut exec = Exec { kernels, pool: Pool::new(2).unwrap() };
     let (mut acts, mut faulted) = (Acts::default(), [false; 2]);
     exec.activate(&mut acts, (2, 64), true, &mut faulted, &|row, out| {

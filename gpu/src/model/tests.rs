@@ -214,14 +214,15 @@ fn work_that_cannot_run_changes_nothing() {
 
 /// Loaded once: every kind of matrix, every architecture. Three layers of the last have both views.
 static GGUF: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
-    let kinds = [TensorKind::Q4_1, TensorKind::Q8_0, TensorKind::F16, TensorKind::F32].map(|kind| ("llama", kind, 2));
+    let kinds = TensorKind::all().map(|kind| ("llama", kind, 2));
     let archs = [("qwen2", TensorKind::Q8_0, 2), ("gemma3", TensorKind::Q8_0, 3), ("gemma3", TensorKind::F32, 3)];
     kinds
-        .into_iter()
         .chain(archs)
         .map(|(arch, kind, layers)| {
             let head = (kind == TensorKind::F16).then_some(TensorKind::Q4_1);
-            let spec = GenSpec { matrices: kind, embedding: kind, head, layers, ..GenSpec::of(arch).unwrap() };
+            let (dim, ffn) = if kind.block_elems() == 256 { (256, 256) } else { (64, 128) };
+            let sizes = GenSpec { dim, ffn, layers, ..GenSpec::of(arch).unwrap() };
+            let spec = GenSpec { matrices: kind, embedding: kind, head, ..sizes };
             Gguf::parse(generate(&spec).unwrap()).unwrap()
         })
         .collect()

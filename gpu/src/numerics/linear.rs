@@ -3,11 +3,13 @@
 //! A row's sum runs over segments of 256 elements: each segment is one chain of fma from +0, segments
 //! are added in ascending order. The block dot inside is an exact integer, so any instruction that
 //! multiplies bytes gives the same value. The order needs two accumulators for each output and lets a
-//! GPU split a row by segments. F16 and F32 weights use the same segments with one fma per element
-//! and activations that stay f32.
+//! GPU split a row by segments. F32, F16 and BF16 weights use the same segments with one fma per element
+//! and activations that stay f32. All quantized types read the same int8 blocks, so that a layer whose
+//! matrices differ in type quantizes its input once.
 //!
 //! Reads rows as GGUF stores them. Does not repack, tile or thread: see `kernel`.
 
+use super::block::Block;
 use super::from_f16;
 use crate::gguf::TensorKind;
 
@@ -18,7 +20,7 @@ pub(crate) const SEGMENT: usize = 8;
 
 /// Whether activations are quantized for weights of this kind.
 pub(crate) fn is_quantized(kind: TensorKind) -> bool {
-    kind.block_elems() == BLOCK as u64
+    plain(kind).is_none()
 }
 
 /// Bytes of a row of `cols` elements, a whole number of blocks.
@@ -76,13 +78,9 @@ pub(crate) fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], d: &mut [f32], g: &mut 
 
 /// One output of a linear layer.
 pub(crate) fn dot(kind: TensorKind, row: &[u8], x: ActRow<'_>) -> f32 {
-    match kind {
-        TensorKind::F32 => segments(x.x.len(), SEGMENT * BLOCK, |i, p| x.x[i].mul_add(f32_at(row, i * 4), p)),
-        TensorKind::F16 => segments(x.x.len(), SEGMENT * BLOCK, |i, p| x.x[i].mul_add(f16_at(row, i * 2), p)),
-        TensorKind::Q4_1 => {
-            segments(x.q.len(), SEGMENT, |b, p| x.d[b].mul_add(q4_1(&row[b * 20..], &x.q[b], x.g[b]), p))
-        }
-        TensorKind::Q8_0 => segments(x.q.len(), SEGMENT, |b, p| x.d[b].mul_add(q8_0(&row[b * 34..], &x.q[b]), p)),
+    match plain(kind) {
+        Some(at) => segments(x.x.len(), SEGMENT * BLOCK, |i, p| x.x[i].mul_add(at(row, i), p)),
+        None => segments(x.q.len(), SEGMENT, |b, p| x.d[b].mul_add(Block::of(kind, row, b).dot(&x.q[b], x.g[b]), p)),
     }
 }
 
@@ -96,47 +94,37 @@ fn segments(items: usize, per_segment: usize, step: impl Fn(usize, f32) -> f32) 
     tot
 }
 
-/// u = d · Σ w·q + m · Σ q, one rounding of the product m·Σq, one of the fma.
-fn q4_1(block: &[u8], q: &[i8; BLOCK], g: f32) -> f32 {
-    let (d, m) = (f16_at(block, 0), f16_at(block, 2));
-    let mut sum = 0i32;
-    for (i, byte) in block[4..20].iter().enumerate() {
-        sum += i32::from(byte & 15) * i32::from(q[i]) + i32::from(byte >> 4) * i32::from(q[i + 16]);
-    }
-    d.mul_add(sum as f32, m * g)
-}
-
-/// u = d · Σ w·q.
-fn q8_0(block: &[u8], q: &[i8; BLOCK]) -> f32 {
-    let sum: i32 = block[2..34].iter().zip(q).map(|(w, q)| i32::from(*w as i8) * i32::from(*q)).sum();
-    f16_at(block, 0) * sum as f32
-}
-
-/// A row as f32: every product of an f16 scale and a small integer is exact, so the only rounding is
-/// that of Q4_1's addition.
+/// A row as f32.
 pub(crate) fn dequantize(kind: TensorKind, row: &[u8], out: &mut [f32]) {
-    for (i, o) in out.iter_mut().enumerate() {
-        let (block, j) = (i / BLOCK, i % BLOCK);
-        *o = match kind {
-            TensorKind::F32 => f32_at(row, i * 4),
-            TensorKind::F16 => f16_at(row, i * 2),
-            TensorKind::Q4_1 => {
-                let b = &row[block * 20..];
-                let nibble = if j < 16 { b[4 + j] & 15 } else { b[4 + j - 16] >> 4 };
-                f16_at(b, 0).mul_add(f32::from(nibble), f16_at(b, 2))
+    match plain(kind) {
+        Some(at) => out.iter_mut().enumerate().for_each(|(i, o)| *o = at(row, i)),
+        None => {
+            for (b, out) in out.as_chunks_mut().0.iter_mut().enumerate() {
+                Block::of(kind, row, b).dequantize(out);
             }
-            TensorKind::Q8_0 => {
-                let b = &row[block * 34..];
-                f16_at(b, 0) * f32::from(b[2 + j] as i8)
-            }
-        };
+        }
     }
 }
 
-fn f16_at(bytes: &[u8], at: usize) -> f32 {
-    from_f16(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+/// How element `i` of a row is read, exactly, where rows are numbers one after another.
+fn plain(kind: TensorKind) -> Option<fn(&[u8], usize) -> f32> {
+    match kind {
+        TensorKind::F32 => Some(|row, i| f32::from_bits(u32::from_le_bytes(row.as_chunks().0[i]))),
+        TensorKind::F16 => Some(|row, i| from_f16(u16::from_le_bytes(row.as_chunks().0[i]))),
+        TensorKind::BF16 => Some(|row, i| from_bf16(u16::from_le_bytes(row.as_chunks().0[i]))),
+        TensorKind::Q4_0
+        | TensorKind::Q4_1
+        | TensorKind::Q5_0
+        | TensorKind::Q5_1
+        | TensorKind::Q8_0
+        | TensorKind::Q4_K
+        | TensorKind::Q5_K
+        | TensorKind::Q6_K => None,
+    }
 }
 
-pub(crate) fn f32_at(bytes: &[u8], at: usize) -> f32 {
-    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+/// The exact value of bf16 bits: the upper half of an f32.
+#[inline(always)]
+pub(crate) fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }

@@ -9,6 +9,7 @@
 //! contract: a non-finite activation is found by `linear::quantize` and ends its request.
 
 pub(crate) mod attention;
+pub(crate) mod block;
 pub(crate) mod linear;
 
 use half::f16;

@@ -1,6 +1,8 @@
 //! Numbers for tests: the same everywhere, made of integers (SplitMix64, Steele et al., OOPSLA 2014).
 
+use crate::gguf::TensorKind;
 use half::f16;
+use std::ops::Range;
 
 pub(crate) struct Noise(pub(crate) u64);
 
@@ -43,19 +45,20 @@ impl Noise {
     }
 
     /// Rows of weights: random bytes with moderate finite scales.
-    pub(crate) fn weights(&mut self, kind: crate::gguf::TensorKind, elements: usize) -> Vec<u8> {
-        let (block, scales) = match kind.name() {
-            "F32" => return self.evens(elements).iter().flat_map(|v| v.to_le_bytes()).collect(),
-            "F16" => return self.halves(elements).iter().flat_map(|v| v.to_le_bytes()).collect(),
-            "Q4_1" => (20, 2),
-            _ => (34, 1),
-        };
-        (0..elements / 32)
+    pub(crate) fn weights(&mut self, kind: TensorKind, elements: usize) -> Vec<u8> {
+        let upper = |v: &f32| (v.to_bits() >> 16) as u16;
+        match kind {
+            TensorKind::F32 => return self.evens(elements).iter().flat_map(|v| v.to_le_bytes()).collect(),
+            TensorKind::F16 => return self.halves(elements).iter().flat_map(|v| v.to_le_bytes()).collect(),
+            TensorKind::BF16 => return self.evens(elements).iter().flat_map(|v| upper(v).to_le_bytes()).collect(),
+            _ => {}
+        }
+        (0..elements / kind.block_elems() as usize)
             .flat_map(|_| {
-                let mut bytes: Vec<u8> = (0..block).map(|_| self.bits() as u8).collect();
-                for s in 0..scales {
+                let mut bytes: Vec<u8> = (0..kind.block_bytes()).map(|_| self.bits() as u8).collect();
+                for at in scales(kind) {
                     let scale = f16::from_f32(self.even() / 64.0);
-                    bytes[2 * s..2 * s + 2].copy_from_slice(&scale.to_le_bytes());
+                    bytes[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
                 }
                 bytes
             })
@@ -67,15 +70,39 @@ impl Noise {
         (0..n).map(|_| self.even() / 8.0 + 2.0).collect()
     }
 
-    /// Quantized weights of one sign in the upper half of their range. With loud activations a block's sum
-    /// has 16 bits and more, and its product with a scale no longer fits an f32 exactly.
-    pub(crate) fn loud_weights(&mut self, kind: crate::gguf::TensorKind, elements: usize) -> Vec<u8> {
+    /// Quantized weights with codes (and Q6_K's scales) in the upper half of their range. With loud activations
+    /// a block's sum has 16 bits and more, and its product with a scale no longer fits an f32 exactly.
+    pub(crate) fn loud_weights(&mut self, kind: TensorKind, elements: usize) -> Vec<u8> {
         let mut bytes = self.weights(kind, elements);
-        match kind.name() {
-            "Q4_1" => bytes.chunks_mut(20).flat_map(|b| &mut b[4..]).for_each(|b| *b |= 0x88),
-            "Q8_0" => bytes.chunks_mut(34).flat_map(|b| &mut b[2..]).for_each(|b| *b = *b & 0x7f | 0x40),
-            _ => {}
+        for block in bytes.chunks_mut(kind.block_bytes() as usize) {
+            for (range, keep, put) in codes(kind) {
+                block[range.clone()].iter_mut().for_each(|b| *b = *b & keep | put);
+            }
         }
         bytes
+    }
+}
+
+/// Where the f16 numbers of a quantized block stand.
+pub(crate) fn scales(kind: TensorKind) -> &'static [usize] {
+    match kind {
+        TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 => &[0],
+        TensorKind::Q6_K => &[208],
+        _ => &[0, 2],
+    }
+}
+
+/// Where its codes stand, and what makes them large: bits to keep, bits to set.
+fn codes(kind: TensorKind) -> &'static [(Range<usize>, u8, u8)] {
+    match kind {
+        TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => &[],
+        TensorKind::Q4_0 => &[(2..18, 0xff, 0x88)],
+        TensorKind::Q4_1 => &[(4..20, 0xff, 0x88)],
+        TensorKind::Q5_0 => &[(2..6, 0xff, 0xff), (6..22, 0xff, 0x88)],
+        TensorKind::Q5_1 => &[(4..8, 0xff, 0xff), (8..24, 0xff, 0x88)],
+        TensorKind::Q8_0 => &[(2..34, 0x7f, 0x40)],
+        TensorKind::Q4_K => &[(16..144, 0xff, 0x88)],
+        TensorKind::Q5_K => &[(16..48, 0xff, 0xff), (48..176, 0xff, 0x88)],
+        TensorKind::Q6_K => &[(128..192, 0xff, 0xff), (192..208, 0x7f, 0x40)],
     }
 }

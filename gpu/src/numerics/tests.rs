@@ -80,18 +80,29 @@ fn golden_quantization() {
     assert_eq!(every_fourth, [24, -49, -65, 15, -78, -117, 108, -127, -60, -57, 76, 87, -84, -47, 25, 103]);
 }
 
-/// Ten blocks: one whole segment and a short one.
+/// Ten blocks, one whole segment and a short one, or two whole ones where a stored block is a segment.
+fn cols(kind: TensorKind) -> usize {
+    if kind.block_elems() == 256 { 512 } else { 320 }
+}
+
 #[test]
 fn golden_dots() {
     for (kind, expected) in [
         (TensorKind::F32, [0x408b_43b3, 0xc1ee_a012, 0x41c3_9750, 0xc08e_54da]),
         (TensorKind::F16, [0x408b_7f1a, 0xc1ee_a062, 0x41c3_a0db, 0xc08e_45a0]),
+        (TensorKind::BF16, [0x408a_978d, 0xc1ee_6227, 0x41c3_3516, 0xc08c_c43a]),
+        (TensorKind::Q4_0, [0x3ede_2044, 0x3d1c_3788, 0xbfc3_5cf2, 0xc00c_5c2a]),
         (TensorKind::Q4_1, [0xc08b_55c0, 0xbf9a_c8cd, 0x3ff3_776b, 0x3fe1_7976]),
+        (TensorKind::Q5_0, [0x403c_faa3, 0xbf15_ecce, 0x3e3a_ec8a, 0xc021_9304]),
+        (TensorKind::Q5_1, [0xc05c_a96f, 0xc0be_130f, 0x3f8b_08a4, 0x4037_cc10]),
         (TensorKind::Q8_0, [0xc037_8e2c, 0x3f89_396e, 0xc1b4_63fc, 0xc19c_18a5]),
+        (TensorKind::Q4_K, [0x41cf_6bbf, 0x41eb_90b4, 0xc143_63aa, 0x4071_1390]),
+        (TensorKind::Q5_K, [0x42c5_1bfc, 0x424b_5102, 0x42c4_b26e, 0x4354_970c]),
+        (TensorKind::Q6_K, [0xc32e_c7fa, 0x44a5_c092, 0xc3a0_d5e8, 0x443f_2e2c]),
     ] {
         let mut noise = Noise(3);
-        let x = Owned::new(noise.evens(320));
-        let dots = [(); 4].map(|()| dot(kind, &noise.weights(kind, 320), x.row()));
+        let x = Owned::new(noise.evens(cols(kind)));
+        let dots = [(); 4].map(|()| dot(kind, &noise.weights(kind, cols(kind)), x.row()));
         assert_eq!(bits(dots), expected, "{}", kind.name());
     }
 }
@@ -100,12 +111,18 @@ fn golden_dots() {
 #[test]
 fn golden_loud_dots() {
     for (kind, expected) in [
+        (TensorKind::Q4_0, [0xc1fa_74c2, 0xc137_02a2, 0x41aa_7e3a, 0x4100_ea0d]),
         (TensorKind::Q4_1, [0x4045_ec58, 0x4110_9e39, 0x4209_8a5e, 0xc21d_cec6]),
+        (TensorKind::Q5_0, [0xc100_d9e4, 0xc290_b705, 0x427f_8bc3, 0xc217_fde0]),
+        (TensorKind::Q5_1, [0x42a1_02bf, 0x4231_5a89, 0xc229_08b8, 0xc38f_0b5a]),
         (TensorKind::Q8_0, [0x40c6_bcf4, 0x441b_60ee, 0x43e0_8570, 0x4343_528a]),
+        (TensorKind::Q4_K, [0x458a_bc4b, 0xc4d9_81f0, 0x4612_6e20, 0xc4ca_78be]),
+        (TensorKind::Q5_K, [0x45b1_789c, 0xc606_6d17, 0xc60a_4c37, 0x46db_9877]),
+        (TensorKind::Q6_K, [0xc5b3_5e32, 0x4687_95e3, 0x46e2_a9c0, 0x4481_8640]),
     ] {
         let mut noise = Noise(5);
-        let x = Owned::new(noise.loud(320));
-        let dots = [(); 4].map(|()| dot(kind, &noise.loud_weights(kind, 320), x.row()));
+        let x = Owned::new(noise.loud(cols(kind)));
+        let dots = [(); 4].map(|()| dot(kind, &noise.loud_weights(kind, cols(kind)), x.row()));
         assert_eq!(bits(dots), expected, "{}", kind.name());
     }
 }
@@ -240,8 +257,8 @@ proptest! {
     #[test]
     fn a_dot_is_a_dot(seed: u64, blocks in 1usize..40) {
         let mut noise = Noise(seed);
-        let cols = blocks * BLOCK;
-        for kind in [TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0] {
+        for kind in TensorKind::all() {
+            let cols = (blocks * BLOCK).next_multiple_of(kind.block_elems() as usize);
             let row = noise.weights(kind, cols);
             prop_assert_eq!(row.len(), row_bytes(kind, cols));
             let x = Owned::new(noise.evens(cols));

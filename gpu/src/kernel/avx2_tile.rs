@@ -1,0 +1,352 @@
+//! Matrices at the AVX2 level: one group of 16 weight rows times up to four rows of activations.
+//!
+//! A register's lane is a weight row, so each lane runs the definition's chain of fma for its row and no sum
+//! crosses lanes. Weights are unpacked once for all rows of activations. A type is a pair: how its codes become
+//! exact sums (`four`, `five`, `eight`, `halves`), and what its scales multiply them with.
+//!
+//! `maddubs` adds pairs in i16 and saturates; each kind of code says how many pairs fit.
+#![allow(unsafe_code)]
+// An index names a register here; iterators over arrays of registers say less.
+#![allow(clippy::needless_range_loop)]
+
+use super::TileOut;
+use super::avx2::widen_eight;
+use super::matrix::{Body, GROUP, Matrix};
+use super::packed::{Lane, Line, Packed, SUPER_LANES};
+use crate::gguf::TensorKind;
+use crate::numerics::linear::{ActRow, BLOCK, SEGMENT};
+use std::arch::x86_64::*;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
+    let columns = group * weights.cols..(group + 1) * weights.cols;
+    match &weights.body {
+        Body::Packed(w) => match acts {
+            [a] => packed::<1, 2>(w, group, [*a], 0, out),
+            [a, b] => packed::<2, 2>(w, group, [*a, *b], 0, out),
+            // Three or four rows of activations leave registers for eight weight rows at a time.
+            [a, b, c] => {
+                for half in 0..2 {
+                    packed::<3, 1>(w, group, [*a, *b, *c], half, out)
+                }
+            }
+            [a, b, c, d, ..] => {
+                for half in 0..2 {
+                    packed::<4, 1>(w, group, [*a, *b, *c, *d], half, out)
+                }
+            }
+            [] => {}
+        },
+        Body::F32(b) => plain(&b[columns], acts, out, load_f32),
+        Body::F16(b) => plain(&b[columns], acts, out, load_f16),
+        Body::BF16(b) => plain(&b[columns], acts, out, load_bf16),
+        Body::Native(..) => unreachable!("the AVX2 level loads interleaved rows"),
+    }
+}
+
+/// `T` rows of activations, `H` halves of the group from `half` on.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn packed<const T: usize, const H: usize>(
+    w: &Packed,
+    group: usize,
+    x: [ActRow<'_>; T],
+    half: usize,
+    out: &mut TileOut,
+) {
+    // Of a length the compiler knows to be the loop's, so that no index is checked there.
+    let n = w.blocks();
+    let x = &x.map(|x| ActRow { x: x.x, q: &x.q[..n], d: &x.d[..n], g: &x.g[..n] });
+    match w.kind {
+        TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => {
+            let (q, s) = (&w.codes::<4>(group)[..n], Scales::of(w, group));
+            run::<T, H>(n, x, half, out, |b, h| affine(s.at(b, h), four(&q[b], x, b, h), x, b));
+        }
+        TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => {
+            let (q, s) = (&w.codes::<5>(group)[..n], Scales::of(w, group));
+            run::<T, H>(n, x, half, out, |b, h| affine(s.at(b, h), five(&q[b], x, b, h), x, b));
+        }
+        TensorKind::Q8_0 => {
+            let (q, s) = (&w.codes::<8>(group)[..n], &w.scales::<1>(group)[..n]);
+            run::<T, H>(n, x, half, out, |b, h| scaled(widen_half(&s[b][0], h), eight(&q[b], x, b, h)));
+        }
+        TensorKind::Q6_K => {
+            let (q, s) = (&w.codes::<8>(group)[..n], w.scales::<SUPER_LANES>(group));
+            run::<T, H>(n, x, half, out, |b, h| {
+                let s = &s[b / SEGMENT];
+                scaled(widen_half(&s[0], h), halves(&q[b], &s[2 + b % SEGMENT], x, b, h))
+            });
+        }
+        TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} is not packed", w.kind.name()),
+    }
+}
+
+/// Scales of codes of four and five bits. Told apart at each block, so that each kind of code is compiled, and
+/// inlined, once.
+#[derive(Clone, Copy)]
+enum Scales<'a> {
+    /// d, and what was added to make codes unsigned.
+    Centred(&'a [[Lane; 1]], f32),
+    Pair(&'a [[Lane; 2]]),
+    Super(&'a [[Lane; SUPER_LANES]]),
+}
+
+impl Scales<'_> {
+    fn of(w: &Packed, group: usize) -> Scales<'_> {
+        match w.kind {
+            TensorKind::Q4_1 | TensorKind::Q5_1 => Scales::Pair(w.scales(group)),
+            TensorKind::Q4_K | TensorKind::Q5_K => Scales::Super(w.scales(group)),
+            _ => Scales::Centred(w.scales(group), f32::from(w.offset())),
+        }
+    }
+
+    /// What a block's sums are multiplied by, and what its Σ q is.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn at(self, b: usize, h: usize) -> (__m256, __m256) {
+        match self {
+            // −offset·d and its product with g are exact (at most 11 + 12 significant bits), so `affine` rounds
+            // d·Σ(code − offset)·q once, as the definition does.
+            Scales::Centred(s, offset) => {
+                let d = widen_half(&s[b][0], h);
+                (d, _mm256_mul_ps(d, _mm256_set1_ps(-offset)))
+            }
+            Scales::Pair(s) => (widen_half(&s[b][0], h), widen_half(&s[b][1], h)),
+            // d·scale and m·min, both exact.
+            Scales::Super(s) => {
+                let s = &s[b / SEGMENT];
+                let small = _mm256_cvtepu16_epi32(load_lane(&s[2 + b % SEGMENT], h));
+                let scale = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(small));
+                let min = _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(small));
+                let d = _mm256_mul_ps(widen_half(&s[0], h), _mm256_cvtepi32_ps(scale));
+                (d, _mm256_mul_ps(widen_half(&s[1], h), _mm256_cvtepi32_ps(min)))
+            }
+        }
+    }
+}
+
+/// The definition's order over all blocks; `u(block, half)` is a block's value for each row of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run<const T: usize, const H: usize>(
+    blocks: usize,
+    x: &[ActRow<'_>; T],
+    half: usize,
+    out: &mut TileOut,
+    u: impl Fn(usize, usize) -> [__m256; T],
+) {
+    let mut tot = [[_mm256_setzero_ps(); H]; T];
+    for start in (0..blocks).step_by(SEGMENT) {
+        let mut p = [[_mm256_setzero_ps(); H]; T];
+        for b in start..blocks.min(start + SEGMENT) {
+            for h in 0..H {
+                let u = u(b, half + h);
+                for t in 0..T {
+                    p[t][h] = _mm256_fmadd_ps(_mm256_set1_ps(x[t].d[b]), u[t], p[t][h]);
+                }
+            }
+        }
+        for t in 0..T {
+            for h in 0..H {
+                tot[t][h] = _mm256_add_ps(tot[t][h], p[t][h]);
+            }
+        }
+    }
+    for (out, tot) in out.iter_mut().zip(&tot) {
+        for (eight, tot) in out.as_chunks_mut::<8>().0[half..half + H].iter_mut().zip(tot) {
+            // SAFETY: `eight` is eight f32.
+            unsafe { _mm256_storeu_ps(eight.as_mut_ptr(), *tot) };
+        }
+    }
+}
+
+/// u = d·f + m·g.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn affine<const T: usize>((d, m): (__m256, __m256), f: [__m256i; T], x: &[ActRow<'_>; T], b: usize) -> [__m256; T] {
+    let mut u = [_mm256_setzero_ps(); T];
+    for t in 0..T {
+        let g = _mm256_mul_ps(m, _mm256_set1_ps(x[t].g[b]));
+        u[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(f[t]), g);
+    }
+    u
+}
+
+/// u = d·f.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scaled<const T: usize>(d: __m256, f: [__m256i; T]) -> [__m256; T] {
+    let mut u = [_mm256_setzero_ps(); T];
+    for t in 0..T {
+        u[t] = _mm256_mul_ps(d, _mm256_cvtepi32_ps(f[t]));
+    }
+    u
+}
+
+/// Σ code·q of four-bit codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn four<const T: usize>(q: &[Line; 4], x: &[ActRow<'_>; T], b: usize, h: usize) -> [__m256i; T] {
+    let low = _mm256_set1_epi8(15);
+    let mut sum = [_mm256_setzero_si256(); T];
+    for k in 0..4 {
+        let v = load_half(&q[k], h);
+        let (lo, hi) = (_mm256_and_si256(v, low), _mm256_and_si256(_mm256_srli_epi16::<4>(v), low));
+        // Eight pairs in an i16: 8 · 2 · 15 · 127 = 30,480 at most.
+        for t in 0..T {
+            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(lo, dword(&x[t].q[b], k)));
+            sum[t] = _mm256_add_epi16(sum[t], _mm256_maddubs_epi16(hi, dword(&x[t].q[b], k + 4)));
+        }
+    }
+    for t in 0..T {
+        sum[t] = _mm256_madd_epi16(sum[t], _mm256_set1_epi16(1));
+    }
+    sum
+}
+
+/// Σ code·q of five-bit codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn five<const T: usize>(q: &[Line; 5], x: &[ActRow<'_>; T], b: usize, h: usize) -> [__m256i; T] {
+    let (low, bit) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
+    let fifth = load_half(&q[4], h);
+    let (mut below, mut above) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
+    for k in 0..4 {
+        let v = load_half(&q[k], h);
+        let (up, down) = (_mm_cvtsi32_si128(4 - k as i32), _mm_cvtsi32_si128(k as i32));
+        let lo_bit = _mm256_and_si256(_mm256_sll_epi16(fifth, up), bit);
+        let hi_bit = _mm256_and_si256(_mm256_srl_epi16(fifth, down), bit);
+        let lo = _mm256_or_si256(_mm256_and_si256(v, low), lo_bit);
+        let hi = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<4>(v), low), hi_bit);
+        // Four pairs in an i16: 4 · 2 · 31 · 127 = 31,496 at most.
+        for t in 0..T {
+            below[t] = _mm256_add_epi16(below[t], _mm256_maddubs_epi16(lo, dword(&x[t].q[b], k)));
+            above[t] = _mm256_add_epi16(above[t], _mm256_maddubs_epi16(hi, dword(&x[t].q[b], k + 4)));
+        }
+    }
+    let one = _mm256_set1_epi16(1);
+    for t in 0..T {
+        below[t] = _mm256_add_epi32(_mm256_madd_epi16(below[t], one), _mm256_madd_epi16(above[t], one));
+    }
+    below
+}
+
+/// Σ n·q of signed bytes, in the sign form: |n| · (q with n's sign), since unsigned bytes of 128 and more
+/// would saturate pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn eight<const T: usize>(q: &[Line; 8], x: &[ActRow<'_>; T], b: usize, h: usize) -> [__m256i; T] {
+    let one = _mm256_set1_epi16(1);
+    let mut sum = [_mm256_setzero_si256(); T];
+    for k in 0..8 {
+        let v = load_half(&q[k], h);
+        let a = _mm256_abs_epi8(v);
+        for t in 0..T {
+            // A pair is 2 · 128 · 127 = 32,512 at most.
+            let pairs = _mm256_maddubs_epi16(a, _mm256_sign_epi8(dword(&x[t].q[b], k), v));
+            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(pairs, one));
+        }
+    }
+    sum
+}
+
+/// Σ scale·n·q of six-bit integers, whose halves have a scale each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves<const T: usize>(q: &[Line; 8], s: &Lane, x: &[ActRow<'_>; T], b: usize, h: usize) -> [__m256i; T] {
+    let small = _mm256_cvtepu16_epi32(load_lane(s, h));
+    // A half's scale as both i16 of a lane: from the upper byte of the lower one.
+    let both = |v| _mm256_srai_epi16::<8>(_mm256_or_si256(v, _mm256_slli_epi32::<16>(v)));
+    let scales = [both(_mm256_slli_epi16::<8>(small)), both(_mm256_and_si256(small, _mm256_set1_epi32(0xff00)))];
+    let mut sum = [_mm256_setzero_si256(); T];
+    for part in 0..2 {
+        let mut pairs = [_mm256_setzero_si256(); T];
+        for k in 4 * part..4 * part + 4 {
+            let v = load_half(&q[k], h);
+            let a = _mm256_abs_epi8(v);
+            // Four pairs in an i16: 4 · 2 · 32 · 127 = 32,512 at most.
+            for t in 0..T {
+                let signed = _mm256_sign_epi8(dword(&x[t].q[b], k), v);
+                pairs[t] = _mm256_add_epi16(pairs[t], _mm256_maddubs_epi16(a, signed));
+            }
+        }
+        for t in 0..T {
+            sum[t] = _mm256_add_epi32(sum[t], _mm256_madd_epi16(pairs[t], scales[part]));
+        }
+    }
+    sum
+}
+
+/// Weights that are no codes: one fma for each column.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut TileOut, load: fn(&[W; GROUP]) -> [__m256; 2]) {
+    for (x, out) in acts.iter().zip(out) {
+        let mut tot = [_mm256_setzero_ps(); 2];
+        for (w, x) in w.chunks(SEGMENT * BLOCK).zip(x.x.chunks(SEGMENT * BLOCK)) {
+            let mut p = [_mm256_setzero_ps(); 2];
+            for (w, x) in w.iter().zip(x) {
+                let (w, x) = (load(w), _mm256_set1_ps(*x));
+                p = [_mm256_fmadd_ps(x, w[0], p[0]), _mm256_fmadd_ps(x, w[1], p[1])];
+            }
+            tot = [_mm256_add_ps(tot[0], p[0]), _mm256_add_ps(tot[1], p[1])];
+        }
+        for (eight, tot) in out.as_chunks_mut::<8>().0.iter_mut().zip(tot) {
+            // SAFETY: `eight` is eight f32.
+            unsafe { _mm256_storeu_ps(eight.as_mut_ptr(), tot) };
+        }
+    }
+}
+
+/// A dword of eight rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_half(line: &Line, half: usize) -> __m256i {
+    let half = &line.0.as_chunks::<8>().0[half];
+    // SAFETY: `half` is eight u32.
+    unsafe { _mm256_loadu_si256(half.as_ptr().cast()) }
+}
+
+/// Sixteen bits of eight rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_lane(lane: &Lane, half: usize) -> __m128i {
+    let half = &lane.as_chunks::<8>().0[half];
+    // SAFETY: `half` is eight u16.
+    unsafe { _mm_loadu_si128(half.as_ptr().cast()) }
+}
+
+/// Four activations, the same for all rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dword(q: &[i8; BLOCK], k: usize) -> __m256i {
+    let four = q.as_chunks::<4>().0[k];
+    _mm256_set1_epi32(i32::from_le_bytes(four.map(|b| b as u8)))
+}
+
+/// Scales of eight rows.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn widen_half(lane: &Lane, half: usize) -> __m256 {
+    widen_eight(&lane.as_chunks::<8>().0[half])
+}
+
+#[inline(always)]
+fn load_f16(w: &[u16; GROUP]) -> [__m256; 2] {
+    // SAFETY: called by `plain` only, which runs where F16C is.
+    unsafe { [widen_half(w, 0), widen_half(w, 1)] }
+}
+
+#[inline(always)]
+fn load_bf16(w: &[u16; GROUP]) -> [__m256; 2] {
+    // SAFETY: called by `plain` only, which runs where AVX2 is.
+    unsafe {
+        let wide = |half| _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_lane(w, half)));
+        [_mm256_castsi256_ps(wide(0)), _mm256_castsi256_ps(wide(1))]
+    }
+}
+
+#[inline(always)]
+fn load_f32(w: &[f32; GROUP]) -> [__m256; 2] {
+    // SAFETY: sixteen f32, eight at a time; called by `plain` only, which runs where AVX2 is.
+    unsafe { [_mm256_loadu_ps(w.as_ptr()), _mm256_loadu_ps(w.as_ptr().add(8))] }
+}
