@@ -103,6 +103,10 @@ impl Recipe {
         {
             tokens.insert(0, bos);
         }
+        // A chat's template places its own ends.
+        if matches!(content, Content::Prompt(_)) && self.tokenizer.add_eos() {
+            tokens.extend(self.tokenizer.eos());
+        }
         if tokens.is_empty() {
             let problem = "it comes to no token at all".to_owned();
             return Err(PrepareError::Invalid { field: content.field(), problem });
