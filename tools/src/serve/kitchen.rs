@@ -4,7 +4,7 @@
 //! for it are told to come back.
 
 use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Words};
-use orchestrion_gpu::template::{Chat, Message, Template};
+use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
 use orchestrion_world::payload::Payload;
@@ -20,7 +20,8 @@ const MAX_TOKENS_DEFAULT: u32 = 1_024;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub tokenizer: Arc<Tokenizer>,
-    pub template: Template,
+    /// Or why chats are refused; bare prompts need none.
+    pub template: Result<Template, TemplateError>,
     pub ctx_max: u32,
     pub fingerprint: String,
 }
@@ -133,9 +134,8 @@ impl Recipe {
         let messages: Vec<(String, String)> = messages.iter().map(defused).collect();
         let messages: Vec<Message<'_>> = messages.iter().map(|(role, content)| Message { role, content }).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, now_unix_s: unix_s() };
-        let problem = |error: orchestrion_gpu::template::TemplateError| error.to_string();
-        let invalid = |problem| PrepareError::Invalid { field: "messages", problem };
-        self.template.render(&chat).map_err(problem).map_err(invalid)
+        let invalid = |error: TemplateError| PrepareError::Invalid { field: "messages", problem: error.to_string() };
+        self.template.as_ref().map_err(Clone::clone).and_then(|template| template.render(&chat)).map_err(invalid)
     }
 }
 
