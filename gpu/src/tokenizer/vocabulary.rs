@@ -237,6 +237,8 @@ fn vocabulary(
     let named: BTreeSet<u32> = named.collect();
     // Some converters forget to mark them; as plain text they could never be told from a user's words.
     named.iter().for_each(|id| kinds[*id as usize] = Kind::Control);
+    // A text without a token must not become one that steers.
+    let unknown = unknown.filter(|id| kinds[*id as usize] != Kind::Control);
     let ends: BTreeSet<u32> = named.into_iter().chain(eos).chain(eot).chain(id_or("eom", None)?).collect();
 
     let mut text = Vec::new();
