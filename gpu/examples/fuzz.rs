@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let rate = runs as f64 / began.elapsed().as_secs_f64();
     let ends: Vec<String> = ends.iter().map(|(end, count)| format!("{end} {count}")).collect();
-    writeln!(std::io::stdout(), "gguf: {runs} runs, seed {seed}, {rate:.0} a second: {}", ends.join(", "))?;
+    writeln!(std::io::stdout(), "gguf: {runs} runs, seed {seed}, {rate:.0} a second; refused: {}", ends.join(", "))?;
     Ok(())
 }
 
@@ -81,8 +81,8 @@ impl Draw {
         (self.next() % n.max(1) as u64) as usize
     }
 
-    fn of<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.below(list.len())]
+    fn of<T: Clone>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())].clone()
     }
 }
 
@@ -90,14 +90,14 @@ impl Draw {
 fn file(draw: &mut Draw) -> Vec<u8> {
     let mut bytes = if draw.below(2) == 0 { byte_level(draw) } else { sentencepiece(draw) };
     // Some stay as they were written: what is wrong with them is in their pairs.
-    for _ in 0..draw.below(4) {
+    for _ in 0..draw.of(&[0, 0, 1, 3]) {
         change(&mut bytes, draw);
     }
     bytes
 }
 
 fn byte_level(draw: &mut Draw) -> Vec<u8> {
-    let kind = *draw.of(&[TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0]);
+    let kind = draw.of(&[TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0]);
     let spec = GenSpec {
         seed: draw.next(),
         layers: 1 + draw.below(2) as u32,
@@ -129,6 +129,7 @@ const PIECES: [&str; 14] = [
     "字",
     "  ",
 ];
+/// All but the first are programs that have to be stopped, so they are drawn seldom.
 const TEMPLATES: [&str; 5] = [
     "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}",
     "{% for a in range(99999999) %}{{ a }}{% endfor %}",
@@ -141,27 +142,30 @@ const FLOATS: [f32; 7] = [0.0, -1.0, 1e-6, 10_000.0, f32::MAX, f32::NAN, f32::NE
 
 /// A file of SentencePiece's kind, with some keys gone, doubled or of another type, and a tensor or two.
 fn sentencepiece(draw: &mut Draw) -> Vec<u8> {
-    let arch = *draw.of(&ARCHS);
-    let mut tokens: Vec<String> = (0..draw.below(40)).map(|_| (*draw.of(&PIECES)).to_owned()).collect();
+    let arch = draw.of(&ARCHS);
+    let mut tokens: Vec<String> = (0..draw.below(40)).map(|_| draw.of(&PIECES).to_owned()).collect();
     if draw.below(4) > 0 {
         tokens.sort();
         tokens.dedup();
     }
     let lengths = [tokens.len(), tokens.len(), tokens.len(), draw.below(50)];
     let text = |s: &str| Meta::Str(s.to_owned());
+    let templates = draw.of(&[1, 1, 1, 1, 1, 1, 1, TEMPLATES.len()]);
+    let numbers = draw.of(&[&NUMBERS[1..2], &NUMBERS[1..2], &NUMBERS]);
+    let floats = draw.of(&[&FLOATS[2..4], &FLOATS[2..4], &FLOATS]);
     let mut pairs: Vec<(String, Meta)> = vec![
         ("general.architecture".to_owned(), text(arch)),
         ("tokenizer.ggml.model".to_owned(), text("llama")),
-        ("tokenizer.chat_template".to_owned(), text(draw.of(&TEMPLATES))),
+        ("tokenizer.chat_template".to_owned(), text(draw.of(&TEMPLATES[..templates]))),
         ("tokenizer.ggml.tokens".to_owned(), Meta::Strs(tokens)),
     ];
-    let types = (0..*draw.of(&lengths)).map(|_| draw.below(8) as i32).collect();
+    let types = (0..draw.of(&lengths)).map(|_| draw.below(8) as i32).collect();
     pairs.push(("tokenizer.ggml.token_type".to_owned(), Meta::I32s(types)));
-    let scores =
-        (0..*draw.of(&lengths)).map(|_| *draw.of(if draw.0 % 4 == 0 { &FLOATS } else { &FLOATS[..4] })).collect();
+    let most = draw.of(&[FLOATS.len(), 4, 4, 4]);
+    let scores = (0..draw.of(&lengths)).map(|_| draw.of(&FLOATS[..most])).collect();
     pairs.push(("tokenizer.ggml.scores".to_owned(), Meta::F32s(scores)));
     for key in ["bos_token_id", "eos_token_id", "unknown_token_id"] {
-        pairs.push((format!("tokenizer.ggml.{key}"), Meta::U32(*draw.of(&NUMBERS))));
+        pairs.push((format!("tokenizer.ggml.{key}"), Meta::U32(draw.of(&NUMBERS))));
     }
     pairs.push(("tokenizer.ggml.add_space_prefix".to_owned(), Meta::Bool(draw.below(2) == 0)));
     for key in [
@@ -174,27 +178,25 @@ fn sentencepiece(draw: &mut Draw) -> Vec<u8> {
         "attention.key_length",
         "attention.sliding_window",
     ] {
-        pairs.push((format!("{arch}.{key}"), Meta::U32(*draw.of(&NUMBERS))));
+        pairs.push((format!("{arch}.{key}"), Meta::U32(draw.of(numbers))));
     }
     for key in ["rope.freq_base", "attention.layer_norm_rms_epsilon"] {
-        pairs.push((format!("{arch}.{key}"), Meta::F32(*draw.of(&FLOATS))));
+        pairs.push((format!("{arch}.{key}"), Meta::F32(draw.of(floats))));
     }
     for _ in 0..draw.below(3) {
         let at = draw.below(pairs.len());
         match draw.below(4) {
             0 => drop(pairs.remove(at)),
             1 => pairs.push(pairs[at].clone()),
-            2 => {
-                pairs[at].1 = draw.of(&[Meta::U32(7), Meta::F32(0.5), Meta::Strs(vec![]), Meta::I32s(vec![-1])]).clone()
-            }
+            2 => pairs[at].1 = draw.of(&[Meta::U32(7), Meta::F32(0.5), Meta::Strs(vec![]), Meta::I32s(vec![-1])]),
             _ => pairs.swap(0, at),
         }
     }
     let mut writer = Writer::default();
     pairs.into_iter().for_each(|(key, value)| writer.pair(key, value));
     for name in ["token_embd.weight", "output_norm.weight"].iter().take(draw.below(3)) {
-        let ne = [*draw.of(&[1, 32, 64, u64::MAX]), *draw.of(&[1, 4, 1 << 40])];
-        writer.tensor(*name, *draw.of(&[TensorKind::F32, TensorKind::Q8_0]), &ne, vec![0; draw.below(4_096)]);
+        let ne = [draw.of(&[1, 32, 64, u64::MAX]), draw.of(&[1, 4, 1 << 40])];
+        writer.tensor(*name, draw.of(&[TensorKind::F32, TensorKind::Q8_0]), &ne, vec![0; draw.below(4_096)]);
     }
     writer.finish()
 }
@@ -231,7 +233,15 @@ fn read(bytes: Vec<u8>) -> Result<&'static str, String> {
         // A foreign file is refused by its first chunk, a parsed one by its whole.
         (a, b) => return Err(format!("a buffer and a stream differ: {:?}, {:?}", a.err(), b.err())),
     };
-    let mut end = "none";
+    let options = EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 16 };
+    let mut end = if Engine::load(&gguf, options).is_ok() { "nowhere" } else { "loading" };
+    if let Ok(template) = Template::from_gguf(&gguf) {
+        let messages = [Message { role: "user", content: TEXT }];
+        // A refusal is as good as a prompt; only a panic is neither.
+        let _ = template.render(&Chat { messages: &messages, add_generation_prompt: true, now_unix_s: 0 });
+    } else {
+        end = "template";
+    }
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         let (mut detokenizer, mut text) = (Detokenizer::default(), String::new());
         let plain = tokenizer.encode(TEXT, false);
@@ -247,13 +257,5 @@ fn read(bytes: Vec<u8>) -> Result<&'static str, String> {
     } else {
         end = "tokenizer";
     }
-    if let Ok(template) = Template::from_gguf(&gguf) {
-        let messages = [Message { role: "user", content: TEXT }];
-        // A refusal is as good as a prompt; only a panic is neither.
-        let _ = template.render(&Chat { messages: &messages, add_generation_prompt: true, now_unix_s: 0 });
-    } else {
-        end = "template";
-    }
-    let options = EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 16 };
-    Ok(if Engine::load(&gguf, options).is_err() { "loading" } else { end })
+    Ok(end)
 }

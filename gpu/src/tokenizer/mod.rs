@@ -81,7 +81,8 @@ impl Tokenizer {
             match fragment {
                 Fragment::Token(id) if self.is_control(id) => {
                     let name = String::from_utf8_lossy(self.token_bytes(id));
-                    // Between all characters: a name can hold another.
+                    // Around all characters: a name can hold another.
+                    defused.push(DEFUSED);
                     name.chars().for_each(|c| defused.extend([c, DEFUSED]));
                 }
                 Fragment::Token(id) => defused += &String::from_utf8_lossy(self.token_bytes(id)),
@@ -95,7 +96,13 @@ impl Tokenizer {
     /// tokens parsed, but for those that a user spelled.
     pub fn encode_chat(&self, rendered: &str) -> Vec<u32> {
         let (mut ids, mut prefix) = (Vec::with_capacity(rendered.len() / 4 + 4), Prefix::Space);
-        rendered.split(DEFUSED).for_each(|part| self.append(part, &self.specials, &mut prefix, &mut ids));
+        let parts: Vec<&str> = rendered.split(DEFUSED).collect();
+        for (i, part) in parts.iter().enumerate() {
+            // A character with a mark on both sides is of a name that was defused, and may be a name itself.
+            let within = i > 0 && i + 1 < parts.len() && part.chars().nth(1).is_none();
+            let specials = if within { &self.user_defined } else { &self.specials };
+            self.append(part, specials, &mut prefix, &mut ids);
+        }
         ids
     }
 

@@ -114,6 +114,17 @@ fn no_spelling_becomes_a_control_or_byte_token() {
 }
 
 #[test]
+fn a_control_token_of_one_character_cannot_be_spelled_either() {
+    let pieces = [("\u{2581}", -1.0, NORMAL), ("\u{1}", 0.0, CONTROL), ("\u{1}x", 0.0, CONTROL)];
+    let tokenizer = built(&file(&pieces)).unwrap();
+    let words = "\u{1}\u{1}x\u{1}";
+    let ids = tokenizer.encode_chat(&format!("\u{1}{}\u{1}", tokenizer.defuse(words)));
+    let controls: Vec<u32> = ids.iter().copied().filter(|id| tokenizer.is_control(*id)).collect();
+    assert_eq!(controls, [260, 260], "the template's own");
+    assert_eq!(decoded(&tokenizer, &ids), words);
+}
+
+#[test]
 fn ids_with_a_meaning_have_defaults() {
     let tokenizer = plain(&[("x", -1.0), ("<end_of_turn>", 0.0)]);
     assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.eot()), (Some(1), Some(2), Some(260)));
