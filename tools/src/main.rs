@@ -9,6 +9,7 @@ mod configuration;
 mod explain;
 mod failure;
 mod generate;
+mod inspect;
 mod progress;
 mod pull;
 mod replay;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Version => version::run(),

@@ -149,3 +149,24 @@ fn digest(tokens: &[u32]) -> Sha256 {
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestrion_gpu::generate::{GenSpec, generate};
+    use orchestrion_gpu::gguf::Gguf;
+
+    #[test]
+    fn without_a_template_chats_are_refused_and_prompts_are_served() {
+        let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+        let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+        let recipe = Recipe { tokenizer, template, ctx_max: 64, fingerprint: String::new() };
+        let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]));
+        let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
+            panic!("a chat without a template became {chat:?}");
+        };
+        assert!(problem.contains("no chat template") && problem.contains("completions"), "{problem}");
+        assert!(recipe.tokens(&Content::Prompt("hello".to_owned())).is_ok_and(|tokens| !tokens.is_empty()));
+    }
+}

@@ -64,7 +64,7 @@ fn of_gguf(error: &GgufError) -> String {
 fn of_load(error: &LoadError) -> String {
     match error {
         LoadError::Gguf(error) => of_gguf(error),
-        LoadError::Architecture { found } => format!("architecture {found}"),
+        LoadError::Architecture { found, .. } => format!("architecture {found}"),
         LoadError::Hyper { key, .. } => format!("hyper {key}"),
         LoadError::UnknownTensors { found } => format!("{found} unknown tensors"),
         LoadError::Level(_) | LoadError::Threads(_) => format!("the machine: {error}"),
