@@ -1,4 +1,5 @@
-"""Compares token ids with llama.cpp's, string by string, with and without parsing of special tokens.
+"""Compares token ids with llama.cpp's, string by string, with and without parsing of special tokens; and turns
+the ids of plain text back into text.
 
 tokenizer.py --trace TRACE --model MODEL.gguf [--families]
 
@@ -146,13 +147,24 @@ def serve(model, special):
     os._exit(0)
 
 
-def ours(trace, model, strings, special):
-    lines = "".join(json.dumps(text) + "\n" for text in strings)
-    mode = "special" if special else "plain"
-    run = subprocess.run([trace, "tokenize", model, mode], input=lines, capture_output=True, text=True)
+def asked(lines, *command):
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    run = subprocess.run(command, input=text, capture_output=True, text=True)
     if run.returncode:
-        sys.exit(f"{trace} failed on {model}: {run.stderr}")
-    return [json.loads(line) for line in run.stdout.splitlines()]
+        sys.exit(f"{' '.join(command)} failed: {run.stderr}")
+    return [json.loads(line) for line in run.stdout.split("\n")[:-1]]
+
+
+def ours(trace, model, strings, special):
+    return asked(strings, trace, "tokenize", model, "special" if special else "plain")
+
+
+def there_and_back(name, trace, model, strings):
+    """SentencePiece's space is the one character that does not come back as it was."""
+    back = asked(ours(trace, model, strings, False), trace, "detokenize", model)
+    lost = [text for text, again in zip(strings, back, strict=True) if again not in (text, text.replace("\u2581", " "))]
+    print(f"{name}: {len(strings)} strings there and back, {len(lost)} came back as others {ascii(lost[:3])[:200]}")
+    return len(lost)
 
 
 def compare(name, trace, model, strings, modes):
@@ -179,6 +191,7 @@ def main():
     args = args.parse_args()
     trace, model = os.path.abspath(args.trace), os.path.abspath(args.model)
     different = compare(os.path.basename(model), trace, model, STRINGS, (True, False))
+    different += there_and_back(os.path.basename(model), trace, model, STRINGS)
     if args.families:
         everything = STRINGS + list(points())
         with tempfile.TemporaryDirectory() as folder:
