@@ -1,10 +1,13 @@
-"""Compares token ids with llama.cpp's, string by string, with and without parsing of special tokens.
+"""Compares token ids with llama.cpp's, string by string, with and without parsing of special tokens; and turns
+the ids of plain text back into text.
 
 tokenizer.py --trace TRACE --model MODEL.gguf [--families]
 
 With --families also each pre-tokenizer of the table, on a vocabulary made for the purpose: every pair of
 bytes is a token, merged in the order of the bytes, so that nearly each wrong cut between two words shows in
-the ids. It is tried on the same strings and on every code point behind a letter, a digit and a stop.
+the ids. It is tried on the same strings and on every code point behind a letter, a digit and a stop. So is
+SentencePiece's merging, on a vocabulary of short pieces with few different scores, with and without the
+space in front.
 
 Needs the PyPI packages xllamacpp and, for --families, gguf and numpy. Exits with 1 on any difference.
 """
@@ -12,6 +15,7 @@ Needs the PyPI packages xllamacpp and, for --families, gguf and numpy. Exits wit
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -43,9 +47,21 @@ CODE = ["fn main() {\n    println!(\"{}\", 1);\n}\n", "def f(x):\n\treturn x ** 
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>b",
             " <|im_end|> ", "<|im_start|><|im_start|>", "<|im_start", "im_end|>", "<|im_<|im_end|>end|>", "<repo_name>x<file_sep>",
             "<reponame>", "<filename>a<gh_stars>", "<empty_output>", "<|IM_START|>", "<s></s>", "[INST] x [/INST]", "<|unknown|>", "<jupyter_code>1"]
+GEMMA = ["<start_of_turn>", "<end_of_turn>", "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n", "a<end_of_turn>b",
+         " <end_of_turn> ", "<end_of_turn><end_of_turn>x", "<start_of_turn", "end_of_turn>", "<end_<end_of_turn>of_turn>", "<bos><eos>",
+         "<pad><unk><mask>", "<unused0>x<unused98>", "[multimodal]", "<0x0A>", "<0x41><0x42>", "<0x00", "</s>", "a </s> b", "<table><tr><td>1</td></tr></table>",
+         "<h1>t</h1>\n<b>x</b>", "<strong> x </strong>", "<b", "\u2581", "\u2581x", "a\u2581\u2581b", " \u2581 x"]
+FORMS = ["\u00c5 \u212b A\u030a", "\u1e69 s\u0323\u0307 s\u0307\u0323", "\uac00 \u1100\u1161", "\ufb03 \u2460 \u33a5", "\u0958 \u0915\u093c", "e\u0301\u0301\u0301",
+         "\u0301", "\ufeffx", "x\ufeff", "\ufffd\ufffd", "\ufffe\uffff", "\U0001d15e", "\U000e0041", "\U0010fffd", "\u2028\u2029", "\u00ad soft\u00adhyphen",
+         "\u034f\u180e\u2060", "\x00", "a\x00b", "\x00\x00\x00", "\x01\x02\x1b[31m", "\x7f\x80\x9f", "\r\r\n\n", "\t \t \t", "  \n  \n    x", "\n \n  \n   ",
+         "x" + " " * 31 + "y", "x" + " " * 33 + "y", "\n" * 31 + "x", "\n" * 32, "\t" * 32, "a" + "\t" * 5 + "b" + "\t" * 3]
+MIXED = ["Donaudampfschifffahrtsgesellschaftskapitän", "pneumonoultramicroscopicsilicovolcanoconiosis", "Lorem ipsum dolor sit amet, consectetur adipiscing elit.",
+         "Быстрая коричневая лиса", "敏捷的棕色狐狸跳过懒狗。", "素早い茶色の狐はのろまな犬を飛び越える", "빠른 갈색 여우", "الثعلب البني السريع", "Ο γρήγορος καφέ",
+         "1 + 1 = 2; 3 × 4 ≤ 13", "10⁻³ µm ≈ ∞", "v1.2.3-rc.4+5", "192.168.0.1:8080", "f(x)=x^2-3x+7", "CO₂ H₂O", "AbCdEfG", "ALLCAPS", "iOS macOS",
+         "let v: Vec<u8> = vec![0; 16];", "for (int i = 0; i < 10; ++i) { a[i] = i; }", "git commit -m 'x' && git push", "👩🏽‍💻👨🏿‍🔬", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "a‍b‌c", "🧑‍🤝‍🧑 🦄"]
 LONG = ["the " * 2000, "x" * 5000, "é" * 3000, "字" * 3000, "1" * 3000, " " * 3000 + "x", "\n" * 3000, "!" * 3000, "aB1 é字🦀\n" * 500,
         "<|im_start|>" * 500, "'" * 1000]
-STRINGS = SPACES + WORDS + NUMBERS + SCRIPTS + EMOJI + CODE + SPECIALS + LONG
+STRINGS = SPACES + WORDS + NUMBERS + SCRIPTS + EMOJI + CODE + SPECIALS + GEMMA + FORMS + MIXED + LONG
 
 
 def points():
@@ -63,23 +79,43 @@ def alphabet():
     return [chr(b) if b in plain else chr(256 + others.index(b)) for b in range(256)]
 
 
-def write_family(path, pre):
-    import gguf
-    import numpy as np
-
+def bytes_and_merges(file, pre):
     letters = alphabet()
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, *(a + b for a in letters for b in letters)]
-    file = gguf.GGUFWriter(path, "llama")
-    file.add_block_count(1), file.add_context_length(64), file.add_embedding_length(32), file.add_feed_forward_length(32)
-    file.add_head_count(1), file.add_head_count_kv(1), file.add_layer_norm_rms_eps(1e-5), file.add_rope_dimension_count(32)
     file.add_tokenizer_model("gpt2"), file.add_tokenizer_pre(pre), file.add_token_list(tokens)
     file.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
     file.add_token_merges([f"{a} {b}" for a in letters for b in letters])
+    return len(tokens)
+
+
+def pieces_and_scores(file, space_prefix):
+    draw = random.Random(7)
+    letters = [chr(c) for c in range(0x21, 0x7F)] + ["\u2581", "é", "字", "\n", "\u0301"]
+    pieces = {a + b for a in letters for b in letters} | {"".join(draw.choices(letters, k=3)) for _ in range(40000)}
+    pieces |= {a + b for a in draw.sample(sorted(pieces), 200) for b in draw.sample(sorted(pieces), 20)}
+    # No control token's name is within reach of merging: llama.cpp would make the token of it, we never do.
+    special = {"<unk>": 2, "<start_of_turn>": 3, "<end_of_turn>": 3, **{f"<0x{b:02X}>": 6 for b in range(256)}, "  ": 4, "<tag>": 4, "\t": 4}
+    plain = [piece for piece in letters + sorted(pieces) if piece not in special]
+    file.add_tokenizer_model("llama"), file.add_tokenizer_pre("default"), file.add_token_list([*special, *plain])
+    file.add_token_types([*special.values()] + [1] * len(plain))
+    file.add_token_scores([0.0] * len(special) + [-float(draw.randrange(50)) for _ in plain])
+    file.add_add_space_prefix(space_prefix)
+    return len(special) + len(plain)
+
+
+def write_family(path, vocabulary, *how):
+    import gguf
+    import numpy as np
+
+    file = gguf.GGUFWriter(path, "llama")
+    file.add_block_count(1), file.add_context_length(64), file.add_embedding_length(32), file.add_feed_forward_length(32)
+    file.add_head_count(1), file.add_head_count_kv(1), file.add_layer_norm_rms_eps(1e-5), file.add_rope_dimension_count(32)
+    tokens = vocabulary(file, *how)
     file.add_bos_token_id(1), file.add_eos_token_id(2)
     shapes = {f"blk.0.{n}.weight": (32, 32) for n in
               ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]}
     shapes |= {f"{n}.weight": (32,) for n in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"]}
-    shapes["token_embd.weight"] = (len(tokens), 32)
+    shapes["token_embd.weight"] = (tokens, 32)
     for name, shape in shapes.items():
         file.add_tensor(name, np.zeros(shape, np.float32))
     file.write_header_to_file(), file.write_kv_data_to_file(), file.write_tensors_to_file(), file.close()
@@ -111,13 +147,24 @@ def serve(model, special):
     os._exit(0)
 
 
-def ours(trace, model, strings, special):
-    lines = "".join(json.dumps(text) + "\n" for text in strings)
-    mode = "special" if special else "plain"
-    run = subprocess.run([trace, "tokenize", model, mode], input=lines, capture_output=True, text=True)
+def asked(lines, *command):
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    run = subprocess.run(command, input=text, capture_output=True, text=True)
     if run.returncode:
-        sys.exit(f"{trace} failed on {model}: {run.stderr}")
-    return [json.loads(line) for line in run.stdout.splitlines()]
+        sys.exit(f"{' '.join(command)} failed: {run.stderr}")
+    return [json.loads(line) for line in run.stdout.split("\n")[:-1]]
+
+
+def ours(trace, model, strings, special):
+    return asked(strings, trace, "tokenize", model, "special" if special else "plain")
+
+
+def there_and_back(name, trace, model, strings):
+    """SentencePiece's space is the one character that does not come back as it was."""
+    back = asked(ours(trace, model, strings, False), trace, "detokenize", model)
+    lost = [text for text, again in zip(strings, back, strict=True) if again not in (text, text.replace("\u2581", " "))]
+    print(f"{name}: {len(strings)} strings there and back, {len(lost)} came back as others {ascii(lost[:3])[:200]}")
+    return len(lost)
 
 
 def compare(name, trace, model, strings, modes):
@@ -144,13 +191,16 @@ def main():
     args = args.parse_args()
     trace, model = os.path.abspath(args.trace), os.path.abspath(args.model)
     different = compare(os.path.basename(model), trace, model, STRINGS, (True, False))
+    different += there_and_back(os.path.basename(model), trace, model, STRINGS)
     if args.families:
         everything = STRINGS + list(points())
         with tempfile.TemporaryDirectory() as folder:
-            for pre in FAMILIES:
-                path = os.path.join(folder, pre + ".gguf")
-                write_family(path, pre)
-                different += compare(pre, trace, path, everything, (True,))
+            families = [(pre, (True,), bytes_and_merges, pre) for pre in FAMILIES]
+            families += [(f"llama, space {prefix}", (True, False), pieces_and_scores, prefix) for prefix in (True, False)]
+            path = os.path.join(folder, "family.gguf")
+            for name, modes, *vocabulary in families:
+                write_family(path, *vocabulary)
+                different += compare(name, trace, path, everything, modes)
                 os.remove(path)
     sys.exit(1 if different else 0)
 

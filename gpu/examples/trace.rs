@@ -5,13 +5,13 @@
 //! the embedding, then after the attention and after the whole of each layer, at last all logits.
 //!
 //! `tokenize MODEL plain|special` reads JSON strings, one per line, from the standard input and prints the
-//! ids of each as a JSON array; `special` reads control tokens in the text.
+//! ids of each as a JSON array; `special` reads control tokens in the text. `detokenize MODEL` is the way back.
 //!
 //! `speed MODEL LEVEL THREADS` measures prefill and decode. Nothing here is part of the product.
 
 use orchestrion_gpu::engine::{Engine, EngineOptions, Work};
 use orchestrion_gpu::gguf::Gguf;
-use orchestrion_gpu::tokenizer::Tokenizer;
+use orchestrion_gpu::tokenizer::{Detokenizer, Tokenizer};
 use std::error::Error;
 use std::io::Write as _;
 use std::time::Instant;
@@ -23,8 +23,11 @@ fn main() -> Answer {
     match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["layers", model, level, threads, tokens, out] => layers(model, level, threads, tokens, out),
         ["tokenize", model, mode @ ("plain" | "special")] => tokenize(model, *mode == "special"),
+        ["detokenize", model] => detokenize(model),
         ["speed", model, level, threads] => speed(model, level, threads),
-        _ => Err("usage: trace layers MODEL LEVEL THREADS TOKENS OUT | tokenize MODEL plain|special | speed MODEL LEVEL THREADS".into()),
+        _ => Err("usage: trace layers MODEL LEVEL THREADS TOKENS OUT | tokenize MODEL plain|special | \
+                   detokenize MODEL | speed MODEL LEVEL THREADS"
+            .into()),
     }
 }
 
@@ -94,6 +97,18 @@ fn tokenize(model: &str, parse_special: bool) -> Answer {
     for line in std::io::stdin().lines() {
         let text: String = serde_json::from_str(&line?)?;
         writeln!(out, "{}", serde_json::to_string(&tokenizer.encode(&text, parse_special))?)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn detokenize(model: &str) -> Answer {
+    let tokenizer = Tokenizer::from_gguf(&Gguf::parse(std::fs::read(model)?)?)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in std::io::stdin().lines() {
+        let (mut stream, mut text) = (Detokenizer::default(), String::new());
+        serde_json::from_str::<Vec<u32>>(&line?)?.into_iter().for_each(|id| stream.push(&tokenizer, id, &mut text));
+        stream.finish(&mut text);
+        writeln!(out, "{}", serde_json::to_string(&text)?)?;
     }
     Ok(out.flush()?)
 }

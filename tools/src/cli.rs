@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.
     Explain(ExplainArgs),
+    /// Say what a model file holds, and whether and how fast it would run here.
+    Inspect(InspectArgs),
     /// Fetch a model of the catalog into the cache.
     Pull(PullArgs),
     /// Write a tiny model with random weights, for tests.
@@ -194,6 +196,26 @@ pub(crate) struct ExplainArgs {
 pub(crate) enum Output {
     Text,
     Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch inspect ./my-model.gguf                    with the model's whole context on 4 slots
+  orch inspect ./my-model.gguf --ctx 8192 --slots 16
+  orch inspect ./my-model.gguf -o json | jq .memory.largest_context")]
+pub(crate) struct InspectArgs {
+    /// A catalog name or the path of a GGUF file
+    pub model: String,
+    /// Tasks at a time
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub slots: u64,
+    /// Tokens of prompt and answer [default: what the model was trained for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ctx: Option<u64>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]

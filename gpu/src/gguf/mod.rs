@@ -8,6 +8,8 @@
 //! It does not know architectures (see `model`) nor vocabularies (see `tokenizer`); [`write`] is the other
 //! direction, for tests and `orch gen`.
 
+#[cfg(test)]
+mod corpus;
 mod cursor;
 mod error;
 mod header;

@@ -17,6 +17,7 @@ pub enum Meta {
     Str(String),
     Strs(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +105,12 @@ impl Meta {
                 id(out, 5);
                 out.extend((list.len() as u64).to_le_bytes());
                 list.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            }
+            Meta::F32s(list) => {
+                id(out, ARRAY);
+                id(out, 6);
+                out.extend((list.len() as u64).to_le_bytes());
+                list.iter().for_each(|x| out.extend(x.to_le_bytes()));
             }
         }
     }

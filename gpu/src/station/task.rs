@@ -66,7 +66,7 @@ impl Task {
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
-            text: Text::new(tokenizer.clone(), payload.stop.clone()),
+            text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
             last: 0,
             payload,

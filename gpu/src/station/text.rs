@@ -15,8 +15,9 @@ pub(super) struct Text {
 }
 
 impl Text {
-    pub(super) fn new(tokenizer: Arc<Tokenizer>, stop: Arc<[Box<str>]>) -> Self {
-        Text { tokenizer, detokenizer: Detokenizer::default(), stop, held: String::new() }
+    /// The answer to a prompt that ends with `last`.
+    pub(super) fn new(tokenizer: Arc<Tokenizer>, last: Option<u32>, stop: Arc<[Box<str>]>) -> Self {
+        Text { tokenizer, detokenizer: Detokenizer::after(last), stop, held: String::new() }
     }
 
     /// What a token adds to the text, and whether a stop string ends it here.

@@ -3,11 +3,12 @@
 //! A template is a program from a stranger: it runs in a minijinja that can load nothing, reach nothing and
 //! learn nothing but the messages and the injected time, within a budget of steps and of output. What is
 //! usual beside Jinja itself is there: `raise_exception`, `strftime_now`, `tojson` as Python writes it,
-//! methods of Python's strings. A file without a template gets ChatML, and the log says so.
+//! methods of Python's strings. A file without a template gets a built-in by name (`builtin`), and the log says so.
 //!
 //! It does not tokenise: [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) does, with
 //! `parse_special`. Steps are bounded, memory is not entirely: a value that doubles itself is cheap in steps.
 
+mod builtin;
 mod json;
 mod time;
 
@@ -24,14 +25,18 @@ const MAX_STEPS: u64 = 2_000_000;
 const MAX_OUTPUT: usize = 16 << 20;
 /// The one template of its environment.
 const NAME: &str = "chat";
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] \
-     + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Why a chat made no prompt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// The file has no template, and none of ours fits its vocabulary.
+    #[error(
+        "the model's file has no chat template and its vocabulary has the turn tokens of none of {known}; \
+         send a prompt to the completions route"
+    )]
+    Absent { known: String },
     /// The template's source is too long; bytes.
     #[error("the chat template is {found} bytes long, at most {most} are allowed")]
     TooLong { found: usize, most: usize },
@@ -74,8 +79,17 @@ pub struct Chat<'a> {
 pub enum Origin {
     /// `tokenizer.chat_template`.
     File,
-    /// The built-in ChatML.
-    BuiltIn,
+    /// The built-in of that name.
+    BuiltIn(&'static str),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::File => f.write_str("the file's own chat template"),
+            Origin::BuiltIn(name) => write!(f, "built-in chat template {name}"),
+        }
+    }
 }
 
 /// A compiled template.
@@ -93,7 +107,7 @@ pub struct Template {
 struct Raised(String);
 
 impl Template {
-    /// The file's template, or ChatML where it has none.
+    /// The file's template, or the built-in that fits its vocabulary; [`TemplateError::Absent`] without either.
     pub fn from_gguf(gguf: &Gguf) -> Result<Template, TemplateError> {
         let text_of = |key: &str| -> Result<String, GgufError> {
             let Some(id) = gguf.opt_u32(key)? else { return Ok(String::new()) };
@@ -104,8 +118,10 @@ impl Template {
         match gguf.opt_str("tokenizer.chat_template")? {
             Some(source) => Template::compile(source, Origin::File, bos, eos),
             None => {
-                tracing::warn!("the model file has no chat template: chats are rendered as ChatML");
-                Template::compile(CHATML, Origin::BuiltIn, bos, eos)
+                let absent = || TemplateError::Absent { known: builtin::names() };
+                let row = builtin::of_vocabulary(gguf)?.ok_or_else(absent)?;
+                tracing::warn!(template = row.name, "the model's file has no chat template: a built-in one is used");
+                Template::compile(row.source, Origin::BuiltIn(row.name), bos, eos)
             }
         }
     }

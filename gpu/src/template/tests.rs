@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::generate::{GenSpec, generate};
+use crate::gguf::write::{Meta, Writer};
 
 fn chat<'a>(messages: &'a [Message<'a>]) -> Chat<'a> {
     Chat { messages, add_generation_prompt: true, now_unix_s: 951_827_696 }
@@ -16,19 +17,50 @@ fn rendered(source: &str) -> Result<String, TemplateError> {
     template.render(&chat(&[message("user", "hi & <bye>"), message("assistant", "it's")]))
 }
 
+/// A file without a template, whose vocabulary has these tokens.
+fn bare(tokens: &[&str]) -> Result<Template, TemplateError> {
+    let mut file = Writer::default();
+    let tokens = tokens.iter().map(|token| (*token).to_owned()).collect();
+    file.pair("tokenizer.ggml.tokens", Meta::Strs(tokens));
+    Template::from_gguf(&Gguf::parse(file.finish()).unwrap())
+}
+
 #[test]
 fn the_generated_model_speaks_chatml_and_so_does_the_built_in() {
     let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
     let own = Template::from_gguf(&gguf).unwrap();
-    let built_in = Template::compile(CHATML, Origin::BuiltIn, String::new(), String::new()).unwrap();
+    let built_in = bare(&["<|im_end|>", "x", "<|im_start|>"]).unwrap();
     let messages = [message("system", "Be brief."), message("user", "{{ 1 + 1 }}<b>")];
     let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{{ 1 + 1 }}<b><|im_end|>\n";
-    assert_eq!((own.origin(), built_in.origin()), (Origin::File, Origin::BuiltIn));
+    assert_eq!((own.origin(), built_in.origin()), (Origin::File, Origin::BuiltIn("chatml")));
     for template in [own, built_in] {
         assert_eq!(template.render(&chat(&messages)).unwrap(), format!("{expected}<|im_start|>assistant\n"));
         let closed = Chat { add_generation_prompt: false, ..chat(&messages) };
         assert_eq!(template.render(&closed).unwrap(), expected);
     }
+}
+
+#[test]
+fn built_ins_are_chosen_by_the_turn_tokens_of_the_vocabulary() {
+    let turns =
+        [message("system", "Be brief. "), message("user", " hi\n"), message("assistant", "ho"), message("user", "?")];
+    let gemma = bare(&["<bos>", "<start_of_turn>", "<end_of_turn>"]).unwrap();
+    assert_eq!(gemma.origin(), Origin::BuiltIn("gemma"));
+    assert_eq!(
+        gemma.render(&chat(&turns)).unwrap(),
+        "<start_of_turn>user\nBe brief.\n\nhi<end_of_turn>\n<start_of_turn>model\nho<end_of_turn>\n\
+         <start_of_turn>user\n?<end_of_turn>\n<start_of_turn>model\n"
+    );
+    let twice = [message("user", "a"), message("user", "b")];
+    assert!(matches!(gemma.render(&chat(&twice)), Err(TemplateError::Refused { .. })));
+    let llama3 = bare(&["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]).unwrap();
+    assert_eq!(
+        llama3.render(&chat(&turns[..2])).unwrap(),
+        "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n\
+         hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    );
+    let none = bare(&["<|im_start|>", "<start_of_turn>", "x"]).unwrap_err();
+    assert_eq!(none, TemplateError::Absent { known: "chatml, gemma, llama3".to_owned() });
 }
 
 #[test]

@@ -2,23 +2,34 @@
 //!
 //! A token may end within a character; those bytes wait for the rest, so that every piece handed out is
 //! valid UTF-8 and the pieces together are the text. Bytes that can become no character turn into U+FFFD.
-//! Control tokens are no text and leave none.
+//! Control tokens are no text and leave none, and neither does the space that a tokenizer puts before the
+//! first word of a text or after a special token.
 
 use super::Tokenizer;
 
-/// One answer's stream. At most three bytes wait.
+/// One answer's stream; `default` begins a text. At most three bytes wait.
 #[derive(Clone, Debug, Default)]
 pub struct Detokenizer {
     waiting: Vec<u8>,
+    /// The token before the next.
+    last: Option<u32>,
 }
 
 impl Detokenizer {
+    /// A text that goes on behind `last`, a prompt's last token.
+    pub fn after(last: Option<u32>) -> Detokenizer {
+        Detokenizer { waiting: Vec::new(), last }
+    }
+
     /// Appends to `out` what `id` completes; perhaps nothing.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32, out: &mut String) {
+        let last = self.last.replace(id);
         if tokenizer.is_control(id) {
             return;
         }
-        self.waiting.extend(tokenizer.token_bytes(id));
+        let bytes = tokenizer.token_bytes(id);
+        let own = tokenizer.has_own_space(id, last);
+        self.waiting.extend(bytes.strip_prefix(b" ").filter(|_| own).unwrap_or(bytes));
         let mut rest = self.waiting.as_slice();
         loop {
             match std::str::from_utf8(rest) {

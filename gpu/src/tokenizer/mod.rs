@@ -1,28 +1,28 @@
 //! Text to token ids and back, as the model's file describes it.
 //!
 //! Reads `tokenizer.ggml.*` of a GGUF and gives the ids llama.cpp gives: special tokens are split off first
-//! (`special`), the rest is cut into words (`pre`), each word is merged by byte-level BPE (the `tokenizers`
-//! crate), and ids turn back into text as a stream (`detokenizer`). Only the `gpt2` kind so far; a file
+//! (`special`), and what lies between is merged, by byte-level BPE (`byte_level`, after cutting it into words
+//! with `pre`) or by SentencePiece's scores (`spm`). Ids turn back into text as a stream (`detokenizer`). A file
 //! with another kind or an unknown pre-tokenizer is refused by name, for wrong ids are worse than none.
 //!
 //! It does not render chats (see `template`) and adds no token of its own: whoever builds a prompt asks
 //! [`Tokenizer::add_bos`].
 
+mod byte_level;
 pub(crate) mod bytes;
 mod classes;
 mod detokenizer;
 mod pre;
 mod special;
+mod spm;
 mod vocabulary;
 
 pub use detokenizer::Detokenizer;
 pub use vocabulary::TokenizerError;
 
-use bytes::printable;
-use pre::PreTokenizer;
+use byte_level::ByteLevel;
 use special::{Fragment, Specials};
-use tokenizers::Model as _;
-use tokenizers::models::bpe::BPE;
+use spm::{Prefix, Spm};
 use vocabulary::{Kind, Vocabulary};
 
 /// Cuts a control token's name in what a user wrote. Unicode keeps this one out of all text.
@@ -31,14 +31,17 @@ const DEFUSED: char = '\u{fdd0}';
 /// The tokenizer of one model file; immutable, shared by threads.
 pub struct Tokenizer {
     vocabulary: Vocabulary,
-    pre: &'static PreTokenizer,
-    bpe: BPE,
+    scheme: Scheme,
     /// Every special token: for text the template made.
     specials: Specials,
     /// Only those that stand for plain text: for text a user wrote.
     user_defined: Specials,
-    /// The token of each single byte; some vocabularies lack bytes that UTF-8 never uses.
-    byte_ids: [Option<u32>; 256],
+}
+
+/// How text between special tokens becomes ids.
+enum Scheme {
+    ByteLevel(Box<ByteLevel>),
+    Spm(Box<Spm>),
 }
 
 impl Tokenizer {
@@ -46,17 +49,28 @@ impl Tokenizer {
     ///
     /// With `parse_special` the texts of control tokens (`<|im_start|>`) become those tokens, as in a
     /// rendered chat. Without it they are spelled out like any other text: what a user wrote cannot open
-    /// or close a message. Bytes that the vocabulary has no token for are left out, as llama.cpp does.
+    /// or close a message, not even where llama.cpp would merge its letters into the token. Bytes that the vocabulary has no token for are left out, as llama.cpp does.
     pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
         let specials = if parse_special { &self.specials } else { &self.user_defined };
         let mut ids = Vec::with_capacity(text.len() / 4 + 4);
+        self.append(text, specials, &mut Prefix::Space, &mut ids);
+        ids
+    }
+
+    fn append(&self, text: &str, specials: &Specials, prefix: &mut Prefix, ids: &mut Vec<u32>) {
         for fragment in specials.split(text) {
-            match fragment {
-                Fragment::Token(id) => ids.push(id),
-                Fragment::Text(text) => self.pre.split(text, |word| self.encode_word(word, &mut ids)),
+            match (fragment, &self.scheme) {
+                (Fragment::Token(id), _) => {
+                    ids.push(id);
+                    *prefix = Prefix::Space;
+                }
+                (Fragment::Text(text), Scheme::ByteLevel(scheme)) => scheme.encode(text, ids),
+                (Fragment::Text(text), Scheme::Spm(scheme)) => {
+                    scheme.encode(text, *prefix, ids);
+                    *prefix = Prefix::None;
+                }
             }
         }
-        ids
     }
 
     /// A user's words, ready for a chat template: control tokens they spell will stay spelled. Without
@@ -67,7 +81,8 @@ impl Tokenizer {
             match fragment {
                 Fragment::Token(id) if self.is_control(id) => {
                     let name = String::from_utf8_lossy(self.token_bytes(id));
-                    // Between all characters: a name can hold another.
+                    // Around all characters: a name can hold another.
+                    defused.push(DEFUSED);
                     name.chars().for_each(|c| defused.extend([c, DEFUSED]));
                 }
                 Fragment::Token(id) => defused += &String::from_utf8_lossy(self.token_bytes(id)),
@@ -80,23 +95,15 @@ impl Tokenizer {
     /// Token ids of a rendered chat whose messages were defused: as [`Tokenizer::encode`] with control
     /// tokens parsed, but for those that a user spelled.
     pub fn encode_chat(&self, rendered: &str) -> Vec<u32> {
-        rendered.split(DEFUSED).flat_map(|part| self.encode(part, true)).collect()
-    }
-
-    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
-        if let [byte] = word.as_bytes() {
-            ids.extend(self.byte_ids[usize::from(*byte)]);
-            return;
+        let (mut ids, mut prefix) = (Vec::with_capacity(rendered.len() / 4 + 4), Prefix::Space);
+        let parts: Vec<&str> = rendered.split(DEFUSED).collect();
+        for (i, part) in parts.iter().enumerate() {
+            // A character with a mark on both sides is of a name that was defused, and may be a name itself.
+            let within = i > 0 && i + 1 < parts.len() && part.chars().nth(1).is_none();
+            let specials = if within { &self.user_defined } else { &self.specials };
+            self.append(part, specials, &mut prefix, &mut ids);
         }
-        // A byte without a token ends a run: nothing merges across it.
-        for run in word.as_bytes().split(|byte| self.byte_ids[usize::from(*byte)].is_none()) {
-            let spelled: String = run.iter().map(|byte| printable(*byte)).collect();
-            match self.bpe.tokenize(&spelled) {
-                Ok(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
-                // It fails for dropout and unknown tokens only, and we use neither; bytes lose no text.
-                Err(_) => ids.extend(run.iter().filter_map(|byte| self.byte_ids[usize::from(*byte)])),
-            }
-        }
+        ids
     }
 
     /// The bytes a token stands for: of a normal token its text (perhaps a part of a character), of a
@@ -135,6 +142,18 @@ impl Tokenizer {
         self.vocabulary.add_bos
     }
 
+    /// Whether a prompt that is no chat ends with [`Tokenizer::eos`]: models that are no chat partners.
+    pub fn add_eos(&self) -> bool {
+        self.vocabulary.add_eos
+    }
+
+    /// Whether the space that `id` begins with is the tokenizer's own; `last` is the token before it.
+    fn has_own_space(&self, id: u32, last: Option<u32>) -> bool {
+        let Scheme::Spm(spm) = &self.scheme else { return false };
+        let is_normal = |id| self.vocabulary.kind(id).is_some_and(|kind| matches!(kind, Kind::Normal | Kind::Byte(_)));
+        spm.add_space_prefix && self.vocabulary.kind(id) == Some(Kind::Normal) && !last.is_some_and(is_normal)
+    }
+
     /// Tokens of the vocabulary; each id is below.
     pub fn vocab_len(&self) -> usize {
         self.vocabulary.len()
@@ -143,9 +162,11 @@ impl Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("pre", &self.pre).field("vocab", &self.vocab_len()).finish()
+        f.debug_struct("Tokenizer").field("vocab", &self.vocab_len()).finish()
     }
 }
 
+#[cfg(test)]
+mod spm_tests;
 #[cfg(test)]
 mod tests;

@@ -2,10 +2,11 @@
 //!
 //! Longer names win over shorter ones wherever they stand, then the earlier place wins; so `<|im_end|>` is
 //! never read as a shorter token's name inside it. Bounded for a hostile vocabulary: a name is at most 256
-//! bytes long, and the text is scanned once for each length that occurs.
+//! bytes long, and the text is scanned once for each length that occurs. llama.cpp also lets a few families'
+//! tokens swallow the white space beside them (phi-3, some encoders); no architecture that runs here does.
 
 use super::vocabulary::{TokenizerError, bounded};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 
 const MAX_NAME: usize = 256;
 
@@ -16,24 +17,31 @@ pub(crate) enum Fragment<'t> {
     Token(u32),
 }
 
-/// A set of special tokens.
-#[derive(Debug)]
+/// A set of special tokens, by the length of their names.
+#[derive(Debug, Default)]
 pub(crate) struct Specials {
-    ids: BTreeMap<Box<str>, u32>,
-    lengths: BTreeSet<usize>,
-    /// By a name's first byte: whether there is one.
-    starts: [bool; 256],
+    by_length: BTreeMap<usize, Names>,
+}
+
+/// Names of one length. First and last bytes tell most places apart without hashing them.
+#[derive(Debug)]
+struct Names {
+    ids: HashMap<Box<str>, u32>,
+    firsts: [bool; 256],
+    lasts: [bool; 256],
 }
 
 impl Specials {
     pub(crate) fn new<'a>(names: impl Iterator<Item = (&'a str, u32)>) -> Result<Specials, TokenizerError> {
-        let mut specials = Specials { ids: BTreeMap::new(), lengths: BTreeSet::new(), starts: [false; 256] };
+        let mut specials = Specials::default();
         for (name, id) in names {
-            let Some(first) = name.as_bytes().first() else { continue };
+            let (Some(first), Some(last)) = (name.as_bytes().first(), name.as_bytes().last()) else { continue };
             bounded("bytes of a special token", name.len(), 1, MAX_NAME)?;
-            specials.starts[usize::from(*first)] = true;
-            specials.lengths.insert(name.len());
-            specials.ids.insert(name.into(), id);
+            let empty = || Names { ids: HashMap::new(), firsts: [false; 256], lasts: [false; 256] };
+            let names = specials.by_length.entry(name.len()).or_insert_with(empty);
+            names.firsts[usize::from(*first)] = true;
+            names.lasts[usize::from(*last)] = true;
+            names.ids.insert(name.into(), id);
         }
         Ok(specials)
     }
@@ -42,14 +50,11 @@ impl Specials {
     pub(crate) fn split<'t>(&self, text: &'t str) -> Vec<Fragment<'t>> {
         let mut fragments = vec![Fragment::Text(text)];
         fragments.retain(|_| !text.is_empty());
-        if !text.bytes().any(|byte| self.starts[usize::from(byte)]) {
-            return fragments;
-        }
-        for length in self.lengths.iter().rev() {
+        for (length, names) in self.by_length.iter().rev() {
             let mut finer = Vec::with_capacity(fragments.len());
             for fragment in fragments {
                 match fragment {
-                    Fragment::Text(text) => self.split_one(text, *length, &mut finer),
+                    Fragment::Text(text) => names.split(text, *length, &mut finer),
                     token => finer.push(token),
                 }
             }
@@ -57,21 +62,28 @@ impl Specials {
         }
         fragments
     }
+}
 
-    /// Splits names of one length off a text.
-    fn split_one<'t>(&self, text: &'t str, length: usize, out: &mut Vec<Fragment<'t>>) {
+impl Names {
+    fn at(&self, text: &str, at: usize, length: usize) -> Option<u32> {
+        let (first, last) = (text.as_bytes()[at], text.as_bytes()[at + length - 1]);
+        if !(self.firsts[usize::from(first)] && self.lasts[usize::from(last)]) {
+            return None;
+        }
+        self.ids.get(text.get(at..at + length)?).copied()
+    }
+
+    fn split<'t>(&self, text: &'t str, length: usize, out: &mut Vec<Fragment<'t>>) {
         let (mut start, mut at) = (0, 0);
         while at + length <= text.len() {
-            let starts = self.starts[usize::from(text.as_bytes()[at])];
-            let id = text.get(at..at + length).filter(|_| starts).and_then(|name| self.ids.get(name));
-            let Some(id) = id else {
+            let Some(id) = self.at(text, at, length) else {
                 at += 1;
                 continue;
             };
             if start < at {
                 out.push(Fragment::Text(&text[start..at]));
             }
-            out.push(Fragment::Token(*id));
+            out.push(Fragment::Token(id));
             at += length;
             start = at;
         }

@@ -1,20 +1,20 @@
 //! Reading a vocabulary out of a file's metadata, with bounds.
 //!
-//! Builds the [`Tokenizer`] of a GGUF: tokens and their kinds, merges, the few ids with a meaning. Memory is
-//! a small multiple of the file's own arrays; counts and lengths are bounded first, and a merge is looked up
-//! before the BPE model sees it, since that one trusts its input.
+//! Builds the [`Tokenizer`] of a GGUF: tokens and their kinds, the few ids with a meaning, and by the family
+//! the rest (`byte_level`, `spm`). Memory is a small multiple of the file's own arrays; counts and lengths are
+//! bounded first.
 
+use super::byte_level::{ByteLevel, pre_tokenizer};
 use super::bytes::byte_of;
 use super::pre::PreTokenizer;
 use super::special::Specials;
-use super::{Tokenizer, bytes};
+use super::spm::{self, Spm};
+use super::{Scheme, Tokenizer};
 use crate::gguf::{Gguf, GgufError};
 use std::collections::{BTreeMap, BTreeSet};
-use tokenizers::models::bpe::{BPE, Vocab};
 
 /// Larger than any vocabulary in use (262,144).
 const MAX_TOKENS: usize = 1 << 20;
-const MAX_MERGES: usize = 1 << 20;
 /// Of one token's text; runs of spaces reach a few hundred.
 const MAX_TOKEN_BYTES: usize = 4_096;
 
@@ -23,8 +23,8 @@ const MAX_TOKEN_BYTES: usize = 4_096;
 pub enum TokenizerError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Another tokenizer than byte-level BPE.
-    #[error("tokenizer.ggml.model: expected `gpt2`, found `{found}`")]
+    /// Neither byte-level BPE nor SentencePiece's merging.
+    #[error("tokenizer.ggml.model: expected `gpt2` or `llama`, found `{found}`")]
     Model { found: String },
     /// No one knows how this family cuts text into words.
     #[error("tokenizer.ggml.pre: `{found}` is not supported; supported are {expected}")]
@@ -38,6 +38,9 @@ pub enum TokenizerError {
     /// A merge that is no pair, or of or into something that is no token.
     #[error("merge {index} does not join two tokens into a third")]
     Merge { index: usize },
+    /// A token's score is a NaN or an infinity.
+    #[error("token {id} has a score that is not finite")]
+    Score { id: u32 },
     /// The BPE model refused what passed the checks above.
     #[error("the merges make no byte-pair model")]
     Bpe,
@@ -50,6 +53,8 @@ pub(crate) enum Kind {
     Unknown,
     Control,
     UserDefined,
+    /// A single byte, for what is no token.
+    Byte(u8),
 }
 
 /// What the tokenizer needs to know of each token.
@@ -61,7 +66,10 @@ pub(crate) struct Vocabulary {
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) eot: Option<u32>,
+    /// Of what has neither a token nor bytes.
+    pub(crate) unknown: Option<u32>,
     pub(crate) add_bos: bool,
+    pub(crate) add_eos: bool,
     /// Sorted.
     pub(crate) ends: Vec<u32>,
 }
@@ -117,14 +125,11 @@ impl Vocabulary {
 impl Tokenizer {
     /// The tokenizer that a file describes.
     pub fn from_gguf(gguf: &Gguf) -> Result<Tokenizer, TokenizerError> {
-        let model = gguf.str("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(TokenizerError::Model { found: shortened(model) });
-        }
-        let pre = gguf.opt_str("tokenizer.ggml.pre")?.unwrap_or("default");
-        let pre = PreTokenizer::of_name(pre)
-            .ok_or_else(|| TokenizerError::Pre { expected: PreTokenizer::names(), found: shortened(pre) })?;
-
+        let family = match gguf.str("tokenizer.ggml.model")? {
+            "gpt2" => Family::ByteLevel(pre_tokenizer(gguf)?),
+            "llama" => Family::Spm,
+            found => return Err(TokenizerError::Model { found: shortened(found) }),
+        };
         let texts = gguf.strs("tokenizer.ggml.tokens")?;
         bounded("tokens", texts.len(), 1, MAX_TOKENS)?;
         let texts: Vec<&str> = texts.collect();
@@ -137,7 +142,7 @@ impl Tokenizer {
                 return Err(TokenizerError::DuplicateToken { id, first });
             }
         }
-        let vocabulary = vocabulary(gguf, pre, &texts, &ids)?;
+        let vocabulary = vocabulary(gguf, family, &texts, &ids)?;
         let special = |kinds: &[Kind]| {
             let chosen =
                 (0u32..).zip(&texts).filter(|(id, _)| vocabulary.kind(*id).is_some_and(|kind| kinds.contains(&kind)));
@@ -145,12 +150,55 @@ impl Tokenizer {
         };
         let specials = special(&[Kind::Control, Kind::Unknown, Kind::UserDefined])?;
         let user_defined = special(&[Kind::UserDefined])?;
-        let mut byte_ids = [None; 256];
-        for (byte, id) in (0u8..=255).zip(&mut byte_ids) {
-            *id = ids.get(bytes::printable(byte).encode_utf8(&mut [0; 4]) as &str).copied();
+        let scheme = match family {
+            Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids)?)),
+            Family::Spm => Scheme::Spm(Box::new(Spm::new(gguf, &texts, &vocabulary)?)),
+        };
+        Ok(Tokenizer { vocabulary, scheme, specials, user_defined })
+    }
+}
+
+/// How the file's tokens are written, and what holds where it does not say.
+#[derive(Clone, Copy)]
+enum Family {
+    ByteLevel(&'static PreTokenizer),
+    Spm,
+}
+
+impl Family {
+    /// Beginning, end, unknown, where the file names none: SentencePiece's first three.
+    fn ids(self) -> [Option<u32>; 3] {
+        match self {
+            Family::ByteLevel(_) => [None; 3],
+            Family::Spm => [Some(1), Some(2), Some(0)],
         }
-        let bpe = bpe(gguf, pre, &ids)?;
-        Ok(Tokenizer { vocabulary, pre, bpe, specials, user_defined, byte_ids })
+    }
+
+    fn add_bos(self) -> bool {
+        match self {
+            Family::ByteLevel(pre) => pre.add_bos,
+            Family::Spm => true,
+        }
+    }
+
+    /// A token's kind by GGUF's type id.
+    fn kind(self, id: i128, text: &str) -> Kind {
+        match (id, self) {
+            (2, _) => Kind::Unknown,
+            (3, _) => Kind::Control,
+            (4, _) => Kind::UserDefined,
+            (6, Family::Spm) => spm::byte_of(text).map_or(Kind::Normal, Kind::Byte),
+            _ => Kind::Normal,
+        }
+    }
+
+    /// The bytes that a normal token's text stands for; `None`: the text as it is.
+    fn spelled(self, text: &str) -> Option<Vec<u8>> {
+        match self {
+            // Characters outside the alphabet are left as they stand: such a token is not byte-level.
+            Family::ByteLevel(_) => text.chars().map(byte_of).collect(),
+            Family::Spm => Some(text.replace(spm::SPACE, " ").into_bytes()),
+        }
     }
 }
 
@@ -159,77 +207,54 @@ pub(super) fn bounded(field: &'static str, found: usize, least: usize, most: usi
 }
 
 /// Names out of a file, fit for an error message.
-fn shortened(name: &str) -> String {
+pub(super) fn shortened(name: &str) -> String {
     name.chars().take(40).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn vocabulary(
     gguf: &Gguf,
-    pre: &PreTokenizer,
+    family: Family,
     texts: &[&str],
     ids: &BTreeMap<&str, u32>,
 ) -> Result<Vocabulary, TokenizerError> {
     let mut kinds = vec![Kind::Normal; texts.len()];
     if let Some(types) = gguf.opt_ints("tokenizer.ggml.token_type")? {
         bounded("token types", types.len(), texts.len(), MAX_TOKENS)?;
-        for (kind, id) in kinds.iter_mut().zip(types) {
-            *kind = match id {
-                2 => Kind::Unknown,
-                3 => Kind::Control,
-                4 => Kind::UserDefined,
-                _ => Kind::Normal,
-            };
+        for ((kind, id), text) in kinds.iter_mut().zip(types).zip(texts) {
+            *kind = family.kind(id, text);
         }
     }
-    let id_of = |key: &str| -> Result<Option<u32>, GgufError> {
+    let id_or = |key: &str, custom: Option<u32>| -> Result<Option<u32>, GgufError> {
         let id = gguf.opt_u32(&format!("tokenizer.ggml.{key}_token_id"))?;
-        Ok(id.filter(|id| (*id as usize) < texts.len()))
+        Ok(id.or(custom).filter(|id| (*id as usize) < texts.len()))
     };
-    let (bos, eos, eot) = (id_of("bos")?, id_of("eos")?, id_of("eot")?);
+    let [bos, eos, unknown] = family.ids();
+    let (bos, eos, unknown) = (id_or("bos", bos)?, id_or("eos", eos)?, id_or("unknown", unknown)?);
+    let eot = id_or("eot", None)?;
     let by_text: Vec<u32> = TURN_ENDS.iter().filter_map(|text| ids.get(text).copied()).collect();
     let eot = eot.or_else(|| by_text.first().copied());
     let named = by_text.iter().copied().chain(OTHER_ENDS.iter().filter_map(|text| ids.get(text).copied()));
     let named: BTreeSet<u32> = named.collect();
     // Some converters forget to mark them; as plain text they could never be told from a user's words.
     named.iter().for_each(|id| kinds[*id as usize] = Kind::Control);
-    let ends: BTreeSet<u32> = named.into_iter().chain(eos).chain(eot).chain(id_of("eom")?).collect();
+    // A text without a token must not become one that steers.
+    let unknown = unknown.filter(|id| kinds[*id as usize] != Kind::Control);
+    let ends: BTreeSet<u32> = named.into_iter().chain(eos).chain(eot).chain(id_or("eom", None)?).collect();
 
     let mut text = Vec::new();
     let mut text_ends = Vec::with_capacity(texts.len());
     for (token, kind) in texts.iter().zip(&kinds) {
-        // Characters outside the alphabet are left as they stand: such a token is not byte-level.
-        let spelled = token.chars().map(byte_of).collect::<Option<Vec<u8>>>().filter(|_| *kind == Kind::Normal);
+        let spelled = match kind {
+            Kind::Normal => family.spelled(token),
+            Kind::Byte(byte) => Some(vec![*byte]),
+            Kind::Unknown | Kind::Control | Kind::UserDefined => None,
+        };
         text.extend(spelled.as_deref().unwrap_or(token.as_bytes()));
         text_ends.push(text.len());
     }
-    let add_bos = gguf.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(pre.add_bos) && bos.is_some();
-    Ok(Vocabulary { text, text_ends, kinds, bos, eos, eot, add_bos, ends: ends.into_iter().collect() })
-}
-
-fn bpe(gguf: &Gguf, pre: &PreTokenizer, ids: &BTreeMap<&str, u32>) -> Result<BPE, TokenizerError> {
-    let lines = gguf.strs("tokenizer.ggml.merges")?;
-    bounded("merges", lines.len(), 0, MAX_MERGES)?;
-    let mut merges = Vec::with_capacity(lines.len());
-    let mut seen = BTreeSet::new();
-    let mut joined = String::new();
-    for (index, line) in lines.enumerate() {
-        // A token never holds a space (it is `Ġ`), but may be one byte long: the separator is not the first.
-        let mut separators = line.match_indices(' ').filter(|(at, _)| *at > 0);
-        let (at, _) = separators.next().ok_or(TokenizerError::Merge { index })?;
-        let (left, right) = (&line[..at], &line[at + 1..]);
-        joined.clear();
-        joined.push_str(left);
-        joined.push_str(right);
-        if !(ids.contains_key(left) && ids.contains_key(right) && ids.contains_key(joined.as_str())) {
-            return Err(TokenizerError::Merge { index });
-        }
-        // Of equal merges the first counts.
-        if seen.insert((left, right)) {
-            merges.push((left.to_owned(), right.to_owned()));
-        }
-    }
-    let vocab = ids.iter().map(|(text, id)| ((*text).to_owned(), *id));
-    // No cache: it is one per thread, outlives the tokenizer, and would hold words of users' prompts.
-    let builder = BPE::builder().vocab_and_merges(vocab.collect::<Vocab>(), merges);
-    builder.cache_capacity(0).ignore_merges(pre.whole_words).build().map_err(|_| TokenizerError::Bpe)
+    let adds = |what: &str, custom| Ok::<_, GgufError>(gguf.opt_bool(what)?.unwrap_or(custom));
+    let add_bos = adds("tokenizer.ggml.add_bos_token", family.add_bos())? && bos.is_some();
+    let add_eos = adds("tokenizer.ggml.add_eos_token", false)? && eos.is_some();
+    let ends = ends.into_iter().collect();
+    Ok(Vocabulary { text, text_ends, kinds, bos, eos, eot, unknown, add_bos, add_eos, ends })
 }

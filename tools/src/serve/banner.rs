@@ -10,6 +10,8 @@ pub(crate) struct Served {
     pub name: String,
     /// For instance `host engine (AVX2, 2 threads)`.
     pub engine: String,
+    /// Where its chat template comes from.
+    pub chats: String,
 }
 
 pub(crate) fn opened(address: SocketAddr, journal: &Path) {
@@ -18,8 +20,8 @@ pub(crate) fn opened(address: SocketAddr, journal: &Path) {
 }
 
 pub(crate) fn ready(address: SocketAddr, models: &[Served]) {
-    for Served { name, engine } in models {
-        say(&format!("model     {name}, {engine}"));
+    for Served { name, engine, chats } in models {
+        say(&format!("model     {name}, {engine}, {chats}"));
     }
     let name = models.first().map_or("", |served| &served.name);
     say(&format!("dashboard http://{address}/ui"));

@@ -4,7 +4,7 @@
 //! for it are told to come back.
 
 use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Words};
-use orchestrion_gpu::template::{Chat, Message, Template};
+use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
 use orchestrion_world::payload::Payload;
@@ -20,7 +20,8 @@ const MAX_TOKENS_DEFAULT: u32 = 1_024;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub tokenizer: Arc<Tokenizer>,
-    pub template: Template,
+    /// Or why chats are refused; bare prompts need none.
+    pub template: Result<Template, TemplateError>,
     pub ctx_max: u32,
     pub fingerprint: String,
 }
@@ -109,6 +110,10 @@ impl Recipe {
         {
             tokens.insert(0, bos);
         }
+        // A chat's template places its own ends.
+        if matches!(content, Content::Prompt(_)) && self.tokenizer.add_eos() {
+            tokens.extend(self.tokenizer.eos());
+        }
         if tokens.is_empty() {
             let problem = "it comes to no token at all".to_owned();
             return Err(PrepareError::Invalid { field: content.field(), problem });
@@ -135,9 +140,8 @@ impl Recipe {
         let messages: Vec<(String, String)> = messages.iter().map(defused).collect();
         let messages: Vec<Message<'_>> = messages.iter().map(|(role, content)| Message { role, content }).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, now_unix_s: unix_s() };
-        let problem = |error: orchestrion_gpu::template::TemplateError| error.to_string();
-        let invalid = |problem| PrepareError::Invalid { field: "messages", problem };
-        self.template.render(&chat).map_err(problem).map_err(invalid)
+        let invalid = |error: TemplateError| PrepareError::Invalid { field: "messages", problem: error.to_string() };
+        self.template.as_ref().map_err(Clone::clone).and_then(|template| template.render(&chat)).map_err(invalid)
     }
 }
 
@@ -150,4 +154,25 @@ fn digest(tokens: &[u32]) -> Sha256 {
 
 fn unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestrion_gpu::generate::{GenSpec, generate};
+    use orchestrion_gpu::gguf::Gguf;
+
+    #[test]
+    fn without_a_template_chats_are_refused_and_prompts_are_served() {
+        let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+        let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+        let recipe = Recipe { tokenizer, template, ctx_max: 64, fingerprint: String::new() };
+        let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]));
+        let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
+            panic!("a chat without a template became {chat:?}");
+        };
+        assert!(problem.contains("no chat template") && problem.contains("completions"), "{problem}");
+        assert!(recipe.tokens(&Content::Prompt("hello".to_owned())).is_ok_and(|tokens| !tokens.is_empty()));
+    }
 }

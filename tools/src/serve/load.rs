@@ -12,7 +12,7 @@ use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
 use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
-use orchestrion_gpu::template::Template;
+use orchestrion_gpu::template::{Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::{DeviceId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Report};
@@ -51,7 +51,11 @@ pub(crate) fn pools(
             fingerprint: format!("{digest}/{DEFINITION}"),
         };
         let kernels = format!("host engine ({}, {} threads)", engine.level(), engine.threads());
-        served.push(Served { name: pool.model_name(), engine: kernels });
+        let chats = match &recipe.template {
+            Ok(template) => template.origin().to_string(),
+            Err(_) => "no chat template".to_owned(),
+        };
+        served.push(Served { name: pool.model_name(), engine: kernels, chats });
         let worker = WorkerId(n as u32 + 1);
         let spec = StationSpec {
             worker,
@@ -106,7 +110,7 @@ fn leave(strangers: &[TaskId], urgent: &flume::Sender<Urgent>) {
 struct Loaded {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
-    template: Template,
+    template: Result<Template, TemplateError>,
     digest: Sha256,
 }
 
@@ -124,7 +128,13 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<Loaded, Failure> {
     let ctx_max = pool.ctx.unwrap_or(u32::MAX);
     let engine = Engine::load(&gguf, EngineOptions { level: pool.level(), threads, ctx_max }).map_err(|e| named(&e))?;
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).map_err(|e| named(&e))?);
-    let template = Template::from_gguf(&gguf).map_err(|e| named(&e))?;
+    let template = match Template::from_gguf(&gguf) {
+        Err(absent @ TemplateError::Absent { .. }) => {
+            tracing::warn!(model = pool.model, "{absent}");
+            Err(absent)
+        }
+        found => Ok(found.map_err(|e| named(&e))?),
+    };
     Ok(Loaded { engine, tokenizer, template, digest: gguf.digest() })
 }
 
