@@ -6,7 +6,7 @@
 
 use super::bytes::printable;
 use super::pre::PreTokenizer;
-use super::vocabulary::{TokenizerError, bounded, shortened};
+use super::vocabulary::{Kind, TokenizerError, Vocabulary, bounded, shortened};
 use crate::gguf::Gguf;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::Model as _;
@@ -33,13 +33,19 @@ impl ByteLevel {
         gguf: &Gguf,
         pre: &'static PreTokenizer,
         ids: &BTreeMap<&str, u32>,
+        vocabulary: &Vocabulary,
     ) -> Result<ByteLevel, TokenizerError> {
+        // What steers the model is no part of text: neither a byte nor made by merging.
+        let is_text = |id: &u32| !matches!(vocabulary.kind(*id), Some(Kind::Control | Kind::Unknown));
         let mut byte_ids = [None; 256];
         for (byte, id) in (0u8..=255).zip(&mut byte_ids) {
-            *id = ids.get(printable(byte).encode_utf8(&mut [0; 4]) as &str).copied();
+            *id = ids.get(printable(byte).encode_utf8(&mut [0; 4]) as &str).copied().filter(is_text);
         }
-        let merges = merges(gguf, ids)?;
-        let vocab = ids.iter().map(|(text, id)| ((*text).to_owned(), *id));
+        let mut merges = merges(gguf, ids)?;
+        merges.retain(|(left, right)| {
+            [left, right, &format!("{left}{right}")].into_iter().all(|text| ids.get(text.as_str()).is_some_and(is_text))
+        });
+        let vocab = ids.iter().filter(|(_, id)| is_text(id)).map(|(text, id)| ((*text).to_owned(), *id));
         // No cache: it is one per thread, outlives the tokenizer, and would hold words of users' prompts.
         let builder = BPE::builder().vocab_and_merges(vocab.collect::<Vocab>(), merges);
         let built = builder.cache_capacity(0).ignore_merges(pre.whole_words).build();

@@ -49,7 +49,8 @@ impl Tokenizer {
     ///
     /// With `parse_special` the texts of control tokens (`<|im_start|>`) become those tokens, as in a
     /// rendered chat. Without it they are spelled out like any other text: what a user wrote cannot open
-    /// or close a message, not even where llama.cpp would merge its letters into the token. Bytes that the vocabulary has no token for are left out, as llama.cpp does.
+    /// or close a message, not even where llama.cpp would merge its letters into the token. Bytes that the
+    /// vocabulary has no token for are left out, as llama.cpp does.
     pub fn encode(&self, text: &str, parse_special: bool) -> Vec<u32> {
         let specials = if parse_special { &self.specials } else { &self.user_defined };
         let mut ids = Vec::with_capacity(text.len() / 4 + 4);

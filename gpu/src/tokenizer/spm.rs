@@ -6,18 +6,21 @@
 //! does make them, where the pieces of a name happen to be tokens; here that would let a message end itself.)
 //!
 //! This merges over scores instead of deriving a byte-pair table from them, which the design preferred: for
-//! Gemma's 262,144 tokens that table has 514,847 pairs of strings to find, copy and hash at every start. One heap
-//! does it in O(n log n) of the text's characters, each step bounded by the longest token.
+//! Gemma's 262,144 tokens that table has 514,847 pairs of strings to find, copy and hash at every start. A heap
+//! for each word does it in O(n log n), each step bounded by the longest token, in bounded memory.
 
 use super::vocabulary::{Kind, TokenizerError, Vocabulary, bounded};
 use crate::gguf::Gguf;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 /// A space inside of a token.
 pub(crate) const SPACE: char = '\u{2581}';
 /// Of one token's text; Gemma's longest has 48.
 const MAX_PIECE: usize = 512;
+
+/// Bytes that are merged at once, however long a text without a space is; some 150 bytes of memory for each.
+const MAX_WORD: usize = 1 << 18;
 
 #[derive(Clone, Copy)]
 struct Piece {
@@ -30,6 +33,8 @@ pub(crate) struct Spm {
     /// Tokens that text can become. Hashed with a secret of the process, so no vocabulary can make it slow.
     pieces: HashMap<Box<str>, Piece>,
     longest: usize,
+    /// What stands before a space inside of a token; all other spaces begin a word that nothing joins to the last.
+    before_space: BTreeSet<char>,
     byte_ids: [Option<u32>; 256],
     unknown: Option<u32>,
     /// Whether a text, and what follows a special token, gets a space in front.
@@ -53,7 +58,7 @@ impl Spm {
         bounded("scores", scores.len(), texts.len(), texts.len())?;
         let add_space_prefix = gguf.opt_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let (mut pieces, mut longest) = (HashMap::with_capacity(texts.len()), 0);
-        let mut byte_ids = [None; 256];
+        let (mut byte_ids, mut before_space) = ([None; 256], BTreeSet::new());
         for ((id, text), score) in (0u32..).zip(texts).zip(scores) {
             bounded("bytes of a token", text.len(), 0, MAX_PIECE)?;
             let score = score as f32;
@@ -64,12 +69,14 @@ impl Spm {
                 Some(Kind::Byte(byte)) => byte_ids[usize::from(byte)] = Some(id),
                 Some(Kind::Normal | Kind::UserDefined) if !text.is_empty() => {
                     longest = longest.max(text.len());
+                    let pairs = text.chars().zip(text.chars().skip(1));
+                    before_space.extend(pairs.filter(|(_, second)| *second == SPACE).map(|(first, _)| first));
                     pieces.insert((*text).into(), Piece { id, rank: rank(score) });
                 }
                 Some(Kind::Normal | Kind::UserDefined | Kind::Control | Kind::Unknown) | None => {}
             }
         }
-        Ok(Spm { pieces, longest, byte_ids, unknown: vocabulary.unknown, add_space_prefix })
+        Ok(Spm { pieces, longest, before_space, byte_ids, unknown: vocabulary.unknown, add_space_prefix })
     }
 
     /// Appends the ids of a text that holds no special token.
@@ -79,8 +86,21 @@ impl Spm {
             spelled.push(SPACE);
         }
         text.chars().for_each(|c| spelled.push(if c == ' ' { SPACE } else { c }));
-        for symbol in self.merged(&spelled) {
-            let piece = &spelled[symbol.start..symbol.end];
+        let (mut start, mut last) = (0, SPACE);
+        for (at, c) in spelled.char_indices() {
+            let begins = c == SPACE && !self.before_space.contains(&last) && at > 0;
+            if begins || at - start >= MAX_WORD {
+                self.encode_word(&spelled[start..at], ids);
+                start = at;
+            }
+            last = c;
+        }
+        self.encode_word(&spelled[start..], ids);
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
+        for symbol in self.merged(word) {
+            let piece = &word[symbol.start..symbol.end];
             match self.pieces.get(piece) {
                 Some(piece) => ids.push(piece.id),
                 None => self.spell(piece, ids),

@@ -57,6 +57,7 @@ fn the_highest_score_joins_first_then_the_leftmost() {
     assert_eq!(spelled(&with(&[("ab", -1.0), ("aba", -2.0), ("babc", -0.5)]), "babc"), [" ", "b", "ab", "c"]);
     assert_eq!(spelled(&with(&[("aa", -1.0), ("aaa", -3.0)]), "aaaaa"), [" ", "aa", "aaa"]);
     assert_eq!(spelled(&with(&[("\u{2581}a", -1.0), ("\u{2581}ab", -2.0)]), "ab a"), [" ab", " a"]);
+    assert_eq!(spelled(&with(&[("a\u{2581}", -1.0), ("a\u{2581}b", -2.0)]), "a b b"), [" ", "a b", " ", "b"]);
 }
 
 #[test]

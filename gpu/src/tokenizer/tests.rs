@@ -116,6 +116,24 @@ fn merges_follow_their_rank_and_words_may_go_whole() {
 }
 
 #[test]
+fn no_merge_makes_a_control_token() {
+    let tokens: Vec<String> = (0..=255).map(|byte| printable(byte).to_string()).chain(["ab".to_owned()]).collect();
+    let mut types = vec![1; 257];
+    (types[256], types[usize::from(b'c')]) = (3, 3);
+    for pre in ["gpt-2", "llama-bpe"] {
+        let mut file = Writer::default();
+        file.pair("tokenizer.ggml.model", Meta::Str("gpt2".to_owned()));
+        file.pair("tokenizer.ggml.pre", Meta::Str(pre.to_owned()));
+        file.pair("tokenizer.ggml.tokens", Meta::Strs(tokens.clone()));
+        file.pair("tokenizer.ggml.token_type", Meta::I32s(types.clone()));
+        file.pair("tokenizer.ggml.merges", Meta::Strs(vec!["a b".to_owned()]));
+        let tokenizer = Tokenizer::from_gguf(&Gguf::parse(file.finish()).unwrap()).unwrap();
+        assert_eq!(tokenizer.encode("ab", true), [256], "{pre}");
+        assert_eq!(tokenizer.encode("abcd", false), [97, 98, 100], "{pre}: and a byte that steers is none");
+    }
+}
+
+#[test]
 fn bad_vocabularies_are_refused_by_name() {
     let pre = built("unheard-of", &[], &[]).unwrap_err();
     assert!(pre.to_string().starts_with("tokenizer.ggml.pre: `unheard-of` is not supported; supported are default,"));

@@ -151,7 +151,7 @@ impl Tokenizer {
         let specials = special(&[Kind::Control, Kind::Unknown, Kind::UserDefined])?;
         let user_defined = special(&[Kind::UserDefined])?;
         let scheme = match family {
-            Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids)?)),
+            Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids, &vocabulary)?)),
             Family::Spm => Scheme::Spm(Box::new(Spm::new(gguf, &texts, &vocabulary)?)),
         };
         Ok(Tokenizer { vocabulary, scheme, specials, user_defined })
