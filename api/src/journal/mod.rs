@@ -34,6 +34,7 @@ pub(crate) mod medium;
 mod reader;
 mod record;
 mod segment;
+pub(crate) mod snapshot;
 mod taken;
 mod writer;
 
@@ -41,9 +42,11 @@ mod writer;
 pub(crate) mod tests;
 
 pub use cursor::Torn;
+pub(crate) use reader::tail;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
 pub use record::{Chain, Flaw, Outcome, Record};
 pub use segment::{Header, Origin, Place};
+pub(crate) use segment::{file_name, retain};
 pub use taken::Taken;
 pub use writer::{Fsync, JournalConfig, Writer};
 
@@ -64,7 +67,11 @@ pub enum JournalError {
     Nothing { path: PathBuf },
     #[error("{} is not a journal segment: it does not begin with ORJH", file.display())]
     NotAJournal { file: PathBuf },
-    #[error("{} has format version {found}; this build reads version {known}", file.display())]
+    #[error(
+        "{} has format version {found}, and this build reads version {known}; let the build that wrote it finish its \
+         tasks, or name another folder to begin without them (`journal.dir`)",
+        file.display()
+    )]
     Version { file: PathBuf, found: u64, known: u64 },
     #[error("{place}: {flaw}; the journal is damaged there. To go on without it, move the segment out of the folder")]
     Corrupt { place: Place, flaw: Flaw },
@@ -74,6 +81,12 @@ pub enum JournalError {
     Gap { missing: u32, next: PathBuf },
     #[error("{} does not continue the segment before it: {problem}", file.display())]
     Discontinued { file: PathBuf, problem: &'static str },
+    #[error(
+        "{} goes on from the segment before it, and no snapshot says from what state; read it together with that \
+         one, or name another folder to begin without it (`journal.dir`)",
+        file.display()
+    )]
+    NoStart { file: PathBuf },
     #[error("a record of {len} bytes exceeds the format's {max}")]
     TooLong { len: usize, max: usize },
     #[error(

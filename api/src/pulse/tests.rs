@@ -370,7 +370,17 @@ fn a_step_that_breaks_an_invariant_leaves_its_inputs_in_the_journal() {
     let ear = Arc::new(Ear::default());
     let intake = lanes::Intake::new(inlets, stop_end, 8);
     let simulation = Simulation::new(4);
-    let mut beat = Beat::new(simulation, writer, spool, Tick(0), intake, ear.clone(), ear, Health::well());
+    let mut beat = Beat::new(
+        simulation,
+        Shadow::start(&writer).unwrap(),
+        writer,
+        spool,
+        Tick(0),
+        intake,
+        ear.clone(),
+        ear,
+        Health::well(),
+    );
     beat.boot(vec![Input::Boot { wall_ms: 1 }, Input::SetRules(Box::new(rules()))]).unwrap();
     let fatal = vec![crate::fixture::submit(7)];
     let error = beat.broke(2, Tick(1), fatal.clone(), "leases_equal_slots".into());
