@@ -84,6 +84,9 @@ pub struct Door {
     pub(crate) explain_turn: Semaphore,
 }
 
+/// How long a client waits for its step to be recorded before it is looked whether that can be at all.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Whose task it is and what the core is to know of it, besides its words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
@@ -207,15 +210,35 @@ impl Door {
     async fn verdict(&self, submitted: Submitted) -> Result<Admitted, Problem> {
         let Submitted { entry, tether, verdict } = submitted;
         let Some(verdict) = verdict else { return Self::again(entry).await };
-        match verdict.await {
-            Ok(Verdict::Accepted { position, predicted_start }) => {
+        match self.recorded(verdict).await? {
+            Some(Verdict::Accepted { position, predicted_start }) => {
                 Ok(Admitted { entry, position, predicted_start, tether })
             }
-            Ok(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
-            Err(_) => {
+            Some(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
+            None => {
                 self.parts.switchboard.withdraw(&entry);
-                Err(Problem::stopping())
+                Err(self.unheard())
             }
+        }
+    }
+
+    /// What a step answers, or that it cannot be recorded now: what was asked is in the core by then, and
+    /// happens as soon as it can be.
+    async fn recorded<T>(&self, mut reply: oneshot::Receiver<T>) -> Result<Option<T>, Problem> {
+        loop {
+            match tokio::time::timeout(RECORD_PATIENCE, &mut reply).await {
+                Ok(answer) => return Ok(answer.ok()),
+                Err(_) if self.parts.health.is_well() => {}
+                Err(_) => return Err(self.unheard()),
+            }
+        }
+    }
+
+    /// Why the pulse does not answer.
+    fn unheard(&self) -> Problem {
+        match self.parts.health.condition() {
+            Condition::JournalUnwritable { problem } => Problem::unwritable(&problem),
+            Condition::Well | Condition::Ended => Problem::stopping(),
         }
     }
 
@@ -232,8 +255,8 @@ impl Door {
 
     async fn prepare(&self, words: Words, ctx: Option<u32>) -> Result<Prepared, Problem> {
         if let Condition::JournalUnwritable { problem } = self.parts.health.condition() {
-            let message = format!("new work is refused: the journal cannot be written ({problem})");
-            return Err(Problem::new(ErrorCode::PoolUnavailable, message));
+            self.parts.telemetry.turned_away(Turned::Unwritable);
+            return Err(Problem::unwritable(&problem));
         }
         let _turn = self.prepare_turns.acquire().await.map_err(|_| Problem::stopping())?;
         let prepare = Arc::clone(&self.parts.prepare);
@@ -272,7 +295,7 @@ impl Door {
             let (reply, closed) = oneshot::channel();
             let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
             self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
-            closed.await.map_err(|_| Problem::stopping())?;
+            self.recorded(closed).await?.ok_or_else(Problem::stopping)?;
         }
         Ok(())
     }

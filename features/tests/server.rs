@@ -87,7 +87,10 @@ impl Drop for Server {
 
 /// Starts the binary in a folder with a configuration, and waits until it is ready.
 pub(crate) fn launch(dir: &Path, tokens: Option<&str>) -> (Child, String) {
-    let mut command = Command::new(ORCH);
+    // The shell is gone with `exec`. A write beyond a limit is to fail, as it does on a full disk, and not to
+    // end the process by a signal.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, ORCH]);
     if let Some(tokens) = tokens {
         command.env("ORCHESTRION_AUTH__TOKENS", tokens);
     }

@@ -57,7 +57,6 @@ pub struct Writer {
     _lock: File,
     origin: Origin,
     path: PathBuf,
-    file: Arc<File>,
     medium: Box<dyn Medium>,
     flusher: Option<Flusher>,
     /// Bytes of the segment that are whole frames.
@@ -115,8 +114,7 @@ impl Writer {
             state: (header.origin.tick, header.origin.digest),
             origin: header.origin,
             path,
-            medium: Box::new(Arc::clone(&file)),
-            file,
+            medium: Box::new(file),
             flusher,
             len,
             ragged: false,
@@ -207,8 +205,8 @@ impl Writer {
         if let Some(flusher) = &self.flusher {
             flusher.turn_to(Arc::clone(&file));
         }
-        self.medium = Box::new(Arc::clone(&file));
-        (self.origin, self.path, self.file, self.chain) = (header.origin, path, file, chain);
+        self.medium = Box::new(file);
+        (self.origin, self.path, self.chain) = (header.origin, path, chain);
         self.len = self.frame.len() as u64;
         self.full_at = self.config.segment_bytes.max(self.len + 1);
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records.max(1));
@@ -222,7 +220,7 @@ impl Writer {
     }
 
     fn force(&self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(|source| JournalError::Sync { path: self.path.clone(), source })
+        self.medium.force().map_err(|source| JournalError::Sync { path: self.path.clone(), source })
     }
 
     fn check_flusher(&self) -> Result<(), JournalError> {
@@ -233,9 +231,10 @@ impl Writer {
     }
 
     #[cfg(test)]
-    pub(crate) fn write_through(&mut self, wrap: impl FnOnce(Box<dyn Medium>) -> Box<dyn Medium>) {
-        let medium = Box::new(Arc::clone(&self.file));
-        self.medium = wrap(medium);
+    pub(crate) fn write_through(&mut self, wrap: impl FnOnce(Box<dyn Medium>) -> Box<dyn Medium>) -> io::Result<()> {
+        let file = File::options().append(true).open(&self.path)?;
+        self.medium = wrap(Box::new(Arc::new(file)));
+        Ok(())
     }
 }
 

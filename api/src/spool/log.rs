@@ -123,7 +123,7 @@ impl Spool {
         if self.fsync == Fsync::Never {
             return Ok(());
         }
-        self.file.sync_data().map_err(|source| JournalError::Sync { path: path_in(&self.dir), source })
+        self.medium.force().map_err(|source| JournalError::Sync { path: path_in(&self.dir), source })
     }
 
     /// Whether it has doubled since it was written anew.
@@ -165,9 +165,11 @@ fn too_long(len: usize) -> JournalError {
 }
 
 /// Writes a whole spool beside the one that is there, and lets it take its name: a crash leaves one of them.
+/// A failure after that is a failed sync: which of them is on the disk, nobody knows then.
 fn replace(dir: &Path, fsync: Fsync, bytes: &[u8]) -> Result<Arc<File>, JournalError> {
     let fresh = dir.join("spool.new");
-    let write = || -> io::Result<File> {
+    let write = || -> io::Result<(File, File)> {
+        let folder = File::open(dir)?;
         // What a crash left of an earlier one.
         match fs::remove_file(&fresh) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -179,10 +181,11 @@ fn replace(dir: &Path, fsync: Fsync, bytes: &[u8]) -> Result<Arc<File>, JournalE
             file.sync_all()?;
         }
         fs::rename(&fresh, path_in(dir))?;
-        if fsync != Fsync::Never {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(file)
+        Ok((folder, file))
     };
-    write().map(Arc::new).map_err(JournalError::io("write anew", path_in(dir)))
+    let (folder, file) = write().map_err(JournalError::io("write anew", path_in(dir)))?;
+    if fsync != Fsync::Never {
+        folder.sync_all().map_err(|source| JournalError::Sync { path: path_in(dir), source })?;
+    }
+    Ok(Arc::new(file))
 }

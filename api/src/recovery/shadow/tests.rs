@@ -90,8 +90,8 @@ fn a_kill_inside_the_writing_of_a_snapshot_costs_nothing() {
     }
     // The next one is written over what is left there.
     let taken = Taken::take(config(dir.path())).unwrap();
-    let mut next =
-        Recorder::over(Writer::begin(taken, "next", state.clone()).unwrap(), { Simulation::restore(&state).unwrap() });
+    let writer = Writer::begin(taken, "next", state.clone()).unwrap();
+    let mut next = Recorder::over(writer, Simulation::restore(&state).unwrap());
     next.step(9_000_000, vec![submit(7_000)]);
     next.writer.rotate().unwrap();
     next.follower.follow().unwrap();
