@@ -10,10 +10,11 @@ mod sse;
 #[cfg(test)]
 mod tests {
     use super::quota::{Room, leave};
-    use super::server::{Server, Setup, orch};
+    use super::server::{ORCH, Server, Setup, orch};
     use super::sse::Events;
     use reqwest::{Client, Response, StatusCode};
     use serde_json::{Value, json};
+    use std::process::Command;
     use std::time::{Duration, Instant};
 
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,5 +89,18 @@ mod tests {
         assert!(server.stop().success());
         let (well, report, errors) = orch(&["replay", server.journal().to_str().unwrap()]);
         assert!(well && report.contains("Of 3 admitted tasks, 3 ended"), "{report}{errors}");
+    }
+
+    #[test]
+    fn a_server_without_room_for_its_journal_does_not_start_and_says_which_file() {
+        let mut server = Server::start(&Setup { simd: "scalar", ..Setup::default() });
+        assert!(server.stop().success());
+        let start = r#"trap '' XFSZ; ulimit -S -f 0; exec "$0" serve --bind 127.0.0.1:0 --journal journal"#;
+        let started = Command::new("sh").args(["-c", start, ORCH]).current_dir(&server.dir).output().unwrap();
+        let errors = String::from_utf8_lossy(&started.stderr);
+        assert!(!started.status.success() && errors.contains("cannot write anew journal/spool"), "{errors}");
+        // What was there is as it was.
+        let (well, report, errors) = orch(&["replay", server.journal().to_str().unwrap()]);
+        assert!(well && report.starts_with("1 run replayed"), "{report}{errors}");
     }
 }

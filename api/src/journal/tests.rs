@@ -303,7 +303,10 @@ impl Medium for Forgetful {
 fn a_failed_sync_is_final_whether_it_was_made_at_once_or_behind() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::booted(JournalConfig { fsync: Fsync::Always, ..config(dir.path()) });
-    recorder.writer.write_through(|disk| Box::new(Forgetful { disk, broken: std::sync::Arc::new(true.into()) })).unwrap();
+    recorder
+        .writer
+        .write_through(|disk| Box::new(Forgetful { disk, broken: std::sync::Arc::new(true.into()) }))
+        .unwrap();
     let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
     let record = Record { seq: 3, tick: Tick(9), inputs: vec![submit(1)], outcome };
     let error = recorder.writer.append(&record).unwrap_err();

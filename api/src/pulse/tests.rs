@@ -236,7 +236,9 @@ fn a_client_that_left_before_its_verdict_holds_nothing_up() {
 fn a_full_disk_refuses_and_acknowledges_nothing_until_there_is_room() {
     let left = Arc::new(AtomicUsize::new(1 << 20));
     let quota = Arc::clone(&left);
-    let stage = Stage::set_on(Fsync::Never, |writer| writer.write_through(|disk| Box::new(Quota { disk, left: quota })).unwrap());
+    let stage = Stage::set_on(Fsync::Never, |writer| {
+        writer.write_through(|disk| Box::new(Quota { disk, left: quota })).unwrap()
+    });
     stage.report(up(1, 0, 1, 50_000));
     stage.submit(1).blocking_recv().unwrap();
     let health = stage.pulse.health();
