@@ -124,9 +124,7 @@ impl Beat {
         if self.writer.is_full() {
             self.rotate()?;
         }
-        if self.spool.is_full() {
-            self.thin()?;
-        }
+        self.thin()?;
         Ok(())
     }
 
@@ -260,9 +258,13 @@ impl Beat {
         }
     }
 
-    /// Writes the spool anew without what nobody can ask for; where that fails now, the old one goes on.
+    /// Has the spool written anew without what nobody can ask for; where that fails now, the old one goes on.
     fn thin(&mut self) -> Result<(), JournalError> {
-        match self.spool.thin(|task| self.audience.keeps(task)) {
+        let thinned = match self.spool.is_full() {
+            true => self.spool.thin(|task| self.audience.keeps(task)),
+            false => self.spool.settle(),
+        };
+        match thinned {
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the spool could not be written anew: the old one goes on");
                 Ok(())
