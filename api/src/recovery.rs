@@ -139,7 +139,7 @@ fn last_state(taken: &Taken) -> Result<Option<Ledger>, RecoverError> {
     match rerun.recover() {
         Ok(records) => {
             let (segments, ms) = (run.segments.len(), began.elapsed().as_millis());
-            tracing::info!("recovered {records} records of {segments} segments in {ms} ms");
+            tracing::info!(segments, "recovered {records} records in {ms} ms");
             Ok(rerun.simulation.map(|simulation| simulation.ledger()))
         }
         // These name the build and what to do themselves.
