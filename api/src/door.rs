@@ -147,7 +147,7 @@ impl Door {
         let Wish { ticket, ctx, words } = wish;
         // A repeated request costs no tokenisation.
         if let Some(entry) = self.parts.switchboard.find(ticket.task) {
-            return if entry.body == ticket.body { Self::again(entry).await } else { Err(conflict()) };
+            return if entry.body == ticket.body { self.again(entry).await } else { Err(conflict()) };
         }
         let prepared = self.prepare(words, ctx).await?;
         let submitted = self.submit(ticket, prepared)?;
@@ -209,13 +209,13 @@ impl Door {
 
     async fn verdict(&self, submitted: Submitted) -> Result<Admitted, Problem> {
         let Submitted { entry, tether, verdict } = submitted;
-        let Some(verdict) = verdict else { return Self::again(entry).await };
+        let Some(verdict) = verdict else { return self.again(entry).await };
         match self.recorded(verdict).await? {
-            Some(Verdict::Accepted { position, predicted_start }) => {
+            Ok(Verdict::Accepted { position, predicted_start }) => {
                 Ok(Admitted { entry, position, predicted_start, tether })
             }
-            Some(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
-            None => {
+            Ok(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
+            Err(_) => {
                 self.parts.switchboard.withdraw(&entry);
                 Err(self.unheard())
             }
@@ -224,10 +224,11 @@ impl Door {
 
     /// What a step answers, or that it cannot be recorded now: what was asked is in the core by then, and
     /// happens as soon as it can be.
-    async fn recorded<T>(&self, mut reply: oneshot::Receiver<T>) -> Result<Option<T>, Problem> {
+    async fn recorded<T>(&self, answer: impl Future<Output = T>) -> Result<T, Problem> {
+        let mut answer = std::pin::pin!(answer);
         loop {
-            match tokio::time::timeout(RECORD_PATIENCE, &mut reply).await {
-                Ok(answer) => return Ok(answer.ok()),
+            match tokio::time::timeout(RECORD_PATIENCE, &mut answer).await {
+                Ok(answer) => return Ok(answer),
                 Err(_) if self.parts.health.is_well() => {}
                 Err(_) => return Err(self.unheard()),
             }
@@ -243,8 +244,8 @@ impl Door {
     }
 
     /// The first admission of a request that came again.
-    async fn again(entry: Arc<Entry>) -> Result<Admitted, Problem> {
-        match entry.admitted().await {
+    async fn again(&self, entry: Arc<Entry>) -> Result<Admitted, Problem> {
+        match self.recorded(entry.admitted()).await? {
             Admission::Accepted { position, predicted_start } => {
                 Ok(Admitted { entry, position, predicted_start, tether: None })
             }
@@ -288,14 +289,14 @@ impl Door {
     /// on a task that has ended.
     pub(crate) async fn cancel(&self, entry: &Arc<Entry>, reason: CancelReason) -> Result<(), Problem> {
         // The lanes are two: a cancel sent now could overtake the submission.
-        if !matches!(entry.admitted().await, Admission::Accepted { .. }) {
+        if !matches!(self.recorded(entry.admitted()).await?, Admission::Accepted { .. }) {
             return Ok(());
         }
         if !matches!(entry.phase(), Phase::Ended(_)) {
             let (reply, closed) = oneshot::channel();
             let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
             self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
-            self.recorded(closed).await?.ok_or_else(Problem::stopping)?;
+            self.recorded(closed).await?.map_err(|_| Problem::stopping())?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ mod sse;
 
 #[cfg(test)]
 mod tests {
-    use super::quota::{Room, leave};
+    use super::quota::limit_files;
     use super::server::{Server, Setup, launch, orch};
     use super::sse::{Event, Events};
     use reqwest::{Client, StatusCode};
@@ -202,7 +202,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(200 + draw(round as u64 + 77) % (arrivals() * 3 / 2))).await;
             if kills[round] == FullDisk {
-                leave(Room::None, &server);
+                limit_files(&server, 0);
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             doom.send(true).unwrap();

@@ -9,8 +9,8 @@ mod sse;
 
 #[cfg(test)]
 mod tests {
-    use super::quota::{Room, leave};
-    use super::server::{ORCH, Server, Setup, orch};
+    use super::quota::limit_files;
+    use super::server::{Server, Setup, binary, orch};
     use super::sse::Events;
     use reqwest::{Client, Response, StatusCode};
     use serde_json::{Value, json};
@@ -62,10 +62,11 @@ mod tests {
         let mut reader = Events::of(client.get(stream(1)).send().await.unwrap()).await;
         while reader.next().await.unwrap().name != "token" {}
 
-        leave(Room::None, &server);
+        limit_files(&server, 0);
         // The first one finds it out; the core has it, and nobody was told that.
         refused(submit(&client, &url, 2, 5).await).await;
         refused(submit(&client, &url, 3, 5).await).await;
+        refused(submit(&client, &url, 2, 5).await).await;
         let reason = until_ready(&client, &url, StatusCode::SERVICE_UNAVAILABLE).await;
         assert!(reason.contains("the journal cannot be written"), "{reason}");
         let (_, metrics) = text(&client, &url, "/metrics").await;
@@ -76,7 +77,7 @@ mod tests {
         let cancel = client.post(stream(1).replace("/stream", "/cancel")).send().await.unwrap();
         refused(cancel).await;
 
-        leave(Room::Plenty, &server);
+        limit_files(&server, u64::MAX);
         until_ready(&client, &url, StatusCode::OK).await;
         let events = reader.rest().await;
         let ends = events.iter().filter(|event| event.name == "end" || event.name == "error").count();
@@ -96,7 +97,7 @@ mod tests {
         let mut server = Server::start(&Setup { simd: "scalar", ..Setup::default() });
         assert!(server.stop().success());
         let start = r#"trap '' XFSZ; ulimit -S -f 0; exec "$0" serve --bind 127.0.0.1:0 --journal journal"#;
-        let started = Command::new("sh").args(["-c", start, ORCH]).current_dir(&server.dir).output().unwrap();
+        let started = Command::new("sh").args(["-c", start, &binary()]).current_dir(&server.dir).output().unwrap();
         let errors = String::from_utf8_lossy(&started.stderr);
         assert!(!started.status.success() && errors.contains("cannot write anew journal/spool"), "{errors}");
         // What was there is as it was.

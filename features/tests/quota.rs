@@ -3,18 +3,8 @@
 use super::server::Server;
 use std::process::Command;
 
-/// How much its files can grow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Room {
-    None,
-    Plenty,
-}
-
-pub(crate) fn leave(room: Room, server: &Server) {
-    let bytes = match room {
-        Room::None => "0",
-        Room::Plenty => "unlimited",
-    };
+/// From here on, none of its files can grow beyond `bytes`; with 0 it is as if the disk were full.
+pub(crate) fn limit_files(server: &Server, bytes: u64) {
     let (pid, limit) = (server.child.id().to_string(), format!("--fsize={bytes}:unlimited"));
     assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
 }

@@ -167,6 +167,18 @@ fn an_end_torn_at_any_byte_is_cut_at_the_last_whole_record() {
 }
 
 #[test]
+fn a_journal_of_another_format_is_refused_with_what_to_do() {
+    let (mut bytes, _) = small();
+    bytes[8..16].copy_from_slice(&1u64.to_le_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("00000001.orj"), &bytes).unwrap();
+    let error = Writer::open(config(dir.path()), "x", Ledger::empty(1)).unwrap_err().to_string();
+    assert!(error.contains("00000001.orj has format version 1, and this build reads version 2"), "{error}");
+    assert!(error.contains("build that wrote it") && error.contains("`journal.dir`"), "{error}");
+    assert_eq!(fs::read(dir.path().join("00000001.orj")).unwrap(), bytes, "nothing is touched");
+}
+
+#[test]
 fn zeros_behind_the_last_record_are_a_torn_end() {
     let (bytes, starts) = small();
     let dir = tempfile::tempdir().unwrap();
