@@ -34,7 +34,7 @@ mod tests {
     const KILLS: [Moment; 7] = [Any, Any, InsideSnapshot, Any, FullDisk, Any, Any];
     /// A snapshot is written in a moment, which can be missed.
     const MISSES_MAX: usize = 10;
-    const PATIENCE: Duration = Duration::from_secs(90);
+    const PATIENCE: Duration = Duration::from_secs(300);
 
     /// SplitMix64: habits and moments are drawn, the same in each run.
     fn draw(seed: u64) -> u64 {
@@ -67,7 +67,7 @@ mod tests {
     async fn ask(
         client: Client,
         url: String,
-        number: u64,
+        (number, within): (u64, u64),
         book: Book,
         mut doomed: watch::Receiver<bool>,
     ) -> Option<()> {
@@ -75,13 +75,13 @@ mod tests {
         let id = uuid_of(number);
         let mut body = json!({
             "task_id": id, "model_ref": "tiny", "prompt": format!("Client {number} says"),
-            "max_tokens": 1 + dice(0) % 250, "temperature": 0.8,
+            "max_tokens": 1 + dice(0) % 150, "temperature": 0.8,
             "priority": if dice(1) % 4 == 0 { "batch" } else { "interactive" },
         });
         if dice(2) % 6 == 0 {
             body["deadline_ms"] = json!(500 + dice(3) % 3_000);
         }
-        tokio::time::sleep(Duration::from_millis(dice(4) % arrivals())).await;
+        tokio::time::sleep(Duration::from_millis(dice(4) % within)).await;
         let response = client.post(format!("{url}/v1/tasks")).json(&body).send().await.ok()?;
         if response.status() != StatusCode::ACCEPTED {
             return None;
@@ -133,12 +133,12 @@ mod tests {
     }
 
     /// A client of the OpenAI surface: its task lives with its connection.
-    async fn chat(client: Client, url: String, number: u64) -> Option<()> {
+    async fn chat(client: Client, url: String, (number, within): (u64, u64)) -> Option<()> {
         let body = json!({
             "model": "tiny", "stream": true, "max_tokens": 100,
             "messages": [{"role": "user", "content": format!("Guest {number}")}],
         });
-        tokio::time::sleep(Duration::from_millis(draw(number) % arrivals())).await;
+        tokio::time::sleep(Duration::from_millis(draw(number) % within)).await;
         let mut response = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await.ok()?;
         while response.chunk().await.ok()?.is_some() {}
         Some(())
@@ -151,12 +151,7 @@ mod tests {
 
     /// In all; a run before a release has 2,000.
     fn tasks() -> u64 {
-        std::env::var("ORCHESTRION_CRASH_TASKS").map_or(420, |tasks| tasks.parse().unwrap())
-    }
-
-    /// Clients of a round come within so many milliseconds.
-    fn arrivals() -> u64 {
-        tasks() * 2
+        std::env::var("ORCH_CRASH_TASKS").map_or(420, |tasks| tasks.parse().unwrap())
     }
 
     /// SIGKILL.
@@ -182,7 +177,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_killed_server_loses_nothing_that_it_acknowledged() {
-        let more = "[queue]\ninteractive_max = 256\nbatch_max = 128\n[journal]\nsegment_records = 50\n".into();
+        let more = "[queue]\ninteractive_max = 2000\nbatch_max = 1000\n[journal]\nsegment_records = 50\n".into();
         let mut server = Server::start(&Setup { pools: 2, slots: 2, simd: "scalar", more, ..Setup::default() });
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
         let book = Book::default();
@@ -191,16 +186,17 @@ mod tests {
         let (mut round, mut misses) = (0, 0);
         while round < kills.len() {
             let (doom, doomed) = watch::channel(false);
+            let moment = 200 + draw(round as u64 + 77) % (tasks() * 3);
             let mut crowd = vec![];
             for n in 0..clients {
-                let number = round as u64 * clients + n;
+                let who = (round as u64 * clients + n, moment);
                 let (client, url) = (client.clone(), server.url.clone());
                 crowd.push(match n % 10 {
-                    0 => tokio::spawn(chat(client, url, number)),
-                    _ => tokio::spawn(ask(client, url, number, Arc::clone(&book), doomed.clone())),
+                    0 => tokio::spawn(chat(client, url, who)),
+                    _ => tokio::spawn(ask(client, url, who, Arc::clone(&book), doomed.clone())),
                 });
             }
-            tokio::time::sleep(Duration::from_millis(200 + draw(round as u64 + 77) % (arrivals() * 3 / 2))).await;
+            tokio::time::sleep(Duration::from_millis(moment)).await;
             if kills[round] == FullDisk {
                 limit_files(&server, 0);
                 tokio::time::sleep(Duration::from_millis(300)).await;
@@ -237,7 +233,7 @@ mod tests {
         }
         println!("{} of {} tasks acknowledged: {states:?}", told.len(), tasks());
         println!("killed at {kills:?}");
-        assert!(told.len() as u64 > tasks() / 3, "{}", told.len());
+        assert!(told.len() as u64 > tasks() / 2, "{}", told.len());
         assert!(server.stop().success());
 
         let path = server.journal();

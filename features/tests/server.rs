@@ -7,9 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The binary under test: that of this build, or the one that `ORCHESTRION_TEST_BINARY` names.
+/// The binary under test: that of this build, or the one that `ORCH_TEST_BINARY` names.
 pub(crate) fn binary() -> String {
-    std::env::var("ORCHESTRION_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_orch").to_owned())
+    std::env::var("ORCH_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_orch").to_owned())
 }
 
 /// What a server is started with.
