@@ -162,7 +162,11 @@ impl Spool {
             anew.file.write_all(&bytes)?;
             Ok(anew)
         });
-        let Thinned { file, mut lines, len } = copied.map_err(JournalError::io("write anew", path_in(&self.dir)))?;
+        let Thinned { file, mut lines, len } = copied.map_err(|source| {
+            // On a full disk its room is wanted; where this fails, the next one removes it.
+            let _ = std::fs::remove_file(self.dir.join("spool.new"));
+            JournalError::io("write anew", path_in(&self.dir))(source)
+        })?;
         adopt(&self.dir, &file, self.fsync)?;
         let later = self.lines.iter().filter(|(_, span)| span.at >= from);
         lines.extend(later.map(|(task, span)| (*task, Span { at: span.at - from + len, len: span.len })));
