@@ -84,6 +84,9 @@ pub struct Door {
     pub(crate) explain_turn: Semaphore,
 }
 
+/// How long a client waits for its step to be recorded before it is looked whether that can be at all.
+const RECORD_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Whose task it is and what the core is to know of it, besides its words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
@@ -144,7 +147,7 @@ impl Door {
         let Wish { ticket, ctx, words } = wish;
         // A repeated request costs no tokenisation.
         if let Some(entry) = self.parts.switchboard.find(ticket.task) {
-            return if entry.body == ticket.body { Self::again(entry).await } else { Err(conflict()) };
+            return if entry.body == ticket.body { self.again(entry).await } else { Err(conflict()) };
         }
         let prepared = self.prepare(words, ctx).await?;
         let submitted = self.submit(ticket, prepared)?;
@@ -211,22 +214,43 @@ impl Door {
 
     async fn verdict(&self, submitted: Submitted) -> Result<Admitted, Problem> {
         let Submitted { entry, tether, verdict } = submitted;
-        let Some(verdict) = verdict else { return Self::again(entry).await };
-        match verdict.await {
+        let Some(verdict) = verdict else { return self.again(entry).await };
+        match self.recorded(verdict).await? {
             Ok(Verdict::Accepted { position, predicted_start }) => {
                 Ok(Admitted { entry, position, predicted_start, tether })
             }
             Ok(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
             Err(_) => {
                 self.parts.switchboard.withdraw(&entry);
-                Err(Problem::stopping())
+                Err(self.unheard())
             }
         }
     }
 
+    /// What a step answers, or that it cannot be recorded now: what was asked is in the core by then, and
+    /// happens as soon as it can be.
+    async fn recorded<T>(&self, answer: impl Future<Output = T>) -> Result<T, Problem> {
+        let mut answer = std::pin::pin!(answer);
+        loop {
+            match tokio::time::timeout(RECORD_PATIENCE, &mut answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(_) if self.parts.health.is_well() => {}
+                Err(_) => return Err(self.unheard()),
+            }
+        }
+    }
+
+    /// Why the pulse does not answer.
+    fn unheard(&self) -> Problem {
+        match self.parts.health.condition() {
+            Condition::JournalUnwritable { problem } => Problem::unwritable(&problem),
+            Condition::Well | Condition::Ended => Problem::stopping(),
+        }
+    }
+
     /// The first admission of a request that came again.
-    async fn again(entry: Arc<Entry>) -> Result<Admitted, Problem> {
-        match entry.admitted().await {
+    async fn again(&self, entry: Arc<Entry>) -> Result<Admitted, Problem> {
+        match self.recorded(entry.admitted()).await? {
             Admission::Accepted { position, predicted_start } => {
                 Ok(Admitted { entry, position, predicted_start, tether: None })
             }
@@ -237,8 +261,8 @@ impl Door {
 
     async fn prepare(&self, words: Words, ctx: Option<u32>) -> Result<Prepared, Problem> {
         if let Condition::JournalUnwritable { problem } = self.parts.health.condition() {
-            let message = format!("new work is refused: the journal cannot be written ({problem})");
-            return Err(Problem::new(ErrorCode::PoolUnavailable, message));
+            self.parts.telemetry.turned_away(Turned::Unwritable);
+            return Err(Problem::unwritable(&problem));
         }
         let _turn = self.prepare_turns.acquire().await.map_err(|_| Problem::stopping())?;
         let prepare = Arc::clone(&self.parts.prepare);
@@ -270,14 +294,14 @@ impl Door {
     /// on a task that has ended.
     pub(crate) async fn cancel(&self, entry: &Arc<Entry>, reason: CancelReason) -> Result<(), Problem> {
         // The lanes are two: a cancel sent now could overtake the submission.
-        if !matches!(entry.admitted().await, Admission::Accepted { .. }) {
+        if !matches!(self.recorded(entry.admitted()).await?, Admission::Accepted { .. }) {
             return Ok(());
         }
         if !matches!(entry.phase(), Phase::Ended(_)) {
             let (reply, closed) = oneshot::channel();
             let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
             self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
-            closed.await.map_err(|_| Problem::stopping())?;
+            self.recorded(closed).await?.map_err(|_| Problem::stopping())?;
         }
         Ok(())
     }

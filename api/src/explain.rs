@@ -11,6 +11,7 @@ use crate::wording::{count, length, task_of, utc};
 use orchestrion_systems::placement::explain::{Considered, Decider, DecisionLog};
 use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Report};
 use orchestrion_world::time::{Tick, Ticks};
 use serde::{Serialize, Serializer};
@@ -79,7 +80,7 @@ pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
     for run in runs.iter().rev() {
         match find(run, task)? {
             Some(Found::CameIn(segment)) => {
-                chapters.push(&run.segments[segment..]);
+                chapters.push(run.from(segment));
                 break;
             }
             Some(Found::TakenOver) => chapters.push(&run.segments),
@@ -112,7 +113,8 @@ fn find(run: &Run, task: TaskId) -> Result<Option<Found>, JournalError> {
             Entry::Segment(header) => {
                 segments += 1;
                 // Later ledgers hold it only if an earlier segment let it in.
-                if segments == 1 && header.ledger.tasks.iter().any(|known| known.id == task) {
+                let holds = |ledger: &Ledger| ledger.tasks.iter().any(|known| known.id == task);
+                if segments == 1 && header.ledger.as_ref().is_some_and(holds) {
                     return Ok(Some(Found::TakenOver));
                 }
             }

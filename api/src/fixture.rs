@@ -4,6 +4,7 @@
 //! engine that needs a tick for it.
 
 use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
+use crate::recovery::shadow::Follower;
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
@@ -98,14 +99,19 @@ pub(crate) fn config(dir: &Path) -> JournalConfig {
 pub(crate) struct Recorder {
     pub(crate) simulation: Simulation,
     pub(crate) writer: Writer,
+    pub(crate) follower: Follower,
     /// The records written, with the offset each ends at and its file.
     pub(crate) written: Vec<(Record, PathBuf)>,
 }
 
 impl Recorder {
     pub(crate) fn new(config: JournalConfig) -> Recorder {
-        let writer = Writer::open(config, "test-build", Ledger::empty(9)).unwrap();
-        Recorder { simulation: Simulation::new(9), writer, written: vec![] }
+        Recorder::over(Writer::open(config, "test-build", Ledger::empty(9)).unwrap(), Simulation::new(9))
+    }
+
+    /// Of a run that begins with the state of `simulation`.
+    pub(crate) fn over(writer: Writer, simulation: Simulation) -> Recorder {
+        Recorder { follower: Follower::of(&writer), simulation, writer, written: vec![] }
     }
 
     /// Boots with the rules and one slow and one fast worker.
@@ -124,7 +130,8 @@ impl Recorder {
         self.writer.append(&record).unwrap();
         self.written.push((record, self.writer.path().to_path_buf()));
         if self.writer.is_full() {
-            self.writer.rotate(self.simulation.ledger()).unwrap();
+            self.writer.rotate().unwrap();
+            self.follower.follow().unwrap();
         }
         let orders = step.effects.into_iter().filter_map(|effect| match effect {
             Effect::Order(order) => Some(order),

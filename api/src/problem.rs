@@ -131,6 +131,15 @@ impl Problem {
         Problem::new(ErrorCode::PoolUnavailable, "the server is shutting down; send the request to another, or retry")
     }
 
+    /// The pulse cannot record anything now, most often for want of room on the disk.
+    pub(crate) fn unwritable(problem: &str) -> Self {
+        let message = format!(
+            "no new work is taken and nothing is acknowledged, because the journal cannot be written ({problem}); \
+             retry with the same `task_id`, the server goes on by itself once it can write"
+        );
+        Problem::new(ErrorCode::PoolUnavailable, message)
+    }
+
     pub(crate) fn no_task() -> Self {
         Problem::new(
             ErrorCode::NotFound,

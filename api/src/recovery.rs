@@ -1,11 +1,13 @@
 //! Recovery: the state that the last run came to, and what this boot has to tell it first.
 //!
-//! Reads a taken journal and its spool: the last segment's ledger, its records executed again and held
+//! Reads a taken journal and its spool: the newest snapshot, the records since executed again and held
 //! against their digests, and the words and results that belong to that state. Writes nothing; whatever does
 //! not fit ends the boot with what to do about it.
 
+pub(crate) mod shadow;
+
 use crate::clock::wall_ms;
-use crate::journal::{JournalError, Taken, runs};
+use crate::journal::{JournalError, Taken, tail};
 use crate::replay::ReplayError;
 use crate::replay::rerun::Rerun;
 use crate::spool::{Finished, Found, Line, Wanted, load};
@@ -18,6 +20,7 @@ use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::worker::WorkerState;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 /// Why a boot cannot go on from the last run.
 #[derive(Debug, thiserror::Error)]
@@ -127,14 +130,18 @@ pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recover
     Ok(Recovered { ledger, past, tick, inputs, heritage })
 }
 
-/// The last segment's ledger, and its records executed again.
+/// The newest state that can be read, and the records since executed again.
 fn last_state(taken: &Taken) -> Result<Option<Ledger>, RecoverError> {
-    let Some(path) = taken.last() else { return Ok(None) };
-    let runs = runs(&path)?;
-    let Some(run) = runs.last() else { return Ok(None) };
+    let Some(last) = taken.last() else { return Ok(None) };
+    let began = Instant::now();
+    let run = tail(&taken.config().dir, last)?;
     let mut rerun = Rerun::new(&run.segments, None);
     match rerun.recover() {
-        Ok(_) => Ok(rerun.simulation.map(|simulation| simulation.ledger())),
+        Ok(records) => {
+            let (segments, ms) = (run.segments.len(), began.elapsed().as_millis());
+            tracing::info!(segments, "recovered {records} records in {ms} ms");
+            Ok(rerun.simulation.map(|simulation| simulation.ledger()))
+        }
         // These name the build and what to do themselves.
         Err(ReplayError::Journal(error)) => Err(error.into()),
         Err(source) => Err(RecoverError::Differs { build: rerun.build, source: Box::new(source) }),

@@ -49,6 +49,8 @@ pub(crate) enum Turned {
     Ingress,
     /// The words could not be turned into tokens.
     Unprepared,
+    /// The journal could not be written.
+    Unwritable,
 }
 
 /// Pre-registered handles.
@@ -65,6 +67,7 @@ pub struct Telemetry {
     queue_depth: [Gauge; 2],
     active_leases: Gauge,
     vram_used: Gauge,
+    journal_writable: Gauge,
     pool_ready: Vec<Gauge>,
     first_token_ms: Histogram,
     queue_ms: Histogram,
@@ -116,6 +119,7 @@ impl Telemetry {
             queue_depth: ["interactive", "batch"].map(|priority| depth.get_or_create_owned(&ByPriority { priority })),
             active_leases: Gauge::default(),
             vram_used: Gauge::default(),
+            journal_writable: Gauge::default(),
             pool_ready: pools.iter().map(|pool| ready.get_or_create_owned(&ByPool { pool_id: pool.clone() })).collect(),
             first_token_ms: histogram(&FIRST_TOKEN_MS),
             queue_ms: histogram(&QUEUE_MS),
@@ -134,6 +138,8 @@ impl Telemetry {
         registry.register("queue_depth", "Accepted tasks that wait for a worker", depth);
         registry.register("active_leases", "Tasks on a worker's slot", telemetry.active_leases.clone());
         registry.register("vram_used_bytes", "Memory that workers hold on all devices", telemetry.vram_used.clone());
+        let writable = telemetry.journal_writable.clone();
+        registry.register("journal_writable", "Whether steps can be recorded: 0 refuses new work", writable);
         registry.register("pool_ready", "Ready workers of a pool", ready);
         registry.register(
             "latency_first_token_ms",
@@ -177,6 +183,7 @@ impl Telemetry {
         let reason = match why {
             Turned::Ingress => "ingress",
             Turned::Unprepared => "unprepared",
+            Turned::Unwritable => "journal_unwritable",
         };
         self.rejected.get_or_create(&ByReason { reason }).inc();
     }
@@ -240,8 +247,9 @@ impl Telemetry {
         }
     }
 
-    /// The OpenMetrics text.
-    pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
+    /// The OpenMetrics text. Whether the journal can be written is known to who asks.
+    pub(crate) fn encode(&self, journal_writable: bool) -> Result<String, std::fmt::Error> {
+        self.journal_writable.set(i64::from(journal_writable));
         let mut out = String::with_capacity(8 * 1024);
         text::encode(&mut out, &self.registry)?;
         Ok(out)

@@ -1,24 +1,40 @@
 //! A server that is killed at any moment, again and again, and what its clients find when it is back.
 
 #[cfg(test)]
+mod quota;
+#[cfg(test)]
 mod server;
 #[cfg(test)]
 mod sse;
 
 #[cfg(test)]
 mod tests {
+    use super::quota::limit_files;
     use super::server::{Server, Setup, launch, orch};
     use super::sse::{Event, Events};
     use reqwest::{Client, StatusCode};
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, Instant};
     use tokio::sync::watch;
 
-    const ROUNDS: u64 = 5;
-    const CLIENTS: u64 = 60;
-    const PATIENCE: Duration = Duration::from_secs(90);
+    /// What the server is doing when it is killed.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Moment {
+        Any,
+        /// A snapshot lies there half written.
+        InsideSnapshot,
+        /// Nothing can be written any more.
+        FullDisk,
+    }
+
+    use Moment::{Any, FullDisk, InsideSnapshot};
+    const KILLS: [Moment; 7] = [Any, Any, InsideSnapshot, Any, FullDisk, Any, Any];
+    /// A snapshot is written in a moment, which can be missed.
+    const MISSES_MAX: usize = 10;
+    const PATIENCE: Duration = Duration::from_secs(300);
 
     /// SplitMix64: habits and moments are drawn, the same in each run.
     fn draw(seed: u64) -> u64 {
@@ -51,7 +67,7 @@ mod tests {
     async fn ask(
         client: Client,
         url: String,
-        number: u64,
+        (number, within): (u64, u64),
         book: Book,
         mut doomed: watch::Receiver<bool>,
     ) -> Option<()> {
@@ -59,13 +75,13 @@ mod tests {
         let id = uuid_of(number);
         let mut body = json!({
             "task_id": id, "model_ref": "tiny", "prompt": format!("Client {number} says"),
-            "max_tokens": 1 + dice(0) % 250, "temperature": 0.8,
+            "max_tokens": 1 + dice(0) % 150, "temperature": 0.8,
             "priority": if dice(1) % 4 == 0 { "batch" } else { "interactive" },
         });
         if dice(2) % 6 == 0 {
             body["deadline_ms"] = json!(500 + dice(3) % 3_000);
         }
-        tokio::time::sleep(Duration::from_millis(dice(4) % 900)).await;
+        tokio::time::sleep(Duration::from_millis(dice(4) % within)).await;
         let response = client.post(format!("{url}/v1/tasks")).json(&body).send().await.ok()?;
         if response.status() != StatusCode::ACCEPTED {
             return None;
@@ -91,6 +107,25 @@ mod tests {
                     let Some(event) = event else { break };
                     book.lock().unwrap().get_mut(&id)?.events.push(event);
                 }
+                // Who hung up in the middle comes back, if it can, and asks on from what it has.
+                drop(reader);
+                let last = book.lock().unwrap().get(&id)?.events.last().and_then(|event| event.id.clone());
+                if dice(9) % 2 == 0 && !*doomed.borrow() {
+                    let again = client.get(format!("{url}/v1/tasks/{id}/stream"));
+                    let again = again.header("last-event-id", last.unwrap_or_default()).send().await.ok()?;
+                    if again.status() == StatusCode::OK {
+                        let mut reader = Events::of(again).await;
+                        loop {
+                            let event = tokio::select! {
+                                biased;
+                                _ = doomed.wait_for(|doomed| *doomed) => break,
+                                event = reader.next() => event,
+                            };
+                            let Some(event) = event else { break };
+                            book.lock().unwrap().get_mut(&id)?.events.push(event);
+                        }
+                    }
+                }
             }
             _ => {}
         }
@@ -98,12 +133,12 @@ mod tests {
     }
 
     /// A client of the OpenAI surface: its task lives with its connection.
-    async fn chat(client: Client, url: String, number: u64) -> Option<()> {
+    async fn chat(client: Client, url: String, (number, within): (u64, u64)) -> Option<()> {
         let body = json!({
             "model": "tiny", "stream": true, "max_tokens": 100,
             "messages": [{"role": "user", "content": format!("Guest {number}")}],
         });
-        tokio::time::sleep(Duration::from_millis(draw(number) % 900)).await;
+        tokio::time::sleep(Duration::from_millis(draw(number) % within)).await;
         let mut response = client.post(format!("{url}/v1/chat/completions")).json(&body).send().await.ok()?;
         while response.chunk().await.ok()?.is_some() {}
         Some(())
@@ -114,11 +149,15 @@ mod tests {
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 
-    /// SIGKILL, and another server on the same folder.
-    fn kill_and_restart(server: &mut Server) {
+    /// In all; a run before a release has 2,000.
+    fn tasks() -> u64 {
+        std::env::var("ORCH_CRASH_TASKS").map_or(420, |tasks| tasks.parse().unwrap())
+    }
+
+    /// SIGKILL.
+    fn kill(server: &mut Server) {
         server.child.kill().unwrap();
         server.child.wait().unwrap();
-        (server.child, server.url) = launch(&server.dir, "127.0.0.1:0", None);
     }
 
     async fn ended(client: &Client, url: &str, id: &str) -> Value {
@@ -138,29 +177,51 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_killed_server_loses_nothing_that_it_acknowledged() {
-        let more = "[queue]\ninteractive_max = 128\nbatch_max = 64\n[journal]\nsegment_records = 300\n".into();
+        let more = "[queue]\ninteractive_max = 2000\nbatch_max = 1000\n[journal]\nsegment_records = 50\n".into();
         let mut server = Server::start(&Setup { pools: 2, slots: 2, simd: "scalar", more, ..Setup::default() });
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
         let book = Book::default();
-        for round in 0..ROUNDS {
+        let clients = tasks() / KILLS.len() as u64;
+        let mut kills = KILLS.to_vec();
+        let (mut round, mut misses) = (0, 0);
+        while round < kills.len() {
             let (doom, doomed) = watch::channel(false);
+            let moment = 200 + draw(round as u64 + 77) % (tasks() * 3);
             let mut crowd = vec![];
-            for n in 0..CLIENTS {
-                let number = round * CLIENTS + n;
+            for n in 0..clients {
+                let who = (round as u64 * clients + n, moment);
                 let (client, url) = (client.clone(), server.url.clone());
                 crowd.push(match n % 10 {
-                    0 => tokio::spawn(chat(client, url, number)),
-                    _ => tokio::spawn(ask(client, url, number, Arc::clone(&book), doomed.clone())),
+                    0 => tokio::spawn(chat(client, url, who)),
+                    _ => tokio::spawn(ask(client, url, who, Arc::clone(&book), doomed.clone())),
                 });
             }
-            tokio::time::sleep(Duration::from_millis(200 + draw(round + 77) % 1_500)).await;
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            if kills[round] == FullDisk {
+                limit_files(&server, 0);
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
             doom.send(true).unwrap();
             // Who reads puts down what it has.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            kill_and_restart(&mut server);
+            let half = server.journal().join("snapshot.new");
+            if kills[round] == InsideSnapshot {
+                let began = Instant::now();
+                while !half.exists() && began.elapsed() < Duration::from_secs(2) {
+                    std::hint::spin_loop();
+                }
+            }
+            kill(&mut server);
+            if kills[round] == InsideSnapshot && !half.exists() && misses < MISSES_MAX {
+                misses += 1;
+                kills.insert(round + 1, InsideSnapshot);
+            }
+            assert!(misses < MISSES_MAX, "no snapshot was caught half written");
+            (server.child, server.url) = launch(&server.dir, "127.0.0.1:0", None);
             for member in crowd {
                 member.await.unwrap();
             }
+            round += 1;
         }
         let told = book.lock().unwrap().clone();
         let mut states = BTreeMap::<String, u64>::new();
@@ -170,22 +231,44 @@ mod tests {
             *states.entry(format!("{} {}", answer["state"], code.unwrap_or(""))).or_default() += 1;
             check(&client, &server.url, id, told, &answer).await;
         }
-        println!("{} acknowledged: {states:?}", told.len());
-        assert!(told.len() > 100, "{}", told.len());
+        println!("{} of {} tasks acknowledged: {states:?}", told.len(), tasks());
+        println!("killed at {kills:?}");
+        assert!(told.len() as u64 > tasks() / 2, "{}", told.len());
         assert!(server.stop().success());
 
         let path = server.journal();
         let (well, report, errors) = orch(&["replay", path.to_str().unwrap()]);
         assert!(well, "{errors}");
         println!("{report}");
-        assert!(report.starts_with(&format!("{} runs replayed", ROUNDS + 1)), "{report}");
+        assert!(report.starts_with(&format!("{} runs replayed", kills.len() + 1)), "{report}");
         let line = report.lines().find(|line| line.contains("admitted")).unwrap();
         let numbers: Vec<u64> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
         assert!(numbers[0] >= told.len() as u64 && numbers[0] == numbers[1], "each admitted task ends once: {line}");
+        snapshots_are_on_the_way(&path, &report);
+        let log = std::fs::read_to_string(server.dir.join("log")).unwrap();
+        let recovered = |line: &&str| line.contains("recovered ") && line.contains(" records in ");
+        log.lines().filter(recovered).for_each(|line| println!("{line}"));
         for id in told.keys().step_by(told.len() / 8) {
             let (well, story, errors) = orch(&["explain", id, "--journal", path.to_str().unwrap()]);
             assert!(well && !story.contains("has not ended"), "{story}{errors}");
         }
+    }
+
+    /// What recovery came to is what a replay from the first record comes to, and each snapshot is on the way.
+    fn snapshots_are_on_the_way(journal: &Path, report: &str) {
+        let last = |report: &str| report.lines().find(|line| line.starts_with("Final state")).unwrap().to_owned();
+        let files = std::fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+        let snapshots: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|e| e == "ors")).collect();
+        assert!(snapshots.len() >= 5, "{snapshots:?}");
+        for snapshot in &snapshots {
+            let (well, _, errors) = orch(&["replay", snapshot.with_extension("orj").to_str().unwrap()]);
+            assert!(well, "{errors}");
+        }
+        snapshots.iter().for_each(|snapshot| std::fs::remove_file(snapshot).unwrap());
+        let (well, without, errors) = orch(&["replay", journal.to_str().unwrap()]);
+        assert!(well, "{errors}");
+        assert_eq!(last(&without), last(report));
+        println!("{} snapshots", snapshots.len());
     }
 
     /// One end, the same that was told before; tokens without a gap, and none that contradicts.
@@ -197,7 +280,7 @@ mod tests {
             events.iter().filter(|e| e.name == "token").map(|e| e.data.clone()).collect()
         };
         let (before, now) = (tokens(&told.events), tokens(&events));
-        for (n, token) in now.iter().enumerate() {
+        for (n, token) in before.iter().enumerate().chain(now.iter().enumerate()) {
             assert_eq!(token["i"], json!(n), "{id}: no gap, no repetition");
         }
         let success = end[0].name == "end";

@@ -7,8 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The binary under test.
-pub(crate) const ORCH: &str = env!("CARGO_BIN_EXE_orch");
+/// The binary under test: that of this build, or the one that `ORCH_TEST_BINARY` names.
+pub(crate) fn binary() -> String {
+    std::env::var("ORCH_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_orch").to_owned())
+}
 
 /// What a server is started with.
 #[derive(Clone, Debug)]
@@ -86,7 +88,10 @@ impl Drop for Server {
 
 /// Starts the binary in a folder with a configuration, and waits until it is ready.
 pub(crate) fn launch(dir: &Path, bind: &str, tokens: Option<&str>) -> (Child, String) {
-    let mut command = Command::new(ORCH);
+    // The shell is gone with `exec`. A write beyond a limit is to fail, as it does on a full disk, and not to
+    // end the process by a signal.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap '' XFSZ; exec "$0" "$@""#, &binary()]);
     if let Some(tokens) = tokens {
         command.env("ORCHESTRION_AUTH__TOKENS", tokens);
     }
@@ -117,7 +122,7 @@ pub(crate) fn launch(dir: &Path, bind: &str, tokens: Option<&str>) -> (Child, St
 
 /// What another command of the binary says on stdout, and whether it ended well.
 pub(crate) fn orch(args: &[&str]) -> (bool, String, String) {
-    let output = Command::new(ORCH).args(args).output().unwrap();
+    let output = Command::new(binary()).args(args).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.success(), text(&output.stdout), text(&output.stderr))
 }

@@ -110,7 +110,7 @@ fn a_task_that_a_boot_took_over_is_told_from_where_it_came_in() {
     drop(recorder);
     let writer = crate::journal::Writer::open(config(dir.path()), "next", ledger.clone()).unwrap();
     let simulation = orchestrion_systems::Simulation::restore(&ledger).unwrap();
-    let mut next = Recorder { simulation, writer, written: vec![] };
+    let mut next = Recorder::over(writer, simulation);
     next.step(2_000, vec![Input::Boot { wall_ms: 1_763_719_300_000 }]);
     let cancel = Intent::Cancel { task: TaskId(9), reason: CancelReason::Client };
     next.step(3_000, vec![Input::Intent(cancel)]);

@@ -37,6 +37,7 @@ pub(crate) struct Cursor {
     body: Vec<u8>,
     /// Where the ledger begins in the header's body.
     ledger_at: usize,
+    has_ledger: bool,
     may_tear: bool,
     pub(crate) torn: Option<Torn>,
 }
@@ -69,6 +70,7 @@ impl Cursor {
             build: String::new(),
             body: Vec::new(),
             ledger_at: 0,
+            has_ledger: false,
             may_tear,
             torn: None,
         };
@@ -96,21 +98,30 @@ impl Cursor {
         let (origin, rest) =
             postcard::take_from_bytes::<Origin>(&self.body).map_err(|e| self.foreign("an unknown one", &e))?;
         self.ledger_at = self.body.len() - rest.len();
+        self.has_ledger = !rest.is_empty();
         self.chain = chain;
         self.next_seq = origin.first_seq;
         self.build = origin.build.clone();
         Ok(Opened { origin, reader: self })
     }
 
-    /// The ledger of the header; to be taken before the first record is read.
-    pub(crate) fn ledger(&mut self) -> Result<Ledger, JournalError> {
+    /// Whether the header holds the state that the first record steps from.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.has_ledger
+    }
+
+    /// That state; to be taken before the first record is read.
+    pub(crate) fn ledger(&mut self) -> Result<Option<Ledger>, JournalError> {
+        if !self.has_ledger {
+            return Ok(None);
+        }
         let bytes = self.body.get(self.ledger_at..).unwrap_or_default();
         let ledger = postcard::from_bytes::<Ledger>(bytes).map_err(|e| self.foreign(&self.build, &e))?;
         let (origin, _) = postcard::take_from_bytes::<Origin>(&self.body).map_err(|e| self.foreign(&self.build, &e))?;
         if full_digest(&ledger) != origin.digest {
             return Err(JournalError::Corrupt { place: self.place_of_last(), flaw: Flaw::Ledger });
         }
-        Ok(ledger)
+        Ok(Some(ledger))
     }
 
     /// The next record; none at the end or at a torn tail.

@@ -1,7 +1,7 @@
 //! Appending all or nothing: a record that does not fit is taken back.
 //!
-//! The one seam under the writer, so that a disk can fill up in a test. Decides nothing: what a failed
-//! write means is the pulse's.
+//! The one seam under the writer, so that a disk can fill up or break in a test. Decides nothing: what a
+//! failed write means is the pulse's.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,6 +13,8 @@ pub(crate) trait Medium: Send + std::fmt::Debug {
     fn append(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Drops everything from `len` on.
     fn cut(&mut self, len: u64) -> io::Result<()>;
+    /// Forces what was appended to disk.
+    fn force(&self) -> io::Result<()>;
 }
 
 impl Medium for Arc<File> {
@@ -22,6 +24,10 @@ impl Medium for Arc<File> {
 
     fn cut(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)
+    }
+
+    fn force(&self) -> io::Result<()> {
+        self.sync_data()
     }
 }
 

@@ -1,12 +1,12 @@
 //! The journal: every step's inputs and the digests of what came of them, appended and chained.
 //!
 //! A journal is a folder of segments `00000001.orj`, `00000002.orj`, … Each boot begins a *run* in a new
-//! segment; a run goes on in further segments, each of which starts from a ledger of its own, so that it
-//! can be read without the ones before. It holds no prompts and no answers, only counts and digests.
-//! A boot goes on from the state the last run came to
-//! (`recovery`). What it deliberately does not do: no compression, no index.
+//! segment; a run goes on in further segments. The first holds the ledger that the run starts from; that of a
+//! further one stands beside it, in its *snapshot* `00000002.ors`, once it is made, and lets it be read without
+//! the ones before. It holds no prompts and no answers, only counts and digests. A boot goes on from the state
+//! the last run came to (`recovery`). What it deliberately does not do: no compression, no index.
 //!
-//! # Format 1
+//! # Format 2
 //! Integers are little endian; "postcard" is the encoding of the crate of that name, version 1, of the
 //! named types in field order. A segment is one header frame and then record frames up to its end.
 //!
@@ -14,13 +14,13 @@
 //! |---|---|---|
 //! | 0 | 4 | marker: `ORJH` for the header, `ORJR` for a record |
 //! | 4 | 4 | length of the body; at most 256 MiB in the header, 16 MiB in a record |
-//! | 8 | 8 | header: the format version, 1; record: its `seq` |
+//! | 8 | 8 | header: the format version, 2; record: its `seq` |
 //! | 16 | 4 | CRC-32 (IEEE) of bytes 0..16 and the body |
 //! | 20 | 32 | chain: BLAKE3 of the chain of the frame before, bytes 0..16 and the body |
 //! | 52 | | body |
 //!
-//! The header's chain starts from 32 zero bytes; its body is postcard of [`Origin`], then of
-//! `world::ledger::Ledger`. `Origin::previous` is the last chain of the segment numbered one lower, zero
+//! The header's chain starts from 32 zero bytes; its body is postcard of [`Origin`], then, in the first segment
+//! of a run, of `world::ledger::Ledger`. A snapshot is one frame: the header of its segment, with the ledger. `Origin::previous` is the last chain of the segment numbered one lower, zero
 //! where there was none. A record's body is postcard of `(Tick, Vec<Input>, Outcome)`. `seq` counts the
 //! steps of a run from 1 without gaps, through all of its segments.
 //!
@@ -34,6 +34,7 @@ pub(crate) mod medium;
 mod reader;
 mod record;
 mod segment;
+pub(crate) mod snapshot;
 mod taken;
 mod writer;
 
@@ -41,9 +42,11 @@ mod writer;
 pub(crate) mod tests;
 
 pub use cursor::Torn;
+pub(crate) use reader::tail;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
 pub use record::{Chain, Flaw, Outcome, Record};
 pub use segment::{Header, Origin, Place};
+pub(crate) use segment::{file_name, retain};
 pub use taken::Taken;
 pub use writer::{Fsync, JournalConfig, Writer};
 
@@ -64,7 +67,11 @@ pub enum JournalError {
     Nothing { path: PathBuf },
     #[error("{} is not a journal segment: it does not begin with ORJH", file.display())]
     NotAJournal { file: PathBuf },
-    #[error("{} has format version {found}; this build reads version {known}", file.display())]
+    #[error(
+        "{} has format version {found}, and this build reads version {known}; let the build that wrote it finish its \
+         tasks, or name another folder to begin without them (`journal.dir`)",
+        file.display()
+    )]
     Version { file: PathBuf, found: u64, known: u64 },
     #[error("{place}: {flaw}; the journal is damaged there. To go on without it, move the segment out of the folder")]
     Corrupt { place: Place, flaw: Flaw },
@@ -74,6 +81,12 @@ pub enum JournalError {
     Gap { missing: u32, next: PathBuf },
     #[error("{} does not continue the segment before it: {problem}", file.display())]
     Discontinued { file: PathBuf, problem: &'static str },
+    #[error(
+        "{} goes on from the segment before it, and no snapshot says from what state; read it together with that \
+         one, or name another folder to begin without it (`journal.dir`)",
+        file.display()
+    )]
+    NoStart { file: PathBuf },
     #[error("a record of {len} bytes exceeds the format's {max}")]
     TooLong { len: usize, max: usize },
     #[error(

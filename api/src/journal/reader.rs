@@ -6,7 +6,8 @@
 use super::JournalError;
 use super::cursor::{Cursor, Opened, Torn};
 use super::record::{Chain, Record};
-use super::segment::{Header, Origin, Place, list, number_of};
+use super::segment::{Header, Origin, Place, file_name, list, number_of};
+use super::snapshot;
 use std::path::{Path, PathBuf};
 
 /// One boot's segments, in order.
@@ -21,6 +22,8 @@ pub struct Segment {
     pub path: PathBuf,
     pub origin: Origin,
     pub bytes: u64,
+    /// Whether its header holds the state it starts from.
+    has_ledger: bool,
     /// Whether nothing follows it, so that its end may be torn.
     last: bool,
 }
@@ -28,7 +31,7 @@ pub struct Segment {
 /// What a [`RunReader`] yields.
 #[derive(Debug)]
 pub enum Entry {
-    /// A segment begins: the state its records step from.
+    /// A segment begins: with the state its records step from, where that is known.
     Segment(Box<Header>),
     Step(Record),
 }
@@ -62,13 +65,61 @@ pub fn runs(path: &Path) -> Result<Vec<Run>, JournalError> {
                 problem: "its header has another number than its name",
             });
         }
-        let segment = Segment { path, origin, bytes: reader.len, last };
+        let segment = Segment { path, origin, bytes: reader.len, has_ledger: reader.has_ledger(), last };
         match runs.last_mut().filter(|run| run.segments.iter().all(|s| s.origin.run == segment.origin.run)) {
             Some(run) => run.segments.push(segment),
             None => runs.push(Run { segments: vec![segment] }),
         }
     }
     if runs.is_empty() { Err(JournalError::Nothing { path: path.to_path_buf() }) } else { Ok(runs) }
+}
+
+/// The end of a folder's last run, from the newest segment on that can be started from: what recovery has to
+/// execute again. `last` is the number of the last segment.
+pub(crate) fn tail(dir: &Path, last: u32) -> Result<Run, JournalError> {
+    let mut segments = Vec::new();
+    for number in (1..=last).rev() {
+        let path = dir.join(file_name(number));
+        if !path.exists() {
+            break;
+        }
+        let may_tear = number == last;
+        let Opened { origin, reader } = match Cursor::open(&path, may_tear)? {
+            Ok(opened) => opened,
+            Err(Torn { place, flaw, .. }) => return Err(JournalError::Corrupt { place, flaw }),
+        };
+        let (bytes, has_ledger) = (reader.len, reader.has_ledger());
+        let segment = Segment { path, origin, bytes, has_ledger, last: may_tear };
+        let starts = segment.starts();
+        segments.push(segment);
+        if starts {
+            segments.reverse();
+            return Ok(Run { segments });
+        }
+    }
+    Err(JournalError::NoStart { file: dir.join(file_name(last)) })
+}
+
+impl Segment {
+    /// Whether the state that its first record steps from can be read.
+    fn starts(&self) -> bool {
+        self.has_ledger || snapshot::read(&self.path, &self.origin).is_some()
+    }
+}
+
+impl Run {
+    /// All of it that can be executed again: where retention took its first segments, that begins with one
+    /// that has a snapshot.
+    pub(crate) fn whole(&self) -> &[Segment] {
+        &self.segments[self.segments.iter().position(Segment::starts).unwrap_or(0)..]
+    }
+
+    /// The part of the run that begins at the segment at `at`, or as far before as it takes for a start: one
+    /// whose snapshot was never made, or is lost, cannot be one.
+    pub(crate) fn from(&self, at: usize) -> &[Segment] {
+        let start = self.segments[..=at].iter().rposition(Segment::starts);
+        &self.segments[start.unwrap_or(at)..]
+    }
 }
 
 /// Reads one run, or its end from some segment on.
@@ -105,7 +156,10 @@ impl<'a> RunReader<'a> {
         if due.is_some_and(|due| due != origin.first_seq) {
             return Err(gone_on("its records do not go on where the segment before it ends"));
         }
-        let ledger = reader.ledger()?;
+        let ledger = match reader.ledger()? {
+            Some(ledger) => Some(ledger),
+            None => snapshot::read(&next.path, &origin),
+        };
         self.current = Some(reader);
         Ok(Some(Entry::Segment(Box::new(Header { origin, ledger }))))
     }

@@ -2,19 +2,20 @@
 //!
 //! Reads folders and writes headers; the frames inside are [`super::record`]'s.
 
-use super::JournalError;
 use super::record::{Chain, Kind, encode, postcard_into};
+use super::{JournalConfig, JournalError};
 use orchestrion_world::ledger::{Ledger, full_digest};
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// The version of the layout and of every type in it: a change of `Input` or `Ledger` is a new one.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
 /// Where a segment comes from; the first part of its header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,28 +34,33 @@ pub struct Origin {
     pub tick: Tick,
     /// The last chain of the segment before it, zero where there was none.
     pub previous: Chain,
-    /// The digest of the ledger that follows.
+    /// The digest of the state that its first record steps from.
     pub digest: Digest,
 }
 
-/// A segment's header.
+/// The header of a segment, or a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub origin: Origin,
-    /// The state its first record steps from.
-    pub ledger: Ledger,
+    /// The state that its first record steps from. The header of a segment within a run has none: it would
+    /// hold the pulse up to write it there.
+    pub ledger: Option<Ledger>,
 }
 
 impl Header {
+    /// Of the first segment of a run.
     pub(crate) fn new(origin: Origin, ledger: Ledger) -> Header {
         let digest = full_digest(&ledger);
-        Header { origin: Origin { digest, tick: ledger.core.now, seed: ledger.core.seed, ..origin }, ledger }
+        let origin = Origin { digest, tick: ledger.core.now, seed: ledger.core.seed, ..origin };
+        Header { origin, ledger: Some(ledger) }
     }
 
     pub(crate) fn encode(&self, frame: &mut Vec<u8>) -> Result<Chain, usize> {
         encode(frame, Kind::Header, FORMAT, &[0; 32], |out| {
             postcard_into(out, &self.origin);
-            postcard_into(out, &self.ledger);
+            if let Some(ledger) = &self.ledger {
+                postcard_into(out, ledger);
+            }
         })
     }
 }
@@ -80,6 +86,11 @@ impl fmt::Display for Place {
 
 pub(crate) fn file_name(number: u32) -> String {
     format!("{number:08}.orj")
+}
+
+/// Where the snapshot of a segment stands, if there is one.
+pub(crate) fn snapshot_of(segment: &Path) -> PathBuf {
+    segment.with_extension("ors")
 }
 
 /// The segments of a folder by number. Other files are nobody's business here.
@@ -117,33 +128,37 @@ pub(crate) fn lock(dir: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Removes the oldest closed segments beyond `bytes` or older than `age`; `open` is never touched. A
-/// segment that cannot be removed is left and said so: serving matters more than tidying.
-pub(crate) fn retain(dir: &Path, open: u32, bytes: Option<u64>, age: Option<Duration>, now: SystemTime) {
+/// Removes the oldest closed segments beyond `retain_bytes` or older than `retain_age`, with their snapshots;
+/// `needed` and what follows it, which recovery may read, is never touched. What cannot be removed is left
+/// and said so: serving matters more than tidying.
+pub(crate) fn retain(config: &JournalConfig, needed: u32, now: SystemTime) {
+    let JournalConfig { dir, retain_bytes, retain_age, .. } = config;
     let Ok(segments) = list(dir) else { return };
-    let closed: Vec<(PathBuf, fs::Metadata)> = segments
-        .into_iter()
-        .filter(|(number, _)| *number < open)
-        .filter_map(|(_, path)| fs::metadata(&path).ok().map(|facts| (path, facts)))
+    let size = |path: &Path| fs::metadata(path).map_or(0, |facts| facts.len());
+    let closed: Vec<(u32, PathBuf, u64)> = segments
+        .split_last()
+        .map_or(&[][..], |(_open, closed)| closed)
+        .iter()
+        .map(|(number, path)| (*number, path.clone(), size(path) + size(&snapshot_of(path))))
         .collect();
-    let mut total: u64 = closed.iter().map(|(_, facts)| facts.len()).sum();
-    for (path, facts) in closed {
-        let old = age.is_some_and(|age| {
-            facts.modified().ok().and_then(|then| now.duration_since(then).ok()).is_some_and(|since| since > age)
-        });
+    let mut total: u64 = closed.iter().map(|(_, _, bytes)| bytes).sum();
+    for (_, path, bytes) in closed.into_iter().filter(|(number, ..)| *number < needed) {
+        let since =
+            fs::metadata(&path).and_then(|facts| facts.modified()).ok().and_then(|at| now.duration_since(at).ok());
+        let old = retain_age.is_some_and(|age| since.is_some_and(|since| since > age));
         // From the oldest on, without holes: the chain of what stays is whole.
-        if !old && bytes.is_none_or(|max| total <= max) {
+        if !old && retain_bytes.is_none_or(|max| total <= max) {
             return;
         }
-        match fs::remove_file(&path) {
-            Ok(()) => {
-                tracing::info!(segment = %path.display(), bytes = facts.len(), "journal segment past its retention removed")
-            }
-            Err(error) => {
-                tracing::warn!(segment = %path.display(), %error, "journal segment past its retention stays");
-                return;
-            }
+        let removed = match fs::remove_file(snapshot_of(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => fs::remove_file(&path),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(segment = %path.display(), %error, "journal segment past its retention stays");
+            return;
         }
-        total -= facts.len();
+        tracing::info!(segment = %path.display(), bytes, "journal segment past its retention removed");
+        total -= bytes;
     }
 }

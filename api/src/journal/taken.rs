@@ -5,10 +5,10 @@
 use super::JournalError;
 use super::cursor::{Cursor, Opened, Torn};
 use super::record::Chain;
-use super::segment::{file_name, list, lock};
+use super::segment::{list, lock, snapshot_of};
 use super::writer::JournalConfig;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A folder that is held by this process and ends with a whole record.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ impl Taken {
         &self.config
     }
 
-    /// The last segment, where there is one.
-    pub(crate) fn last(&self) -> Option<PathBuf> {
-        (self.end.number > 0).then(|| self.config.dir.join(file_name(self.end.number)))
+    /// The number of the last segment, where there is one.
+    pub(crate) fn last(&self) -> Option<u32> {
+        (self.end.number > 0).then_some(self.end.number)
     }
 }
 
@@ -55,6 +55,8 @@ fn repair(dir: &Path) -> Result<End, JournalError> {
             Err(torn) => {
                 warn_cut(&torn);
                 fs::remove_file(&path).map_err(JournalError::io("remove", &path))?;
+                // Its number is used again.
+                let _ = fs::remove_file(snapshot_of(&path));
                 first_cut = first_cut.or(Some(torn));
             }
             Ok(Opened { mut reader, .. }) => {

@@ -167,6 +167,18 @@ fn an_end_torn_at_any_byte_is_cut_at_the_last_whole_record() {
 }
 
 #[test]
+fn a_journal_of_another_format_is_refused_with_what_to_do() {
+    let (mut bytes, _) = small();
+    bytes[8..16].copy_from_slice(&1u64.to_le_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("00000001.orj"), &bytes).unwrap();
+    let error = Writer::open(config(dir.path()), "x", Ledger::empty(1)).unwrap_err().to_string();
+    assert!(error.contains("00000001.orj has format version 1, and this build reads version 2"), "{error}");
+    assert!(error.contains("build that wrote it") && error.contains("`journal.dir`"), "{error}");
+    assert_eq!(fs::read(dir.path().join("00000001.orj")).unwrap(), bytes, "nothing is touched");
+}
+
+#[test]
 fn zeros_behind_the_last_record_are_a_torn_end() {
     let (bytes, starts) = small();
     let dir = tempfile::tempdir().unwrap();
@@ -275,6 +287,52 @@ fn every_fsync_mode_records_the_same() {
     }
 }
 
+/// A disk that takes everything, and from some moment on keeps nothing for sure.
+#[derive(Debug)]
+pub(crate) struct Forgetful {
+    pub(crate) disk: Box<dyn Medium>,
+    pub(crate) broken: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Medium for Forgetful {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.disk.append(bytes)
+    }
+
+    fn cut(&mut self, len: u64) -> io::Result<()> {
+        self.disk.cut(len)
+    }
+
+    fn force(&self) -> io::Result<()> {
+        if self.broken.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(io::Error::other("a lost page"));
+        }
+        self.disk.force()
+    }
+}
+
+#[test]
+fn a_failed_sync_is_final_whether_it_was_made_at_once_or_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(JournalConfig { fsync: Fsync::Always, ..config(dir.path()) });
+    recorder
+        .writer
+        .write_through(|disk| Box::new(Forgetful { disk, broken: std::sync::Arc::new(true.into()) }))
+        .unwrap();
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    let record = Record { seq: 3, tick: Tick(9), inputs: vec![submit(1)], outcome };
+    let error = recorder.writer.append(&record).unwrap_err();
+    assert!(!error.may_pass() && error.to_string().contains("only a restart"), "{error}");
+    // A device that cannot be synced, so that the thread's own attempt fails.
+    let flusher = flusher::Flusher::start(std::sync::Arc::new(fs::File::open("/dev/null").unwrap())).unwrap();
+    flusher.mark();
+    let failure = (0..1_000).find_map(|_| {
+        std::thread::sleep(flusher::INTERVAL / 10);
+        flusher.take_failure()
+    });
+    assert!(failure.is_some(), "it was never told");
+}
+
 /// A disk with room for `left` more bytes.
 #[derive(Debug)]
 pub(crate) struct Quota {
@@ -297,6 +355,10 @@ impl Medium for Quota {
     fn cut(&mut self, len: u64) -> io::Result<()> {
         self.disk.cut(len)
     }
+
+    fn force(&self) -> io::Result<()> {
+        self.disk.force()
+    }
 }
 
 #[test]
@@ -307,7 +369,7 @@ fn a_full_disk_leaves_whole_records_and_the_writer_goes_on_when_there_is_room() 
     let before = fs::metadata(recorder.writer.path()).unwrap().len();
     let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(60));
     let quota = std::sync::Arc::clone(&left);
-    recorder.writer.write_through(|disk| Box::new(Quota { disk, left: quota }));
+    recorder.writer.write_through(|disk| Box::new(Quota { disk, left: quota })).unwrap();
     let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
     let record = Record { seq: 3, tick: Tick(9), inputs: vec![submit(1)], outcome };
     for _ in 0..3 {

@@ -8,7 +8,7 @@ use super::JournalError;
 use super::cursor::Torn;
 use super::flusher::Flusher;
 use super::medium::{Medium, put};
-use super::record::{Chain, HEADER_MAX, RECORD_MAX, Record};
+use super::record::{Chain, HEADER_MAX, Outcome, RECORD_MAX, Record};
 use super::segment::{Header, Origin, file_name, retain};
 use super::taken::{End, Taken};
 use orchestrion_world::ledger::Ledger;
@@ -57,7 +57,6 @@ pub struct Writer {
     _lock: File,
     origin: Origin,
     path: PathBuf,
-    file: Arc<File>,
     medium: Box<dyn Medium>,
     flusher: Option<Flusher>,
     /// Bytes of the segment that are whole frames.
@@ -70,6 +69,8 @@ pub struct Writer {
     ragged: bool,
     chain: Chain,
     next_seq: u64,
+    /// The tick of the last step and the digest of the state after it.
+    state: (Tick, Digest),
     frame: Vec<u8>,
     torn: Option<Torn>,
 }
@@ -83,7 +84,6 @@ impl Writer {
     /// Begins a run from `ledger` in a new segment of a folder that was taken.
     pub fn begin(taken: Taken, build: &str, ledger: Ledger) -> Result<Writer, JournalError> {
         let Taken { config, lock, end: End { number, chain, torn } } = taken;
-        let dir = config.dir.clone();
         let origin = Origin {
             build: build.to_owned(),
             run: number + 1,
@@ -95,7 +95,8 @@ impl Writer {
             digest: Digest(0),
         };
         let mut frame = Vec::with_capacity(4096);
-        let Begun { header, path, file, chain } = begin(&config, origin, ledger, &mut frame)?;
+        let header = Header::new(origin, ledger);
+        let Begun { path, file, chain } = begin(&config, &header, &mut frame)?;
         let flusher = match config.fsync {
             Fsync::Interval => {
                 Some(Flusher::start(Arc::clone(&file)).map_err(JournalError::io("start the sync thread of", &path))?)
@@ -103,17 +104,17 @@ impl Writer {
             Fsync::Never | Fsync::Always => None,
         };
         let len = frame.len() as u64;
-        retain(&dir, header.origin.number, config.retain_bytes, config.retain_age, SystemTime::now());
+        retain(&config, header.origin.number, SystemTime::now());
         Ok(Writer {
             full_at: config.segment_bytes.max(len + 1),
             full_seq: header.origin.first_seq.saturating_add(config.segment_records.max(1)),
             config,
             _lock: lock,
             next_seq: header.origin.first_seq,
+            state: (header.origin.tick, header.origin.digest),
             origin: header.origin,
             path,
-            medium: Box::new(Arc::clone(&file)),
-            file,
+            medium: Box::new(file),
             flusher,
             len,
             ragged: false,
@@ -126,6 +127,15 @@ impl Writer {
     /// The `seq` that the next record is to have.
     pub fn next_seq(&self) -> u64 {
         self.next_seq
+    }
+
+    pub(crate) fn config(&self) -> &JournalConfig {
+        &self.config
+    }
+
+    /// The number of the segment being written.
+    pub(crate) fn number(&self) -> u32 {
+        self.origin.number
     }
 
     /// The segment being written.
@@ -157,6 +167,9 @@ impl Writer {
         self.len += self.frame.len() as u64;
         self.chain = chain;
         self.next_seq += 1;
+        if let Outcome::Stepped { state, .. } = record.outcome {
+            self.state = (record.tick, state);
+        }
         match (&self.flusher, self.config.fsync) {
             (Some(flusher), _) => flusher.mark(),
             (None, Fsync::Always) => self.force()?,
@@ -170,30 +183,34 @@ impl Writer {
         self.len >= self.full_at || self.next_seq >= self.full_seq
     }
 
-    /// Closes the segment and begins the next from `ledger`, the state after the last record. After an
-    /// error the old one goes on, and is full again a little later.
-    pub fn rotate(&mut self, ledger: Ledger) -> Result<(), JournalError> {
+    /// Closes the segment, begins the next and says the number of the one that is closed. Of the state only
+    /// the digest is written, however large it is: its snapshot is made behind the pulse's back. After an
+    /// error the old segment goes on, and is full again a little later.
+    pub fn rotate(&mut self) -> Result<u32, JournalError> {
         self.full_at = self.len + self.config.segment_bytes / 16 + 1;
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records / 16 + 1);
         self.sync()?;
+        let (tick, digest) = self.state;
+        let closed = self.origin.number;
         let origin = Origin {
-            number: self.origin.number + 1,
+            number: closed + 1,
             first_seq: self.next_seq,
             previous: self.chain,
+            tick,
+            digest,
             ..self.origin.clone()
         };
-        let Begun { header, path, file, chain } = begin(&self.config, origin, ledger, &mut self.frame)?;
+        let header = Header { origin, ledger: None };
+        let Begun { path, file, chain } = begin(&self.config, &header, &mut self.frame)?;
         if let Some(flusher) = &self.flusher {
             flusher.turn_to(Arc::clone(&file));
         }
-        self.medium = Box::new(Arc::clone(&file));
-        (self.origin, self.path, self.file, self.chain) = (header.origin, path, file, chain);
+        self.medium = Box::new(file);
+        (self.origin, self.path, self.chain) = (header.origin, path, chain);
         self.len = self.frame.len() as u64;
         self.full_at = self.config.segment_bytes.max(self.len + 1);
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records.max(1));
-        let JournalConfig { dir, retain_bytes, retain_age, .. } = &self.config;
-        retain(dir, self.origin.number, *retain_bytes, *retain_age, SystemTime::now());
-        Ok(())
+        Ok(closed)
     }
 
     /// Forces everything appended to disk, unless that is left to the kernel.
@@ -203,7 +220,7 @@ impl Writer {
     }
 
     fn force(&self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(|source| JournalError::Sync { path: self.path.clone(), source })
+        self.medium.force().map_err(|source| JournalError::Sync { path: self.path.clone(), source })
     }
 
     fn check_flusher(&self) -> Result<(), JournalError> {
@@ -214,23 +231,22 @@ impl Writer {
     }
 
     #[cfg(test)]
-    pub(crate) fn write_through(&mut self, wrap: impl FnOnce(Box<dyn Medium>) -> Box<dyn Medium>) {
-        let medium = Box::new(Arc::clone(&self.file));
-        self.medium = wrap(medium);
+    pub(crate) fn write_through(&mut self, wrap: impl FnOnce(Box<dyn Medium>) -> Box<dyn Medium>) -> io::Result<()> {
+        let file = File::options().append(true).open(&self.path)?;
+        self.medium = wrap(Box::new(Arc::new(file)));
+        Ok(())
     }
 }
 
 struct Begun {
-    header: Header,
     path: PathBuf,
     file: Arc<File>,
     chain: Chain,
 }
 
 /// Creates a segment and writes its header, whose bytes stay in `frame`. Leaves nothing on failure.
-fn begin(config: &JournalConfig, origin: Origin, ledger: Ledger, frame: &mut Vec<u8>) -> Result<Begun, JournalError> {
-    let path = config.dir.join(file_name(origin.number));
-    let header = Header::new(origin, ledger);
+fn begin(config: &JournalConfig, header: &Header, frame: &mut Vec<u8>) -> Result<Begun, JournalError> {
+    let path = config.dir.join(file_name(header.origin.number));
     let chain = header.encode(frame).map_err(|len| JournalError::TooLong { len, max: HEADER_MAX })?;
     let create = || -> io::Result<File> {
         let mut options = File::options();
@@ -247,7 +263,7 @@ fn begin(config: &JournalConfig, origin: Origin, ledger: Ledger, frame: &mut Vec
         Ok(file)
     };
     match create() {
-        Ok(file) => Ok(Begun { header, path, file: Arc::new(file), chain }),
+        Ok(file) => Ok(Begun { path, file: Arc::new(file), chain }),
         Err(source) => {
             if source.kind() != io::ErrorKind::AlreadyExists {
                 let _ = fs::remove_file(&path);

@@ -10,6 +10,7 @@ use super::{Audience, PulseError, message_of};
 use crate::clock::Clock;
 use crate::journal::{JournalError, Outcome, Record, Writer};
 use crate::port::{Stations, Verdict};
+use crate::recovery::shadow::Shadow;
 use crate::spool::{Line, Spool};
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::id::TaskId;
@@ -28,6 +29,8 @@ const LAST_STEPS: usize = 64;
 
 pub(crate) struct Beat {
     simulation: Simulation,
+    /// Before the writer, whose drop gives the folder up.
+    shadow: Shadow,
     writer: Writer,
     spool: Spool,
     clock: Clock,
@@ -43,6 +46,7 @@ impl Beat {
     #[expect(clippy::too_many_arguments, reason = "the one place where its parts come together")]
     pub(crate) fn new(
         simulation: Simulation,
+        shadow: Shadow,
         writer: Writer,
         spool: Spool,
         tick: Tick,
@@ -52,7 +56,7 @@ impl Beat {
         health: Health,
     ) -> Beat {
         let clock = Clock::starting_at(tick);
-        Beat { simulation, writer, spool, clock, intake, audience, stations, health, notices: vec![] }
+        Beat { simulation, shadow, writer, spool, clock, intake, audience, stations, health, notices: vec![] }
     }
 
     /// The first step of a run.
@@ -120,9 +124,7 @@ impl Beat {
         if self.writer.is_full() {
             self.rotate()?;
         }
-        if self.spool.is_full() {
-            self.thin()?;
-        }
+        self.thin()?;
         Ok(())
     }
 
@@ -256,9 +258,13 @@ impl Beat {
         }
     }
 
-    /// Writes the spool anew without what nobody can ask for; where that fails now, the old one goes on.
+    /// Has the spool written anew without what nobody can ask for; where that fails now, the old one goes on.
     fn thin(&mut self) -> Result<(), JournalError> {
-        match self.spool.thin(|task| self.audience.keeps(task)) {
+        let thinned = match self.spool.is_full() {
+            true => self.spool.thin(|task| self.audience.keeps(task)),
+            false => self.spool.settle(),
+        };
+        match thinned {
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the spool could not be written anew: the old one goes on");
                 Ok(())
@@ -269,13 +275,14 @@ impl Beat {
 
     /// Begins the next segment; where that fails now, the old one goes on.
     fn rotate(&mut self) -> Result<(), JournalError> {
-        match self.writer.rotate(self.simulation.ledger()) {
+        match self.writer.rotate() {
+            Ok(closed) => self.shadow.closed(closed),
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the journal could not begin its next segment: the last one goes on");
-                Ok(())
             }
-            result => result,
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ pub use lanes::{Inlets, Lanes, lanes};
 
 use crate::journal::{JournalConfig, JournalError, Taken, Writer};
 use crate::port::Stations;
+use crate::recovery::shadow::Shadow;
 use crate::recovery::{Heritage, Past, RecoverError, Recovered, recover};
 use crate::spool::{Finished, Spool, Wanted};
 use beat::Beat;
@@ -79,7 +80,7 @@ pub enum PulseError {
     Restore(#[from] RestoreError),
     #[error("the rules cannot be: {0}")]
     Rules(#[from] RulesError),
-    #[error("the pulse thread could not be started: {0}")]
+    #[error("the threads of pulse and journal could not be started: {0}")]
     Thread(std::io::Error),
     #[error("the pulse thread panicked outside of a step: {0}")]
     Panicked(String),
@@ -133,11 +134,12 @@ impl Pulse {
         let spool = Spool::begin(taken.config(), past.lines())?;
         let mut writer = Writer::begin(taken, &build, ledger)?;
         change(&mut writer);
+        let shadow = Shadow::start(&writer).map_err(PulseError::Thread)?;
         audience.remember(past);
         let (stop, stop_end) = flume::bounded(1);
         let health = Health::well();
         let intake = lanes::Intake::new(inlets, stop_end, client_batch.max(1));
-        let mut beat = Beat::new(simulation, writer, spool, tick, intake, audience, stations, health.clone());
+        let mut beat = Beat::new(simulation, shadow, writer, spool, tick, intake, audience, stations, health.clone());
         beat.boot(inputs)?;
         let thread =
             std::thread::Builder::new().name("pulse".into()).spawn(move || beat.run()).map_err(PulseError::Thread)?;

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::fixture::{config, rules, spec, up};
-use crate::journal::tests::Quota;
-use crate::journal::{Entry, Outcome, RunReader, runs};
+use crate::journal::tests::{Forgetful, Quota};
+use crate::journal::{Entry, Fsync, Outcome, RunReader, runs};
 use crate::port::{Envelope, Urgent, Verdict};
 use crate::replay::{ReplayOptions, replay};
 use orchestrion_world::id::{Attempt, Epoch};
@@ -12,7 +12,7 @@ use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Order, Outcome as End, Refusal, Report};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -102,10 +102,10 @@ struct Stage {
 
 impl Stage {
     fn set() -> Stage {
-        Self::set_on(|_| {})
+        Self::set_on(Fsync::Never, |_| {})
     }
 
-    fn set_on(change: impl FnOnce(&mut Writer)) -> Stage {
+    fn set_on(fsync: Fsync, change: impl FnOnce(&mut Writer)) -> Stage {
         let dir = tempfile::tempdir().unwrap();
         let (lanes, inlets) = lanes(64, 64);
         let ear = Arc::new(Ear { dir: dir.path().to_path_buf(), ..Ear::default() });
@@ -114,7 +114,7 @@ impl Stage {
             seed: 4,
             build: "test".into(),
             client_batch: 32,
-            journal: config(dir.path()),
+            journal: JournalConfig { fsync, ..config(dir.path()) },
         };
         let pulse = Pulse::start_on(config, change, inlets, ear.clone(), ear.clone()).unwrap();
         Stage { dir, pulse, lanes, ear }
@@ -236,7 +236,9 @@ fn a_client_that_left_before_its_verdict_holds_nothing_up() {
 fn a_full_disk_refuses_and_acknowledges_nothing_until_there_is_room() {
     let left = Arc::new(AtomicUsize::new(1 << 20));
     let quota = Arc::clone(&left);
-    let stage = Stage::set_on(|writer| writer.write_through(|disk| Box::new(Quota { disk, left: quota })));
+    let stage = Stage::set_on(Fsync::Never, |writer| {
+        writer.write_through(|disk| Box::new(Quota { disk, left: quota })).unwrap()
+    });
     stage.report(up(1, 0, 1, 50_000));
     stage.submit(1).blocking_recv().unwrap();
     let health = stage.pulse.health();
@@ -257,6 +259,25 @@ fn a_full_disk_refuses_and_acknowledges_nothing_until_there_is_room() {
     until("work again", || health.is_well());
     stage.pulse.stop().unwrap();
     replay(stage.dir.path(), ReplayOptions::default()).unwrap();
+}
+
+#[test]
+fn a_failed_sync_ends_the_pulse_and_nothing_of_its_step_is_told() {
+    let broken = Arc::new(AtomicBool::new(false));
+    let later = Arc::clone(&broken);
+    let stage = Stage::set_on(Fsync::Always, |writer| {
+        writer.write_through(|disk| Box::new(Forgetful { disk, broken: later })).unwrap();
+    });
+    stage.report(up(1, 0, 1, 50_000));
+    stage.submit(1).blocking_recv().unwrap();
+    broken.store(true, Ordering::SeqCst);
+    assert!(stage.submit(2).blocking_recv().is_err(), "its sender drops");
+    let health = stage.pulse.health();
+    let error = stage.pulse.join().unwrap_err();
+    assert!(matches!(&error, PulseError::Journal(JournalError::Sync { .. })), "{error}");
+    assert!(error.to_string().contains("only a restart can tell"), "{error}");
+    assert_eq!(health.condition(), Condition::Ended);
+    assert_eq!(*stage.ear.heard.lock().unwrap(), ["accepted 1"]);
 }
 
 #[test]
@@ -370,7 +391,17 @@ fn a_step_that_breaks_an_invariant_leaves_its_inputs_in_the_journal() {
     let ear = Arc::new(Ear::default());
     let intake = lanes::Intake::new(inlets, stop_end, 8);
     let simulation = Simulation::new(4);
-    let mut beat = Beat::new(simulation, writer, spool, Tick(0), intake, ear.clone(), ear, Health::well());
+    let mut beat = Beat::new(
+        simulation,
+        Shadow::start(&writer).unwrap(),
+        writer,
+        spool,
+        Tick(0),
+        intake,
+        ear.clone(),
+        ear,
+        Health::well(),
+    );
     beat.boot(vec![Input::Boot { wall_ms: 1 }, Input::SetRules(Box::new(rules()))]).unwrap();
     let fatal = vec![crate::fixture::submit(7)];
     let error = beat.broke(2, Tick(1), fatal.clone(), "leases_equal_slots".into());

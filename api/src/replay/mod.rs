@@ -128,10 +128,10 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
 
 /// The segments of a run from the one that holds step `from` on.
 fn from(run: &Run, from: Option<u64>) -> Result<&[Segment], ReplayError> {
-    let Some(from) = from else { return Ok(&run.segments) };
+    let Some(from) = from else { return Ok(run.whole()) };
     let first = run.segments.first().map_or(1, |segment| segment.origin.first_seq);
     match run.segments.iter().rposition(|segment| segment.origin.first_seq <= from) {
-        Some(at) => Ok(&run.segments[at..]),
+        Some(at) => Ok(run.from(at)),
         None => Err(ReplayError::NoSuchStep { from, first }),
     }
 }

@@ -4,7 +4,7 @@
 //! effects as they are now; the recorded ones are not there to show, a journal keeps their digests.
 
 use super::ReplayError;
-use crate::journal::{Chain, Entry, Outcome, Place, Record, RunReader, Segment};
+use crate::journal::{Chain, Entry, JournalError, Outcome, Place, Record, RunReader, Segment};
 use crate::pulse::message_of;
 use crate::wording::{Names, task_of};
 use orchestrion_systems::{Simulation, Step};
@@ -103,14 +103,18 @@ impl<'a> Rerun<'a> {
     }
 
     /// Begins from a segment's ledger, or checks it, where the run was here already.
-    fn go_on_from(&mut self, ledger: Ledger, watch: &mut dyn FnMut(&mut Simulation)) -> Result<(), ReplayError> {
+    fn go_on_from(
+        &mut self,
+        ledger: Option<Ledger>,
+        watch: &mut dyn FnMut(&mut Simulation),
+    ) -> Result<(), ReplayError> {
         if let Some(simulation) = &self.simulation {
-            return if simulation.ledger() == ledger {
-                Ok(())
-            } else {
-                Err(ReplayError::Ledger { place: self.place() })
+            return match ledger {
+                Some(ledger) if simulation.ledger() != ledger => Err(ReplayError::Ledger { place: self.place() }),
+                Some(_) | None => Ok(()),
             };
         }
+        let Some(ledger) = ledger else { return Err(JournalError::NoStart { file: self.place().file }.into()) };
         if let Some(rules) = &ledger.core.rules {
             self.names = Names::of(rules);
         }

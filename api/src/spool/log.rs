@@ -1,18 +1,19 @@
 //! The open end of a spool: lines are staged, committed with the step's record, and thinned out.
 //!
-//! Writes `spool` and, while it is written anew, `spool.new` in the journal's folder, whose lock the journal
-//! holds. As with the journal, a failed write is taken back and tried again by the pulse.
+//! Writes `spool` in the journal's folder, whose lock the journal holds. As with the journal, a failed write
+//! is taken back and tried again by the pulse.
 
 use super::Line;
 use super::frame::{self, LINE_MAX, MAGIC};
+use super::thinning::{Thinned, Thinning, adopt, fresh};
 use crate::journal::flusher::Flusher;
 use crate::journal::medium::{Medium, put};
 use crate::journal::{Fsync, JournalConfig, JournalError};
 use orchestrion_world::id::TaskId;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,9 +26,9 @@ pub(super) fn path_in(dir: &Path) -> PathBuf {
 
 /// The bytes of a line in the file.
 #[derive(Clone, Copy, Debug)]
-struct Span {
-    at: u64,
-    len: usize,
+pub(super) struct Span {
+    pub(super) at: u64,
+    pub(super) len: usize,
 }
 
 /// A spool that is appended to.
@@ -46,6 +47,7 @@ pub(crate) struct Spool {
     staged: Vec<u8>,
     staged_lines: Vec<(TaskId, usize)>,
     thin_at: u64,
+    thinning: Option<Thinning>,
 }
 
 impl Spool {
@@ -58,7 +60,13 @@ impl Spool {
             let len = frame::encode(&mut bytes, &line).map_err(too_long)?;
             spans.insert(line.task(), Span { at, len });
         }
-        let file = replace(&config.dir, config.fsync, &bytes)?;
+        let write = || -> io::Result<File> {
+            let mut file = fresh(&config.dir)?;
+            file.write_all(&bytes)?;
+            Ok(file)
+        };
+        let file = Arc::new(write().map_err(JournalError::io("write anew", path_in(&config.dir)))?);
+        adopt(&config.dir, &file, config.fsync)?;
         let flusher = match config.fsync {
             Fsync::Interval => Some(
                 Flusher::start(Arc::clone(&file)).map_err(JournalError::io("start the sync thread of", &config.dir))?,
@@ -78,6 +86,7 @@ impl Spool {
             staged: Vec::new(),
             staged_lines: Vec::new(),
             thin_at: thin_at(len),
+            thinning: None,
         })
     }
 
@@ -123,36 +132,73 @@ impl Spool {
         if self.fsync == Fsync::Never {
             return Ok(());
         }
-        self.file.sync_data().map_err(|source| JournalError::Sync { path: path_in(&self.dir), source })
+        self.medium.force().map_err(|source| JournalError::Sync { path: path_in(&self.dir), source })
     }
 
-    /// Whether it has doubled since it was written anew.
+    /// Whether it has doubled since it was written anew, and is not being.
     pub(crate) fn is_full(&self) -> bool {
-        self.len >= self.thin_at
+        self.len >= self.thin_at && self.thinning.is_none()
     }
 
-    /// Writes it anew with the lines of the tasks that `keeps` names. To be called when all that was
-    /// committed stands in the journal: until then a task's words count beside its result. After an error
-    /// the old one goes on, and is full again a little later.
+    /// Begins to write it anew with the lines of the tasks that `keeps` names. To be called when all that was
+    /// committed stands in the journal: until then a task's words count beside its result. After an error the
+    /// old one goes on, and is full again a little later.
     pub(crate) fn thin(&mut self, keeps: impl Fn(TaskId) -> bool) -> Result<(), JournalError> {
         self.thin_at = self.len.saturating_add(THIN_FROM);
-        let mut bytes = MAGIC.to_vec();
-        let mut spans = BTreeMap::new();
-        for (&task, span) in self.lines.iter().filter(|(task, _)| keeps(**task)) {
-            let at = bytes.len();
-            bytes.resize(at + span.len, 0);
-            self.file.read_exact_at(&mut bytes[at..], span.at).map_err(JournalError::io("read", path_in(&self.dir)))?;
-            spans.insert(task, Span { at: at as u64, len: span.len });
-        }
-        let file = replace(&self.dir, self.fsync, &bytes)?;
+        let kept = self.lines.iter().filter(|(task, _)| keeps(**task)).map(|(task, span)| (*task, *span)).collect();
+        let begun = Thinning::begin(self.dir.clone(), Arc::clone(&self.file), self.len, kept);
+        self.thinning = Some(begun.map_err(JournalError::io("write anew", path_in(&self.dir)))?);
+        Ok(())
+    }
+
+    /// Goes on with the spool that was written anew, once it is. What was appended meanwhile is copied behind
+    /// it first, so that this waits for little.
+    pub(crate) fn settle(&mut self) -> Result<(), JournalError> {
+        let Some(thinning) = self.thinning.take_if(|thinning| thinning.is_done()) else { return Ok(()) };
+        let from = thinning.from;
+        let copied = thinning.join().and_then(|mut anew| {
+            let mut bytes = vec![0; usize::try_from(self.len - from).unwrap_or(usize::MAX)];
+            self.file.read_exact_at(&mut bytes, from)?;
+            anew.file.write_all(&bytes)?;
+            Ok(anew)
+        });
+        let Thinned { file, mut lines, len } = copied.map_err(|source| {
+            // On a full disk its room is wanted; where this fails, the next one removes it.
+            let _ = std::fs::remove_file(self.dir.join("spool.new"));
+            JournalError::io("write anew", path_in(&self.dir))(source)
+        })?;
+        adopt(&self.dir, &file, self.fsync)?;
+        let later = self.lines.iter().filter(|(_, span)| span.at >= from);
+        lines.extend(later.map(|(task, span)| (*task, Span { at: span.at - from + len, len: span.len })));
+        let file = Arc::new(file);
         if let Some(flusher) = &self.flusher {
             flusher.turn_to(Arc::clone(&file));
         }
         self.medium = Box::new(Arc::clone(&file));
-        (self.file, self.lines, self.ragged) = (file, spans, false);
-        self.len = bytes.len() as u64;
+        self.len = len + (self.len - from);
+        (self.lines, self.ragged) = (lines, false);
         self.thin_at = thin_at(self.len);
+        let old = std::mem::replace(&mut self.file, file);
+        // The last hold of a file without a name frees its blocks, which takes tens of milliseconds. Without a
+        // thread it is freed here.
+        let _ = std::thread::Builder::new().spawn(move || drop(old));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Spool {
+    pub(super) fn is_thinning(&self) -> bool {
+        self.thinning.is_some()
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Some(thinning) = self.thinning.take() {
+            // What is half written is of no use, and the next one begins with removing it.
+            let _ = thinning.join();
+        }
     }
 }
 
@@ -162,27 +208,4 @@ fn thin_at(len: u64) -> u64 {
 
 fn too_long(len: usize) -> JournalError {
     JournalError::TooLong { len, max: LINE_MAX }
-}
-
-/// Writes a whole spool beside the one that is there, and lets it take its name: a crash leaves one of them.
-fn replace(dir: &Path, fsync: Fsync, bytes: &[u8]) -> Result<Arc<File>, JournalError> {
-    let fresh = dir.join("spool.new");
-    let write = || -> io::Result<File> {
-        // What a crash left of an earlier one.
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = File::options().read(true).append(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(bytes)?;
-        if fsync != Fsync::Never {
-            file.sync_all()?;
-        }
-        fs::rename(&fresh, path_in(dir))?;
-        if fsync != Fsync::Never {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(file)
-    };
-    write().map(Arc::new).map_err(JournalError::io("write anew", path_in(dir)))
 }

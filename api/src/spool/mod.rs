@@ -14,6 +14,7 @@
 mod frame;
 mod load;
 mod log;
+mod thinning;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -66,6 +66,13 @@ fn write(dir: &Path, tasks: std::ops::Range<u128>) -> Spool {
     spool
 }
 
+fn thin(spool: &mut Spool, keeps: impl Fn(TaskId) -> bool) {
+    spool.thin(keeps).unwrap();
+    while spool.is_thinning() {
+        spool.settle().unwrap();
+    }
+}
+
 fn tasks(dir: &Path) -> BTreeSet<u128> {
     load(dir).unwrap().wanted.keys().map(|task| task.0).collect()
 }
@@ -156,17 +163,17 @@ fn writing_anew_leaves_what_is_kept_and_goes_on() {
     spool.stage(&Line::Finished(Box::new(finished(3)))).unwrap();
     spool.commit().unwrap();
     let before = fs::metadata(dir.path().join("spool")).unwrap().len();
-    spool.thin(|task| task.0 % 10 == 3).unwrap();
+    thin(&mut spool, |task| task.0 % 10 == 3);
     assert!(fs::metadata(dir.path().join("spool")).unwrap().len() < before / 5);
     assert_eq!(tasks(dir.path()), BTreeSet::from([13, 23, 33, 43]));
     assert_eq!(load(dir.path()).unwrap().finished.len(), 1, "its words are gone, its result is kept");
     spool.stage(&Line::Wanted(Box::new(wanted(99)))).unwrap();
     spool.commit().unwrap();
-    spool.thin(|task| task.0 > 40).unwrap();
+    thin(&mut spool, |task| task.0 > 40);
     assert_eq!(tasks(dir.path()), BTreeSet::from([43, 99]));
     // What a crash left of writing anew is in nobody's way.
     fs::write(dir.path().join("spool.new"), "half").unwrap();
-    spool.thin(|_| true).unwrap();
+    thin(&mut spool, |_| true);
     assert_eq!(tasks(dir.path()), BTreeSet::from([43, 99]));
 }
 
@@ -182,6 +189,53 @@ fn a_spool_that_doubled_asks_to_be_written_anew() {
     }
     let full = fs::metadata(dir.path().join("spool")).unwrap().len();
     assert!((4 << 20..6 << 20).contains(&full), "{full}");
-    spool.thin(|_| true).unwrap();
+    thin(&mut spool, |_| true);
     assert!(!spool.is_full() && fs::metadata(dir.path().join("spool")).unwrap().len() < 2 << 20);
+}
+
+#[test]
+fn what_comes_while_it_is_written_anew_is_in_the_new_one_and_a_crash_leaves_the_old() {
+    for fsync in [Fsync::Never, Fsync::Interval, Fsync::Always] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::begin(&JournalConfig { fsync, ..config(dir.path()) }, []).unwrap();
+        let add = |spool: &mut Spool, line: Line| {
+            spool.stage(&line).unwrap();
+            spool.commit().unwrap();
+        };
+        (1..50).for_each(|task| add(&mut spool, Line::Wanted(Box::new(wanted(task)))));
+        spool.thin(|task| task.0 % 10 == 3).unwrap();
+        add(&mut spool, Line::Wanted(Box::new(wanted(77))));
+        add(&mut spool, Line::Finished(Box::new(finished(23))));
+        // Whoever reads now reads the old one.
+        assert_eq!(load(dir.path()).unwrap().wanted.len(), 50);
+        while spool.is_thinning() {
+            spool.settle().unwrap();
+        }
+        let found = load(dir.path()).unwrap();
+        assert_eq!(tasks(dir.path()), BTreeSet::from([3, 13, 23, 33, 43, 77]));
+        assert_eq!((found.finished.len(), found.bytes_lost), (1, 0));
+        // Its lines stand where it thinks they do.
+        thin(&mut spool, |task| [23, 77].contains(&task.0));
+        assert_eq!(tasks(dir.path()), BTreeSet::from([77]));
+        assert_eq!(load(dir.path()).unwrap().finished.into_values().collect::<Vec<_>>(), [finished(23)]);
+    }
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_anew_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = write(dir.path(), 1..5);
+    // A folder in the place of the file stands for whatever keeps it from being written.
+    fs::create_dir(dir.path().join("spool.new")).unwrap();
+    spool.thin(|_| false).unwrap();
+    let error = loop {
+        match spool.settle() {
+            Ok(()) if spool.is_thinning() => {}
+            result => break result.unwrap_err(),
+        }
+    };
+    assert!(error.may_pass() && error.to_string().contains("cannot write anew"), "{error}");
+    spool.stage(&Line::Wanted(Box::new(wanted(9)))).unwrap();
+    spool.commit().unwrap();
+    assert_eq!(tasks(dir.path()), BTreeSet::from([1, 2, 3, 4, 9]));
 }

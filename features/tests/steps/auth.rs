@@ -1,7 +1,7 @@
 //! Tokens: who may ask for what, and what a server without them refuses.
 
 use super::{Session, question};
-use crate::server::{ORCH, Server, Setup};
+use crate::server::{Server, Setup, binary};
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -63,7 +63,7 @@ fn log(session: &mut Session) {
 }
 
 fn refuses(bind: &str, tokens: Option<&str>) -> String {
-    let mut command = Command::new(ORCH);
+    let mut command = Command::new(binary());
     if let Some(tokens) = tokens {
         command.env("ORCHESTRION_AUTH__TOKENS", tokens);
     }

@@ -1,7 +1,7 @@
 //! The other commands of the binary, as a person at a terminal uses them.
 
 use super::{Session, task};
-use crate::server::{ORCH, launch, orch, scratch};
+use crate::server::{binary, launch, orch, scratch};
 use cucumber::{then, when};
 use serde_json::Value;
 use std::process::{Command, Stdio};
@@ -76,7 +76,7 @@ async fn over_a_restart(session: &mut Session) {
         session.submit(task(1_500)).await;
     }
     let url = url(session);
-    let child = Command::new(ORCH)
+    let child = Command::new(binary())
         .args(["submit", "--url", &url, "--max-tokens", "5", "Once upon a time"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

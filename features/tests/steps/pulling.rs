@@ -1,7 +1,7 @@
 //! A hub that misbehaves, and `orch pull` before it.
 
 use super::Session;
-use crate::server::{ORCH, scratch};
+use crate::server::{binary, scratch};
 use cucumber::{given, then, when};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -53,11 +53,11 @@ impl Hub {
 
     fn pull(&self) -> Command {
         let mut command = match self.disk {
-            None => Command::new(ORCH),
+            None => Command::new(binary()),
             // Without its signal, a write beyond the limit is an error like that of a full disk.
             Some(bytes) => {
                 let mut shell = Command::new("bash");
-                shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 1024), ORCH]);
+                shell.args(["-c", &format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 1024), &binary()]);
                 shell
             }
         };

@@ -52,6 +52,8 @@ fn trace(config: &Config) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log on a full disk loses lines. To say so it would print to stderr, and panic where that fails.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match config.log.format {
         LogFormat::Text => lines.init(),
