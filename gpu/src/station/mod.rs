@@ -44,7 +44,7 @@ pub struct StationSpec {
     pub device_capacity: Bytes,
     /// Tasks at a time.
     pub slots: u16,
-    /// Prompt tokens in a step at most, beside one token of each running answer.
+    /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
     pub prefill_chunk: u32,
 }
 

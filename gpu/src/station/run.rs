@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 const BEAT_BUSY: Duration = Duration::from_secs(1);
 const BEAT_IDLE: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_millis(100);
+/// A step should take no longer: cancels, beats and neighbours' tokens wait for its end. A slow machine gets
+/// shorter chunks for it, which changes no token.
+const STEP: Duration = Duration::from_millis(250);
 /// Steps of the warm-up: one prompt chunk, then single tokens.
 const WARM_DECODES: u32 = 8;
 
@@ -46,6 +49,9 @@ impl<'a> Runner<'a> {
     /// Until the handle is gone.
     pub(super) fn run(mut self, inbox: &flume::Receiver<Order>) -> Result<(), StepError> {
         let facts = self.measure()?;
+        // Thousandths of tokens a second, times milliseconds.
+        let in_a_step = facts.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
+        self.spec.prefill_chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, self.spec.prefill_chunk.max(1));
         self.announce(&facts);
         loop {
             let order = if self.tasks.is_empty() {
@@ -174,7 +180,7 @@ impl<'a> Runner<'a> {
 
     /// Which tasks run and how many tokens each: all answers, then prompts up to the chunk.
     fn plan(&self) -> Vec<(usize, usize)> {
-        let mut budget = self.spec.prefill_chunk.max(1) as usize;
+        let mut budget = self.spec.prefill_chunk as usize;
         let mut plan = Vec::with_capacity(self.tasks.len());
         for (i, task) in self.tasks.iter().enumerate() {
             let tokens = if task.is_prefilling() { task.next_tokens(budget).len() } else { 1 };
