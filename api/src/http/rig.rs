@@ -14,6 +14,7 @@ use crate::token_log::Pushed;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
+use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::Payload;
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
@@ -202,7 +203,7 @@ pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope {
     let model = MODELS[spec.model.0 as usize];
     specs.lock().unwrap().push(spec);
     if model == "full" {
-        let refusal = Refusal::QueueFull { bound: 4, retry_after: Ticks(1_500) };
+        let refusal = Refusal::QueueFull { policy: OverloadPolicy::Reject, bound: 4, retry_after: Ticks(1_500) };
         say(board, Notice::Refused { task, refusal });
         let _ = reply.send(Verdict::Refused(refusal));
         return;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// The version of the layout and of every type in it: a change of `Input` or `Ledger` is a new one.
-pub(crate) const FORMAT: u64 = 1;
+pub(crate) const FORMAT: u64 = 2;
 
 /// Where a segment comes from; the first part of its header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
