@@ -45,7 +45,7 @@ pub(crate) struct Queue {
     pub interactive_max: u32,
     pub batch_max: u32,
     pub policy: Overload,
-    /// Submissions on their way to the core; more are refused at the door.
+    /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
     pub ingress_max: usize,
 }
 
