@@ -8,6 +8,7 @@
 
 use crate::auth::Auth;
 use crate::http;
+use crate::http::body::Budget;
 pub use crate::http::explain::FromJournal;
 use crate::port::{Envelope, Explain, Prepare, Prepared, Urgent, Verdict, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -81,6 +82,7 @@ pub struct DoorParts {
 pub struct Door {
     pub(crate) parts: DoorParts,
     pub(crate) config: DoorConfig,
+    pub(crate) bodies: Arc<Budget>,
     /// Submissions that may be on their way to the core.
     ingress: Semaphore,
     prepare_turns: Arc<Semaphore>,
@@ -128,7 +130,8 @@ impl Door {
     pub fn new(parts: DoorParts, config: DoorConfig) -> Arc<Self> {
         let prepare_turns = Arc::new(Semaphore::new(config.prepare_parallel.max(1)));
         let ingress = Semaphore::new(parts.lanes.client.capacity().unwrap_or(Semaphore::MAX_PERMITS));
-        Arc::new(Door { parts, config, ingress, prepare_turns, explain_turn: Semaphore::new(1) })
+        let bodies = Budget::new(config.limits.bodies_bytes);
+        Arc::new(Door { parts, config, bodies, ingress, prepare_turns, explain_turn: Semaphore::new(1) })
     }
 
     /// Every route, guarded.

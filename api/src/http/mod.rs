@@ -3,7 +3,7 @@
 //!
 //! A route reads and checks, asks the [`Door`], and writes; it decides nothing about scheduling.
 
-mod body;
+pub(crate) mod body;
 mod chat;
 mod choice_frames;
 mod completions;

@@ -9,7 +9,7 @@ use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
 use super::fields::{Fields, Unsupported, is_empty, is_text_format, is_zero};
 use super::task_submit::seed_of;
-use crate::door::{Door, Ticket, Wish};
+use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Words};
 use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
@@ -148,15 +148,18 @@ pub(crate) async fn complete(
     read: ReadFields,
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
-    let bytes = body::read(headers, content, limits.body_bytes, limits).await?;
+    let (bytes, held) = body::read(door, headers, content, limits.body_bytes).await?;
     let (wish, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
-    answer(door, wish, form).await
+    let task = wish.ticket.task;
+    let admitted = door.admit_choices(wish, form.choices).await?;
+    // The answer takes its time and needs neither.
+    drop((bytes, held));
+    answer(door, task, admitted, form).await
 }
 
-/// Admits the tasks and writes their answer.
-async fn answer(door: &Arc<Door>, wish: Wish, form: Form) -> Result<Response, Problem> {
-    let id = form.kind.id(wish.ticket.task);
-    let admitted = door.admit_choices(wish, form.choices).await?;
+/// Writes the answer of the tasks that were admitted.
+async fn answer(door: &Arc<Door>, task: TaskId, admitted: Vec<Admitted>, form: Form) -> Result<Response, Problem> {
+    let id = form.kind.id(task);
     let fingerprint = admitted.first().map(|first| Arc::clone(&first.entry.fingerprint)).unwrap_or_default();
     let mut frame = json!({
         "id": id,

@@ -108,6 +108,27 @@ async fn after_a_cancel_is_acknowledged_no_token_is_sent() {
 }
 
 #[tokio::test]
+async fn a_reader_far_behind_gets_its_stream_in_bounded_pieces() {
+    let rig = Rig::new();
+    let task = rig.hold(json!({"max_tokens": 1_000})).await;
+    begin(&rig.switchboard, task);
+    let text = "x".repeat(4 * 1024);
+    for index in 0..300 {
+        assert_eq!(rig.switchboard.token(task, Attempt(1), index, index, &text), Pushed::Taken);
+    }
+    rig.finish(task);
+    let mut body = rig.get(&format!("/v1/tasks/{task}/stream")).await.into_body();
+    let mut whole = String::new();
+    while let Some(frame) = body.frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        assert!(piece.len() < 128 * 1024, "{} bytes at once", piece.len());
+        whole += std::str::from_utf8(&piece).unwrap();
+    }
+    let seen = events(&whole);
+    assert_eq!((seen.len(), seen.last().unwrap().1.as_str()), (302, "end"), "nothing is lost of it");
+}
+
+#[tokio::test]
 async fn started_precedes_a_token_that_raced_ahead() {
     let rig = Rig::new();
     let task = rig.hold(json!({})).await;
