@@ -27,6 +27,7 @@ pub enum ErrorCode {
     AdmissionReject,
     QueueFullDropLru,
     ShedLowPriority,
+    RateLimited,
     PoolUnready,
     PoolUnavailable,
     WorkerReset,
@@ -35,7 +36,7 @@ pub enum ErrorCode {
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 16] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
     (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
@@ -47,6 +48,7 @@ pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 16] = [
     (ErrorCode::AdmissionReject, "ADMISSION_REJECT", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::QueueFullDropLru, "QUEUE_FULL_DROP_LRU", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::ShedLowPriority, "SHED_LOW_PRIORITY", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::RateLimited, "RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
@@ -129,6 +131,12 @@ impl Problem {
         )
         .label("ingress")
         .after(100)
+    }
+
+    /// The token has asked for as much as its rate allows.
+    pub(crate) fn rate_limited(wait_ms: u64) -> Self {
+        let message = "this token has made as many requests as its rate allows; retry after the time given";
+        Problem::new(ErrorCode::RateLimited, message).label("rate-limit").after(wait_ms)
     }
 
     /// The pulse no longer answers: the process is going down.

@@ -53,6 +53,8 @@ const TICK_US: [f64; 9] = [5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 
 pub(crate) enum Turned {
     /// The lane to the pulse was full.
     Ingress,
+    /// The token's rate was used up.
+    Rate,
     /// The words could not be turned into tokens.
     Unprepared,
 }
@@ -69,6 +71,7 @@ pub struct Telemetry {
     /// Of `OverloadPolicy::ALL`, in its order.
     backpressure: [Counter; 3],
     ingress: Counter,
+    rate_limit: Counter,
     tokens_in: Counter,
     tokens_out: Counter,
     queue_depth: [Gauge; 2],
@@ -123,6 +126,7 @@ impl Telemetry {
                 .map(|reason| cancelled.get_or_create_owned(&ByReason { reason })),
             backpressure: OverloadPolicy::ALL
                 .map(|policy| backpressure.get_or_create_owned(&ByPolicy { policy: policy.label() })),
+            rate_limit: backpressure.get_or_create_owned(&ByPolicy { policy: "rate-limit" }),
             ingress: backpressure.get_or_create_owned(&ByPolicy { policy: "ingress" }),
             tokens_in: Counter::default(),
             tokens_out: Counter::default(),
@@ -212,6 +216,10 @@ impl Telemetry {
             Turned::Ingress => {
                 self.ingress.inc();
                 "ingress"
+            }
+            Turned::Rate => {
+                self.rate_limit.inc();
+                "rate_limited"
             }
             Turned::Unprepared => "unprepared",
         };

@@ -16,6 +16,7 @@ fn every_code_has_one_row_and_the_contract_s_status() {
         ("ADMISSION_REJECT", 429, true),
         ("QUEUE_FULL_DROP_LRU", 429, true),
         ("SHED_LOW_PRIORITY", 429, true),
+        ("RATE_LIMITED", 429, true),
         ("POOL_UNREADY", 503, true),
         ("POOL_UNAVAILABLE", 503, true),
         ("WORKER_RESET", 503, true),
