@@ -357,13 +357,33 @@ async fn frames(stream: &mut TcpStream, last: u8) -> Vec<(u8, u32, Vec<u8>)> {
     frames
 }
 
+/// What an HTTP/2 client begins with: the preface and no settings of its own.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn http2_streams_that_are_reset_at_once_end_the_connection() {
+    const GOAWAY: u8 = 7;
+    let served = Served::with(brief()).await;
+    let mut stream = served.connect().await;
+    let mut attack = PREFACE.to_vec();
+    for id in (1u32..).step_by(2).take(100) {
+        // GET / of localhost, whole in one HEADERS frame; then RST_STREAM.
+        let head = [&b"\x82\x86\x84\x41\x09"[..], b"localhost"].concat();
+        attack.extend([&[0, 0, head.len() as u8, 1, 5][..], &id.to_be_bytes(), &head].concat());
+        attack.extend([&[0, 0, 4, 3, 0][..], &id.to_be_bytes(), &8u32.to_be_bytes()].concat());
+    }
+    stream.write_all(&attack).await.unwrap();
+    let (_, _, goaway) = frames(&mut stream, GOAWAY).await.pop().unwrap();
+    assert_eq!(goaway[4..8], 11u32.to_be_bytes(), "enhance your calm");
+}
+
 #[tokio::test]
 async fn http2_announces_its_bounds() {
     const SETTINGS: u8 = 4;
     const WINDOW_UPDATE: u8 = 8;
     let served = Served::with(brief()).await;
     let mut stream = served.connect().await;
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
     let frames = frames(&mut stream, WINDOW_UPDATE).await;
     let (_, _, settings) = frames.iter().find(|(kind, ..)| *kind == SETTINGS).unwrap();
     let setting = |id: u16| {
