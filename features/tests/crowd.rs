@@ -1,10 +1,12 @@
-//! Three hundred clients with every bad habit, and what the journal has to say about them afterwards; and
-//! ten times the load that a server can take.
+//! Three hundred clients with every bad habit, and what the journal has to say about them afterwards; ten
+//! times the load that a server can take; and a thousand connections that are held and not used.
 
 #[cfg(test)]
 mod overload;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod sse;
 
@@ -19,7 +21,7 @@ mod tests {
 
     const CLIENTS: u64 = 300;
 
-    /// Both are measured by the machine they share.
+    /// They are measured by the machine they share.
     static ALONE: Mutex<()> = Mutex::const_new(());
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,6 +99,12 @@ mod tests {
         assert_eq!(events.last(), Some(ends[0]), "nothing after the end");
         let said = ends[0].data["code"].as_str().unwrap_or("end");
         Told::Ended(said.to_owned())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_connections_that_are_held_disturb_nobody() {
+        let _alone = ALONE.lock().await;
+        super::slow::those_who_hold_disturb_nobody().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -130,13 +130,13 @@ async fn refusal(response: Response, class: &str) -> (Duration, Option<String>) 
 }
 
 /// The value below which `permille` of them lie.
-fn quantile(times: &[Duration], permille: usize) -> Duration {
+pub(super) fn quantile(times: &[Duration], permille: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
     sorted.get(sorted.len() * permille / 1_000).copied().unwrap_or_default()
 }
 
-fn rss_mib(server: &Server) -> u64 {
+pub(super) fn rss_mib(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1_024

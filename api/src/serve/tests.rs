@@ -131,6 +131,23 @@ async fn idle_connections_live_longer_than_heads_and_then_go() {
 }
 
 #[tokio::test]
+async fn a_connection_that_waited_for_its_answer_goes_when_it_is_idle_too() {
+    let served = Served::with(brief()).await;
+    let mut stream = served.connect().await;
+    // The socket is silent while the answer is made, and asked nothing when it is done.
+    stream.write_all(chat("hold").as_bytes()).await.unwrap();
+    until(&mut stream, ": ping").await;
+    let task = served.rig.last_task();
+    begin(&served.rig.switchboard, task);
+    served.rig.finish(task);
+    until(&mut stream, "0\r\n\r\n").await;
+    let begun = Instant::now();
+    until_closed(&mut stream).await;
+    let took = begun.elapsed().as_millis();
+    assert!((400..1_500).contains(&took), "closed after {took} ms");
+}
+
+#[tokio::test]
 async fn heads_and_bodies_have_sizes() {
     let served = Served::with(brief()).await;
     let line = format!("{GET}X-Long: {}\r\nConnection: close\r\n\r\n", "a".repeat(9_000));
