@@ -139,6 +139,8 @@ async fn a_connection_that_waited_for_its_answer_goes_when_it_is_idle_too() {
     until(&mut stream, ": ping").await;
     let task = served.rig.last_task();
     begin(&served.rig.switchboard, task);
+    // Longer than an idle connection lives.
+    tokio::time::sleep(Duration::from_millis(700)).await;
     served.rig.finish(task);
     until(&mut stream, "0\r\n\r\n").await;
     let begun = Instant::now();
@@ -346,6 +348,23 @@ async fn http2_streams_and_stalls_are_cut_by_stream() {
     served.rig.until_cancelled(CancelReason::Disconnect).await;
     let _ = driver.await;
     drop(answer);
+}
+
+#[tokio::test]
+async fn idle_http2_connections_go_too() {
+    let served = Served::with(brief()).await;
+    let (mut sender, driver) = h2(&served, 64 * 1024).await;
+    let answer = sender.send_request(h2_chat(&served, "hold")).await.unwrap();
+    let task = served.rig.last_task();
+    begin(&served.rig.switchboard, task);
+    // Longer than an idle connection lives: it is not idle.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    served.rig.finish(task);
+    assert!(answer.into_body().collect().await.unwrap().to_bytes().ends_with(b"data: [DONE]\n\n"));
+    let begun = Instant::now();
+    tokio::time::timeout(Duration::from_secs(3), driver).await.expect("the server closed it").unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(400), "closed after {:?}", begun.elapsed());
+    drop(sender);
 }
 
 #[tokio::test]
