@@ -28,3 +28,16 @@ Feature: What cannot be served is refused in words that help
     When I submit tasks until one is refused
     Then I am refused with 429 and ADMISSION_REJECT
     And I am told when to come back
+
+  Scenario: A full queue that drops what has waited longest
+    Given a server with the tiny model, one slot, one place to wait and the policy drop-lru
+    When I fill the place and another task comes
+    Then the task that waited ends with QUEUE_FULL_DROP_LRU by the policy drop-lru
+    And the task that came is served
+
+  Scenario: Batch work gives way to interactive work
+    Given a server with the tiny model, one slot, one place to wait and the policy shed-low-priority
+    When I fill the place with batch work and an interactive task comes
+    Then the task that waited ends with SHED_LOW_PRIORITY by the policy shed-low-priority
+    And the task that came is served
+    And batch work that comes while all is taken is refused with SHED_LOW_PRIORITY

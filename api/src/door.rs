@@ -2,10 +2,13 @@
 //! and cancels what its clients leave behind.
 //!
 //! Writes the two lanes and the switchboard; reads the switchboard. It never waits for the pulse with a
-//! lock held and never retries for a client: a full lane is a 429 at once.
+//! lock held and never retries for a client. As many submissions as the client lane holds may be on their
+//! way, from before their words are tokenised to their verdict; one more is a 429 at once. Cancels and
+//! ends go by the other lane and are never turned away.
 
 use crate::auth::Auth;
 use crate::http;
+use crate::http::body::Budget;
 pub use crate::http::explain::FromJournal;
 use crate::port::{Envelope, Explain, Prepare, Prepared, Urgent, Verdict, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -21,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 /// How the door behaves. The binary layers file, environment and flags over the default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +82,10 @@ pub struct DoorParts {
 pub struct Door {
     pub(crate) parts: DoorParts,
     pub(crate) config: DoorConfig,
-    prepare_turns: Semaphore,
+    pub(crate) bodies: Arc<Budget>,
+    /// Submissions that may be on their way to the core.
+    ingress: Semaphore,
+    prepare_turns: Arc<Semaphore>,
     /// Re-execution is heavy and not urgent: one at a time.
     pub(crate) explain_turn: Semaphore,
 }
@@ -125,8 +131,10 @@ pub(crate) struct Admitted {
 
 impl Door {
     pub fn new(parts: DoorParts, config: DoorConfig) -> Arc<Self> {
-        let prepare_turns = Semaphore::new(config.prepare_parallel.max(1));
-        Arc::new(Door { parts, config, prepare_turns, explain_turn: Semaphore::new(1) })
+        let prepare_turns = Arc::new(Semaphore::new(config.prepare_parallel.max(1)));
+        let ingress = Semaphore::new(parts.lanes.client.capacity().unwrap_or(Semaphore::MAX_PERMITS));
+        let bodies = Budget::new(config.limits.bodies_bytes);
+        Arc::new(Door { parts, config, bodies, ingress, prepare_turns, explain_turn: Semaphore::new(1) })
     }
 
     /// Every route, guarded.
@@ -149,6 +157,7 @@ impl Door {
         if let Some(entry) = self.parts.switchboard.find(ticket.task) {
             return if entry.body == ticket.body { self.again(entry).await } else { Err(conflict()) };
         }
+        let _seat = self.seat(1)?;
         let prepared = self.prepare(words, ctx).await?;
         let submitted = self.submit(ticket, prepared)?;
         self.verdict(submitted).await
@@ -161,6 +170,7 @@ impl Door {
         wishes: Vec<Wish>,
         each: u32,
     ) -> Result<Vec<Admitted>, Problem> {
+        let _seats = self.seat(each.saturating_mul(wishes.len() as u32))?;
         let mut submitted = Vec::new();
         for Wish { ticket, ctx, words } in wishes {
             let prepared = self.prepare(words, ctx).await?;
@@ -176,6 +186,14 @@ impl Door {
             admitted.push(self.verdict(submitted).await?);
         }
         Ok(admitted)
+    }
+
+    /// Seats among the submissions on their way; none left is a refusal before any work is done for it.
+    fn seat(&self, count: u32) -> Result<SemaphorePermit<'_>, Problem> {
+        self.ingress.try_acquire_many(count).map_err(|_| {
+            self.parts.telemetry.turned_away(Turned::Ingress);
+            Problem::ingress_full()
+        })
     }
 
     /// Sends it to the core, without a wait.
@@ -264,10 +282,15 @@ impl Door {
             self.parts.telemetry.turned_away(Turned::Unwritable);
             return Err(Problem::unwritable(&problem));
         }
-        let _turn = self.prepare_turns.acquire().await.map_err(|_| Problem::stopping())?;
+        let turn = Arc::clone(&self.prepare_turns).acquire_owned().await.map_err(|_| Problem::stopping())?;
         let prepare = Arc::clone(&self.parts.prepare);
         let span = tracing::Span::current();
-        let prepared = tokio::task::spawn_blocking(move || span.in_scope(|| prepare.prepare(words))).await;
+        // The turn is given back when the work is done, not when its client leaves: work cannot be left.
+        let work = move || {
+            let _turn = turn;
+            span.in_scope(|| prepare.prepare(words))
+        };
+        let prepared = tokio::task::spawn_blocking(work).await;
         match prepared {
             Ok(Ok(prepared)) => {
                 let total = u64::from(tokens(&prepared)) + u64::from(prepared.payload.max_tokens);

@@ -7,7 +7,7 @@
 use crate::journal::{Entry, JournalError, Run, RunReader, Segment, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
-use crate::wording::{count, length, task_of, utc};
+use crate::wording::{count, length, made_room, task_of, utc};
 use orchestrion_systems::placement::explain::{Considered, Decider, DecisionLog};
 use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{TaskId, WorkerId};
@@ -212,7 +212,13 @@ impl Story {
         let task = self.task;
         let mut decisions = decisions.into_iter();
         let notices = step.effects.iter().filter(|effect| matches!(effect, Effect::Notice(_)));
-        for effect in notices.filter(|effect| task_of(effect) == Some(task)) {
+        for effect in notices {
+            if let Some(what) = made_room(effect, task) {
+                self.say(done, what, None);
+            }
+            if task_of(effect) != Some(task) {
+                continue;
+            }
             let what = rerun.names.effect(effect);
             match effect {
                 // A second submission of a live id is refused, and the first goes on.

@@ -8,6 +8,7 @@
 use crate::port::PrepareError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::protocol::{CancelReason, Failure, Refusal};
 use orchestrion_world::time::Ticks;
 use serde_json::{Map, Value, json};
@@ -24,6 +25,9 @@ pub enum ErrorCode {
     Conflict,
     PayloadTooLarge,
     AdmissionReject,
+    QueueFullDropLru,
+    ShedLowPriority,
+    RateLimited,
     PoolUnready,
     PoolUnavailable,
     WorkerReset,
@@ -32,7 +36,7 @@ pub enum ErrorCode {
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 14] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
     (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
@@ -42,6 +46,9 @@ pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 14] = [
     (ErrorCode::Conflict, "CONFLICT", StatusCode::CONFLICT, false),
     (ErrorCode::PayloadTooLarge, "PAYLOAD_TOO_LARGE", StatusCode::PAYLOAD_TOO_LARGE, false),
     (ErrorCode::AdmissionReject, "ADMISSION_REJECT", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::QueueFullDropLru, "QUEUE_FULL_DROP_LRU", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::ShedLowPriority, "SHED_LOW_PRIORITY", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::RateLimited, "RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
@@ -126,6 +133,12 @@ impl Problem {
         .after(100)
     }
 
+    /// The token has asked for as much as its rate allows.
+    pub(crate) fn rate_limited(wait_ms: u64) -> Self {
+        let message = "this token has made as many requests as its rate allows; retry after the time given";
+        Problem::new(ErrorCode::RateLimited, message).label("rate-limit").after(wait_ms)
+    }
+
     /// The pulse no longer answers: the process is going down.
     pub(crate) fn stopping() -> Self {
         Problem::new(ErrorCode::PoolUnavailable, "the server is shutting down; send the request to another, or retry")
@@ -197,11 +210,11 @@ impl Problem {
                      give more time or ask for fewer tokens"
                 ),
             ),
-            Refusal::QueueFull { bound, retry_after } => Problem::new(
-                ErrorCode::AdmissionReject,
-                format!("the queue of this class is full at {bound} tasks; retry after the time given"),
+            Refusal::QueueFull { policy, bound, retry_after } => Problem::new(
+                full(policy),
+                format!("the queue is full at {bound} tasks and none of them gives way; retry after the time given"),
             )
-            .label("reject")
+            .label(policy.label())
             .after(retry_after.0),
             Refusal::PoolUnready { retry_after } => {
                 Problem::new(ErrorCode::PoolUnready, "no worker of this model is up; retry after the time given")
@@ -227,6 +240,12 @@ impl Problem {
             Failure::NoWorker => {
                 Problem::new(ErrorCode::PoolUnavailable, "no worker is left that could run the task; retry later")
             }
+            Failure::Displaced { policy, by: _, retry_after } => Problem::new(
+                full(policy),
+                "the queue was full and the task gave its place to one that came later; retry after the time given",
+            )
+            .label(policy.label())
+            .after(retry_after.0),
         }
     }
 
@@ -306,6 +325,15 @@ impl Problem {
     }
 }
 
+/// What the clients of a full queue are told, by who gives way there.
+fn full(policy: OverloadPolicy) -> ErrorCode {
+    match policy {
+        OverloadPolicy::Reject => ErrorCode::AdmissionReject,
+        OverloadPolicy::DropLru => ErrorCode::QueueFullDropLru,
+        OverloadPolicy::ShedLowPriority => ErrorCode::ShedLowPriority,
+    }
+}
+
 impl From<PrepareError> for Problem {
     fn from(error: PrepareError) -> Self {
         let message = error.to_string();
@@ -327,69 +355,4 @@ impl IntoResponse for Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_has_one_row_and_the_contract_s_status() {
-        let expected = [
-            ("INVALID_PARAMS", 400, false),
-            ("DEADLINE_UNMET", 400, false),
-            ("MISSING_TOKEN", 401, false),
-            ("BAD_TOKEN", 401, false),
-            ("FORBIDDEN", 403, false),
-            ("NOT_FOUND", 404, false),
-            ("CONFLICT", 409, false),
-            ("PAYLOAD_TOO_LARGE", 413, false),
-            ("ADMISSION_REJECT", 429, true),
-            ("POOL_UNREADY", 503, true),
-            ("POOL_UNAVAILABLE", 503, true),
-            ("WORKER_RESET", 503, true),
-            ("CANCELLED", 499, false),
-            ("INTERNAL", 500, false),
-        ];
-        let table: Vec<_> = CODES.iter().map(|row| (row.1, row.2.as_u16(), row.3)).collect();
-        assert_eq!(table, expected);
-        for (i, row) in CODES.iter().enumerate() {
-            assert_eq!(CODES.iter().position(|other| other.0 == row.0), Some(i), "{:?} stands twice", row.0);
-        }
-    }
-
-    #[test]
-    fn refusals_and_failures_map_to_the_contract() {
-        let of = |p: Problem| (p.code.name(), p.status.as_u16());
-        let after = Ticks(2_500);
-        assert_eq!(of(Problem::refused(Refusal::UnknownModel)), ("NOT_FOUND", 404));
-        assert_eq!(of(Problem::refused(Refusal::DuplicateTask)), ("CONFLICT", 409));
-        let context = Refusal::ContextExceeded { tokens: 9, ctx_max: 8 };
-        assert_eq!(of(Problem::refused(context)), ("INVALID_PARAMS", 400));
-        let late = Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2) };
-        assert_eq!(of(Problem::refused(late)), ("DEADLINE_UNMET", 400));
-        assert_eq!(of(Problem::refused(Refusal::PoolUnready { retry_after: after })), ("POOL_UNREADY", 503));
-        assert_eq!(of(Problem::failed(Failure::DeadlinePassed)), ("DEADLINE_UNMET", 504));
-        assert_eq!(of(Problem::failed(Failure::WorkerLost)), ("WORKER_RESET", 503));
-        assert_eq!(of(Problem::failed(Failure::InvalidInput)), ("INVALID_PARAMS", 400));
-        assert_eq!(of(Problem::failed(Failure::NoWorker)), ("POOL_UNAVAILABLE", 503));
-        assert_eq!(of(Problem::cancelled(CancelReason::Client)), ("CANCELLED", 499));
-        assert_eq!(of(Problem::cancelled(CancelReason::Shutdown)), ("POOL_UNAVAILABLE", 503));
-
-        let full = Problem::refused(Refusal::QueueFull { bound: 4, retry_after: after });
-        let response = full.respond(&full.flat("c"));
-        assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()["retry-after"], "3", "whole seconds, rounded up");
-        assert_eq!(response.headers()["x-backoff-ms"], "2500");
-        let envelope = full.flat("c");
-        assert_eq!(envelope["policy_label"], "reject");
-        assert_eq!(envelope["retriable"], true);
-        assert_eq!(envelope["correlation_id"], "c");
-    }
-
-    #[test]
-    fn the_openai_envelope_names_the_parameter() {
-        let body = Problem::invalid("n", "must be 1").openai();
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert_eq!(body["error"]["param"], "n");
-        assert_eq!(Problem::unknown_model("no").openai()["error"]["code"], "model_not_found");
-        assert_eq!(Problem::ingress_full().openai()["error"]["type"], "rate_limit_exceeded");
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 use crate::door::Tether;
 use crate::http::logprobs;
 use crate::problem::Problem;
-use crate::task_entry::{Begun, Ending, Entry, Frames, Reader};
+use crate::task_entry::{BYTES_A_TAKE, Begun, Ending, Entry, Frames, Reader};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body::{Body, Frame};
@@ -71,7 +71,8 @@ impl Body for EventBody {
                 true => out = piece,
                 false => out.extend_from_slice(&piece),
             }
-            if frames.closes() {
+            // Those after it come with the next frame, which is asked for at once.
+            if frames.closes() || out.len() >= BYTES_A_TAKE {
                 break;
             }
         }

@@ -7,7 +7,7 @@
 mod kept;
 mod reader;
 
-pub(crate) use reader::Reader;
+pub(crate) use reader::{BYTES_A_TAKE, Reader};
 
 use crate::token_log::{Pushed, TokenLog};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};

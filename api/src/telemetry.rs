@@ -7,8 +7,9 @@
 //! process (tests) do not meet.
 
 use orchestrion_systems::Gauges;
+use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::id::PoolId;
-use orchestrion_world::protocol::{CancelReason, Outcome, Refusal};
+use orchestrion_world::protocol::{CancelReason, Failure, Outcome, Refusal};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,6 +26,11 @@ struct ByOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPolicy {
+    policy: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +53,8 @@ const TICK_US: [f64; 9] = [5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 
 pub(crate) enum Turned {
     /// The lane to the pulse was full.
     Ingress,
+    /// The token's rate was used up.
+    Rate,
     /// The words could not be turned into tokens.
     Unprepared,
     /// The journal could not be written.
@@ -62,6 +70,10 @@ pub struct Telemetry {
     finished: [Counter; 3],
     cancelled: [Counter; 4],
     rejected: Family<ByReason, Counter>,
+    /// Of `OverloadPolicy::ALL`, in its order.
+    backpressure: [Counter; 3],
+    ingress: Counter,
+    rate_limit: Counter,
     tokens_in: Counter,
     tokens_out: Counter,
     queue_depth: [Gauge; 2],
@@ -104,6 +116,7 @@ impl Telemetry {
         let finished = Family::<ByOutcome, Counter>::default();
         let cancelled = Family::<ByReason, Counter>::default();
         let rejected = Family::<ByReason, Counter>::default();
+        let backpressure = Family::<ByPolicy, Counter>::default();
         let ready = Family::<ByPool, Gauge>::default();
         let depth = Family::<ByPriority, Gauge>::default();
         let histogram = |buckets: &[f64]| Histogram::new(buckets.iter().copied());
@@ -114,6 +127,10 @@ impl Telemetry {
                 .map(|outcome| finished.get_or_create_owned(&ByOutcome { outcome })),
             cancelled: ["client", "disconnect", "abandoned", "shutdown"]
                 .map(|reason| cancelled.get_or_create_owned(&ByReason { reason })),
+            backpressure: OverloadPolicy::ALL
+                .map(|policy| backpressure.get_or_create_owned(&ByPolicy { policy: policy.label() })),
+            rate_limit: backpressure.get_or_create_owned(&ByPolicy { policy: "rate-limit" }),
+            ingress: backpressure.get_or_create_owned(&ByPolicy { policy: "ingress" }),
             tokens_in: Counter::default(),
             tokens_out: Counter::default(),
             queue_depth: ["interactive", "batch"].map(|priority| depth.get_or_create_owned(&ByPriority { priority })),
@@ -133,6 +150,11 @@ impl Telemetry {
         registry.register("tasks_finished", "Tasks that ended", finished);
         registry.register("tasks_canceled", "Tasks that were cancelled", cancelled);
         registry.register("tasks_rejected", "Tasks that were not admitted", telemetry.rejected.clone());
+        registry.register(
+            "admission_backpressure_events",
+            "Tasks that were refused or gave way for want of room",
+            backpressure,
+        );
         registry.register("tokens_in", "Prompt tokens of accepted tasks", telemetry.tokens_in.clone());
         registry.register("tokens_out", "Tokens published to readers", telemetry.tokens_out.clone());
         registry.register("queue_depth", "Accepted tasks that wait for a worker", depth);
@@ -173,15 +195,38 @@ impl Telemetry {
             Refusal::DuplicateTask => "duplicate_task",
             Refusal::ContextExceeded { .. } => "context_exceeded",
             Refusal::DeadlineInfeasible { .. } => "deadline_infeasible",
-            Refusal::QueueFull { .. } => "queue_full",
+            Refusal::QueueFull { policy, .. } => {
+                self.pressed(policy);
+                match policy {
+                    OverloadPolicy::Reject => "queue_full",
+                    OverloadPolicy::DropLru => "queue_full_drop_lru",
+                    OverloadPolicy::ShedLowPriority => "shed_low_priority",
+                }
+            }
             Refusal::PoolUnready { .. } => "pool_unready",
         };
         self.rejected.get_or_create(&ByReason { reason }).inc();
     }
 
+    fn pressed(&self, policy: OverloadPolicy) {
+        let [reject, drop_lru, shed] = &self.backpressure;
+        match policy {
+            OverloadPolicy::Reject => reject.inc(),
+            OverloadPolicy::DropLru => drop_lru.inc(),
+            OverloadPolicy::ShedLowPriority => shed.inc(),
+        };
+    }
+
     pub(crate) fn turned_away(&self, why: Turned) {
         let reason = match why {
-            Turned::Ingress => "ingress",
+            Turned::Ingress => {
+                self.ingress.inc();
+                "ingress"
+            }
+            Turned::Rate => {
+                self.rate_limit.inc();
+                "rate_limited"
+            }
             Turned::Unprepared => "unprepared",
             Turned::Unwritable => "journal_unwritable",
         };
@@ -220,8 +265,11 @@ impl Telemetry {
                     CancelReason::Shutdown => shutdown.inc(),
                 };
             }
-            Outcome::Failed { .. } => {
+            Outcome::Failed { failure, .. } => {
                 failed.inc();
+                if let Failure::Displaced { policy, .. } = failure {
+                    self.pressed(*policy);
+                }
             }
         }
     }

@@ -81,9 +81,11 @@ impl Names {
                 length(*deadline),
                 length(*needed)
             ),
-            Refusal::QueueFull { bound, retry_after } => {
-                format!("its queue is full ({bound} tasks); room is expected after {}", length(*retry_after))
-            }
+            Refusal::QueueFull { policy, bound, retry_after } => format!(
+                "the queue is full ({bound} tasks) and by its policy, {}, none of them gives way; room is expected after {}",
+                policy.label(),
+                length(*retry_after)
+            ),
             Refusal::PoolUnready { retry_after } => {
                 format!("no worker of its model is up; one may be after {}", length(*retry_after))
             }
@@ -122,6 +124,20 @@ impl Names {
             count(spec.prompt_tokens, "token"),
             count(spec.max_tokens, "token")
         )
+    }
+}
+
+/// Who gave up a place in the queue for the task, and why.
+pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
+    let Effect::Notice(Notice::Ended { task: gone, outcome: Outcome::Failed { failure, .. } }) = effect else {
+        return None;
+    };
+    match failure {
+        Failure::Displaced { policy, by, .. } if *by == task => {
+            let policy = policy.label();
+            Some(format!("found the queue full; by its policy, {policy}, task {gone} gave way to it"))
+        }
+        _ => None,
     }
 }
 
@@ -164,10 +180,15 @@ fn outcome_words(outcome: &Outcome) -> String {
         }
         Outcome::Failed { failure, tokens_out } => {
             let why = match failure {
-                Failure::DeadlinePassed => "its deadline passed",
-                Failure::WorkerLost => "its worker was lost, after the first token or too often before it",
-                Failure::InvalidInput => "the engine cannot run the request",
-                Failure::NoWorker => "no worker was left that could run it",
+                Failure::DeadlinePassed => "its deadline passed".to_owned(),
+                Failure::WorkerLost => "its worker was lost, after the first token or too often before it".to_owned(),
+                Failure::InvalidInput => "the engine cannot run the request".to_owned(),
+                Failure::NoWorker => "no worker was left that could run it".to_owned(),
+                Failure::Displaced { policy, by, retry_after } => format!(
+                    "the queue was full, and by its policy, {}, it gave its place to task {by}; room is expected after {}",
+                    policy.label(),
+                    length(*retry_after)
+                ),
             };
             format!("ended, failed after {}: {why}", count(*tokens_out, "token"))
         }

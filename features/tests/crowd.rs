@@ -1,7 +1,12 @@
-//! Three hundred clients with every bad habit, and what the journal has to say about them afterwards.
+//! Three hundred clients with every bad habit, and what the journal has to say about them afterwards; ten
+//! times the load that a server can take; and a thousand connections that are held and not used.
 
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod server;
+#[cfg(test)]
+mod slow;
 #[cfg(test)]
 mod sse;
 
@@ -12,8 +17,18 @@ mod tests {
     use reqwest::Client;
     use serde_json::{Value, json};
     use std::time::Duration;
+    use tokio::sync::Mutex;
 
     const CLIENTS: u64 = 300;
+
+    /// They are measured by the machine they share.
+    static ALONE: Mutex<()> = Mutex::const_new(());
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn ten_times_the_load_is_served_as_far_as_it_goes() {
+        let _alone = ALONE.lock().await;
+        super::overload::ten_times_the_load().await;
+    }
 
     /// SplitMix64: habits are drawn, the same in each run.
     fn draw(seed: u64) -> u64 {
@@ -87,7 +102,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_thousand_connections_that_are_held_disturb_nobody() {
+        let _alone = ALONE.lock().await;
+        super::slow::those_who_hold_disturb_nobody().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn three_hundred_clients_leave_a_journal_that_replays() {
+        let _alone = ALONE.lock().await;
         let more = "[queue]\ninteractive_max = 64\nbatch_max = 32\n[placement]\npolicy = \"least-loaded\"\n".into();
         let mut server = Server::start(&Setup { pools: 2, slots: 4, simd: "scalar", more, ..Setup::default() });
         let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();

@@ -4,14 +4,14 @@
 //! cluster, then what happens, by time in milliseconds:
 //!
 //! ```text
-//! > queue interactive=2 batch=4
+//! > queue interactive=2 batch=4 policy=drop-lru
 //! > pool a model=tiny
 //! > worker w1 pool=a slots=2 prefill=1000 decode=50
 //! > 0 submit t1 prompt=100 answer=50
 //! > 30 cancel t1
 //! ```
 
-use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, Rules};
+use orchestrion_world::config::{HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
@@ -68,7 +68,7 @@ pub struct ScriptError {
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
     Rules {
-        queue: QueueRules { interactive_max: 100, batch_max: 100 },
+        queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
         health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
         ..Rules::default()
     }
@@ -114,6 +114,10 @@ impl Script {
             "queue" => {
                 self.rules.queue.interactive_max = words.or("interactive", 100)?;
                 self.rules.queue.batch_max = words.or("batch", 100)?;
+                if let Some(name) = words.optional("policy") {
+                    let unknown = || format!("no overload policy is called `{name}`");
+                    self.rules.queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
+                }
             }
             "retry" => {
                 self.rules.retry.attempts_max = words.or("attempts", 3)?;

@@ -133,6 +133,7 @@ impl Stage {
     fn step(&mut self, script: &Script, now: Tick, inputs: Vec<Input>, h: &mut dyn Handling) -> Result<(), String> {
         let simulation = self.simulation.take().ok_or("the simulation was lost")?;
         let mut simulation = h.before_step(self.run.steps.len() as u64, simulation);
+        self.history.ask(&inputs).map_err(|broken| format!("tick {}: {broken}", now.0))?;
         let step = simulation.step(now, inputs.clone());
         simulation.audit().map_err(|broken| format!("tick {}: {broken}", now.0))?;
         for effect in &step.effects {

@@ -2,7 +2,7 @@
 
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::TaskId;
-use orchestrion_world::protocol::{Effect, Notice, Order, Outcome, Refusal};
+use orchestrion_world::protocol::{Effect, Failure, Notice, Order, Outcome, Refusal};
 use orchestrion_world::time::Tick;
 
 /// An effect as a transcript tells it.
@@ -49,7 +49,9 @@ fn tell_refusal(refusal: &Refusal) -> String {
         Refusal::DuplicateTask => "duplicate task".into(),
         Refusal::ContextExceeded { tokens, ctx_max } => format!("context {tokens} > {ctx_max}"),
         Refusal::DeadlineInfeasible { deadline, needed } => format!("deadline {} < {}", deadline.0, needed.0),
-        Refusal::QueueFull { bound, retry_after } => format!("queue full bound={bound} retry_after={}", retry_after.0),
+        Refusal::QueueFull { policy, bound, retry_after } => {
+            format!("queue full policy={} bound={bound} retry_after={}", policy.label(), retry_after.0)
+        }
         Refusal::PoolUnready { retry_after } => format!("no worker retry_after={}", retry_after.0),
     }
 }
@@ -58,6 +60,9 @@ fn tell_outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done(usage) => format!("done {:?} out={}", usage.finish, usage.tokens_out),
         Outcome::Cancelled { reason, tokens_out } => format!("cancelled {reason:?} out={tokens_out}"),
+        Outcome::Failed { failure: Failure::Displaced { policy, by, retry_after }, tokens_out: _ } => {
+            format!("displaced by {} policy={} retry_after={}", t(*by), policy.label(), retry_after.0)
+        }
         Outcome::Failed { failure, tokens_out } => format!("failed {failure:?} out={tokens_out}"),
     }
 }

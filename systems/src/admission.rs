@@ -1,20 +1,24 @@
 //! Admission: who may wait. Checks a submission against the model, its workers, its deadline and the
-//! bound of its queue, in this order; refuses with the figures compared, or queues it.
+//! places of its queue, in this order; refuses with the figures compared, or queues it, and where the
+//! policy says so ends a task that waits, to make the place.
+
+mod overload;
 
 use crate::estimate;
 use crate::placement::effective_ctx;
 use crate::release::end_task;
 use bevy_ecs::prelude::World;
-use orchestrion_world::config::Rules;
+use orchestrion_world::config::QueueRules;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::store::{Key, Queues, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Worker, WorkerState};
+use overload::{Waiting, Which};
 
 /// A client told to come back sooner than this would find the same queue; later than the second, it
 /// would have been better off asking.
@@ -31,7 +35,12 @@ pub(crate) fn admit(world: &mut World) {
     let early_cancels = std::mem::take(&mut mail.early_cancels);
     for (id, spec) in submits {
         match judge(world, id, &spec) {
-            Ok(predicted_start) => queue(world, id, spec, predicted_start),
+            Ok(Place { predicted_start, of }) => {
+                if let Some((victim, failure)) = of {
+                    end_task(world, victim, Outcome::Failed { failure, tokens_out: 0 });
+                }
+                queue(world, id, spec, predicted_start);
+            }
             Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
         }
         // A cancel may overtake its task on the way in; it was acknowledged, so it holds.
@@ -39,6 +48,13 @@ pub(crate) fn admit(world: &mut World) {
             end_task(world, id, Outcome::Cancelled { reason: *reason, tokens_out: 0 });
         }
     }
+}
+
+/// A place in the queue.
+struct Place {
+    predicted_start: Ticks,
+    /// The task that gives it up.
+    of: Option<(TaskId, Failure)>,
 }
 
 /// What the load of a model comes to.
@@ -53,7 +69,7 @@ struct Load {
     service: Ticks,
 }
 
-fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Ticks, Refusal> {
+fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let rules = world.resource::<Core>().rules.clone().ok_or(Refusal::UnknownModel)?;
     let model = world.model(spec.model).ok_or(Refusal::UnknownModel)?;
     if world.task(id).is_some() {
@@ -67,32 +83,53 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Ticks, Refusal> {
     if tokens > u64::from(load.ctx_max) {
         return Err(Refusal::ContextExceeded { tokens, ctx_max: load.ctx_max });
     }
-    let waiting = world.resource::<Queues>().len(spec.model, spec.class) as u64;
-    let ahead = match spec.class {
-        Class::Interactive => waiting,
-        Class::Batch => waiting + world.resource::<Queues>().len(spec.model, Class::Interactive) as u64,
-    };
-    // Who waits could not start: what is free is not free for those behind.
-    let free = if ahead == 0 { load.free } else { 0 };
-    let start = estimate::wait(ahead, free, load.slots, load.service);
     if let Some(deadline) = spec.deadline
         && deadline < load.shortest
     {
         return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
     }
-    let bound = bound(&rules, spec.class);
-    if waiting >= u64::from(bound) {
-        let retry_after = start.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
-        return Err(Refusal::QueueFull { bound, retry_after });
-    }
-    Ok(start)
+    let queues = world.resource::<Queues>();
+    let count = |class| queues.len(spec.model, class) as u64;
+    let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
+    let ahead = waiting.ahead(spec.class);
+    let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
+        return Ok(Place { predicted_start: load.wait(ahead), of: None });
+    };
+    let retry_after = |class| {
+        let turns = waiting.ahead(class) + 1;
+        let observed = estimate::drains_in(model.drain, turns);
+        observed.unwrap_or_else(|| load.wait(turns - 1)).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+    };
+    let QueueRules { policy, .. } = rules.queue;
+    let Some((victim, class)) = victim(world, spec, overload::gives_way(policy, spec.class)) else {
+        let policy = overload::refuses_by(policy, spec.class);
+        return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
+    };
+    let predicted_start = load.wait(if class == spec.class { ahead - 1 } else { ahead });
+    let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
+    Ok(Place { predicted_start, of: Some((victim, failure)) })
 }
 
-/// The bound of a class's queue.
-pub(crate) fn bound(rules: &Rules, class: Class) -> u32 {
-    match class {
-        Class::Interactive => rules.queue.interactive_max,
-        Class::Batch => rules.queue.batch_max,
+/// The first that gives way. Who waits to be tried again had a slot already and keeps its place; so one
+/// goes for one that comes, and the places suffice.
+fn victim(world: &World, spec: &TaskSpec, ways: &[(Class, Which)]) -> Option<(TaskId, Class)> {
+    let fresh = |id: &TaskId| world.task(*id).is_some_and(|task| task.attempts == 0);
+    ways.iter().find_map(|&(class, which)| {
+        let mut line = world.resource::<Queues>().line(spec.model, class);
+        let found = match which {
+            Which::WaitedLongest => line.find(fresh),
+            Which::CameLast => line.rfind(fresh),
+        };
+        Some((found?, class))
+    })
+}
+
+impl Load {
+    /// How long a task waits that has so many before it.
+    fn wait(&self, ahead: u64) -> Ticks {
+        // Who waits could not start: what is free is not free for those behind.
+        let free = if ahead == 0 { self.free } else { 0 };
+        estimate::wait(ahead, free, self.slots, self.service)
     }
 }
 

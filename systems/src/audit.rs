@@ -4,9 +4,11 @@
 //! What only a history can show (a task ends exactly once, no token after a cancel) is audited over the
 //! effects by the scenario stage.
 
-use crate::admission::bound;
 use bevy_ecs::prelude::World;
+use orchestrion_world::config::{OverloadPolicy, QueueRules};
+use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
+use orchestrion_world::protocol::Class;
 use orchestrion_world::store::{FreeIndex, Queues};
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::wheel::{TimerKey, Wheel};
@@ -49,17 +51,26 @@ fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
 
 fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    world.resource::<Queues>().lines().try_for_each(|(model, class, line)| {
+    let QueueRules { interactive_max, batch_max, policy } = rules.queue;
+    let queues = world.resource::<Queues>();
+    ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.
-        let first_attempts = line.values().filter(|id| task(ledger, **id).is_some_and(|t| t.attempts == 0)).count();
-        let bound = bound(rules, class);
-        check(first_attempts <= bound as usize, || {
-            format!("{first_attempts} wait in {model:?} {class:?}, bound {bound}")
-        })
+        let fresh = |id: &TaskId| task(ledger, *id).is_some_and(|t| t.attempts == 0);
+        let count = |class| queues.line(model.id, class).filter(fresh).count() as u64;
+        let (interactive, batch) = (count(Class::Interactive), count(Class::Batch));
+        // Under the other policies interactive work may take the places of batch work.
+        let most = match policy {
+            OverloadPolicy::Reject => interactive_max.into(),
+            OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority => {
+                u64::from(interactive_max) + u64::from(batch_max).saturating_sub(batch)
+            }
+        };
+        check(interactive <= most, || format!("{interactive} interactive tasks wait in {:?}, bound {most}", model.id))?;
+        check(batch <= batch_max.into(), || format!("{batch} batch tasks wait in {:?}, bound {batch_max}", model.id))
     })
 }
 
-fn task(ledger: &Ledger, id: orchestrion_world::id::TaskId) -> Option<&Task> {
+fn task(ledger: &Ledger, id: TaskId) -> Option<&Task> {
     ledger.tasks.binary_search_by_key(&id, |t| t.id).ok().map(|at| &ledger.tasks[at])
 }
 

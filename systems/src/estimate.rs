@@ -1,8 +1,9 @@
 //! Arithmetic of how long things take, from integer rates. Pure; reads nothing but its arguments.
 
 use orchestrion_world::protocol::TaskSpec;
-use orchestrion_world::time::{TICKS_PER_SECOND, Ticks};
+use orchestrion_world::time::{TICKS_PER_SECOND, Tick, Ticks};
 use orchestrion_world::units::MilliRate;
+use orchestrion_world::worker::Drain;
 
 /// How long `tokens` take at `rate`, rounded up. A rate of zero is not known to move at all.
 pub(crate) fn length(tokens: u64, rate: MilliRate) -> Ticks {
@@ -45,9 +46,81 @@ pub(crate) fn wait(ahead: u64, free: u64, slots: u64, service: Ticks) -> Ticks {
     }
 }
 
+/// Fewer say little of a rate.
+const DRAIN_LEAST: u64 = 4;
+/// Counts are halved here, so that what came lately weighs most.
+const DRAIN_MOST: u64 = 64;
+
+/// Takes in that `left` tasks went to a slot at `now`, and whether others still wait. A slot that was free
+/// before anybody waited says nothing of how fast slots become free.
+pub(crate) fn drained(drain: Drain, now: Tick, left: u64, waiting: bool) -> Drain {
+    let Drain { since, mut ticks, left: mut counted } = drain;
+    if let Some(since) = since.filter(|_| left > 0) {
+        ticks = ticks.saturating_add(now.since(since).0);
+        counted += left;
+        if counted >= DRAIN_MOST {
+            (ticks, counted) = (ticks / 2, counted / 2);
+        }
+    }
+    let since = if left > 0 { Some(now) } else { since.or(Some(now)) };
+    Drain { since: since.filter(|_| waiting), ticks, left: counted }
+}
+
+/// How long until `turns` tasks have left the queue, at the rate that was observed; `None` where it was
+/// not.
+pub(crate) fn drains_in(drain: Drain, turns: u64) -> Option<Ticks> {
+    (drain.left >= DRAIN_LEAST).then(|| {
+        let ticks = (u128::from(turns) * u128::from(drain.ticks)).div_ceil(u128::from(drain.left));
+        Ticks(u64::try_from(ticks).unwrap_or(u64::MAX))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_drain_is_counted_while_somebody_waits_without_a_break() {
+        let idle = drained(Drain::default(), Tick(5), 4, false);
+        assert_eq!(idle, Drain::default(), "free slots say nothing");
+        // Two fill the slots, the rest waits; then one goes every 10 ticks.
+        let mut drain = drained(idle, Tick(100), 2, true);
+        assert_eq!(drain, Drain { since: Some(Tick(100)), ticks: 0, left: 0 });
+        for n in 1..=6 {
+            assert_eq!(drains_in(drain, 1), (n > 4).then_some(Ticks(10)));
+            drain = drained(drain, Tick(100 + n * 10), 1, true);
+            drain = drained(drain, Tick(103 + n * 10), 0, true);
+        }
+        assert_eq!(drains_in(drain, 7), Some(Ticks(70)));
+        // The last one goes, and an hour later somebody waits again: the hour does not count.
+        let gone = drained(drain, Tick(170), 1, false);
+        assert_eq!(gone, Drain { since: None, ticks: 70, left: 7 });
+        let again = drained(gone, Tick(3_600_000), 0, true);
+        assert_eq!(
+            drained(again, Tick(3_600_010), 1, true),
+            Drain { since: Some(Tick(3_600_010)), ticks: 80, left: 8 }
+        );
+        // What waited and was cancelled waits no more.
+        assert_eq!(drained(again, Tick(3_600_020), 0, false).since, None);
+    }
+
+    #[test]
+    fn the_drain_follows_a_change_of_pace_and_longer_queues_take_longer() {
+        let mut drain = Drain { since: Some(Tick(0)), ticks: 0, left: 0 };
+        let mut now = 0;
+        for (pace, times) in [(10, 1_000), (40, 200)] {
+            for _ in 0..times {
+                now += pace;
+                drain = drained(drain, Tick(now), 1, true);
+                assert!(drain.left < DRAIN_MOST);
+            }
+            let one = drains_in(drain, 1).unwrap().0;
+            assert!(one.abs_diff(pace) <= 1, "{one} for {pace}");
+        }
+        let waits: Vec<_> = (0..500).map(|turns| drains_in(drain, turns).unwrap()).collect();
+        assert!(waits.is_sorted());
+        assert_eq!(drains_in(Drain { since: None, ticks: u64::MAX, left: 4 }, u64::MAX), Some(Ticks(u64::MAX)));
+    }
 
     #[test]
     fn lengths_and_rates_are_inverse() {

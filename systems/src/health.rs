@@ -11,7 +11,7 @@ use orchestrion_world::store::{Key, Store};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Device, Shard};
 use orchestrion_world::wheel::{Alarm, TimerKey};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::{Drain, Worker, WorkerState};
 use std::sync::Arc;
 
 pub(crate) fn watch_workers(world: &mut World) {
@@ -167,6 +167,10 @@ fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
 fn count_ready(world: &mut World, id: PoolId, change: i16) {
     let Some(mut pool) = world.pool_mut(id) else { return };
     pool.ready = pool.ready.saturating_add_signed(change);
-    let ready = pool.ready;
+    let (ready, model) = (pool.ready, pool.model);
+    // With other workers its queue drains at another rate.
+    if let Some(mut model) = world.model_mut(model) {
+        model.drain = Drain::default();
+    }
     world.resource_mut::<Mail>().notice(Notice::PoolChanged { pool: id, ready });
 }

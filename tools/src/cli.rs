@@ -271,6 +271,9 @@ pub(crate) struct DoctorArgs {
     /// The address, as for `orch serve`
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<SocketAddr>,
+    /// The folder of the journal, as for `orch serve`
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

@@ -12,7 +12,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::config::{HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,21 @@ pub(crate) struct Queue {
     /// Tasks of a model that may wait.
     pub interactive_max: u32,
     pub batch_max: u32,
-    /// Submissions on their way to the core; more are refused at the door.
+    pub policy: Overload,
+    /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
     pub ingress_max: usize,
+}
+
+/// Who gives way where a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Overload {
+    /// Who comes.
+    Reject,
+    /// Who has waited longest, batch work first.
+    DropLru,
+    /// Batch work, for interactive work.
+    ShedLowPriority,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,8 +175,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Queue {
     fn default() -> Self {
-        let QueueRules { interactive_max, batch_max } = Rules::default().queue;
-        Queue { interactive_max, batch_max, ingress_max: 1_024 }
+        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
+        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
     }
 }
 
@@ -272,7 +285,15 @@ impl Config {
         Rules {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
-            queue: QueueRules { interactive_max: queue.interactive_max, batch_max: queue.batch_max },
+            queue: QueueRules {
+                interactive_max: queue.interactive_max,
+                batch_max: queue.batch_max,
+                policy: match queue.policy {
+                    Overload::Reject => OverloadPolicy::Reject,
+                    Overload::DropLru => OverloadPolicy::DropLru,
+                    Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
+                },
+            },
             placement: match placement.policy {
                 Policy::PredictedEnd => PlacementRule::PredictedEnd,
                 Policy::LeastLoaded => PlacementRule::LeastLoaded,
@@ -368,36 +389,4 @@ fn bad(error: impl std::fmt::Display) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_is_one_pool_with_the_demo_model() {
-        let config = Config::layered(&ServeArgs::default()).unwrap();
-        assert_eq!(config.pools, [Pool::default()]);
-        assert_eq!(config.rules().models, [DEMO_MODEL]);
-        assert!(config.server.bind.ip().is_loopback());
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let dir = std::env::temp_dir().join(format!("orch-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let file = dir.join("c.toml");
-        let text = "[server]\nbind = \"127.0.0.1:1\"\n[queue]\nbatch_max = 7\n[[pools]]\nid = \"b\"\n[[pools]]\nid = \"a\"\nmodel = \"x/y.gguf\"\n";
-        std::fs::write(&file, text).unwrap();
-        let bind = "127.0.0.1:2".parse().ok();
-        let args = ServeArgs { config: Some(file.clone()), bind, slots: Some(9), ..ServeArgs::default() };
-        let config = Config::layered(&args).unwrap();
-        assert_eq!((config.server.bind.port(), config.queue.batch_max, config.queue.interactive_max), (2, 7, 256));
-        let pools: Vec<_> = config.pools.iter().map(|p| (p.id.as_str(), p.model_name(), p.slots)).collect();
-        assert_eq!(pools, [("a", "y".to_owned(), 9), ("b", DEMO_MODEL.to_owned(), 9)]);
-        std::fs::write(&file, "[queue]\nbatch_maxx = 7\n").unwrap();
-        let error = Config::layered(&args).unwrap_err().to_string();
-        assert!(error.contains("batch_maxx") && error.ends_with("Did you mean `batch_max`?"), "{error}");
-        std::fs::write(&file, "[placement]\npolicy = \"pakc\"\n").unwrap();
-        let error = Config::layered(&args).unwrap_err().to_string();
-        assert!(error.ends_with("Did you mean `pack`?"), "{error}");
-        std::fs::remove_dir_all(dir).unwrap();
-    }
-}
+mod tests;

@@ -26,11 +26,41 @@ pub struct PoolRules {
     pub model: String,
 }
 
-/// Bounds of the queues of one model.
+/// Places in the queues of one model, and who gives way where there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueRules {
     pub interactive_max: u32,
     pub batch_max: u32,
+    pub policy: OverloadPolicy,
+}
+
+/// Who gives way where a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum OverloadPolicy {
+    /// Who comes. Each class keeps to its own places.
+    Reject,
+    /// Who has waited longest, batch work first. Interactive work may take the places of batch work.
+    DropLru,
+    /// Batch work, for interactive work only: who came last. Interactive work may take its places.
+    ShedLowPriority,
+}
+
+impl OverloadPolicy {
+    pub const ALL: [OverloadPolicy; 3] = [Self::Reject, Self::DropLru, Self::ShedLowPriority];
+
+    /// The name in configurations, on the wire and in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            OverloadPolicy::Reject => "reject",
+            OverloadPolicy::DropLru => "drop-lru",
+            OverloadPolicy::ShedLowPriority => "shed-low-priority",
+        }
+    }
+
+    /// The policy of this name.
+    pub fn named(label: &str) -> Option<OverloadPolicy> {
+        Self::ALL.into_iter().find(|policy| policy.label() == label)
+    }
 }
 
 /// What placement prefers among the workers that could start a task now.
@@ -74,7 +104,7 @@ impl Default for Rules {
         Rules {
             models: vec![],
             pools: vec![],
-            queue: QueueRules { interactive_max: 256, batch_max: 1_024 },
+            queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
             placement: PlacementRule::PredictedEnd,
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },

@@ -5,7 +5,7 @@
 //! Tokens do not pass: stations write them to the task's token log, the core hears how many there were
 //! and alone says how a task ended.
 
-use crate::config::Rules;
+use crate::config::{OverloadPolicy, Rules};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
@@ -262,8 +262,8 @@ pub enum Refusal {
     ContextExceeded { tokens: u64, ctx_max: u32 },
     /// The deadline is nearer than the shortest possible run.
     DeadlineInfeasible { deadline: Ticks, needed: Ticks },
-    /// The class's queue is full (policy `reject`).
-    QueueFull { bound: u32, retry_after: Ticks },
+    /// There is no place in the queue, and by `policy` nobody gives way.
+    QueueFull { policy: OverloadPolicy, bound: u32, retry_after: Ticks },
     /// No worker of the model is up.
     PoolUnready { retry_after: Ticks },
 }
@@ -286,4 +286,10 @@ pub enum Failure {
     InvalidInput,
     /// No worker is left that could run it.
     NoWorker,
+    /// The queue was full, and by `policy` it gave its place to `by`.
+    Displaced {
+        policy: OverloadPolicy,
+        by: TaskId,
+        retry_after: Ticks,
+    },
 }

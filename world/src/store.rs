@@ -65,6 +65,11 @@ impl Queues {
         self.lines.iter().map(|(&(model, class), line)| (model, class, line))
     }
 
+    /// The tasks of a line, in order.
+    pub fn line(&self, model: ModelId, class: Class) -> impl DoubleEndedIterator<Item = TaskId> {
+        self.lines.get(&(model, class)).into_iter().flat_map(|line| line.values().copied())
+    }
+
     /// The task that is next: interactive before batch, then by admission.
     pub fn head(&self, model: ModelId) -> Option<TaskId> {
         [Class::Interactive, Class::Batch]

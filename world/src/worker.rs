@@ -88,6 +88,17 @@ pub struct Model {
     pub service: Option<Ticks>,
     /// Since when no worker of it is up.
     pub stranded: Option<Tick>,
+    pub drain: Drain,
+}
+
+/// How fast the model's queue drains, counted only while somebody waits without a break.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When the last task left for a slot, or when the wait began; `None` while nobody waits.
+    pub since: Option<Tick>,
+    /// Ticks, and tasks that left for a slot in them.
+    pub ticks: u64,
+    pub left: u64,
 }
 
 impl Model {

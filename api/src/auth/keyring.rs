@@ -1,12 +1,15 @@
 //! The tokens of a server, as digests: read from lines of text, found in constant time.
 //!
-//! A line is `name scopes token`, where scopes are joined by commas or `all`; a line with nothing but a
-//! token has all scopes. Empty lines and those that begin with `#` are left out. In an environment variable
+//! A line is `name scopes token`, where scopes are joined by commas or `all`, and may end with
+//! `rate=10/s` or `rate=30/m`; a line with nothing but a token has all scopes and no rate. Empty lines and those that begin with `#` are left out. In an environment variable
 //! a semicolon may stand for the end of a line. No message quotes a token.
 
+use super::rate::Bucket;
 use super::{Identity, Scope};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
 use subtle::ConstantTimeEq;
 
 /// A shorter one can be guessed.
@@ -17,16 +20,23 @@ const LENGTH_GOOD: usize = 32;
 const KEYS_MOST: usize = 256;
 
 /// One token.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct Key {
     name: String,
     pub(crate) scopes: Vec<Scope>,
     digest: [u8; 32],
     /// Long enough to be allowed, not to be good.
     weak: bool,
+    /// Shared by all clones: it is one token.
+    bucket: Option<Arc<Bucket>>,
 }
 
 impl Key {
+    /// Takes one request of its rate, or says after how many milliseconds there will be one.
+    pub(super) fn spend(&self, now: Instant) -> Result<(), u64> {
+        self.bucket.as_ref().map_or(Ok(()), |bucket| bucket.take(now))
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         let [a, b, c, ..] = self.digest;
         Identity::Token([a, b, c])
@@ -40,7 +50,7 @@ impl fmt::Debug for Key {
 }
 
 /// The tokens a server knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Keyring {
     keys: Vec<Key>,
 }
@@ -50,6 +60,8 @@ pub struct Keyring {
 pub enum KeyringError {
     #[error("line {line} of the tokens has {fields} fields; write `name scopes token`, or a token alone")]
     Form { line: usize, fields: usize },
+    #[error("what follows the token on line {line} is no rate; write `rate=10/s`, `rate=30/m` or nothing")]
+    Rate { line: usize },
     #[error(
         "line {line} of the tokens names the scope `{scope}`; expected all, or some of infer, operate, register, read"
     )]
@@ -113,9 +125,10 @@ impl Keyring {
 
 fn key(line: usize, content: &str) -> Result<Key, KeyringError> {
     let fields: Vec<&str> = content.split_whitespace().collect();
-    let (name, scopes, token) = match fields.as_slice() {
-        [token] => (format!("line-{line}"), "all", *token),
-        [name, scopes, token] => ((*name).to_owned(), *scopes, *token),
+    let (name, scopes, token, rate) = match fields.as_slice() {
+        [token] => (format!("line-{line}"), "all", *token, None),
+        [name, scopes, token] => ((*name).to_owned(), *scopes, *token, None),
+        [name, scopes, token, rate] => ((*name).to_owned(), *scopes, *token, Some(*rate)),
         fields => return Err(KeyringError::Form { line, fields: fields.len() }),
     };
     let scopes = match scopes {
@@ -129,7 +142,10 @@ fn key(line: usize, content: &str) -> Result<Key, KeyringError> {
         return Err(KeyringError::Short { line, length: token.len() });
     }
     let digest = Sha256::digest(token.as_bytes()).into();
-    Ok(Key { name, scopes, digest, weak: token.len() < LENGTH_GOOD })
+    let read = |text: &str| text.strip_prefix("rate=")?.parse().ok();
+    let rate = rate.map(|text| read(text).ok_or(KeyringError::Rate { line })).transpose()?;
+    let bucket = rate.map(|rate| Arc::new(Bucket::new(rate)));
+    Ok(Key { name, scopes, digest, weak: token.len() < LENGTH_GOOD, bucket })
 }
 
 fn named(line: usize, name: &str) -> Result<Scope, KeyringError> {
@@ -151,8 +167,7 @@ mod tests {
         assert_eq!(listed, [("ci", false), ("line-4", true)]);
         assert_eq!(ring.find(LONG).unwrap().scopes, [Scope::Infer, Scope::Read]);
         assert_eq!(ring.find("fedcba9876543210").unwrap().scopes, Scope::ALL);
-        assert_eq!(ring.find("fedcba987654321"), None);
-        assert_eq!(ring.find(""), None);
+        assert!(ring.find("fedcba987654321").is_none() && ring.find("").is_none());
         assert_eq!(Keyring::parse(&format!("a infer {LONG};b read fedcba9876543210")).unwrap().keys.len(), 2);
     }
 
@@ -161,6 +176,9 @@ mod tests {
         for (text, error) in [
             ("short".to_owned(), KeyringError::Short { line: 1, length: 5 }),
             (format!("a {LONG}"), KeyringError::Form { line: 1, fields: 2 }),
+            (format!("a infer {LONG} rate=1/s x"), KeyringError::Form { line: 1, fields: 5 }),
+            (format!("a infer {LONG} {LONG}"), KeyringError::Rate { line: 1 }),
+            (format!("a infer {LONG} rate=fast"), KeyringError::Rate { line: 1 }),
             (format!("a infer,root {LONG}"), KeyringError::Scope { line: 1, scope: "root".into() }),
             (format!("a infer {LONG}\nb read {LONG}"), KeyringError::Twice { line: 2 }),
             (format!("a infer {LONG}\na read fedcba9876543210"), KeyringError::Twice { line: 2 }),

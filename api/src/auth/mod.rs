@@ -5,11 +5,13 @@
 //! to [`Keyring::parse`].
 
 mod keyring;
+mod rate;
 
 pub use keyring::{Keyring, KeyringError};
 
 use crate::problem::{ErrorCode, Problem};
 use std::fmt;
+use std::time::Instant;
 
 /// What a token may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(crate) enum Access {
     Health,
     /// As `auth.metrics_open` says.
     Metrics,
+    /// A token that may ask for answers, and one request of its rate.
+    Work,
     /// A token with one of these.
     Scopes(&'static [Scope]),
 }
@@ -101,7 +105,13 @@ pub(crate) enum Shown<'a> {
 
 impl Auth {
     /// Whether the caller may go on. `local` is one on this machine, by address and by the name it used.
-    pub(crate) fn judge(&self, access: Access, shown: Shown<'_>, local: bool) -> Result<Identity, Problem> {
+    pub(crate) fn judge(
+        &self,
+        access: Access,
+        shown: Shown<'_>,
+        local: bool,
+        now: Instant,
+    ) -> Result<Identity, Problem> {
         if self.keyring.is_empty() {
             return Ok(Identity::Localhost);
         }
@@ -110,6 +120,7 @@ impl Auth {
             Access::Health if self.health_open => return Ok(Identity::Unasked),
             Access::Metrics if self.metrics_open => return Ok(Identity::Unasked),
             Access::Health | Access::Metrics => OPERATORS,
+            Access::Work => &[Scope::Infer],
             Access::Scopes(wanted) => wanted,
         };
         let key = match shown {
@@ -126,6 +137,9 @@ impl Auth {
             return Err(Problem::new(ErrorCode::BadToken, message));
         };
         if wanted.iter().any(|scope| key.scopes.contains(scope)) {
+            if access == Access::Work {
+                key.spend(now).map_err(Problem::rate_limited)?;
+            }
             return Ok(key.identity());
         }
         let wanted: Vec<&str> = wanted.iter().map(|scope| scope.name()).collect();

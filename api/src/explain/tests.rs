@@ -1,8 +1,9 @@
 //! Stories of recorded tasks.
 
 use super::*;
-use crate::fixture::{Recorder, config, submit};
+use crate::fixture::{Recorder, config, rules, submit, up};
 use crate::journal::JournalConfig;
+use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::protocol::CancelReason;
 
 #[test]
@@ -90,6 +91,28 @@ fn a_task_that_waits_is_told_what_it_waits_for_once() {
     let explanation = explain(dir.path(), TaskId(5)).unwrap();
     let waits = explanation.timeline.iter().filter(|moment| moment.what.starts_with("found no worker"));
     assert!(waits.count() <= 1, "{explanation}");
+}
+
+#[test]
+fn who_gave_way_and_who_took_the_place_both_hear_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    let mut rules = rules();
+    rules.queue.interactive_max = 1;
+    rules.queue.batch_max = 0;
+    rules.queue.policy = OverloadPolicy::DropLru;
+    recorder.step(0, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(rules)), up(1, 0, 1, 50_000)]);
+    for task in 1..=3 {
+        recorder.step(task as u64 * 10, vec![submit(task)]);
+    }
+    let victim = explain(dir.path(), TaskId(2)).unwrap().to_string();
+    let policy = "by its policy, drop-lru";
+    let gave = format!("the queue was full, and {policy}, it gave its place to task {}", TaskId(3));
+    assert!(victim.contains(&gave), "{victim}");
+    let newcomer = explain(dir.path(), TaskId(3)).unwrap().to_string();
+    let took = format!("It found the queue full; {policy}, task {} gave way to it (step 4).", TaskId(2));
+    assert!(newcomer.contains(&took), "{newcomer}");
+    assert!(newcomer.find(&took) < newcomer.find("It was accepted"), "{newcomer}");
 }
 
 #[test]

@@ -51,6 +51,7 @@ async fn every_route_asks_for_its_scope() {
                 Access::Open => &[],
                 Access::Health | Access::Metrics if !strict => &[],
                 Access::Health | Access::Metrics => &[Scope::Read, Scope::Operate],
+                Access::Work => &[Scope::Infer],
                 Access::Scopes(scopes) => scopes,
             };
             let status = async |token: Option<&str>| {
@@ -108,5 +109,29 @@ async fn without_tokens_a_key_is_ignored_and_with_optional_this_machine_needs_no
     let far = Some(IpAddr::from([192, 0, 2, 1]));
     for (token, peer, status) in [(None, near, 200), (None, far, 401), (None, None, 401), (Some("wrong"), near, 401)] {
         assert_eq!(ask(&rig, "GET", "/v1/models", token, peer).await.status(), status, "{token:?} {peer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_beyond_its_rate_is_told_when_to_come_back_and_may_still_cancel() {
+    let keys = format!("slow infer {} rate=2/m\n{KEYS}", "s".repeat(32));
+    let rig = rig(Auth { keyring: Keyring::parse(&keys).unwrap(), ..Auth::default() });
+    let slow = "s".repeat(32);
+    // What is asked for cannot be read, so each is refused after the keeper let it by.
+    let ask = async |path: &str, token: &str| ask(&rig, "POST", path, Some(token), None).await;
+    for _ in 0..2 {
+        assert_eq!(ask("/v1/tasks", &slow).await.status(), 415);
+    }
+    let refused = ask("/v1/chat/completions", &slow).await;
+    let wait: u64 = refused.headers()["x-backoff-ms"].to_str().unwrap().parse().unwrap();
+    assert!((29_000..=30_000).contains(&wait), "{wait} ms");
+    assert_eq!(json_of(refused, 429).await["error"]["code"], "RATE_LIMITED");
+    let refused = json_of(ask("/v1/tasks", &slow).await, 429).await;
+    assert_eq!((refused["policy_label"].as_str(), refused["retriable"].as_bool()), (Some("rate-limit"), Some(true)));
+    assert_eq!(ask("/v1/tasks/{id}/cancel", &slow).await.status(), 404, "no such task, but no refusal");
+    assert_eq!(ask("/v1/tasks", &key(Scope::Infer)).await.status(), 415, "others have their own");
+    let metrics = text_of(rig.get("/metrics").await).await;
+    for counter in ["tasks_rejected_total{reason=\"rate_limited\"} 2", "events_total{policy=\"rate-limit\"} 2"] {
+        assert!(metrics.contains(counter), "{metrics}");
     }
 }

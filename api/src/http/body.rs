@@ -1,19 +1,77 @@
 //! Reads a JSON body within its bounds: by its declared length before a byte is read, by its size and its
-//! pace while it comes, by its depth before it is parsed.
+//! pace while it comes, by what all bodies together may hold, by its depth before it is parsed.
 
 use super::fields::Fields;
+use crate::door::Door;
 use crate::problem::{ErrorCode, Problem};
 use crate::serve::Limits;
+use crate::telemetry::Turned;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Bytes;
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+/// What is left of the bytes that bodies may hold, from when they come to when their words are tokens.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicU64);
+
+/// A body's share of the budget; its drop gives it back.
+#[derive(Debug)]
+pub(crate) struct Held {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: u64) -> Arc<Budget> {
+        Arc::new(Budget(AtomicU64::new(bytes)))
+    }
+}
+
+impl Held {
+    fn nothing(budget: &Arc<Budget>) -> Held {
+        Held { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<(), Problem> {
+        let less = |left: u64| left.checked_sub(bytes);
+        // It counts and guards nothing else.
+        let taken = self.budget.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.map_err(|_| Problem::ingress_full().closing())?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.0.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A route's body, and its share of what all bodies may hold.
+pub(crate) async fn read(door: &Door, headers: &HeaderMap, body: Body, most: u64) -> Result<(Bytes, Held), Problem> {
+    let mut held = Held::nothing(&door.bodies);
+    let bytes = read_into(&mut held, headers, body, most, &door.config.limits).await;
+    if bytes.as_ref().is_err_and(|problem| problem.code == ErrorCode::AdmissionReject) {
+        door.parts.telemetry.turned_away(Turned::Ingress);
+    }
+    Ok((bytes?, held))
+}
+
 /// Reads at most `most` bytes, no slower than the limits allow.
-pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: u64, limits: &Limits) -> Result<Bytes, Problem> {
+async fn read_into(
+    held: &mut Held,
+    headers: &HeaderMap,
+    mut body: Body,
+    most: u64,
+    limits: &Limits,
+) -> Result<Bytes, Problem> {
     is_json(headers)?;
     let too_large = || Problem::new(ErrorCode::PayloadTooLarge, format!("the body may hold {most} bytes")).closing();
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -44,6 +102,7 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body, most: u64, limits:
         if (read.len() + single.len() + piece.len()) as u64 > most {
             return Err(too_large());
         }
+        held.grow(piece.len() as u64)?;
         if read.is_empty() && single.is_empty() {
             single = piece;
         } else {
@@ -137,12 +196,26 @@ mod tests {
         let limits = Limits { body_grace_ms: 30, body_bytes_per_s: 1_000_000, ..Limits::default() };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap());
-        let read_all = |body: Body, most| read(&headers, body, most, &limits);
-        assert_eq!(&read_all(Body::from("12345"), 5).await.unwrap()[..], b"12345");
+        let budget = Budget::new(12);
+        let read_all = async |body: Body, most| {
+            let mut held = Held::nothing(&budget);
+            read_into(&mut held, &headers, body, most, &limits).await.map(|bytes| (bytes, held))
+        };
+        let first = read_all(Body::from("12345"), 5).await.unwrap();
+        assert_eq!(&first.0[..], b"12345");
         assert_eq!(read_all(Body::from("123456"), 5).await.unwrap_err().status, 413);
         assert_eq!(read_all(Body::new(Silent), 5).await.unwrap_err().status, 408);
 
+        // Seven are left: what all hold together is bounded, and given back.
+        let full = read_all(Body::from("12345678"), 9).await.unwrap_err();
+        assert_eq!((full.status.as_u16(), full.policy_label, full.close), (429, Some("ingress"), true));
+        let second = read_all(Body::from("1234567"), 9).await.unwrap();
+        drop((first, second));
+        assert_eq!(budget.0.load(Ordering::Relaxed), 12);
+
         let plain = HeaderMap::new();
-        assert_eq!(read(&plain, Body::from("{}"), 5, &limits).await.unwrap_err().status, 415);
+        let mut held = Held::nothing(&budget);
+        let refused = read_into(&mut held, &plain, Body::from("{}"), 5, &limits).await;
+        assert_eq!(refused.unwrap_err().status, 415);
     }
 }

@@ -6,20 +6,28 @@
 use super::guard::{Peer, is_loopback_name};
 use crate::auth::{Access, Shown};
 use crate::door::Door;
+use crate::problem::ErrorCode;
+use crate::telemetry::Turned;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
+use std::time::Instant;
 use tracing::field::display;
 
 pub(crate) async fn keep(State((door, access)): State<(Arc<Door>, Access)>, request: Request, next: Next) -> Response {
-    match door.parts.auth.judge(access, shown(request.headers()), is_local(&request)) {
+    match door.parts.auth.judge(access, shown(request.headers()), is_local(&request), Instant::now()) {
         Ok(identity) => {
             tracing::Span::current().record("identity", display(identity));
             next.run(request).await
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            if problem.code == ErrorCode::RateLimited {
+                door.parts.telemetry.turned_away(Turned::Rate);
+            }
+            problem.into_response()
+        }
     }
 }
 

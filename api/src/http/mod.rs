@@ -3,7 +3,7 @@
 //!
 //! A route reads and checks, asks the [`Door`], and writes; it decides nothing about scheduling.
 
-mod body;
+pub(crate) mod body;
 mod chat;
 mod choice_frames;
 mod completions;
@@ -45,7 +45,6 @@ pub(crate) struct Route {
     handler: MethodRouter<Arc<Door>>,
 }
 
-const INFER: Access = Access::Scopes(&[Scope::Infer]);
 const FOLLOW: Access = Access::Scopes(&[Scope::Infer, Scope::Read]);
 const CANCEL: Access = Access::Scopes(&[Scope::Infer, Scope::Operate]);
 const LOOK: Access = Access::Scopes(&[Scope::Read, Scope::Operate]);
@@ -55,15 +54,15 @@ const ANY: Access = Access::Scopes(Scope::ALL);
 pub(crate) fn routes() -> Vec<Route> {
     let row = |method, path, access, handler| Route { method, path, access, handler };
     vec![
-        row(Method::POST, "/v1/tasks", INFER, post(task_submit::submit)),
+        row(Method::POST, "/v1/tasks", Access::Work, post(task_submit::submit)),
         // Ids of everybody's tasks, and with them their answers.
         row(Method::GET, "/v1/tasks", LOOK, get(task_list::list)),
         row(Method::GET, "/v1/tasks/{id}", FOLLOW, get(task_get::show)),
         row(Method::GET, "/v1/tasks/{id}/stream", FOLLOW, get(task_stream::stream)),
         row(Method::POST, "/v1/tasks/{id}/cancel", CANCEL, post(task_cancel::cancel)),
         row(Method::GET, "/v1/tasks/{id}/explain", LOOK, get(explain::explain)),
-        row(Method::POST, "/v1/chat/completions", INFER, post(chat::complete)),
-        row(Method::POST, "/v1/completions", INFER, post(completions::complete)),
+        row(Method::POST, "/v1/chat/completions", Access::Work, post(chat::complete)),
+        row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
         row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
         row(Method::GET, "/health/live", Access::Health, get(health::live)),

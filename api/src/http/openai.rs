@@ -10,7 +10,7 @@ use super::deadline;
 use super::fields::{Fields, Unsupported, is_text_format, is_zero};
 use super::logprobs;
 use super::task_submit::seed_of;
-use crate::door::{Door, Ticket, Wish};
+use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Words};
 use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
@@ -180,14 +180,16 @@ pub(crate) async fn complete(
     read: ReadFields,
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
-    let bytes = body::read(headers, content, limits.body_bytes, limits).await?;
+    let (bytes, held) = body::read(door, headers, content, limits.body_bytes).await?;
     let (wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
-    answer(door, wishes, form).await
+    let admitted = door.admit_choices(wishes, form.each).await?;
+    // The answer takes its time and needs neither.
+    drop((bytes, held));
+    answer(door, admitted, form).await
 }
 
-/// Admits the tasks and writes their answer.
-async fn answer(door: &Arc<Door>, wishes: Vec<Wish>, form: Form) -> Result<Response, Problem> {
-    let admitted = door.admit_choices(wishes, form.each).await?;
+/// Writes the answer of the tasks that were admitted.
+async fn answer(door: &Arc<Door>, admitted: Vec<Admitted>, form: Form) -> Result<Response, Problem> {
     let Some(first) = admitted.first() else { return Err(Problem::no_task()) };
     let fingerprint = Arc::clone(&first.entry.fingerprint);
     let mut frame = json!({

@@ -14,6 +14,7 @@ use crate::token_log::Pushed;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
+use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
@@ -25,7 +26,9 @@ use std::time::Duration;
 use tower::ServiceExt;
 
 /// Model names are what the stand-in does with their tasks.
-pub(crate) const MODELS: [&str; 4] = ["org/answer", "hold", "full", "fail"];
+pub(crate) const MODELS: [&str; 5] = ["org/answer", "hold", "full", "fail", "stuck"];
+/// Submissions that the rig's lane holds.
+pub(crate) const LANE: usize = 64;
 pub(crate) const PIECES: [&str; 4] = ["Hel", "", "lo\n", " \"you\""];
 
 pub(crate) struct Words2Tokens;
@@ -109,7 +112,7 @@ impl Rig {
     pub(crate) fn guarded(config: DoorConfig, takes: bool, auth: Auth) -> Self {
         let telemetry = Arc::new(Telemetry::new(&["pool-a".to_owned()]));
         let switchboard = Arc::new(Switchboard::new(config.keep(), Arc::clone(&telemetry)));
-        let (client, client_end) = flume::bounded::<Envelope>(if takes { 64 } else { 0 });
+        let (client, client_end) = flume::bounded::<Envelope>(if takes { LANE } else { 0 });
         let (urgent, urgent_end) = flume::bounded(64);
         let cancelled = Arc::<Mutex<Vec<CancelReason>>>::default();
         let specs = Arc::<Mutex<Vec<TaskSpec>>>::default();
@@ -118,9 +121,15 @@ impl Rig {
         if takes {
             let (board, kept, ids) = (Arc::clone(&switchboard), Arc::clone(&specs), Arc::clone(&tasks));
             std::thread::spawn(move || {
+                let mut unanswered = Vec::new();
                 for envelope in client_end.iter() {
                     if let Intent::Submit { task, .. } = &envelope.intent {
                         ids.lock().unwrap().push(*task);
+                    }
+                    if matches!(&envelope.intent, Intent::Submit { spec, .. } if MODELS[spec.model.0 as usize] == "stuck")
+                    {
+                        unanswered.push(envelope);
+                        continue;
                     }
                     play(&board, &kept, envelope);
                 }
@@ -192,6 +201,11 @@ impl Rig {
         *self.tasks.lock().unwrap().last().unwrap()
     }
 
+    /// Tasks that reached the stand-in.
+    pub(crate) fn submitted(&self) -> usize {
+        self.tasks.lock().unwrap().len()
+    }
+
     pub(crate) fn finish(&self, task: TaskId) {
         say(&self.switchboard, Notice::Ended { task, outcome: Outcome::Done(usage()) });
     }
@@ -212,7 +226,7 @@ pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope {
     let model = MODELS[spec.model.0 as usize];
     specs.lock().unwrap().push(spec);
     if model == "full" {
-        let refusal = Refusal::QueueFull { bound: 4, retry_after: Ticks(1_500) };
+        let refusal = Refusal::QueueFull { policy: OverloadPolicy::Reject, bound: 4, retry_after: Ticks(1_500) };
         say(board, Notice::Refused { task, refusal });
         let _ = reply.send(Verdict::Refused(refusal));
         return;

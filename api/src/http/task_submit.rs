@@ -46,7 +46,7 @@ pub(crate) async fn submit(
     content: Body,
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
-    let bytes = body::read(&headers, content, limits.task_body_bytes, limits).await?;
+    let (bytes, _held) = body::read(&door, &headers, content, limits.task_body_bytes).await?;
     let fields = body::object(&bytes, limits)?;
     let wish = read(fields, &headers, *blake3::hash(&bytes).as_bytes(), door.config.deadline_margin_ms)?;
     // Not `?` on the future itself: an admission holds what the client asked for only through its entry.

@@ -12,7 +12,8 @@ use orchestrion_world::id::{Attempt, PoolId};
 use orchestrion_world::protocol::{CancelReason, Notice, Outcome};
 use orchestrion_world::time::Ticks;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tower::ServiceExt;
 
 /// `(id, event, data)` of each frame of the queue surface.
@@ -105,6 +106,27 @@ async fn after_a_cancel_is_acknowledged_no_token_is_sent() {
     assert_eq!(names(&rest), ["error"]);
     assert_eq!((rest[0].2["code"].as_str(), rest[0].2["retriable"].as_bool()), (Some("CANCELLED"), Some(false)));
     assert_eq!(rig.cancelled.lock().unwrap()[..], [CancelReason::Client], "the second had nothing to do");
+}
+
+#[tokio::test]
+async fn a_reader_far_behind_gets_its_stream_in_bounded_pieces() {
+    let rig = Rig::new();
+    let task = rig.hold(json!({"max_tokens": 1_000})).await;
+    begin(&rig.switchboard, task);
+    let text = "x".repeat(4 * 1024);
+    for index in 0..300 {
+        assert_eq!(rig.switchboard.token(task, Attempt(1), token(index, index, &text)), Pushed::Taken);
+    }
+    rig.finish(task);
+    let mut body = rig.get(&format!("/v1/tasks/{task}/stream")).await.into_body();
+    let mut whole = String::new();
+    while let Some(frame) = body.frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        assert!(piece.len() < 128 * 1024, "{} bytes at once", piece.len());
+        whole += std::str::from_utf8(&piece).unwrap();
+    }
+    let seen = events(&whole);
+    assert_eq!((seen.len(), seen.last().unwrap().1.as_str()), (302, "end"), "nothing is lost of it");
 }
 
 #[tokio::test]
@@ -456,6 +478,52 @@ async fn a_full_lane_is_a_429_at_once() {
             (refused["code"].as_str(), refused["policy_label"].as_str()),
             (Some("ADMISSION_REJECT"), Some("ingress"))
         );
+    }
+}
+
+#[tokio::test]
+async fn a_full_ingress_refuses_before_any_work_and_never_a_cancel() {
+    let rig = Arc::new(Rig::new());
+    let task = rig.hold(json!({})).await;
+    begin(&rig.switchboard, task);
+    let body = json!({"model_ref": "stuck", "prompt": "p"});
+    let stuck: Vec<_> = (0..LANE)
+        .map(|_| {
+            tokio::spawn({
+                let (rig, body) = (Arc::clone(&rig), body.clone());
+                async move { rig.post("/v1/tasks", body).await }
+            })
+        })
+        .collect();
+    while rig.submitted() <= LANE {
+        tokio::task::yield_now().await;
+    }
+    let mut took = Vec::new();
+    for _ in 0..51 {
+        let began = Instant::now();
+        // Not even the name of the model was looked at.
+        let refused = rig.post("/v1/tasks", json!({"model_ref": "nobody's", "prompt": "p"})).await;
+        took.push(began.elapsed());
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(refused.headers()["x-backoff-ms"], "100");
+        let refused = json_of(refused, 429).await;
+        assert_eq!(
+            (refused["code"].as_str(), refused["policy_label"].as_str()),
+            (Some("ADMISSION_REJECT"), Some("ingress"))
+        );
+    }
+    took.sort();
+    assert!(took[25] < Duration::from_millis(10), "{:?}", took[25]);
+    let metrics = text_of(rig.get("/metrics").await).await;
+    assert!(metrics.contains("admission_backpressure_events_total{policy=\"ingress\"} 51"), "{metrics}");
+    assert!(metrics.contains("tasks_rejected_total{reason=\"ingress\"} 51"), "{metrics}");
+
+    assert_eq!(rig.post(&format!("/v1/tasks/{task}/cancel"), json!({})).await.status(), 204);
+    assert_eq!(json_of(rig.get(&format!("/v1/tasks/{task}")).await, 200).await["state"], "cancelled");
+    // Whoever gives up makes room.
+    stuck.into_iter().for_each(|request| request.abort());
+    while rig.post("/v1/tasks", json!({"model_ref": "hold", "prompt": "p"})).await.status() != 202 {
+        tokio::task::yield_now().await;
     }
 }
 

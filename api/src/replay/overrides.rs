@@ -2,7 +2,7 @@
 //!
 //! One table of keys; each is parsed by its type, and a wrong one is told with the keys there are.
 
-use orchestrion_world::config::{PlacementRule, Rules, RulesError};
+use orchestrion_world::config::{OverloadPolicy, PlacementRule, Rules, RulesError};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 
@@ -18,6 +18,7 @@ pub enum OverrideError {
 }
 
 const POLICIES: &str = "one of predicted-end, least-loaded, pack";
+const OVERLOAD_POLICIES: &str = "one of reject, drop-lru, shed-low-priority";
 const NUMBER: &str = "a whole number that is not negative";
 
 type Set = fn(&mut Rules, &str) -> Result<(), &'static str>;
@@ -26,6 +27,9 @@ const KEYS: &[(&str, Set)] = &[
     ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement = policy)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
+    ("queue.policy", |rules, value| {
+        OverloadPolicy::named(value).map(|policy| rules.queue.policy = policy).ok_or(OVERLOAD_POLICIES)
+    }),
     ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
     ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
@@ -85,10 +89,15 @@ mod tests {
     #[test]
     fn a_key_changes_its_rule_and_no_other() {
         let mut changed = rules();
-        apply(&mut changed, &pairs(&[("placement.policy", "pack"), ("queue.batch_max", "7")])).unwrap();
+        apply(
+            &mut changed,
+            &pairs(&[("placement.policy", "pack"), ("queue.batch_max", "7"), ("queue.policy", "drop-lru")]),
+        )
+        .unwrap();
         let mut expected = rules();
         expected.placement = PlacementRule::Pack;
         expected.queue.batch_max = 7;
+        expected.queue.policy = OverloadPolicy::DropLru;
         assert_eq!(changed, expected);
     }
 
@@ -98,5 +107,8 @@ mod tests {
         assert!(unknown.contains("`placement`") && unknown.contains("placement.policy"), "{unknown}");
         let bad = apply(&mut rules(), &pairs(&[("placement.policy", "best")])).unwrap_err().to_string();
         assert_eq!(bad, "placement.policy=best: expected one of predicted-end, least-loaded, pack");
+        let labels = OverloadPolicy::ALL.map(OverloadPolicy::label).join(", ");
+        let bad = apply(&mut rules(), &pairs(&[("queue.policy", "drop")])).unwrap_err().to_string();
+        assert_eq!(bad, format!("queue.policy=drop: expected one of {labels}"));
     }
 }

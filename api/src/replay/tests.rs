@@ -110,6 +110,24 @@ fn changed_rules_are_told_by_the_first_decision_they_change() {
 }
 
 #[test]
+fn another_overload_policy_is_told_by_who_would_have_given_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    // Two workers with two slots each, and a queue of sixteen: one too many.
+    (1..=21).for_each(|task| drop(recorder.step(10 + task as u64, vec![submit(task)])));
+    let with = |policy: &str| {
+        let overrides = vec![("queue.policy".to_owned(), policy.to_owned())];
+        replay(dir.path(), ReplayOptions { overrides, ..ReplayOptions::default() }).unwrap().change
+    };
+    assert_eq!(with("reject"), None);
+    let change = with("drop-lru").unwrap();
+    assert_eq!(change.place.seq, Some(23));
+    assert!(change.recorded.iter().any(|what| what.contains("the queue is full (16 tasks)")), "{change}");
+    // Interactive work takes the places of batch work before anybody goes.
+    assert!(change.changed.iter().any(|what| what.contains("was accepted with 16 tasks ahead")), "{change}");
+}
+
+#[test]
 fn progress_ends_within_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::booted(config(dir.path()));

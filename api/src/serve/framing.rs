@@ -4,8 +4,10 @@
 //! It follows the stream head by head, skips bodies by their length, and stops for good at a chunked
 //! body (the server closes after it) or at an HTTP/2 preface. It changes no byte; hyper still parses.
 
+use super::Limits;
 use crate::problem::{ErrorCode, Problem};
-use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{StatusCode, Uri};
 
 /// As much of a line as its name and a length need.
 const KEPT: usize = 96;
@@ -16,6 +18,7 @@ pub(crate) enum Fault {
     /// Content-Length beside Transfer-Encoding, or a length that cannot be read.
     Ambiguous,
     LongLine,
+    ManyFields,
 }
 
 impl Fault {
@@ -27,9 +30,23 @@ impl Fault {
             ),
             Fault::LongLine => Problem::new(ErrorCode::InvalidParams, "a header line is too long")
                 .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Fault::ManyFields => Problem::new(ErrorCode::InvalidParams, "the head has too many fields")
+                .status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
         }
         .closing()
     }
+}
+
+/// What is wrong with a head whose bytes nobody could watch: that of an HTTP/2 request.
+pub(crate) fn oversized(uri: &Uri, headers: &HeaderMap, limits: &Limits) -> Option<Fault> {
+    let long = |length: usize| length > limits.line_bytes;
+    // `name: value` and its end.
+    let field = |(name, value): (&HeaderName, &HeaderValue)| long(name.as_str().len() + value.len() + 4);
+    if headers.len() > limits.header_count {
+        return Some(Fault::ManyFields);
+    }
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    (long(target) || headers.iter().any(field)).then_some(Fault::LongLine)
 }
 
 #[derive(Debug)]

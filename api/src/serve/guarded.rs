@@ -31,6 +31,14 @@ impl Alarm {
         }
         sleep.as_mut().poll(cx)
     }
+
+    /// Has the task look again within this time, or when the alarm stands already.
+    fn wake_within(&mut self, most: Duration, cx: &mut Context<'_>) {
+        let now = tokio::time::Instant::now();
+        let standing = self.0.as_ref().map(|sleep| sleep.deadline()).filter(|due| *due > now);
+        // It lies ahead: it cannot have come.
+        let _ = self.poll(standing.unwrap_or(now + most.max(Duration::from_millis(1))).into_std(), cx);
+    }
 }
 
 /// A client's socket.
@@ -101,7 +109,12 @@ impl AsyncRead for Guarded {
             self.head_since = if self.framing.in_head() { self.head_since.or(Some(Instant::now())) } else { None };
             return Poll::Ready(read);
         }
-        let Some(due) = self.silent_until() else { return Poll::Pending };
+        let Some(due) = self.silent_until() else {
+            // When the request is over nobody asks the socket again that said it has nothing: the alarm does.
+            let most = self.keep_alive;
+            self.read_alarm.wake_within(most, cx);
+            return Poll::Pending;
+        };
         match self.read_alarm.poll(due, cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing"))),
             Poll::Pending => Poll::Pending,

@@ -12,14 +12,17 @@ use std::time::Duration;
 pub struct Limits {
     /// A request's head must be complete this long after its first byte, the first one after the accept.
     pub header_read_ms: u64,
+    /// Of HTTP/2 too, as the next two are.
     pub header_count: usize,
     /// The whole head.
     pub header_bytes: usize,
-    /// One line of it.
+    /// One line of it, or one field.
     pub line_bytes: usize,
     pub body_bytes: u64,
     /// `POST /v1/tasks` carries batch prompts.
     pub task_body_bytes: u64,
+    /// What all bodies together may hold until their words are tokens; beyond it, requests are refused.
+    pub bodies_bytes: u64,
     /// A body may be slower than the minimum rate for this long.
     pub body_grace_ms: u64,
     pub body_bytes_per_s: u64,
@@ -49,6 +52,7 @@ impl Default for Limits {
             line_bytes: 8 * 1024,
             body_bytes: 1024 * 1024,
             task_body_bytes: 8 * 1024 * 1024,
+            bodies_bytes: 256 * 1024 * 1024,
             body_grace_ms: 5_000,
             body_bytes_per_s: 1024,
             json_depth: 64,

@@ -12,6 +12,7 @@ mod vitals;
 pub use limits::Limits;
 
 use crate::http::guard::{Peer, Suspect};
+use framing::{Fault, oversized};
 use guarded::Guarded;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
@@ -122,7 +123,11 @@ async fn run(
     let _ = stream.set_nodelay(true);
     let vitals = Arc::new(Vitals::new(&limits));
     let io = TokioIo::new(Guarded::new(stream, Arc::clone(&vitals), &limits));
-    let service = service_fn(|request| answer(request, Peer(place.address), router.clone(), Arc::clone(&vitals)));
+    let service = service_fn(|request: Request<Incoming>| {
+        let h2 = request.version() == Version::HTTP_2;
+        let fault = if h2 { oversized(request.uri(), request.headers(), &limits) } else { vitals.fault() };
+        answer(request, Peer(place.address), fault, router.clone(), Flight::new(Arc::clone(&vitals), h2))
+    });
     let connection = builder.serve_connection(io, service);
     tokio::pin!(connection);
     let mut look = tokio::time::interval((limits.write_stall() / 4).max(Duration::from_millis(1)));
@@ -162,15 +167,14 @@ async fn run(
 async fn answer(
     mut request: Request<Incoming>,
     peer: Peer,
+    fault: Option<Fault>,
     mut router: axum::Router,
-    vitals: Arc<Vitals>,
+    flight: Flight,
 ) -> Result<Response<Tracked>, Infallible> {
-    let h2 = request.version() == Version::HTTP_2;
-    let flight = Flight::new(vitals, h2);
     // What follows a chunked body is not watched by `framing`, so nothing may follow.
-    let last = !h2 && request.headers().contains_key(TRANSFER_ENCODING);
+    let last = request.version() != Version::HTTP_2 && request.headers().contains_key(TRANSFER_ENCODING);
     request.extensions_mut().insert(peer);
-    if let Some(fault) = flight.vitals().fault() {
+    if let Some(fault) = fault {
         request.extensions_mut().insert(Suspect(fault.problem()));
     }
     let mut response = router.call(request).await?;

@@ -131,10 +131,6 @@ impl Flight {
         }
         Flight { vitals, number, h2, landed: false }
     }
-
-    pub(crate) fn vitals(&self) -> &Vitals {
-        &self.vitals
-    }
 }
 
 impl Drop for Flight {

@@ -11,6 +11,9 @@ use std::time::Instant;
 
 /// Tokens one reader takes under one lock, so that a reader far behind does not hold up the pulse.
 const TOKENS_A_TAKE: u32 = 512;
+/// Nor more than one token beyond this: with what the connection buffers, a reader that stalls holds less
+/// than 256 KiB.
+pub(crate) const BYTES_A_TAKE: usize = 64 * 1024;
 
 /// A cursor on one task's stream.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Reader {
                 self.began = true;
             }
             let until = state.log.len().min(self.next.saturating_add(TOKENS_A_TAKE));
-            while self.began && self.next < until {
+            while self.began && self.next < until && out.len() < BYTES_A_TAKE {
                 let likelihood = state.log.likelihoods().get(self.next as usize);
                 frames.token(out, self.next, state.log.piece(self.next), likelihood);
                 self.next += 1;

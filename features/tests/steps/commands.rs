@@ -108,8 +108,10 @@ fn went_on(session: &mut Session) {
 #[when("I ask the doctor about that server")]
 fn doctor(session: &mut Session) {
     let bind = url(session).strip_prefix("http://").unwrap().to_owned();
-    let config = session.server.as_ref().unwrap().dir.join("orchestrion.toml");
-    session.said = orch(&["doctor", "-o", "json", "--bind", &bind, "--config", config.to_str().unwrap()]);
+    let server = session.server.as_ref().unwrap();
+    let (config, journal) = (server.dir.join("orchestrion.toml"), server.journal());
+    let (config, journal) = (config.to_str().unwrap(), journal.to_str().unwrap());
+    session.said = orch(&["doctor", "-o", "json", "--bind", &bind, "--config", config, "--journal", journal]);
 }
 
 #[then("nothing is wrong, and the port is said to be Orchestrion's")]

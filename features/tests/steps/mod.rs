@@ -108,6 +108,12 @@ fn a_small_server(session: &mut Session) {
     session.server = Some(Server::start(&Setup { slots: 1, more, ..Setup::default() }));
 }
 
+#[given(regex = r"^a server with the tiny model, one slot, one place to wait and the policy ([a-z-]+)$")]
+fn a_server_with_policy(session: &mut Session, policy: String) {
+    let more = format!("[queue]\ninteractive_max = 0\nbatch_max = 1\npolicy = \"{policy}\"\n");
+    session.server = Some(Server::start(&Setup { slots: 1, simd: "scalar", more, ..Setup::default() }));
+}
+
 /// The definition itself computes: slow enough that a client comes in time to interrupt it.
 #[given("a slow server with the tiny model")]
 fn a_slow_server(session: &mut Session) {

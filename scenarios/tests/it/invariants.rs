@@ -3,6 +3,7 @@
 
 use orchestrion_scenarios::script::Script;
 use orchestrion_scenarios::stage::{Plain, run};
+use orchestrion_world::config::OverloadPolicy;
 use proptest::prelude::*;
 
 /// A cluster of up to three workers in two pools, and what befalls it.
@@ -10,8 +11,10 @@ fn scripts() -> impl Strategy<Value = String> {
     let worker = (1u32..4, 1u32..5, 20u32..200, 200u32..5000);
     let workers = prop::collection::vec(worker, 1..4);
     let events = prop::collection::vec((0u64..400, 0u8..14, 1u32..30, 1u32..4, 1u32..300), 1..60);
-    (workers, events, 1u32..6, 1u32..4).prop_map(|(workers, events, bound, attempts)| {
-        let mut text = format!("> queue interactive={bound} batch={bound}\n> retry attempts={attempts}\n");
+    let policy = prop::sample::select(OverloadPolicy::ALL.as_slice());
+    (workers, events, 1u32..6, 1u32..4, policy).prop_map(|(workers, events, bound, attempts, policy)| {
+        let policy = policy.label();
+        let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
         text += "> pool a model=m\n> pool b model=m\n";
         for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
             let pool = ["a", "b"][n % 2];
@@ -25,8 +28,8 @@ fn scripts() -> impl Strategy<Value = String> {
         for (gap, kind, task, worker, size) in events {
             at += gap;
             text += &match kind {
-                0..5 => format!("> {at} submit t{task} prompt={size} answer={size}\n"),
-                5 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
+                0..4 => format!("> {at} submit t{task} prompt={size} answer={size}\n"),
+                4 | 5 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
                 6 => format!("> {at} submit t{task} prompt=10 answer={size} deadline={}\n", size * 20),
                 7 | 8 => format!("> {at} cancel t{task}\n"),
                 9 => format!("> {at} die w{worker}\n"),

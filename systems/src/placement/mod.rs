@@ -8,6 +8,7 @@ pub mod explain;
 mod rank;
 
 use crate::Watch;
+use crate::estimate;
 use crate::release::end_task;
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
@@ -22,6 +23,7 @@ use orchestrion_world::worker::{Lease, Worker, WorkerState};
 pub(crate) fn place(world: &mut World) {
     let Some(rule) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
+        let mut left = 0;
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
@@ -30,13 +32,30 @@ pub(crate) fn place(world: &mut World) {
                 log(world, rule, &request, chosen);
             }
             match chosen {
-                Some(worker) => lease(world, id, worker),
+                Some(worker) => {
+                    lease(world, id, worker);
+                    left += 1;
+                }
                 None if fits_nowhere(world, model, &request) => {
                     end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
                 }
                 None => break,
             }
         }
+        watch_drain(world, model, left);
+    }
+}
+
+/// Keeps count of how fast the queue drains, for those who find it full.
+fn watch_drain(world: &mut World, id: ModelId, left: u64) {
+    let waiting = world.resource::<Queues>().head(id).is_some();
+    let now = world.resource::<Core>().now;
+    let Some(before) = world.model(id).map(|model| model.drain) else { return };
+    let drain = estimate::drained(before, now, left, waiting);
+    if drain != before
+        && let Some(mut model) = world.model_mut(id)
+    {
+        model.drain = drain;
     }
 }
 

@@ -84,7 +84,9 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
 
 fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let mut findings = vec![machine::memory(), machine::processor(), machine::gpu(), machine::open_files()];
-    let serve = ServeArgs { config: args.config.clone(), bind: args.bind, ..ServeArgs::default() };
+    let DoctorArgs { config, bind, journal, .. } = args;
+    let (config, journal) = (config.clone(), journal.clone());
+    let serve = ServeArgs { config, bind: *bind, journal, ..ServeArgs::default() };
     let config = match Config::layered(&serve) {
         Ok(config) => config,
         Err(failure) => {

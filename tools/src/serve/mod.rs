@@ -25,9 +25,10 @@ use orchestrion_api::telemetry::Telemetry;
 use orchestrion_world::protocol::CancelReason;
 use stations::Depot;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -65,7 +66,7 @@ async fn live(config: Config) -> Result<(), Failure> {
     let signals = signals()?;
     let bind = config.server.bind;
     let auth = keys::auth(&config.auth, bind, &keys::Sources::of(&config.auth))?;
-    let listener = TcpListener::bind(bind).await.map_err(|error| taken(bind, &error))?;
+    let listener = listen(bind, config.server.limits.connections).map_err(|error| taken(bind, &error))?;
     let address = listener.local_addr()?;
 
     let rules = config.rules();
@@ -144,6 +145,16 @@ async fn live(config: Config) -> Result<(), Failure> {
     join.map_err(Failure::of(Code::Failed))?.map_err(|error| Failure::new(code_of(&error), error))
 }
 
+/// As many may knock at once as are let in: a client whose knock the system drops waits for long seconds, and
+/// one that says nothing for ever.
+fn listen(bind: SocketAddr, connections: usize) -> std::io::Result<TcpListener> {
+    let socket = if bind.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the plain way of listening does: a server that comes back finds its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(bind)?;
+    socket.listen(u32::try_from(connections).unwrap_or(u32::MAX))
+}
+
 /// What still lives ends with a reason of its own, in the journal too.
 async fn cancel_rest(switchboard: &Switchboard, urgent: &flume::Sender<Urgent>) {
     for task in switchboard.living() {
@@ -179,7 +190,7 @@ fn signals() -> Result<watch::Receiver<bool>, Failure> {
     Ok(signals)
 }
 
-fn taken(bind: std::net::SocketAddr, error: &std::io::Error) -> Failure {
+fn taken(bind: SocketAddr, error: &std::io::Error) -> Failure {
     let hint = match error.kind() {
         std::io::ErrorKind::AddrInUse => "; is another server running? `--bind 127.0.0.1:0` takes any free port",
         _ => "",

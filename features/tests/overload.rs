@@ -1,0 +1,258 @@
+//! Ten times the work that a server can do: what it takes it serves, whom somebody waits for goes first, the
+//! rest is told when to come back, and when it is over it is over.
+//!
+//! Interactive work is half of what the server could do alone, batch work the other nine and a half.
+//! Clients do as they are told: they wait for the time given and try again, three times. Asserted are
+//! counts, and times only where being wrong is off by far; the figures are printed. `ORCH_OVERLOAD_S` is
+//! the length of the load in seconds.
+
+use super::server::{Server, Setup, orch};
+use super::sse::Events;
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const SLOTS: u16 = 2;
+const TOKENS: u32 = 100;
+const RETRIES: u32 = 3;
+/// Many times what the queue takes to drain: what is let in meets it.
+const DEADLINE_MS: u64 = 20_000;
+
+/// What happened, from the clients' side.
+#[derive(Debug, Default)]
+struct Log {
+    /// How long each refusal took.
+    refused: Vec<Duration>,
+    /// Requests that gave up after their last try, by class: interactive, batch.
+    gave_up: [u32; 2],
+    /// Admitted tasks with how each ended, by its code.
+    ended: Vec<(String, String)>,
+    /// When work was done, since the load began.
+    done_at: Vec<Duration>,
+    /// From the first try to the first token, of interactive work.
+    first_token: Vec<Duration>,
+    wrong: Vec<String>,
+}
+
+/// One client: asks, and while it is told to come back, comes back.
+async fn want(client: Client, url: String, class: &'static str, began: Instant, log: Arc<Mutex<Log>>) {
+    let asked = Instant::now();
+    for attempt in 0..=RETRIES {
+        match once(&client, &url, class, asked, began, &log).await {
+            None => return,
+            Some(_) if attempt == RETRIES => log.lock().unwrap().gave_up[usize::from(class == "batch")] += 1,
+            Some(pause) => tokio::time::sleep(pause).await,
+        }
+    }
+}
+
+/// One try; how long to wait for the next, where there is to be one.
+async fn once(
+    client: &Client,
+    url: &str,
+    class: &str,
+    asked: Instant,
+    began: Instant,
+    log: &Mutex<Log>,
+) -> Option<Duration> {
+    let body = json!({ "model_ref": "tiny", "prompt": "Once upon a time", "max_tokens": TOKENS, "temperature": 0,
+        "priority": class, "deadline_ms": DEADLINE_MS });
+    let sent = Instant::now();
+    let response = client.post(format!("{url}/v1/tasks")).json(&body).send().await.unwrap();
+    if response.status() != 202 {
+        let took = sent.elapsed();
+        let (pause, wrong) = refusal(response, class).await;
+        let mut log = log.lock().unwrap();
+        log.refused.push(took);
+        log.wrong.extend(wrong);
+        return Some(pause);
+    }
+    let answer: Value = response.json().await.unwrap();
+    let id = answer["task_id"].as_str().unwrap().to_owned();
+    let mut events = Events::of(client.get(format!("{url}/v1/tasks/{id}/stream")).send().await.unwrap()).await;
+    let (mut tokens, mut ends) = (0, vec![]);
+    while let Some(event) = events.next().await {
+        if event.name == "token" {
+            if tokens == 0 && class == "interactive" {
+                log.lock().unwrap().first_token.push(asked.elapsed());
+            }
+            tokens += 1;
+        } else if event.name != "started" {
+            ends.push(event);
+        }
+    }
+    let mut log = log.lock().unwrap();
+    let [end] = ends.as_slice() else {
+        log.wrong.push(format!("{id} ended {} times: {ends:?}", ends.len()));
+        return None;
+    };
+    let how = end.data["code"].as_str().unwrap_or("done").to_owned();
+    log.ended.push((id.clone(), how.clone()));
+    match how.as_str() {
+        "done" => {
+            log.done_at.push(began.elapsed());
+            if tokens != TOKENS {
+                log.wrong.push(format!("{id} has {tokens} tokens"));
+            }
+            None
+        }
+        "SHED_LOW_PRIORITY" if class == "batch" && tokens == 0 => {
+            let pause = end.data["retry_after_ms"].as_u64();
+            if pause.is_none() || end.data["policy_label"] != "shed-low-priority" {
+                log.wrong.push(format!("{end:?}"));
+            }
+            Some(Duration::from_millis(pause.unwrap_or_default()))
+        }
+        _ => {
+            log.wrong.push(format!("{class} work ended after {tokens} tokens: {end:?}"));
+            None
+        }
+    }
+}
+
+/// What a refusal says, and what is wrong with it.
+async fn refusal(response: Response, class: &str) -> (Duration, Option<String>) {
+    let status = response.status().as_u16();
+    let header = |name: &str| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+    let (seconds, millis) = (header("retry-after"), header("x-backoff-ms"));
+    let answer: Value = response.json().await.unwrap();
+    let told = (answer["code"].as_str().unwrap_or_default(), answer["policy_label"].as_str().unwrap_or_default());
+    let known = match class {
+        "batch" => matches!(told, ("SHED_LOW_PRIORITY", "shed-low-priority") | ("ADMISSION_REJECT", "ingress")),
+        _ => matches!(told, ("ADMISSION_REJECT", "reject" | "ingress")),
+    };
+    let ms = answer["retry_after_ms"].as_u64().unwrap_or_default();
+    let hints = ms > 0 && millis == Some(ms) && seconds == Some(ms.div_ceil(1_000));
+    let wrong = status != 429 || !known || !hints || answer["retriable"] != true;
+    let wrong = wrong.then(|| format!("{class} work was refused with {status}, {seconds:?}, {millis:?}, {answer}"));
+    (Duration::from_millis(ms), wrong)
+}
+
+/// The value below which `permille` of them lie.
+pub(super) fn quantile(times: &[Duration], permille: usize) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted.get(sorted.len() * permille / 1_000).copied().unwrap_or_default()
+}
+
+pub(super) fn rss_mib(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1_024
+}
+
+/// As many clients as slots, one task after the other: what the server can do. Tasks a second.
+async fn peak(client: &Client, url: &str, length: Duration) -> f64 {
+    let (began, log) = (Instant::now(), Arc::new(Mutex::new(Log::default())));
+    let busy = async || {
+        while began.elapsed() < length {
+            want(client.clone(), url.to_owned(), "interactive", began, Arc::clone(&log)).await;
+        }
+    };
+    tokio::join!(busy(), busy(), busy(), busy());
+    log.lock().unwrap().done_at.len() as f64 / began.elapsed().as_secs_f64()
+}
+
+/// Time to the first token with nobody else there.
+async fn alone(client: &Client, url: &str, times: usize) -> Vec<Duration> {
+    let log = Arc::new(Mutex::new(Log::default()));
+    for _ in 0..times {
+        want(client.clone(), url.to_owned(), "interactive", Instant::now(), Arc::clone(&log)).await;
+    }
+    std::mem::take(&mut log.lock().unwrap().first_token)
+}
+
+pub(super) async fn ten_times_the_load() {
+    let length = std::env::var("ORCH_OVERLOAD_S").ok().and_then(|s| s.parse().ok()).unwrap_or(4);
+    let length = Duration::from_secs(length);
+    // All clients come from one address here.
+    let more = "[server.limits]\nconnections_per_address = 4096\n[queue]\ninteractive_max = 0\nbatch_max = 16\npolicy = \"shed-low-priority\"\n".into();
+    let mut server = Server::start(&Setup { slots: SLOTS, simd: "scalar", more, ..Setup::default() });
+    let (client, url) = (Client::builder().pool_max_idle_per_host(32).build().unwrap(), server.url.clone());
+    let unloaded = alone(&client, &url, 8).await;
+    let capacity = peak(&client, &url, length / 2).await;
+    let before = rss_mib(&server);
+
+    let (began, log) = (Instant::now(), Arc::new(Mutex::new(Log::default())));
+    let mut clients = Vec::new();
+    let mut due = began;
+    let every = Duration::from_secs_f64(1.0 / (10.0 * capacity));
+    for n in 0u64.. {
+        if due.duration_since(began) >= length {
+            break;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        let class = if n % 20 == 0 { "interactive" } else { "batch" };
+        clients.push(tokio::spawn(want(client.clone(), url.clone(), class, began, Arc::clone(&log))));
+        due += every;
+    }
+    let loaded = began.elapsed();
+    let asked = clients.len();
+    // Those who were told to come back still do: it is over for whoever comes now all the same.
+    let recovered = alone(&client, &url, 4).await;
+    for client in clients {
+        client.await.unwrap();
+    }
+    let after = rss_mib(&server);
+
+    let log = std::mem::take(&mut *log.lock().unwrap());
+    let done = log.done_at.iter().filter(|at| **at <= loaded).count() as f64 / loaded.as_secs_f64();
+    let shed = log.ended.iter().filter(|(_, how)| how == "SHED_LOW_PRIORITY").count();
+    println!(
+        "capacity {capacity:.1} tasks/s; {asked} asked in {loaded:.1?}, that is {:.1} times",
+        asked as f64 / loaded.as_secs_f64() / capacity
+    );
+    println!(
+        "goodput {done:.1} tasks/s, {:.0} % of the capacity; {} done, {shed} shed, {} refusals, gave up {:?}",
+        100.0 * done / capacity,
+        log.done_at.len(),
+        log.refused.len(),
+        log.gave_up
+    );
+    println!("refusals: p50 {:.1?}, p99 {:.1?}", quantile(&log.refused, 500), quantile(&log.refused, 990));
+    let told = |name: &str, times: &[Duration]| {
+        println!(
+            "first token {name}: p50 {:.1?}, p95 {:.1?} of {}",
+            quantile(times, 500),
+            quantile(times, 950),
+            times.len()
+        )
+    };
+    told("alone", &unloaded);
+    told("overloaded", &log.first_token);
+    told("right after", &recovered);
+    println!("memory {before} MiB before, {after} MiB after");
+
+    assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
+    assert_eq!(log.gave_up[0], 0, "interactive work is served while batch work can give way");
+    assert!(log.refused.len() > asked / 2, "it was no overload: {} refusals of {asked}", log.refused.len());
+    for (id, how) in &log.ended {
+        let kept: Value = client.get(format!("{url}/v1/tasks/{id}")).send().await.unwrap().json().await.unwrap();
+        let state = (kept["state"].as_str().unwrap(), kept["error"]["code"].as_str());
+        let expected = if how == "done" { ("done", None) } else { ("failed", Some(how.as_str())) };
+        assert_eq!(state, expected, "{kept}");
+    }
+    let metrics = client.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+    let metric = |name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("orchestrion_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+    };
+    let outcomes = ["done", "cancelled", "failed"].map(|o| metric(&format!("tasks_finished_total{{outcome=\"{o}\"}}")));
+    assert_eq!(outcomes.iter().sum::<u64>(), metric("tasks_enqueued_total"), "each ends once: {outcomes:?}");
+    assert_eq!(outcomes[2], shed as u64);
+    let pressed = ["shed-low-priority", "reject", "ingress"]
+        .map(|p| metric(&format!("admission_backpressure_events_total{{policy=\"{p}\"}}")));
+    assert_eq!(pressed.iter().sum::<u64>(), (shed + log.refused.len()) as u64, "{pressed:?}");
+
+    assert!(after <= before + 64, "memory grew from {before} to {after} MiB");
+    assert!(done > capacity / 3.0, "goodput collapsed");
+    // One slot of the batch work in hand comes free within a task's length.
+    let service = Duration::from_secs_f64(f64::from(SLOTS) / capacity);
+    let bound = 4 * (quantile(&unloaded, 500) + service);
+    assert!(quantile(&log.first_token, 500) < bound, "interactive work waits, bound {bound:?}");
+    assert!(quantile(&recovered, 500) < bound, "it does not recover, bound {bound:?}");
+    assert!(server.stop().success());
+    let (well, report, errors) = orch(&["replay", server.journal().to_str().unwrap()]);
+    assert!(well, "{report}{errors}");
+}
