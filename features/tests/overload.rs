@@ -6,8 +6,8 @@
 //! counts, and times only where being wrong is off by far; the figures are printed. `ORCH_OVERLOAD_S` is
 //! the length of the load in seconds.
 
-use super::server::{Server, Setup, orch};
-use super::sse::Events;
+use crate::server::{Server, Setup, orch};
+use crate::sse::Events;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,6 @@
 //! A full disk for one server, without a disk: a limit on the size of its files, which needs no rights.
 
-use super::server::Server;
+use crate::server::Server;
 use std::process::Command;
 
 /// From here on, none of its files can grow beyond `bytes`; with 0 it is as if the disk were full.

@@ -2,7 +2,7 @@
 //! a request. The others are served as before, and those are gone in time.
 
 use super::overload::{quantile, rss_mib};
-use super::server::{Server, Setup};
+use crate::server::{Server, Setup};
 use reqwest::Client;
 use serde_json::json;
 use std::time::{Duration, Instant};
