@@ -12,6 +12,7 @@ mod explain;
 mod failure;
 mod generate;
 mod inspect;
+mod memory;
 mod nearest;
 mod output;
 mod progress;

@@ -1,33 +1,27 @@
 //! What the machine is: memory, processor, graphics driver, limits.
 
 use super::Finding;
+use crate::memory::{Memory, size};
 use orchestrion_gpu::engine::Level;
 use std::fs;
 use std::path::Path;
 
 /// Free memory under which even the demo model would push others out.
-const MEMORY_LEAST_KIB: u64 = 1 << 20;
+const MEMORY_LEAST: u64 = 1 << 30;
 /// Connections of the default limit, and files beside them.
 const OPEN_FILES_LEAST: u64 = 4_096 + 256;
 
 pub(super) fn memory() -> Finding {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |name: &str| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-    };
-    let (Some(total), Some(free)) = (kib("MemTotal"), kib("MemAvailable")) else {
-        return Finding::wrong("memory", "/proc/meminfo cannot be read", "mount /proc; the server sizes itself by it");
-    };
-    let found = format!("{} available of {}", gib(free), gib(total));
-    match free < MEMORY_LEAST_KIB {
-        true => Finding::warning("memory", found, "end what else runs, or serve a smaller model"),
-        false => Finding::ok("memory", found),
+    match crate::memory::memory() {
+        Err(error) => Finding::wrong("memory", error.to_string(), "mount /proc; the server sizes itself by it"),
+        Ok(Memory { total, available }) => {
+            let found = format!("{} available of {}", size(available), size(total));
+            match available < MEMORY_LEAST {
+                true => Finding::warning("memory", found, "end what else runs, or serve a smaller model"),
+                false => Finding::ok("memory", found),
+            }
+        }
     }
-}
-
-fn gib(kib: u64) -> String {
-    format!("{:.1} GiB", kib as f64 / f64::from(1 << 20))
 }
 
 pub(super) fn processor() -> Finding {

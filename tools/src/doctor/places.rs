@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::configuration::{Config, Pool};
+use crate::memory::size;
 use orchestrion_api::journal::{JournalError, runs};
 use orchestrion_gpu::supply::{self, ModelRef, Options};
 use std::fs::{self, File};
@@ -67,7 +68,7 @@ fn absent(name: &str, bytes: u64, cache: &Path) -> Finding {
         }
         Ok(Probe { free, .. }) if free < bytes => Finding::wrong(
             "model",
-            format!("{found}, and {} are free", mib(free)),
+            format!("{found}, and {} are free", size(free)),
             "make room, or set `models.cache_dir`",
         ),
         Ok(_) => Finding::warning("model", found, format!("`orch pull {name}` fetches it now")),
@@ -102,7 +103,7 @@ pub(super) fn journal(config: &Config) -> Vec<Finding> {
 }
 
 fn disk(dir: &Path, free: u64, fsync: Duration) -> Finding {
-    let found = format!("{} free at {}, a forced write takes {} µs", mib(free), dir.display(), fsync.as_micros());
+    let found = format!("{} free at {}, a forced write takes {} µs", size(free), dir.display(), fsync.as_micros());
     if free < FREE_LEAST {
         return Finding::warning("disk", found, "make room: a full disk refuses new work");
     }
@@ -181,8 +182,4 @@ fn probe(dir: &Path) -> std::io::Result<Probe> {
 
 fn writable(dir: &Path) -> String {
     format!("make {} writable for the user that runs the server", dir.display())
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes >> 20)
 }

@@ -4,6 +4,7 @@
 //! context. Speed is an estimate: a token reads all weights once, so that one answer is made at no more than
 //! the bandwidth of memory over the bytes that are read. The bandwidth is measured, for a fraction of a second.
 
+use crate::memory::{memory, size};
 use orchestrion_gpu::gguf::Gguf;
 use serde::Serialize;
 use std::fmt;
@@ -79,7 +80,7 @@ impl Memory {
         let context = context.unwrap_or(trained).min(trained);
         let kv_per_token = shape.kv_per_token().filter(|bytes| *bytes > 0)?;
         let weights = gguf.tensors().map(|tensor| tensor.bytes.len() as u64).sum::<u64>();
-        let available = available()?;
+        let available = memory().ok()?.available;
         let of = |slots: u64, context: u64| slots.saturating_mul(context).saturating_mul(kv_per_token);
         let needed = weights.saturating_add(of(slots, context));
         let room = available.saturating_sub(weights);
@@ -163,22 +164,6 @@ fn bandwidth(threads: usize) -> f64 {
     (0..PROBE_ROUNDS).map(round).fold(0.0, f64::max)
 }
 
-/// Memory that new work can have without pushing anything out.
-fn available() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
-}
-
-/// For people.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.into_iter().find(|(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) => format!("{:.1} {unit}", bytes as f64 / (1u64 << shift) as f64),
-        None => format!("{bytes} B"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,10 +200,5 @@ mod tests {
         assert_eq!(untied.0.bytes_per_token, tied.bytes_per_token + untied.1 - untied.2);
         assert!((tied.tokens_per_s - tied.bandwidth_bytes_per_s / tied.bytes_per_token as f64).abs() < 1e-6);
         assert!(tied.bandwidth_bytes_per_s > 1e8, "no machine is that slow: {tied:?}");
-    }
-
-    #[test]
-    fn sizes_are_written_for_people() {
-        assert_eq!([0, 1_023, 1_024, 3 << 19, 5 << 30].map(size), ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "5.0 GiB"]);
     }
 }

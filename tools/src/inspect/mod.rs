@@ -9,8 +9,10 @@ mod fit;
 use crate::cli::{InspectArgs, Output};
 use crate::configuration;
 use crate::failure::{Code, Failure};
+use crate::memory::size;
+use crate::output;
 use crate::progress::{Progress, stage_of};
-use fit::{Memory, Shape, Speed, size};
+use fit::{Memory, Shape, Speed};
 use orchestrion_gpu::engine::{Engine, EngineOptions, Level};
 use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::supply::{self, ModelRef, Supplied, SupplyError};
@@ -58,13 +60,9 @@ struct Tensors {
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
     let inspection = inspect(args)?;
-    let mut out = std::io::stdout().lock();
     match args.output {
-        Output::Text => writeln!(out, "{inspection}")?,
-        Output::Json => {
-            let json = serde_json::to_string_pretty(&inspection).map_err(Failure::of(Code::Failed))?;
-            writeln!(out, "{json}")?;
-        }
+        Output::Text => writeln!(std::io::stdout(), "{inspection}")?,
+        Output::Json => output::json(&inspection)?,
     }
     match inspection.refused {
         None => Ok(()),

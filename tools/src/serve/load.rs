@@ -5,6 +5,7 @@ use super::kitchen::{Kitchen, Recipe};
 use super::stations::{Depot, Wires};
 use crate::configuration::{Config, DeviceKind, Pool};
 use crate::failure::{Code, Failure};
+use crate::memory::memory;
 use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
@@ -37,7 +38,8 @@ pub(crate) fn pools(
     switchboard: Arc<Switchboard>,
 ) -> Result<Vec<Served>, Failure> {
     let options = supply::Options::from_env(config.cache_dir()?);
-    let device_capacity = host_memory()?;
+    // What the host engine may fill is what the machine has.
+    let device_capacity = Bytes(memory()?.total);
     let (first_words, words) = flume::bounded(2 * config.pools.len());
     let wires = Arc::new(Wires { urgent, switchboard: Arc::clone(&switchboard), first_words });
     let mut served = Vec::new();
@@ -136,12 +138,4 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<Loaded, Failure> {
         found => Ok(found.map_err(|e| named(&e))?),
     };
     Ok(Loaded { engine, tokenizer, template, digest: gguf.digest() })
-}
-
-/// All of this machine's memory: what the host engine may fill is what the machine has.
-fn host_memory() -> Result<Bytes, Failure> {
-    let info = std::fs::read_to_string("/proc/meminfo")?;
-    let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
-    let kib = total.and_then(|kib| kib.trim().parse::<u64>().ok());
-    kib.map(|kib| Bytes(kib << 10)).ok_or_else(|| Failure::new(Code::Failed, "/proc/meminfo names no MemTotal"))
 }
