@@ -1,0 +1,56 @@
+# What .ci/run and .ci/soak share. Source it from the root of the tree; `minutes` ends a script.
+export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 CARGO_NET_RETRY=5 INSTA_UPDATE=no
+table=()
+
+stage() {
+  local name=$1; shift
+  local began=$SECONDS
+  echo "== $name"
+  echo "+ $*"
+  "$@"
+  table+=("$(printf '%3dm%02ds  %s' $(((SECONDS - began) / 60)) $(((SECONDS - began) % 60)) "$name")")
+}
+
+# Python packages of the independent implementations: llama.cpp, numpy, the gguf reader.
+oracle_python() {
+  python3 -m venv target/oracle
+  target/oracle/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0
+}
+
+# The official client of OpenAI's API, against a server of this build.
+client_python() {
+  target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0
+}
+
+# Trials of the binary that is released, longer than `cargo test` has time for.
+trial() {
+  ORCH_TEST_BINARY=$PWD/target/release/orch cargo test -p orchestrion --test trials "$1" -- --nocapture
+}
+
+# So many tasks.
+crash() {
+  ORCH_CRASH_TASKS=$1 trial a_killed_server
+}
+
+# So many seconds.
+overload() {
+  ORCH_OVERLOAD_S=$1 trial ten_times_the_load
+}
+
+# The models, for `oracle` and what else needs them: $model, which is the product's own, and $gemma, for tests alone.
+models() {
+  stage "oracle: python" oracle_python
+  model=$(./target/release/orch pull smollm2-135m)
+  stage "oracle: gemma" .ci/oracle/gemma target/oracle/bin/python "$(dirname "$model")"
+  gemma=$(.ci/oracle/gemma target/oracle/bin/python "$(dirname "$model")")
+}
+
+oracle() {
+  local script=$1; shift
+  target/oracle/bin/python ".ci/oracle/$script" --trace target/release/examples/trace --model "$model" "$@"
+}
+
+minutes() {
+  echo "== minutes by stage"
+  printf '%s\n' "${table[@]}"
+}
