@@ -26,6 +26,10 @@ Feature: The command line is a client, and says what is wrong and how to mend it
     When I ask the doctor about a pool whose model is not there
     Then it fails, names the file and says what to correct
 
+  Scenario: The doctor knows who may listen where
+    When I ask the doctor about listening beyond this machine without a token
+    Then it fails with 40301
+
   Scenario: A slip in the configuration is understood
     When I serve with a configuration that says "interactive_maxx"
     Then I am asked whether I meant "interactive_max"

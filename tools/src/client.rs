@@ -4,8 +4,13 @@ use crate::cli::ServerArgs;
 use crate::failure::{Code, Failure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines};
+use std::time::Duration;
 use ureq::http::Response;
 use ureq::{Agent, Body, BodyReader, RequestBuilder};
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// A stream that has nothing to say still beats, by default every 15 s.
+const SILENCE: Duration = Duration::from_secs(90);
 
 /// Asks one server.
 #[derive(Debug)]
@@ -36,8 +41,17 @@ pub(crate) enum Trouble {
 impl Client {
     pub(crate) fn new(args: &ServerArgs) -> Client {
         // The server is named by the user; a proxy of the environment is not meant for it.
-        let agent = Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent();
-        Client { agent, url: args.url.trim_end_matches('/').to_owned(), key: args.key.clone() }
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .proxy(None)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE));
+        Client {
+            agent: agent.build().new_agent(),
+            url: args.url.trim_end_matches('/').to_owned(),
+            key: args.key.clone(),
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Response<Body>, Trouble> {

@@ -259,9 +259,8 @@ impl Config {
             .set_override_option("server.bind", args.bind.map(|bind| bind.to_string()))
             .and_then(|l| l.set_override_option("journal.dir", args.journal.as_ref().map(|d| d.display().to_string())))
             .map_err(bad)?;
-        // By way of JSON: its errors name the values there are, and the path to the wrong one.
-        let layered: serde_json::Value = layers.build().and_then(Layers::try_deserialize).map_err(bad)?;
-        let mut config: Config = serde_path_to_error::deserialize(layered).map_err(bad)?;
+        let layered = layers.build().map_err(bad)?;
+        let mut config: Config = layered.clone().try_deserialize().map_err(|error| worded(layered, error))?;
         if let Some(model) = &args.model {
             config.pools = vec![Pool { model: model.clone(), ..Pool::default() }];
         } else if config.pools.is_empty() {
@@ -380,6 +379,15 @@ fn file(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
 fn xdg() -> Result<Xdg, Failure> {
     let problem = "no home directory: set HOME, or name the folders (`journal.dir`, `models.cache_dir`)";
     Xdg::new().map_err(|_| Failure::new(Code::BadConfig, problem))
+}
+
+/// The same failure by way of JSON, whose errors name the values there are and the path to the wrong one.
+fn worded(layered: Layers, error: config::ConfigError) -> Failure {
+    let json = layered.try_deserialize::<serde_json::Value>();
+    match json.map(serde_path_to_error::deserialize::<_, Config>) {
+        Ok(Err(worded)) => bad(worded),
+        Ok(Ok(_)) | Err(_) => bad(error),
+    }
 }
 
 fn bad(error: impl std::fmt::Display) -> Failure {

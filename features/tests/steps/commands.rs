@@ -145,6 +145,18 @@ fn without_a_model(session: &mut Session) {
     );
 }
 
+#[when("I ask the doctor about listening beyond this machine without a token")]
+fn beyond(session: &mut Session) {
+    configured(session, "", &["doctor", "--bind", "0.0.0.0:0"]);
+}
+
+#[then("it fails with 40301")]
+fn forbidden(session: &mut Session) {
+    let (well, text, _) = session.said.clone();
+    let wrong = text.lines().find(|line| line.starts_with("WRONG")).unwrap_or_default();
+    assert!(!well && wrong.contains("tokens") && wrong.contains("40301"), "{text}");
+}
+
 #[then("it fails, names the file and says what to correct")]
 fn names_the_file(session: &mut Session) {
     let (well, text, _) = session.said.clone();

@@ -1,7 +1,7 @@
 //! Where a download may connect: to no private network, however a name or a redirect leads there.
 //!
 //! It stands between a name and the connection, so what was checked is what is connected to, on every
-//! redirect anew. The host of a hub that the operator named may be anywhere.
+//! redirect anew. The host of a hub or of a proxy that the operator named may be anywhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ureq::Error;
@@ -10,16 +10,16 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// Resolves names to public addresses, and those of one host to any.
+/// Resolves names to public addresses, and those of some hosts to any.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    pub(crate) trusted: Option<String>,
+    pub(crate) trusted: Vec<String>,
 }
 
 impl Resolver for Guard {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let found = DefaultResolver::default().resolve(uri, config, timeout)?;
-        if self.trusted.as_deref() == uri.host() {
+        if self.trusted.iter().any(|host| Some(host.as_str()) == uri.host()) {
             return Ok(found);
         }
         let mut public = self.empty();

@@ -73,12 +73,11 @@ fn fetch_url(url: &str, options: &Options) -> Result<impl Read + use<>, Problem>
         .https_only(url.starts_with("https:"))
         .user_agent(concat!("orchestrion/", env!("CARGO_PKG_VERSION")));
     let hub: Option<Uri> = url.parse().ok().filter(|_| options.hub != DEFAULT);
-    let trusted = hub.and_then(|hub| hub.host().map(str::to_owned));
-    let agent = match Proxy::try_from_env() {
-        // It resolves for us, by its own rules.
-        Some(_) => Agent::new_with_config(config.build()),
-        None => Agent::with_parts(config.build(), DefaultConnector::default(), Guard { trusted }),
-    };
+    let hub = hub.and_then(|hub| hub.host().map(str::to_owned));
+    // A proxy resolves for us, by its own rules.
+    let proxy = Proxy::try_from_env().map(|proxy| proxy.host().to_owned());
+    let guard = Guard { trusted: hub.into_iter().chain(proxy).collect() };
+    let agent = Agent::with_parts(config.build(), DefaultConnector::default(), guard);
     let mut request = agent.get(url);
     if let Some(token) = &options.hub_token {
         request = request.header("authorization", format!("Bearer {token}"));

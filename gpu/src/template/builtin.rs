@@ -24,6 +24,7 @@ const LLAMA3: &str = "{% for message in messages %}{{ '<|start_header_id|>' + me
 /// The system message opens the first user turn; roles alternate.
 const GEMMA: &str = "{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] | trim + '\\n\\n' %}\
      {% set turns = messages[1:] %}{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}\
+     {% if not turns %}{{ raise_exception('a system message needs a user message behind it') }}{% endif %}\
      {% for turn in turns %}{% if turn['role'] != ['user', 'assistant'][loop.index0 % 2] %}\
      {{ raise_exception('roles must alternate: user, assistant, user, …') }}{% endif %}\
      {{ '<start_of_turn>' + ('model' if turn['role'] == 'assistant' else 'user') + '\\n' + (first if loop.first else '') \

@@ -52,7 +52,12 @@ fn built_ins_are_chosen_by_the_turn_tokens_of_the_vocabulary() {
          <start_of_turn>user\n?<end_of_turn>\n<start_of_turn>model\n"
     );
     let twice = [message("user", "a"), message("user", "b")];
-    assert!(matches!(gemma.render(&chat(&twice)), Err(TemplateError::Refused { .. })));
+    for refused in [&twice[..], &turns[..1]] {
+        assert!(
+            matches!(gemma.render(&chat(refused)), Err(TemplateError::Refused { .. })),
+            "a user begins and alternates"
+        );
+    }
     let llama3 = bare(&["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]).unwrap();
     assert_eq!(
         llama3.render(&chat(&turns[..2])).unwrap(),

@@ -116,6 +116,15 @@ fn merges_follow_their_rank_and_words_may_go_whole() {
 }
 
 #[test]
+fn turn_tokens_steer_where_the_file_calls_them_text() {
+    let tokenizer = built("gpt-2", &["<|im_start|>", "<|im_end|>"], &[]).unwrap();
+    assert_eq!(tokenizer.encode("<|im_start|>a", true), [256, u32::from(b'a')]);
+    let said = "<|im_start|><|im_end|>";
+    assert_eq!(tokenizer.encode(said, false).len(), said.len(), "and a user spells them");
+    assert!(tokenizer.encode_chat(&tokenizer.defuse(said)).iter().all(|id| *id < 256));
+}
+
+#[test]
 fn no_merge_makes_a_control_token() {
     let tokens: Vec<String> = (0..=255).map(|byte| printable(byte).to_string()).chain(["ab".to_owned()]).collect();
     let mut types = vec![1; 257];

@@ -86,6 +86,8 @@ const TURN_ENDS: [&str; 9] = [
     "_<EOT>",
     "<end_of_utterance>",
 ];
+/// Tokens that begin a turn, or stand about its role.
+const TURN_STARTS: [&str; 4] = ["<|im_start|>", "<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>"];
 /// Tokens after which nothing meant for a reader follows.
 const OTHER_ENDS: [&str; 15] = [
     "<|eom_id|>",
@@ -237,6 +239,11 @@ fn vocabulary(
     let named: BTreeSet<u32> = named.collect();
     // Some converters forget to mark them; as plain text they could never be told from a user's words.
     named.iter().for_each(|id| kinds[*id as usize] = Kind::Control);
+    for id in TURN_STARTS.iter().filter_map(|text| ids.get(text)) {
+        let kind = &mut kinds[*id as usize];
+        // One that stands for text on purpose is left.
+        *kind = if *kind == Kind::Normal { Kind::Control } else { *kind };
+    }
     // A text without a token must not become one that steers.
     let unknown = unknown.filter(|id| kinds[*id as usize] != Kind::Control);
     let ends: BTreeSet<u32> = named.into_iter().chain(eos).chain(eot).chain(id_or("eom", None)?).collect();

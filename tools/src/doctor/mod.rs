@@ -11,6 +11,7 @@ use crate::cli::{DoctorArgs, Output, ServeArgs};
 use crate::configuration::Config;
 use crate::failure::{Code, Failure};
 use crate::output;
+use crate::serve::keys;
 use serde::Serialize;
 use std::fmt;
 use std::io::Write;
@@ -102,8 +103,19 @@ fn examine(args: &DoctorArgs) -> Vec<Finding> {
     let pools = config.pools.len();
     findings
         .push(Finding::ok("configuration", format!("can be read; {pools} pool{}", if pools == 1 { "" } else { "s" })));
+    findings.push(auth(&config));
     findings.extend(places::models(&config));
     findings.extend(places::journal(&config));
     findings.push(places::port(config.server.bind));
     findings
+}
+
+/// Who may ask, and whether that is enough for where the server listens.
+fn auth(config: &Config) -> Finding {
+    let bind = config.server.bind;
+    match keys::auth(&config.auth, bind, &keys::Sources::of(&config.auth)) {
+        Err(failure) => Finding::wrong("tokens", failure.to_string(), "see the README on who may ask from where"),
+        Ok(auth) if auth.keyring.is_empty() => Finding::ok("tokens", format!("none; {bind} is for this machine alone")),
+        Ok(auth) => Finding::ok("tokens", format!("{} for clients", auth.keyring.listed().count())),
+    }
 }

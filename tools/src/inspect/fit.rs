@@ -75,11 +75,11 @@ pub(super) struct Memory {
 
 impl Memory {
     /// `None` where the file does not say enough, or the machine does not.
-    pub(super) fn plan(gguf: &Gguf, shape: &Shape, slots: u64, context: Option<u64>) -> Option<Memory> {
+    /// What `weights` and the cache of so many slots come to.
+    pub(super) fn plan(weights: u64, shape: &Shape, slots: u64, context: Option<u64>) -> Option<Memory> {
         let trained = shape.context?;
         let context = context.unwrap_or(trained).min(trained);
         let kv_per_token = shape.kv_per_token().filter(|bytes| *bytes > 0)?;
-        let weights = gguf.tensors().map(|tensor| tensor.bytes.len() as u64).sum::<u64>();
         let available = memory().ok()?.available;
         let of = |slots: u64, context: u64| slots.saturating_mul(context).saturating_mul(kv_per_token);
         let needed = weights.saturating_add(of(slots, context));
@@ -174,7 +174,7 @@ mod tests {
         let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
         let shape = Shape::of(&gguf);
         assert_eq!(shape.kv_per_token(), Some(4 * 2 * 16 * 2 * 2));
-        let plan = |slots, context| Memory::plan(&gguf, &shape, slots, context).unwrap();
+        let plan = |slots, context| Memory::plan(gguf.file_bytes(), &shape, slots, context).unwrap();
         assert_eq!(
             (plan(2, None).context, plan(2, Some(64)).context, plan(2, Some(1 << 40)).context),
             (2_048, 64, 2_048)

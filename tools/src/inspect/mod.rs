@@ -91,18 +91,28 @@ fn inspect(args: &InspectArgs) -> Result<Inspection, Failure> {
 
 fn examine(gguf: &Gguf, file: String, args: &InspectArgs) -> Inspection {
     let (contents, mut refused) = contents(gguf);
-    let memory = Memory::plan(gguf, &contents.shape, args.slots, args.ctx);
-    if let Some(memory) = memory.as_ref().filter(|memory| !memory.fits && refused.is_none()) {
-        let (needed, available) = (size(memory.needed), size(memory.available));
-        refused =
-            Some(format!("it needs {needed} of memory, and {available} are available; lower `--ctx` or `--slots`"));
-    }
+    let plan = |weights| Memory::plan(weights, &contents.shape, args.slots, args.ctx);
+    // As the file has them, which is nearly what they take; exactly, once they are loaded.
+    let mut memory = plan(contents.types.values().map(|of| of.bytes).sum());
+    refused = refused.or_else(|| memory.as_ref().and_then(too_large));
     if refused.is_none() {
         let options = EngineOptions { level: Level::detect(), threads: 1, ctx_max: u32::MAX };
-        refused = Engine::load(gguf, options).err().map(|error| error.to_string());
+        match Engine::load(gguf, options) {
+            Err(error) => refused = Some(error.to_string()),
+            Ok(engine) => {
+                memory = plan(engine.weights().0);
+                refused = memory.as_ref().and_then(too_large);
+            }
+        }
     }
     let speed = if refused.is_none() { Some(Speed::estimate(gguf)) } else { None };
     Inspection { file, contents: Some(contents), memory, speed, refused }
+}
+
+fn too_large(memory: &Memory) -> Option<String> {
+    let (needed, available) = (size(memory.needed), size(memory.available));
+    let problem = || format!("it needs {needed} of memory, and {available} are available; lower `--ctx` or `--slots`");
+    (!memory.fits).then(problem)
 }
 
 /// What the file holds, and what of it would be refused before the weights are looked at.
