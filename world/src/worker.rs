@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::WorkerFacts;
+use crate::protocol::{Class, WorkerFacts};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille};
 use bevy_ecs::prelude::Component;
@@ -37,6 +37,8 @@ pub enum WorkerState {
 pub struct Lease {
     pub task: TaskId,
     pub attempt: Attempt,
+    /// Of the task, which may have ended before the worker lets go.
+    pub class: Class,
     /// Context memory reserved on the worker's device.
     pub kv: Bytes,
     pub revoked: bool,
@@ -46,6 +48,26 @@ impl Worker {
     /// Slots without a lease.
     pub fn free_slots(&self) -> u16 {
         self.facts.slots.saturating_sub(self.leases.len() as u16)
+    }
+
+    /// Slots that batch tasks may hold together, of a share of all.
+    pub fn batch_slots(&self, share: Permille) -> u16 {
+        let slots = u64::from(self.facts.slots);
+        let kept = u64::from(slots > 1 && share < Permille(1000));
+        (slots * u64::from(share.0)).div_ceil(1000).min(slots - kept) as u16
+    }
+
+    /// Slots that batch tasks hold.
+    pub fn batch_leases(&self) -> u16 {
+        self.leases.iter().filter(|lease| lease.class == Class::Batch).count() as u16
+    }
+
+    /// Slots that a task of the class could have now.
+    pub fn room(&self, class: Class, batch_share: Permille) -> u16 {
+        match class {
+            Class::Interactive => self.free_slots(),
+            Class::Batch => self.free_slots().min(self.batch_slots(batch_share).saturating_sub(self.batch_leases())),
+        }
     }
 
     /// The share of slots in use.
@@ -88,10 +110,12 @@ pub struct Model {
     pub service: Option<Ticks>,
     /// Since when no worker of it is up.
     pub stranded: Option<Tick>,
-    pub drain: Drain,
+    /// By class: batch work does not get every slot, and waits for interactive work.
+    pub interactive_drain: Drain,
+    pub batch_drain: Drain,
 }
 
-/// How fast the model's queue drains, counted only while somebody waits without a break.
+/// How fast a line of the model drains, counted only while somebody waits in it without a break.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     /// When the last task left for a slot, or when the wait began; `None` while nobody waits.
@@ -102,6 +126,20 @@ pub struct Drain {
 }
 
 impl Model {
+    pub fn drain(&self, class: Class) -> Drain {
+        match class {
+            Class::Interactive => self.interactive_drain,
+            Class::Batch => self.batch_drain,
+        }
+    }
+
+    pub fn set_drain(&mut self, class: Class, drain: Drain) {
+        match class {
+            Class::Interactive => self.interactive_drain = drain,
+            Class::Batch => self.batch_drain = drain,
+        }
+    }
+
     /// When its queued tasks are given up.
     pub fn alarm_at(&self, rules: Option<&Rules>) -> Option<Tick> {
         Some(self.stranded? + rules?.health.no_worker_grace)

@@ -24,7 +24,8 @@ const NUMBER: &str = "a whole number that is not negative";
 type Set = fn(&mut Rules, &str) -> Result<(), &'static str>;
 
 const KEYS: &[(&str, Set)] = &[
-    ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement = policy)),
+    ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement.policy = policy)),
+    ("placement.batch_share_permille", |rules, value| permille(value, &mut rules.placement.batch_share)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
     ("queue.policy", |rules, value| {
@@ -95,7 +96,7 @@ mod tests {
         )
         .unwrap();
         let mut expected = rules();
-        expected.placement = PlacementRule::Pack;
+        expected.placement.policy = PlacementRule::Pack;
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;
         assert_eq!(changed, expected);
