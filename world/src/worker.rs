@@ -145,3 +145,64 @@ impl Model {
         Some(self.stranded? + rules?.health.no_worker_grace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::DeviceId;
+    use crate::units::Sha256;
+
+    fn worker(slots: u16, classes: &[Class]) -> Worker {
+        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
+        let lease = |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, class, kv, revoked };
+        let facts = WorkerFacts {
+            pool: PoolId(0),
+            device: DeviceId(0),
+            device_capacity: Bytes(0),
+            model_digest: Sha256::default(),
+            weights: Bytes(0),
+            kv_per_token: Bytes(0),
+            ctx_max: 0,
+            slots,
+            prefill: MilliRate(1),
+            decode: MilliRate(1),
+        };
+        Worker {
+            id: WorkerId(0),
+            epoch: Epoch(1),
+            model: ModelId(0),
+            state: WorkerState::Ready,
+            heard: Tick(0),
+            leases: classes.iter().enumerate().map(lease).collect(),
+            prefill: facts.prefill,
+            decode: facts.decode,
+            facts,
+        }
+    }
+
+    #[test]
+    fn a_share_is_rounded_up_and_leaves_one_of_several() {
+        let of = |share| [1, 2, 3, 4, 8, u16::MAX].map(|slots| worker(slots, &[]).batch_slots(Permille(share)));
+        assert_eq!(of(1), [1, 1, 1, 1, 1, 66]);
+        assert_eq!(of(500), [1, 1, 2, 2, 4, 32_768]);
+        assert_eq!(of(750), [1, 1, 2, 3, 6, 49_152]);
+        assert_eq!(of(999), [1, 1, 2, 3, 7, 65_470]);
+        assert_eq!(of(1000), [1, 2, 3, 4, 8, u16::MAX]);
+    }
+
+    #[test]
+    fn room_is_what_is_free_and_for_batch_work_within_its_share() {
+        use Class::*;
+        let room = |classes: &[Class]| {
+            let worker = worker(4, classes);
+            [Interactive, Batch].map(|class| worker.room(class, Permille(500)))
+        };
+        assert_eq!(room(&[]), [4, 2]);
+        assert_eq!(room(&[Batch]), [3, 1]);
+        assert_eq!(room(&[Batch, Batch]), [2, 0]);
+        assert_eq!(room(&[Batch, Interactive, Interactive]), [1, 1]);
+        assert_eq!(room(&[Interactive, Interactive, Interactive, Interactive]), [0, 0]);
+        // They came in under a larger share.
+        assert_eq!(room(&[Batch, Batch, Batch]), [1, 0]);
+    }
+}
