@@ -181,13 +181,13 @@ mod tests {
             };
             let request = Request { task: TaskId(task), spec };
             let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
-            let rule = PlacementRules { policy, batch_share: Permille(batch_share) };
-            let log = explain(&rules(), rule, Tick(0), &request, &all);
+            let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
+            let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
             let indexed = all.iter().rev().copied().filter(|c| {
                 c.worker.model == ModelId(0) && c.worker.state == WorkerState::Ready && c.worker.free_slots() > 0
             });
-            prop_assert_eq!(choose(rule, &request, indexed), log.chosen);
+            prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());

@@ -12,7 +12,6 @@ use crate::estimate;
 use crate::release::end_task;
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::PlacementRules;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
@@ -29,7 +28,7 @@ pub(crate) fn place(world: &mut World) {
             let request = Request::of(task);
             let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker)));
             if world.resource::<Watch>().task == Some(id) {
-                log(world, rules, &request, chosen);
+                log(world, &request, chosen);
             }
             match chosen {
                 Some(worker) => {
@@ -105,11 +104,11 @@ fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
 }
 
 /// Re-executes the decision in full, for whoever asked why.
-fn log(world: &mut World, rules: PlacementRules, request: &Request, chosen: Option<WorkerId>) {
-    let Some(all) = world.resource::<Core>().rules.clone() else { return };
+fn log(world: &mut World, request: &Request, chosen: Option<WorkerId>) {
+    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
     let candidates: Vec<Candidate<'_>> = world.workers().into_iter().map(|w| candidate(world, w)).collect();
     let now = world.resource::<Core>().now;
-    let log = explain::explain(&all, rules, now, request, &candidates);
+    let log = explain::explain(&rules, now, request, &candidates);
     assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");
     world.resource_mut::<Watch>().decisions.push(log);
 }
