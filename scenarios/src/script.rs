@@ -11,7 +11,9 @@
 //! > 30 cancel t1
 //! ```
 
-use orchestrion_world::config::{HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, Rules};
+use orchestrion_world::config::{
+    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
+};
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
@@ -50,8 +52,10 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails in a way that may pass.
     Fault(TaskId),
-    /// The placement rule changes.
-    Rule(PlacementRule),
+    /// The placement rules change.
+    Rule(PlacementRules),
+    /// From here on, every placement decision about this task is told in full.
+    Watch(TaskId),
     /// Nothing: the transcript goes on to here.
     Wait,
 }
@@ -128,7 +132,7 @@ impl Script {
                 self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
                 self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
             }
-            "placement" => self.rules.placement = words.rule()?,
+            "placement" => self.rules.placement = self.placement(&mut words)?,
             _ => return Ok(()),
         }
         words.end()
@@ -168,7 +172,8 @@ impl Script {
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => Act::Fault(task_id(words.name()?)?),
-            "rule" => Act::Rule(words.rule()?),
+            "rule" => Act::Rule(self.placement(words)?),
+            "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
         })
@@ -190,6 +195,15 @@ impl Script {
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,
+        })
+    }
+
+    /// What is not named stays as it is.
+    fn placement(&self, words: &mut Words<'_>) -> Result<PlacementRules, String> {
+        let share = words.optional("batch_share").map(number).transpose()?;
+        Ok(PlacementRules {
+            policy: words.rule()?,
+            batch_share: share.map_or(self.rules.placement.batch_share, Permille),
         })
     }
 

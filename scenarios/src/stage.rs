@@ -56,6 +56,7 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
         engine: Engine::default(),
         history: History::default(),
         specs: BTreeMap::new(),
+        watched: None,
         said: Vec::new(),
         run: Run { transcript: String::new(), steps: vec![], ledger: Ledger::empty(SEED), living: 0 },
     };
@@ -98,6 +99,7 @@ struct Stage {
     engine: Engine,
     history: History,
     specs: BTreeMap<TaskId, TaskSpec>,
+    watched: Option<TaskId>,
     /// What the engine said to orders: inputs of the next step.
     said: Vec<Report>,
     run: Run,
@@ -126,6 +128,10 @@ impl Stage {
                 let rules = orchestrion_world::config::Rules { placement: *rule, ..script.rules.clone() };
                 Some(Input::SetRules(Box::new(rules)))
             }
+            Act::Watch(task) => {
+                self.watched = Some(*task);
+                None
+            }
             Act::Wait => None,
         }
     }
@@ -134,7 +140,14 @@ impl Stage {
         let simulation = self.simulation.take().ok_or("the simulation was lost")?;
         let mut simulation = h.before_step(self.run.steps.len() as u64, simulation);
         self.history.ask(&inputs).map_err(|broken| format!("tick {}: {broken}", now.0))?;
+        if let Some(task) = self.watched {
+            simulation.watch(task);
+        }
         let step = simulation.step(now, inputs.clone());
+        for decision in simulation.take_decisions() {
+            let told = decision.to_string();
+            self.run.transcript.extend(told.lines().map(|line| format!("< {} {line}\n", now.0)));
+        }
         simulation.audit().map_err(|broken| format!("tick {}: {broken}", now.0))?;
         for effect in &step.effects {
             self.history.hear(effect).map_err(|broken| format!("tick {}: {broken}", now.0))?;

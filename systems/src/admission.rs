@@ -16,8 +16,9 @@ use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, Task
 use orchestrion_world::store::{Key, Queues, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Permille;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::{Model, Worker, WorkerState};
 use overload::{Waiting, Which};
 
 /// A client told to come back sooner than this would find the same queue; later than the second, it
@@ -59,14 +60,21 @@ struct Place {
 
 /// What the load of a model comes to.
 struct Load {
-    slots: u64,
-    /// Slots that the task could have now, memory included.
-    free: u64,
+    slots: Slots,
+    batch_slots: Slots,
     ctx_max: u32,
     /// The shortest run of the task on any worker as it is now.
     shortest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
+}
+
+/// Slots of all workers that a class may have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slots {
+    all: u64,
+    /// Those that the task could have now, memory included.
+    free: u64,
 }
 
 fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
@@ -75,8 +83,8 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     if world.task(id).is_some() {
         return Err(Refusal::DuplicateTask);
     }
-    let load = load(world, spec, model.service);
-    if load.slots == 0 {
+    let load = load(world, spec, model.service, rules.placement.batch_share);
+    if load.slots.all == 0 {
         return Err(Refusal::PoolUnready { retry_after: RETRY_AFTER_UNREADY });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
@@ -93,21 +101,32 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
     let ahead = waiting.ahead(spec.class);
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: load.wait(ahead), of: None });
+        return Ok(Place { predicted_start: load.wait(spec.class, ahead), of: None });
     };
     let retry_after = |class| {
-        let turns = waiting.ahead(class) + 1;
-        let observed = estimate::drains_in(model.drain, turns);
-        observed.unwrap_or_else(|| load.wait(turns - 1)).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
+        let ahead = waiting.ahead(class);
+        let observed = drain(model, class, waiting);
+        observed.unwrap_or_else(|| load.wait(class, ahead)).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
     };
     let QueueRules { policy, .. } = rules.queue;
     let Some((victim, class)) = victim(world, spec, overload::gives_way(policy, spec.class)) else {
         let policy = overload::refuses_by(policy, spec.class);
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
-    let predicted_start = load.wait(if class == spec.class { ahead - 1 } else { ahead });
+    let predicted_start = load.wait(spec.class, if class == spec.class { ahead - 1 } else { ahead });
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
     Ok(Place { predicted_start, of: Some((victim, failure)) })
+}
+
+/// When the line will have drained, at the rate that was observed: its own, which the other class and the
+/// share of batch work have slowed already, or else that of the interactive work before it.
+fn drain(model: &Model, class: Class, waiting: Waiting) -> Option<Ticks> {
+    let own = match class {
+        Class::Interactive => waiting.interactive,
+        Class::Batch => waiting.batch,
+    };
+    let observed = estimate::drains_in(model.drain(class), own + 1);
+    observed.or_else(|| estimate::drains_in(model.interactive_drain, waiting.ahead(class) + 1))
 }
 
 /// The first that gives way. Who waits to be tried again had a slot already and keeps its place; so one
@@ -125,21 +144,28 @@ fn victim(world: &World, spec: &TaskSpec, ways: &[(Class, Which)]) -> Option<(Ta
 }
 
 impl Load {
-    /// How long a task waits that has so many before it.
-    fn wait(&self, ahead: u64) -> Ticks {
+    /// How long a task of the class waits that has so many before it.
+    fn wait(&self, class: Class, ahead: u64) -> Ticks {
+        let slots = match class {
+            Class::Interactive => self.slots,
+            Class::Batch => self.batch_slots,
+        };
         // Who waits could not start: what is free is not free for those behind.
-        let free = if ahead == 0 { self.free } else { 0 };
-        estimate::wait(ahead, free, self.slots, self.service)
+        let free = if ahead == 0 { slots.free } else { 0 };
+        estimate::wait(ahead, free, slots.all, self.service)
     }
 }
 
-fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>) -> Load {
-    let mut load = Load { slots: 0, free: 0, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
+fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Permille) -> Load {
+    let (slots, batch_slots) = (Slots::default(), Slots::default());
+    let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
     let ready = |w: &&Worker| w.model == spec.model && w.state == WorkerState::Ready;
     for worker in world.workers().into_iter().filter(ready) {
-        load.slots += u64::from(worker.facts.slots);
+        load.slots.all += u64::from(worker.facts.slots);
+        load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
         if has_memory(world, worker, spec) {
-            load.free += u64::from(worker.free_slots());
+            load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));
+            load.batch_slots.free += u64::from(worker.room(Class::Batch, batch_share));
         }
         load.ctx_max = load.ctx_max.max(effective_ctx(world, worker));
         // The first token is the least that a deadline must leave room for.

@@ -26,9 +26,10 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 10] = [
+pub const AUDITS: [(&str, Audit); 11] = [
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
+    ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not ready", leases_only_on_ready),
     ("12 attempts within the limit", attempts_within_limit),
@@ -79,7 +80,8 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         check(worker.leases.len() <= usize::from(worker.facts.slots), || format!("{} has too many leases", worker.id))?;
         check(worker.leases.is_sorted_by_key(|l| l.task), || format!("{}'s leases are not sorted", worker.id))?;
         for lease in worker.leases.iter().filter(|l| !l.revoked) {
-            let holder = task(ledger, lease.task).filter(|t| t.attempts == lease.attempt.0);
+            let holder =
+                task(ledger, lease.task).filter(|t| t.attempts == lease.attempt.0 && t.spec.class == lease.class);
             let held = holder.is_some_and(|t| t.life.worker() == Some(worker.id));
             check(held, || format!("{} leases a slot to {} which is not there", worker.id, lease.task))?;
         }
@@ -88,6 +90,14 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         let worker = ledger.workers.iter().find(|w| w.id == id);
         let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
         check(lease.is_some_and(|l| l.attempt.0 == task.attempts), || format!("{} has no lease on {id}", task.id))
+    })
+}
+
+fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    ledger.workers.iter().try_for_each(|worker| {
+        let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.placement.batch_share));
+        check(held <= may, || format!("batch tasks hold {held} slots of {}, and may hold {may}", worker.id))
     })
 }
 

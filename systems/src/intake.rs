@@ -70,7 +70,16 @@ fn set_rules(world: &mut World, rules: Rules) {
             let key = Key::Model(id);
             world.enlist(
                 key,
-                (Model { id, service: None, stranded: Some(now), drain: Drain::default() }, Alarm::default()),
+                (
+                    Model {
+                        id,
+                        service: None,
+                        stranded: Some(now),
+                        interactive_drain: Drain::default(),
+                        batch_drain: Drain::default(),
+                    },
+                    Alarm::default(),
+                ),
             );
             world.set_alarm(key, Some((alarm, TimerKey::Stranded(id))));
         }
@@ -86,6 +95,9 @@ fn set_rules(world: &mut World, rules: Rules) {
     };
     if before.models == rules.models && before.pools == rules.pools {
         renew_grace(world, &rules);
+        // A larger share of batch work lets in who waits.
+        let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
+        world.resource_mut::<Mail>().stirred.extend(models);
         world.resource_mut::<Core>().set_rules(rules);
     } else {
         world.resource_mut::<Mail>().notice(Notice::RulesRefused);

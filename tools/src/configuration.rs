@@ -12,7 +12,9 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::config::{
+    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, RetryRules, Rules,
+};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,8 @@ pub(crate) enum Overload {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Placement {
     pub policy: Policy,
+    /// Of a worker's slots, those that batch tasks may hold together.
+    pub batch_share_permille: u32,
 }
 
 /// The rows of placement's table.
@@ -182,7 +186,8 @@ impl Default for Queue {
 
 impl Default for Placement {
     fn default() -> Self {
-        Placement { policy: Policy::PredictedEnd }
+        let PlacementRules { policy: _, batch_share } = Rules::default().placement;
+        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0 }
     }
 }
 
@@ -293,10 +298,13 @@ impl Config {
                     Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
                 },
             },
-            placement: match placement.policy {
-                Policy::PredictedEnd => PlacementRule::PredictedEnd,
-                Policy::LeastLoaded => PlacementRule::LeastLoaded,
-                Policy::Pack => PlacementRule::Pack,
+            placement: PlacementRules {
+                policy: match placement.policy {
+                    Policy::PredictedEnd => PlacementRule::PredictedEnd,
+                    Policy::LeastLoaded => PlacementRule::LeastLoaded,
+                    Policy::Pack => PlacementRule::Pack,
+                },
+                batch_share: Permille(placement.batch_share_permille),
             },
             health: HealthRules {
                 beat_timeout: Ticks(health.beat_timeout_ms),

@@ -13,7 +13,7 @@ pub struct Rules {
     /// Sorted by name; `PoolId` is the place here.
     pub pools: Vec<PoolRules>,
     pub queue: QueueRules,
-    pub placement: PlacementRule,
+    pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
 }
@@ -63,6 +63,15 @@ impl OverloadPolicy {
     }
 }
 
+/// Who may start where, and what is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementRules {
+    pub policy: PlacementRule,
+    /// Of a worker's slots, those that batch tasks may hold together: rounded up, but where there are two or
+    /// more one is kept for interactive work. The whole keeps none.
+    pub batch_share: Permille,
+}
+
 /// What placement prefers among the workers that could start a task now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PlacementRule {
@@ -105,7 +114,7 @@ impl Default for Rules {
             models: vec![],
             pools: vec![],
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
-            placement: PlacementRule::PredictedEnd,
+            placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },
             retry: RetryRules {
@@ -147,7 +156,9 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, queue: _, placement: _, health, retry } = self;
+        let Rules { models: _, pools: _, queue: _, placement, health, retry } = self;
+        // With none, a batch task would wait for ever.
+        within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
         within("health.workers_max", health.workers_max.into(), 1, NAMES_MAX as u64)?;

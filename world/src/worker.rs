@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::WorkerFacts;
+use crate::protocol::{Class, WorkerFacts};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille};
 use bevy_ecs::prelude::Component;
@@ -37,6 +37,8 @@ pub enum WorkerState {
 pub struct Lease {
     pub task: TaskId,
     pub attempt: Attempt,
+    /// Of the task, which may have ended before the worker lets go.
+    pub class: Class,
     /// Context memory reserved on the worker's device.
     pub kv: Bytes,
     pub revoked: bool,
@@ -46,6 +48,26 @@ impl Worker {
     /// Slots without a lease.
     pub fn free_slots(&self) -> u16 {
         self.facts.slots.saturating_sub(self.leases.len() as u16)
+    }
+
+    /// Slots that batch tasks may hold together, of a share of all.
+    pub fn batch_slots(&self, share: Permille) -> u16 {
+        let slots = u64::from(self.facts.slots);
+        let kept = u64::from(slots > 1 && share < Permille(1000));
+        (slots * u64::from(share.0)).div_ceil(1000).min(slots - kept) as u16
+    }
+
+    /// Slots that batch tasks hold.
+    pub fn batch_leases(&self) -> u16 {
+        self.leases.iter().filter(|lease| lease.class == Class::Batch).count() as u16
+    }
+
+    /// Slots that a task of the class could have now.
+    pub fn room(&self, class: Class, batch_share: Permille) -> u16 {
+        match class {
+            Class::Interactive => self.free_slots(),
+            Class::Batch => self.free_slots().min(self.batch_slots(batch_share).saturating_sub(self.batch_leases())),
+        }
     }
 
     /// The share of slots in use.
@@ -88,10 +110,12 @@ pub struct Model {
     pub service: Option<Ticks>,
     /// Since when no worker of it is up.
     pub stranded: Option<Tick>,
-    pub drain: Drain,
+    /// By class: batch work does not get every slot, and waits for interactive work.
+    pub interactive_drain: Drain,
+    pub batch_drain: Drain,
 }
 
-/// How fast the model's queue drains, counted only while somebody waits without a break.
+/// How fast a line of the model drains, counted only while somebody waits in it without a break.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     /// When the last task left for a slot, or when the wait began; `None` while nobody waits.
@@ -102,8 +126,83 @@ pub struct Drain {
 }
 
 impl Model {
+    pub fn drain(&self, class: Class) -> Drain {
+        match class {
+            Class::Interactive => self.interactive_drain,
+            Class::Batch => self.batch_drain,
+        }
+    }
+
+    pub fn set_drain(&mut self, class: Class, drain: Drain) {
+        match class {
+            Class::Interactive => self.interactive_drain = drain,
+            Class::Batch => self.batch_drain = drain,
+        }
+    }
+
     /// When its queued tasks are given up.
     pub fn alarm_at(&self, rules: Option<&Rules>) -> Option<Tick> {
         Some(self.stranded? + rules?.health.no_worker_grace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::DeviceId;
+    use crate::units::Sha256;
+
+    fn worker(slots: u16, classes: &[Class]) -> Worker {
+        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
+        let lease = |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, class, kv, revoked };
+        let facts = WorkerFacts {
+            pool: PoolId(0),
+            device: DeviceId(0),
+            device_capacity: Bytes(0),
+            model_digest: Sha256::default(),
+            weights: Bytes(0),
+            kv_per_token: Bytes(0),
+            ctx_max: 0,
+            slots,
+            prefill: MilliRate(1),
+            decode: MilliRate(1),
+        };
+        Worker {
+            id: WorkerId(0),
+            epoch: Epoch(1),
+            model: ModelId(0),
+            state: WorkerState::Ready,
+            heard: Tick(0),
+            leases: classes.iter().enumerate().map(lease).collect(),
+            prefill: facts.prefill,
+            decode: facts.decode,
+            facts,
+        }
+    }
+
+    #[test]
+    fn a_share_is_rounded_up_and_leaves_one_of_several() {
+        let of = |share| [1, 2, 3, 4, 8, u16::MAX].map(|slots| worker(slots, &[]).batch_slots(Permille(share)));
+        assert_eq!(of(1), [1, 1, 1, 1, 1, 66]);
+        assert_eq!(of(500), [1, 1, 2, 2, 4, 32_768]);
+        assert_eq!(of(750), [1, 1, 2, 3, 6, 49_152]);
+        assert_eq!(of(999), [1, 1, 2, 3, 7, 65_470]);
+        assert_eq!(of(1000), [1, 2, 3, 4, 8, u16::MAX]);
+    }
+
+    #[test]
+    fn room_is_what_is_free_and_for_batch_work_within_its_share() {
+        use Class::*;
+        let room = |classes: &[Class]| {
+            let worker = worker(4, classes);
+            [Interactive, Batch].map(|class| worker.room(class, Permille(500)))
+        };
+        assert_eq!(room(&[]), [4, 2]);
+        assert_eq!(room(&[Batch]), [3, 1]);
+        assert_eq!(room(&[Batch, Batch]), [2, 0]);
+        assert_eq!(room(&[Batch, Interactive, Interactive]), [1, 1]);
+        assert_eq!(room(&[Interactive, Interactive, Interactive, Interactive]), [0, 0]);
+        // They came in under a larger share.
+        assert_eq!(room(&[Batch, Batch, Batch]), [1, 0]);
     }
 }

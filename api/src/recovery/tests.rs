@@ -6,10 +6,11 @@ use crate::journal::{JournalConfig, Outcome, Record};
 use crate::replay::{ReplayOptions, replay};
 use crate::spool::Spool;
 use crate::spool::tests::wanted;
+use orchestrion_world::config::PlacementRules;
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::full_digest;
-use orchestrion_world::protocol::{Effect, Failure, Notice, Outcome as End, TaskSpec};
-use orchestrion_world::units::Digest;
+use orchestrion_world::protocol::{Class, Effect, Failure, Notice, Outcome as End, TaskSpec};
+use orchestrion_world::units::{Digest, Permille};
 use std::fs;
 use std::path::Path;
 
@@ -169,6 +170,24 @@ fn a_configuration_that_the_unfinished_do_not_fit_is_refused_with_the_option_to_
     // Nothing is lost where nothing was to go on.
     spool(dir.path(), &[]);
     assert_eq!(with(&|rules| rules.pools.truncate(1)).unwrap().ledger, Ledger::empty(1));
+}
+
+#[test]
+fn a_smaller_share_of_batch_work_takes_hold_at_a_boot_whatever_ran_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    let whole = PlacementRules { batch_share: Permille(1000), ..rules().placement };
+    let first = Rules { placement: whole, ..rules() };
+    recorder.step(0, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(first)), up(1, 0, 4, 50_000)]);
+    for task in 1..=4 {
+        let spec = TaskSpec { class: Class::Batch, ..spec() };
+        recorder.step(10, vec![Input::Intent(Intent::Submit { task: TaskId(task), spec })]);
+    }
+    assert_eq!(recorder.simulation.ledger().workers[0].batch_leases(), 4);
+    drop(recorder);
+    spool(dir.path(), &[1, 2, 3, 4]);
+    assert_eq!(rules().placement.batch_share, Permille(750));
+    assert_eq!(recovered(dir.path()).unwrap().ledger.tasks.len(), 4);
 }
 
 #[test]

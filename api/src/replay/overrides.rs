@@ -24,7 +24,8 @@ const NUMBER: &str = "a whole number that is not negative";
 type Set = fn(&mut Rules, &str) -> Result<(), &'static str>;
 
 const KEYS: &[(&str, Set)] = &[
-    ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement = policy)),
+    ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement.policy = policy)),
+    ("placement.batch_share_permille", |rules, value| permille(value, &mut rules.placement.batch_share)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
     ("queue.policy", |rules, value| {
@@ -81,6 +82,7 @@ fn permille(value: &str, into: &mut Permille) -> Result<(), &'static str> {
 mod tests {
     use super::*;
     use crate::fixture::rules;
+    use orchestrion_world::config::PlacementRules;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -91,11 +93,16 @@ mod tests {
         let mut changed = rules();
         apply(
             &mut changed,
-            &pairs(&[("placement.policy", "pack"), ("queue.batch_max", "7"), ("queue.policy", "drop-lru")]),
+            &pairs(&[
+                ("placement.policy", "pack"),
+                ("placement.batch_share_permille", "1000"),
+                ("queue.batch_max", "7"),
+                ("queue.policy", "drop-lru"),
+            ]),
         )
         .unwrap();
         let mut expected = rules();
-        expected.placement = PlacementRule::Pack;
+        expected.placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;
         assert_eq!(changed, expected);
@@ -107,6 +114,8 @@ mod tests {
         assert!(unknown.contains("`placement`") && unknown.contains("placement.policy"), "{unknown}");
         let bad = apply(&mut rules(), &pairs(&[("placement.policy", "best")])).unwrap_err().to_string();
         assert_eq!(bad, "placement.policy=best: expected one of predicted-end, least-loaded, pack");
+        let none = apply(&mut rules(), &pairs(&[("placement.batch_share_permille", "0")])).unwrap_err().to_string();
+        assert_eq!(none, "the changed rules cannot be: placement.batch_share must be between 1 and 1000, not 0");
         let labels = OverloadPolicy::ALL.map(OverloadPolicy::label).join(", ");
         let bad = apply(&mut rules(), &pairs(&[("queue.policy", "drop")])).unwrap_err().to_string();
         assert_eq!(bad, format!("queue.policy=drop: expected one of {labels}"));

@@ -12,9 +12,10 @@ fn scripts() -> impl Strategy<Value = String> {
     let workers = prop::collection::vec(worker, 1..4);
     let events = prop::collection::vec((0u64..400, 0u8..14, 1u32..30, 1u32..4, 1u32..300), 1..60);
     let policy = prop::sample::select(OverloadPolicy::ALL.as_slice());
-    (workers, events, 1u32..6, 1u32..4, policy).prop_map(|(workers, events, bound, attempts, policy)| {
+    (workers, events, 1u32..6, 1u32..4, policy, 1u32..=1000).prop_map(|(workers, events, bound, attempts, policy, share)| {
         let policy = policy.label();
         let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
+        text += &format!("> placement predicted-end batch_share={share}\n");
         text += "> pool a model=m\n> pool b model=m\n";
         for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
             let pool = ["a", "b"][n % 2];

@@ -2,7 +2,7 @@
 //! leisure; a property test holds them together.
 
 use super::rank;
-use orchestrion_world::config::PlacementRule;
+use orchestrion_world::config::{PlacementRule, PlacementRules};
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
@@ -44,6 +44,12 @@ pub enum Filter {
     NoFreeSlot {
         slots: u16,
     },
+    /// Batch tasks hold the slots that they may; what is free is for interactive work.
+    BatchShareHeld {
+        held: u16,
+        may: u16,
+        slots: u16,
+    },
     /// It still holds a revoked lease of a task with this id.
     LettingGo,
     ContextTooShort {
@@ -57,7 +63,7 @@ pub enum Filter {
 }
 
 /// The first filter that removes the candidate.
-pub(crate) fn filter(request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
+pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
     let Candidate { worker, residual } = *candidate;
     let needed = request.tokens();
     let memory = worker.kv_for(needed);
@@ -67,6 +73,9 @@ pub(crate) fn filter(request: &Request, candidate: &Candidate<'_>) -> Option<Fil
         Some(Filter::NotReady)
     } else if worker.free_slots() == 0 {
         Some(Filter::NoFreeSlot { slots: worker.facts.slots })
+    } else if worker.room(request.spec.class, rules.batch_share) == 0 {
+        let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.batch_share));
+        Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
     } else if worker.leases.binary_search_by_key(&request.task, |l| l.task).is_ok() {
         Some(Filter::LettingGo)
     } else if needed > u64::from(worker.facts.ctx_max) {
@@ -80,12 +89,12 @@ pub(crate) fn filter(request: &Request, candidate: &Candidate<'_>) -> Option<Fil
 
 /// The best feasible candidate, if any.
 pub(crate) fn choose<'w>(
-    rule: PlacementRule,
+    rules: PlacementRules,
     request: &Request,
     candidates: impl Iterator<Item = Candidate<'w>>,
 ) -> Option<WorkerId> {
-    let feasible = candidates.filter(|c| filter(request, c).is_none());
-    feasible.min_by(|a, b| compare(rule, request, a, b)).map(|c| c.worker.id)
+    let feasible = candidates.filter(|c| filter(rules, request, c).is_none());
+    feasible.min_by(|a, b| compare(rules.policy, request, a, b)).map(|c| c.worker.id)
 }
 
 /// Term by term; later terms are computed only where earlier ones tie.
@@ -105,7 +114,7 @@ mod tests {
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId};
     use orchestrion_world::protocol::{Class, WorkerFacts};
     use orchestrion_world::time::Tick;
-    use orchestrion_world::units::{MilliRate, Sha256};
+    use orchestrion_world::units::{MilliRate, Permille, Sha256};
     use orchestrion_world::worker::Lease;
     use proptest::prelude::*;
 
@@ -116,9 +125,16 @@ mod tests {
 
     /// Few distinct values, so that ties are common.
     fn worker() -> impl Strategy<Value = (Worker, Bytes)> {
-        ((0u16..2, 0u16..2, any::<bool>()), (1u16..4, 0usize..4), (1u64..4, 1u64..4), (0u64..4, 1u32..4)).prop_map(
-            |((pool, model, ready), (slots, used), (prefill, decode), (residual, ctx))| {
-                let lease = |n| Lease { task: TaskId(n), attempt: Attempt(1), kv: Bytes(0), revoked: n % 2 == 1 };
+        ((0u16..2, 0u16..2, any::<bool>()), (1u16..5, 0usize..5, 0u128..5), (1u64..4, 1u64..4), (0u64..4, 1u32..4))
+            .prop_map(|((pool, model, ready), (slots, used, batch), (prefill, decode), (residual, ctx))| {
+                let class = |n| if n < batch { Class::Batch } else { Class::Interactive };
+                let lease = |n| Lease {
+                    task: TaskId(n),
+                    attempt: Attempt(1),
+                    class: class(n),
+                    kv: Bytes(0),
+                    revoked: n % 2 == 1,
+                };
                 let facts = WorkerFacts {
                     pool: PoolId(pool),
                     device: DeviceId(0),
@@ -143,8 +159,7 @@ mod tests {
                     facts,
                 };
                 (worker, Bytes(residual * 40))
-            },
-        )
+            })
     }
 
     proptest! {
@@ -155,21 +170,24 @@ mod tests {
             task in 0u128..6,
             prompt in 1u32..60,
             answer in 1u32..60,
-            rule in prop::sample::select(vec![PlacementRule::PredictedEnd, PlacementRule::LeastLoaded, PlacementRule::Pack]),
+            policy in prop::sample::select(vec![PlacementRule::PredictedEnd, PlacementRule::LeastLoaded, PlacementRule::Pack]),
+            class in prop::sample::select(vec![Class::Interactive, Class::Batch]),
+            batch_share in 1u32..=1000,
         ) {
             workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
             let spec = TaskSpec {
-                model: ModelId(0), class: Class::Interactive, prompt_tokens: prompt, prompt_digest: Sha256::default(),
+                model: ModelId(0), class, prompt_tokens: prompt, prompt_digest: Sha256::default(),
                 max_tokens: answer, deadline: None, seed: 0,
             };
             let request = Request { task: TaskId(task), spec };
             let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
-            let log = explain(&rules(), rule, Tick(0), &request, &all);
+            let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
+            let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
             let indexed = all.iter().rev().copied().filter(|c| {
                 c.worker.model == ModelId(0) && c.worker.state == WorkerState::Ready && c.worker.free_slots() > 0
             });
-            prop_assert_eq!(choose(rule, &request, indexed), log.chosen);
+            prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());

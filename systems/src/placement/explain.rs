@@ -48,30 +48,24 @@ pub struct Decider {
 }
 
 /// Makes the decision over all candidates, in the order of their ids.
-pub(crate) fn explain(
-    rules: &Rules,
-    rule: PlacementRule,
-    tick: Tick,
-    request: &Request,
-    candidates: &[Candidate<'_>],
-) -> DecisionLog {
+pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: &[Candidate<'_>]) -> DecisionLog {
     let values = |c: &Candidate<'_>| -> Vec<u64> {
-        rank::terms(rule).iter().map(|&term| rank::value(term, request, c)).collect()
+        rank::terms(rules.placement.policy).iter().map(|&term| rank::value(term, request, c)).collect()
     };
     let (mut feasible, removed): (Vec<&Candidate<'_>>, Vec<_>) =
-        candidates.iter().partition(|c| filter(request, c).is_none());
+        candidates.iter().partition(|c| filter(rules.placement, request, c).is_none());
     feasible.sort_by_key(|c| values(c));
     let decided_by = feasible.get(..2).and_then(|pair| {
         let (winner, runner_up) = (values(pair[0]), values(pair[1]));
         let at = (0..winner.len()).find(|&n| winner[n] != runner_up[n])?;
         let margin = runner_up[at] - winner[at];
-        Some(Decider { term: rank::terms(rule)[at], runner_up: pair[1].worker.id, margin })
+        Some(Decider { term: rank::terms(rules.placement.policy)[at], runner_up: pair[1].worker.id, margin })
     });
     let chosen = feasible.first().map(|c| c.worker.id);
     let considered = feasible.into_iter().chain(removed).map(|c| Considered {
         worker: c.worker.id,
         pool: rules.pools.get(usize::from(c.worker.facts.pool.0)).map(|p| p.name.clone()).unwrap_or_default(),
-        removed_by: filter(request, c),
+        removed_by: filter(rules.placement, request, c),
         predicted_run: rank::predicted_run(request, c),
         leases: c.worker.leases.len() as u16,
         slots: c.worker.facts.slots,
@@ -82,7 +76,7 @@ pub(crate) fn explain(
         tick,
         task: request.task,
         model: rules.models.get(usize::from(request.spec.model.0)).cloned().unwrap_or_default(),
-        rule,
+        rule: rules.placement.policy,
         prompt_tokens: request.spec.prompt_tokens,
         max_tokens: request.spec.max_tokens,
         candidates: considered.collect(),
@@ -123,6 +117,11 @@ impl fmt::Display for Considered {
             Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
             Some(Filter::NotReady) => write!(f, "out, it is lost"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
+            Some(Filter::BatchShareHeld { held, may, slots }) => write!(
+                f,
+                "out, batch tasks hold {held} of its {slots} slots and may hold {may}; {} fewer could have flipped it",
+                held.saturating_sub(may) + 1
+            ),
             Some(Filter::LettingGo) => write!(f, "out, it has not let go of an earlier task with this id"),
             Some(Filter::ContextTooShort { needed, ctx_max }) => {
                 write!(f, "out, {needed} tokens exceed its context of {ctx_max}")

@@ -12,29 +12,31 @@ use crate::estimate;
 use crate::release::end_task;
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Failure, Outcome};
+use orchestrion_world::protocol::{Class, Failure, Outcome};
 use orchestrion_world::store::{FreeIndex, Queues, Store};
 use orchestrion_world::worker::{Lease, Worker, WorkerState};
 
 pub(crate) fn place(world: &mut World) {
-    let Some(rule) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
+    let Some(rules) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
-        let mut left = 0;
+        let (mut interactive, mut batch) = (0, 0);
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
-            let chosen = choose(rule, &request, room(world, model).map(|worker| candidate(world, worker)));
+            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker)));
             if world.resource::<Watch>().task == Some(id) {
-                log(world, rule, &request, chosen);
+                log(world, &request, chosen);
             }
             match chosen {
                 Some(worker) => {
                     lease(world, id, worker);
-                    left += 1;
+                    match request.spec.class {
+                        Class::Interactive => interactive += 1,
+                        Class::Batch => batch += 1,
+                    }
                 }
                 None if fits_nowhere(world, model, &request) => {
                     end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
@@ -42,20 +44,21 @@ pub(crate) fn place(world: &mut World) {
                 None => break,
             }
         }
-        watch_drain(world, model, left);
+        watch_drain(world, model, Class::Interactive, interactive);
+        watch_drain(world, model, Class::Batch, batch);
     }
 }
 
-/// Keeps count of how fast the queue drains, for those who find it full.
-fn watch_drain(world: &mut World, id: ModelId, left: u64) {
-    let waiting = world.resource::<Queues>().head(id).is_some();
+/// Keeps count of how fast a line drains, for those who find it full.
+fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
+    let waiting = world.resource::<Queues>().len(id, class) > 0;
     let now = world.resource::<Core>().now;
-    let Some(before) = world.model(id).map(|model| model.drain) else { return };
+    let Some(before) = world.model(id).map(|model| model.drain(class)) else { return };
     let drain = estimate::drained(before, now, left, waiting);
     if drain != before
         && let Some(mut model) = world.model_mut(id)
     {
-        model.drain = drain;
+        model.set_drain(class, drain);
     }
 }
 
@@ -88,7 +91,7 @@ fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
     let tokens = Request::of(&task).tokens();
     let Some(mut at) = world.worker_mut(worker) else { return };
     let kv = at.kv_for(tokens);
-    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), kv, revoked: false };
+    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
     let device = at.facts.device;
@@ -101,11 +104,11 @@ fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
 }
 
 /// Re-executes the decision in full, for whoever asked why.
-fn log(world: &mut World, rule: PlacementRule, request: &Request, chosen: Option<WorkerId>) {
+fn log(world: &mut World, request: &Request, chosen: Option<WorkerId>) {
     let Some(rules) = world.resource::<Core>().rules.clone() else { return };
     let candidates: Vec<Candidate<'_>> = world.workers().into_iter().map(|w| candidate(world, w)).collect();
     let now = world.resource::<Core>().now;
-    let log = explain::explain(&rules, rule, now, request, &candidates);
+    let log = explain::explain(&rules, now, request, &candidates);
     assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");
     world.resource_mut::<Watch>().decisions.push(log);
 }

@@ -15,13 +15,15 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     let dir = std::env::temp_dir().join(format!("orch-config-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join("c.toml");
-    let text = "[server]\nbind = \"127.0.0.1:1\"\n[queue]\nbatch_max = 7\npolicy = \"drop-lru\"\n[[pools]]\nid = \"b\"\n[[pools]]\nid = \"a\"\nmodel = \"x/y.gguf\"\n";
+    let text = "[server]\nbind = \"127.0.0.1:1\"\n[queue]\nbatch_max = 7\npolicy = \"drop-lru\"\n[placement]\nbatch_share_permille = 500\n[[pools]]\nid = \"b\"\n[[pools]]\nid = \"a\"\nmodel = \"x/y.gguf\"\n";
     std::fs::write(&file, text).unwrap();
     let bind = "127.0.0.1:2".parse().ok();
     let args = ServeArgs { config: Some(file.clone()), bind, slots: Some(9), ..ServeArgs::default() };
     let config = Config::layered(&args).unwrap();
     assert_eq!((config.server.bind.port(), config.queue.batch_max, config.queue.interactive_max), (2, 7, 256));
     assert_eq!(config.rules().queue.policy, OverloadPolicy::DropLru);
+    let placement = PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(500) };
+    assert_eq!(config.rules().placement, placement);
     let pools: Vec<_> = config.pools.iter().map(|p| (p.id.as_str(), p.model_name(), p.slots)).collect();
     assert_eq!(pools, [("a", "y".to_owned(), 9), ("b", DEMO_MODEL.to_owned(), 9)]);
     std::fs::write(&file, "[queue]\nbatch_maxx = 7\n").unwrap();
