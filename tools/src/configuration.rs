@@ -12,15 +12,21 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, RetryRules, Rules};
+use orchestrion_world::config::{
+    HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, RetryRules, Rules, RulesError,
+};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What bare `orch serve` serves.
 pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
+
+/// From all the answers that one request may ask for, which are let in together or not at all.
+const INGRESS_MAX: RangeInclusive<usize> = 64..=1 << 20;
 
 /// Everything `orch serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -180,6 +186,17 @@ impl Default for Queue {
     }
 }
 
+impl Queue {
+    /// What of it is no rule of the core's.
+    fn check(&self) -> Result<(), RulesError> {
+        if INGRESS_MAX.contains(&self.ingress_max) {
+            return Ok(());
+        }
+        let (min, max) = (*INGRESS_MAX.start() as u64, *INGRESS_MAX.end() as u64);
+        Err(RulesError::OutOfRange { what: "queue.ingress_max", found: self.ingress_max as u64, min, max })
+    }
+}
+
 impl Default for Placement {
     fn default() -> Self {
         Placement { policy: Policy::PredictedEnd }
@@ -272,7 +289,7 @@ impl Config {
             pool.threads = args.threads.or(pool.threads);
         }
         config.pools.sort_by(|a, b| a.id.cmp(&b.id));
-        config.rules().check().map_err(Failure::of(Code::BadConfig))?;
+        config.rules().check().and_then(|()| config.queue.check()).map_err(Failure::of(Code::BadConfig))?;
         Ok(config)
     }
 

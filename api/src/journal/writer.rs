@@ -40,7 +40,7 @@ pub struct JournalConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fsync {
-    /// When the kernel likes: a power loss can take half a minute.
+    /// When the kernel likes, but a segment before the next begins: a power loss can take half a minute.
     Never,
     /// Within 100 ms, in the background.
     #[default]
@@ -189,7 +189,11 @@ impl Writer {
     pub fn rotate(&mut self) -> Result<u32, JournalError> {
         self.full_at = self.len + self.config.segment_bytes / 16 + 1;
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records / 16 + 1);
-        self.sync()?;
+        self.check_flusher()?;
+        // Under every setting, and before the next one is there: a power loss that took the end of this one and
+        // left that one's header would leave a gap, which refuses the boot. It costs the pulse a sync of what the
+        // kernel has not written yet, which is the whole segment at worst where nothing else forces it.
+        self.force()?;
         let (tick, digest) = self.state;
         let closed = self.origin.number;
         let origin = Origin {
