@@ -3,6 +3,10 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod queue;
+
+pub(crate) use queue::Queue;
+
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
 use crate::nearest::meant;
@@ -12,21 +16,15 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PoolRules, QueueRules, RetryRules, Rules, RulesError,
-};
+use orchestrion_world::config::{HealthRules, PlacementRule, PoolRules, RetryRules, Rules};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What bare `orch serve` serves.
 pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
-
-/// From all the answers that one request may ask for, which are let in together or not at all.
-const INGRESS_MAX: RangeInclusive<usize> = 64..=1 << 20;
 
 /// Everything `orch serve` can be told.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,29 +41,6 @@ pub(crate) struct Config {
     /// One worker each. Without any, one pool `default` with the demo model.
     pub pools: Vec<Pool>,
     pub log: Log,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Queue {
-    /// Tasks of a model that may wait.
-    pub interactive_max: u32,
-    pub batch_max: u32,
-    pub policy: Overload,
-    /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
-    pub ingress_max: usize,
-}
-
-/// Who gives way where a queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Overload {
-    /// Who comes.
-    Reject,
-    /// Who has waited longest, batch work first.
-    DropLru,
-    /// Batch work, for interactive work.
-    ShedLowPriority,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,24 +154,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
-        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
-    }
-}
-
-impl Queue {
-    /// What of it is no rule of the core's.
-    fn check(&self) -> Result<(), RulesError> {
-        if INGRESS_MAX.contains(&self.ingress_max) {
-            return Ok(());
-        }
-        let (min, max) = (*INGRESS_MAX.start() as u64, *INGRESS_MAX.end() as u64);
-        Err(RulesError::OutOfRange { what: "queue.ingress_max", found: self.ingress_max as u64, min, max })
-    }
-}
-
 impl Default for Placement {
     fn default() -> Self {
         Placement { policy: Policy::PredictedEnd }
@@ -302,15 +259,7 @@ impl Config {
         Rules {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
-            queue: QueueRules {
-                interactive_max: queue.interactive_max,
-                batch_max: queue.batch_max,
-                policy: match queue.policy {
-                    Overload::Reject => OverloadPolicy::Reject,
-                    Overload::DropLru => OverloadPolicy::DropLru,
-                    Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
-                },
-            },
+            queue: queue.rules(),
             placement: match placement.policy {
                 Policy::PredictedEnd => PlacementRule::PredictedEnd,
                 Policy::LeastLoaded => PlacementRule::LeastLoaded,

@@ -1,6 +1,7 @@
 //! Layers and defaults.
 
 use super::*;
+use orchestrion_world::config::OverloadPolicy;
 
 #[test]
 fn the_default_is_one_pool_with_the_demo_model() {
