@@ -6,6 +6,10 @@
 //! way, from before their words are tokenised to their verdict; one more is a 429 at once. Cancels and
 //! ends go by the other lane and are never turned away.
 
+mod tether;
+
+pub(crate) use tether::{Loss, Tether};
+
 use crate::auth::Auth;
 use crate::http;
 use crate::http::body::Budget;
@@ -23,7 +27,8 @@ use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tether::Submitted;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 /// How the door behaves. The binary layers file, environment and flags over the default.
@@ -110,14 +115,6 @@ pub(crate) struct Wish {
     /// The client wants prompt and answer to fit this.
     pub(crate) ctx: Option<u32>,
     pub(crate) words: Words,
-}
-
-/// A task on its way to the core.
-struct Submitted {
-    entry: Arc<Entry>,
-    tether: Option<Tether>,
-    /// None where the same request came before.
-    verdict: Option<oneshot::Receiver<Verdict>>,
 }
 
 /// An admitted task.
@@ -212,7 +209,7 @@ impl Door {
         let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };
         let entry = match self.parts.switchboard.open(opening) {
             Opened::New(entry) => entry,
-            Opened::Same(entry) => return Ok(Submitted { entry, tether: None, verdict: None }),
+            Opened::Same(entry) => return Ok(self.submitted(entry, None, None)),
             Opened::Conflict => return Err(conflict()),
         };
         // Before the submission leaves, so that a client lost while it waits is noticed.
@@ -227,13 +224,15 @@ impl Door {
                 flume::TrySendError::Disconnected(_) => Problem::stopping(),
             });
         }
-        Ok(Submitted { entry, tether, verdict: Some(verdict) })
+        Ok(self.submitted(entry, tether, Some(verdict)))
     }
 
-    async fn verdict(&self, submitted: Submitted) -> Result<Admitted, Problem> {
-        let Submitted { entry, tether, verdict } = submitted;
-        let Some(verdict) = verdict else { return self.again(entry).await };
-        match self.recorded(verdict).await? {
+    async fn verdict(&self, mut submitted: Submitted) -> Result<Admitted, Problem> {
+        let (entry, tether) = (Arc::clone(&submitted.entry), submitted.tether.take());
+        let Some(verdict) = &mut submitted.verdict else { return self.again(entry).await };
+        let verdict = self.recorded(verdict).await?;
+        submitted.verdict = None;
+        match verdict {
             Ok(Verdict::Accepted { position, predicted_start }) => {
                 Ok(Admitted { entry, position, predicted_start, tether })
             }
@@ -328,25 +327,6 @@ impl Door {
         }
         Ok(())
     }
-
-    pub(crate) fn tether(self: &Arc<Self>, entry: &Arc<Entry>, loss: Loss) -> Tether {
-        Tether { door: Arc::clone(self), entry: Arc::clone(entry), loss }
-    }
-
-    async fn watch_grace(self: Arc<Self>, entry: Arc<Entry>) {
-        let grace = Duration::from_millis(self.config.cancel_grace_ms);
-        while let Some(since) = entry.left_alone() {
-            match grace.checked_sub(since.elapsed()) {
-                Some(left) if !left.is_zero() => tokio::time::sleep_until((Instant::now() + left).into()).await,
-                _ => return self.cancel_left(&entry, CancelReason::Abandoned).await,
-            }
-        }
-    }
-
-    async fn cancel_left(&self, entry: &Arc<Entry>, reason: CancelReason) {
-        // Nobody is there to be told; a pulse that is gone has ended the task anyway.
-        let _ = self.cancel(entry, reason).await;
-    }
 }
 
 fn tokens(prepared: &Prepared) -> u32 {
@@ -376,39 +356,4 @@ fn conflict() -> Problem {
         ErrorCode::Conflict,
         "this `task_id` belongs to another request; send the same body to get its admission, or use another id",
     )
-}
-
-/// What it means for a task that a client is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Loss {
-    CancelAtOnce,
-    /// After the grace, unless somebody reads again.
-    StartGrace,
-}
-
-/// Ties a task to a client: its drop is the client's departure.
-pub(crate) struct Tether {
-    door: Arc<Door>,
-    entry: Arc<Entry>,
-    loss: Loss,
-}
-
-impl Drop for Tether {
-    fn drop(&mut self) {
-        // Outside a runtime the process is ending, and the core cancels by itself.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if matches!(self.entry.phase(), Phase::Ended(_)) {
-            return;
-        }
-        let (door, entry) = (Arc::clone(&self.door), Arc::clone(&self.entry));
-        match self.loss {
-            Loss::CancelAtOnce => {
-                runtime.spawn(async move { door.cancel_left(&entry, CancelReason::Disconnect).await });
-            }
-            Loss::StartGrace if entry.claim_grace() => {
-                runtime.spawn(door.watch_grace(entry));
-            }
-            Loss::StartGrace => {}
-        }
-    }
 }

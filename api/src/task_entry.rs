@@ -2,14 +2,15 @@
 //!
 //! Everything moves under one lock, so that the gate, the tokens and the verdict are never seen apart.
 //! Who waits leaves a waker with what it waits for. Sections under the lock are short, because the pulse
-//! and the stations take it too, and wakers are called outside of it. It decides nothing: phases change by the core's notices alone.
+//! and the stations take it too, and wakers are called outside of it. It decides nothing: phases change by the
+//! core's notices alone.
 
 mod kept;
 mod reader;
 
 pub(crate) use reader::{BYTES_A_TAKE, Reader};
 
-use crate::token_log::{Pushed, TokenLog};
+use crate::token_log::{Answer, Pushed, TokenLog};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Payload, Token};
 use orchestrion_world::protocol::{Class, Outcome, Refusal};
@@ -91,8 +92,8 @@ pub(crate) trait Frames: Send {
     }
 }
 
-/// A copy of what can be said of a task at one moment.
-#[derive(Clone, Debug)]
+/// What can be said of a task at one moment, besides its answer.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
     pub(crate) phase: Phase,
     pub(crate) admission: Option<Admission>,
@@ -100,10 +101,6 @@ pub(crate) struct View {
     pub(crate) tokens: u32,
     /// Set once the task ended.
     pub(crate) ending: Option<Ending>,
-    /// The whole text, once the task ended.
-    pub(crate) text: String,
-    /// Of its tokens where the task wants them, once it ended.
-    pub(crate) likelihoods: Vec<Likelihood>,
 }
 
 #[derive(Debug)]
@@ -243,20 +240,19 @@ impl Entry {
 
     pub(crate) fn view(&self) -> View {
         let state = self.lock();
-        let ending = state.ending();
-        let (text, likelihoods) = match ending {
-            Some(_) => (state.log.text().to_owned(), state.log.likelihoods().to_vec()),
-            None => Default::default(),
-        };
         View {
             phase: state.phase,
             admission: state.admission,
             worker: state.begun.map(|begun| begun.worker),
             tokens: state.log.len(),
-            ending,
-            text,
-            likelihoods,
+            ending: state.ending(),
         }
+    }
+
+    /// The whole answer, once the task ended.
+    pub(crate) fn answer(&self) -> Option<Arc<Answer>> {
+        let state = self.lock();
+        state.ending().map(|_| Arc::clone(state.log.answer()))
     }
 
     /// Takes the grace watch, where nobody holds it.

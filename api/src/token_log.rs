@@ -7,6 +7,8 @@
 
 use orchestrion_world::id::Attempt;
 use orchestrion_world::payload::{Likelihood, Likely, Token};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// An alternative with the few bytes of its text on the heap.
 const LIKELY_BYTES: usize = size_of::<Likely>() + 32;
@@ -33,6 +35,16 @@ enum Gate {
     Broken,
 }
 
+/// What the tokens say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Where each token's text ends in `text`.
+    pub ends: Vec<u32>,
+    pub text: String,
+    /// Of each token where the task wants them; the end token, which is the last, has none.
+    pub likelihoods: Vec<Likelihood>,
+}
+
 /// Append-only; at most `cap` tokens.
 #[derive(Debug)]
 pub(crate) struct TokenLog {
@@ -41,30 +53,19 @@ pub(crate) struct TokenLog {
     gate: Gate,
     broken: bool,
     ids: Vec<u32>,
-    /// Where each token's text ends in `text`.
-    ends: Vec<u32>,
-    text: String,
-    /// Of each token where the task wants them; the end token, which is the last, has none.
-    likelihoods: Vec<Likelihood>,
+    /// Shared once the gate is closed, so that neither the spool nor a client's result is a copy made under
+    /// the entry's lock.
+    answer: Arc<Answer>,
 }
 
 impl TokenLog {
     pub(crate) fn new(cap: u32) -> Self {
-        TokenLog {
-            attempt: Attempt(0),
-            cap,
-            gate: Gate::Open,
-            broken: false,
-            ids: Vec::new(),
-            ends: Vec::new(),
-            text: String::new(),
-            likelihoods: Vec::new(),
-        }
+        TokenLog { attempt: Attempt(0), cap, gate: Gate::Open, broken: false, ids: Vec::new(), answer: Arc::default() }
     }
 
     /// One that was closed, as an earlier process kept it. Text beyond the last end is nobody's.
-    pub(crate) fn closed(cap: u32, broken: bool, ends: Vec<u32>, text: String, likelihoods: Vec<Likelihood>) -> Self {
-        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), ends, text, likelihoods }
+    pub(crate) fn closed(cap: u32, broken: bool, answer: Arc<Answer>) -> Self {
+        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), answer }
     }
 
     /// From here on only `attempt` and later ones may write.
@@ -84,13 +85,15 @@ impl TokenLog {
             let same = self.ids.get(index as usize) == Some(&id) && self.piece(index) == text;
             return if same { Pushed::Skipped } else { self.diverge() };
         }
-        let end = u32::try_from(self.text.len() + text.len());
+        let end = u32::try_from(self.answer.text.len() + text.len());
         match end {
             Ok(end) if index == self.len() && index < self.cap => {
                 self.ids.push(id);
-                self.ends.push(end);
-                self.text.push_str(text);
-                self.likelihoods.extend(likelihood);
+                // Nobody shares it before the gate is closed: this copies nothing.
+                let answer = Arc::make_mut(&mut self.answer);
+                answer.ends.push(end);
+                answer.text.push_str(text);
+                answer.likelihoods.extend(likelihood);
                 Pushed::Taken
             }
             // A gap would be an answer with a hole in it, an overrun an answer nobody asked for.
@@ -116,7 +119,7 @@ impl TokenLog {
 
     pub(crate) fn len(&self) -> u32 {
         // At most `cap`, which is a u32.
-        self.ends.len() as u32
+        self.answer.ends.len() as u32
     }
 
     /// The most tokens it takes.
@@ -124,33 +127,31 @@ impl TokenLog {
         self.cap
     }
 
-    /// Where each token's text ends in the text.
-    pub(crate) fn ends(&self) -> &[u32] {
-        &self.ends
-    }
-
     /// The text of token `index`; empty where there is none.
     pub(crate) fn piece(&self, index: u32) -> &str {
+        let Answer { ends, text, .. } = &*self.answer;
         let index = index as usize;
-        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&end| end as usize);
-        let end = self.ends.get(index).map_or(start, |&end| end as usize);
-        self.text.get(start..end).unwrap_or_default()
+        let start = index.checked_sub(1).and_then(|before| ends.get(before)).map_or(0, |&end| end as usize);
+        let end = ends.get(index).map_or(start, |&end| end as usize);
+        text.get(start..end).unwrap_or_default()
     }
 
-    pub(crate) fn text(&self) -> &str {
-        &self.text
+    /// How likely token `index` was, where the task wants to know.
+    pub(crate) fn likelihood(&self, index: u32) -> Option<&Likelihood> {
+        self.answer.likelihoods.get(index as usize)
     }
 
-    /// Token by token, where the task wants them.
-    pub(crate) fn likelihoods(&self) -> &[Likelihood] {
-        &self.likelihoods
+    /// The whole. To be held from the end of the task on: a push beside it would copy it.
+    pub(crate) fn answer(&self) -> &Arc<Answer> {
+        &self.answer
     }
 
     /// What it occupies, for the byte cap on kept results.
     pub(crate) fn bytes(&self) -> usize {
-        let alternatives = self.likelihoods.first().map_or(0, |likelihood| 1 + likelihood.top.len());
-        let likelihoods = self.likelihoods.capacity() * (alternatives * LIKELY_BYTES + size_of::<Likelihood>());
-        self.text.capacity() + 4 * (self.ends.capacity() + self.ids.capacity()) + likelihoods
+        let Answer { ends, text, likelihoods } = &*self.answer;
+        let alternatives = likelihoods.first().map_or(0, |likelihood| 1 + likelihood.top.len());
+        let likelihoods = likelihoods.capacity() * (alternatives * LIKELY_BYTES + size_of::<Likelihood>());
+        text.capacity() + 4 * (ends.capacity() + self.ids.capacity()) + likelihoods
     }
 }
 
@@ -172,7 +173,7 @@ mod tests {
         let log = with(&[(7, "Grüß"), (8, ""), (9, " Gott")]);
         assert_eq!(log.len(), 3);
         assert_eq!((log.piece(0), log.piece(1), log.piece(2), log.piece(3)), ("Grüß", "", " Gott", ""));
-        assert_eq!(log.text(), "Grüß Gott");
+        assert_eq!(log.answer().text, "Grüß Gott");
     }
 
     #[test]

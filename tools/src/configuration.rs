@@ -3,6 +3,10 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod queue;
+
+pub(crate) use queue::Queue;
+
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
 use crate::nearest::meant;
@@ -12,9 +16,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, RetryRules, Rules,
-};
+use orchestrion_world::config::{HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
@@ -39,29 +41,6 @@ pub(crate) struct Config {
     /// One worker each. Without any, one pool `default` with the demo model.
     pub pools: Vec<Pool>,
     pub log: Log,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Queue {
-    /// Tasks of a model that may wait.
-    pub interactive_max: u32,
-    pub batch_max: u32,
-    pub policy: Overload,
-    /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
-    pub ingress_max: usize,
-}
-
-/// Who gives way where a queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Overload {
-    /// Who comes.
-    Reject,
-    /// Who has waited longest, batch work first.
-    DropLru,
-    /// Batch work, for interactive work.
-    ShedLowPriority,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -177,13 +156,6 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-impl Default for Queue {
-    fn default() -> Self {
-        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
-        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
-    }
-}
-
 impl Default for Placement {
     fn default() -> Self {
         let PlacementRules { policy: _, batch_share } = Rules::default().placement;
@@ -276,7 +248,7 @@ impl Config {
             pool.threads = args.threads.or(pool.threads);
         }
         config.pools.sort_by(|a, b| a.id.cmp(&b.id));
-        config.rules().check().map_err(Failure::of(Code::BadConfig))?;
+        config.rules().check().and_then(|()| config.queue.check()).map_err(Failure::of(Code::BadConfig))?;
         Ok(config)
     }
 
@@ -289,15 +261,7 @@ impl Config {
         Rules {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
-            queue: QueueRules {
-                interactive_max: queue.interactive_max,
-                batch_max: queue.batch_max,
-                policy: match queue.policy {
-                    Overload::Reject => OverloadPolicy::Reject,
-                    Overload::DropLru => OverloadPolicy::DropLru,
-                    Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
-                },
-            },
+            queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {
                     Policy::PredictedEnd => PlacementRule::PredictedEnd,

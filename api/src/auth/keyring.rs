@@ -1,8 +1,9 @@
 //! The tokens of a server, as digests: read from lines of text, found in constant time.
 //!
 //! A line is `name scopes token`, where scopes are joined by commas or `all`, and may end with
-//! `rate=10/s` or `rate=30/m`; a line with nothing but a token has all scopes and no rate. Empty lines and those that begin with `#` are left out. In an environment variable
-//! a semicolon may stand for the end of a line. No message quotes a token.
+//! `rate=10/s` or `rate=30/m`; a line with nothing but a token has all scopes and no rate. Empty lines and those
+//! that begin with `#` are left out. In an environment variable a semicolon may stand for the end of a line. No
+//! message quotes a token.
 
 use super::rate::Bucket;
 use super::{Identity, Scope};

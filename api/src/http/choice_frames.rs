@@ -1,8 +1,9 @@
 //! The chunks of a streamed chat or text completion, one writer for each choice.
 //!
 //! What is the same in every chunk is written once; a token costs three copies and its JSON string. Tokens
-//! whose text is held back (half a character) make no chunk, unless their log probability is wanted. The writers of one answer share a [`Joint`]:
-//! the last choice to end writes the usage and `[DONE]`, the first to fail ends them all.
+//! whose text is held back (half a character) make no chunk, unless their log probability is wanted. The writers
+//! of one answer share a [`Joint`]: the last choice to end writes the usage and `[DONE]`, the first to fail ends
+//! them all.
 
 use super::openai::{Kind, Tally};
 use crate::sse::{data, finish_reason, result, write_json};

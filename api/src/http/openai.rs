@@ -97,7 +97,7 @@ impl Kind {
         }
     }
 
-    fn choice(self, index: usize, text: String, logprobs: Value, reason: &str) -> Value {
+    fn choice(self, index: usize, text: &str, logprobs: Value, reason: &str) -> Value {
         match self {
             Kind::Chat => json!({
                 "index": index,
@@ -215,12 +215,12 @@ async fn answer(door: &Arc<Door>, admitted: Vec<Admitted>, form: Form) -> Result
         let ending = admitted.entry.finished().await;
         result(&ending)?;
         let Outcome::Done(used) = ending.outcome else { return Err(Problem::no_task()) };
-        let view = admitted.entry.view();
+        let answer = admitted.entry.answer().unwrap_or_default();
         let logprobs = match admitted.entry.logprobs {
-            true => form.kind.logprobs(&view.likelihoods, &mut 0),
+            true => form.kind.logprobs(&answer.likelihoods, &mut 0),
             false => Value::Null,
         };
-        choices.push(form.kind.choice(index, view.text, logprobs, finish_reason(used.finish)));
+        choices.push(form.kind.choice(index, &answer.text, logprobs, finish_reason(used.finish)));
         tally.add(&used, index % form.each as usize == 0);
     }
     frame["choices"] = choices.into();

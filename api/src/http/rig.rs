@@ -70,6 +70,7 @@ pub(crate) struct Rig {
     pub(crate) cancelled: Arc<Mutex<Vec<CancelReason>>>,
     pub(crate) specs: Arc<Mutex<Vec<TaskSpec>>>,
     tasks: Arc<Mutex<Vec<TaskId>>>,
+    unanswered: Arc<Mutex<Vec<Envelope>>>,
     /// Kept so that the lane is full rather than gone where nothing takes from it.
     _stuck: Option<flume::Receiver<Envelope>>,
 }
@@ -117,18 +118,19 @@ impl Rig {
         let cancelled = Arc::<Mutex<Vec<CancelReason>>>::default();
         let specs = Arc::<Mutex<Vec<TaskSpec>>>::default();
         let tasks = Arc::<Mutex<Vec<TaskId>>>::default();
+        let unanswered = Arc::<Mutex<Vec<Envelope>>>::default();
         let mut stuck = None;
         if takes {
             let (board, kept, ids) = (Arc::clone(&switchboard), Arc::clone(&specs), Arc::clone(&tasks));
+            let waiting = Arc::clone(&unanswered);
             std::thread::spawn(move || {
-                let mut unanswered = Vec::new();
                 for envelope in client_end.iter() {
                     if let Intent::Submit { task, .. } = &envelope.intent {
                         ids.lock().unwrap().push(*task);
                     }
                     if matches!(&envelope.intent, Intent::Submit { spec, .. } if MODELS[spec.model.0 as usize] == "stuck")
                     {
-                        unanswered.push(envelope);
+                        waiting.lock().unwrap().push(envelope);
                         continue;
                     }
                     play(&board, &kept, envelope);
@@ -156,7 +158,7 @@ impl Rig {
             telemetry,
             auth,
         };
-        Rig { door: Door::new(parts, config), switchboard, health, cancelled, specs, tasks, _stuck: stuck }
+        Rig { door: Door::new(parts, config), switchboard, health, cancelled, specs, tasks, unanswered, _stuck: stuck }
     }
 
     pub(crate) async fn send(
@@ -199,6 +201,11 @@ impl Rig {
     /// The task that came last.
     pub(crate) fn last_task(&self) -> TaskId {
         *self.tasks.lock().unwrap().last().unwrap()
+    }
+
+    /// Drops what waits, as the pulse does while it cannot record.
+    pub(crate) fn refuse_stuck(&self) {
+        self.unanswered.lock().unwrap().clear();
     }
 
     /// Tasks that reached the stand-in.

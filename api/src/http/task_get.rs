@@ -20,12 +20,12 @@ pub(crate) async fn show(
     let entry = door.parts.switchboard.find(task_id(&id)?).ok_or_else(Problem::no_task)?;
     let view = entry.view();
     let mut answer = facts(&entry, &view);
-    if let Some(ending) = view.ending {
+    if let (Some(ending), Some(whole)) = (view.ending, entry.answer()) {
         match sse::result(&ending) {
             Ok(mut result) => {
-                result["text"] = view.text.into();
+                result["text"] = whole.text.as_str().into();
                 if entry.logprobs {
-                    result["logprobs"] = view.likelihoods.iter().map(logprobs::entry).collect();
+                    result["logprobs"] = whole.likelihoods.iter().map(logprobs::entry).collect();
                 }
                 answer["result"] = result;
             }

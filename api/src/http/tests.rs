@@ -393,6 +393,38 @@ async fn whoever_leaves_the_openai_surface_cancels() {
 }
 
 #[tokio::test]
+async fn whoever_leaves_while_the_disk_is_full_cancels_once_there_is_room() {
+    let rig = Rig::new();
+    let waiting = rig.post(CHAT, chat("stuck", json!({})));
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
+    rig.health.set(Condition::JournalUnwritable { problem: "no space".into() });
+    // Longer than who still waits for it is patient.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(rig.cancelled.lock().unwrap().is_empty());
+    rig.health.set(Condition::Well);
+    let (task, position, predicted_start) = (rig.last_task(), 0, Ticks(0));
+    say(&rig.switchboard, Notice::Accepted { task, position, predicted_start });
+    rig.until_cancelled(CancelReason::Disconnect).await;
+}
+
+#[tokio::test]
+async fn a_submission_left_at_a_full_disk_is_withdrawn_where_it_never_reached_the_core() {
+    let rig = Rig::new();
+    let id = "0190a5f0-0000-7000-8000-000000000001";
+    let waiting = rig.post("/v1/tasks", json!({"task_id": id, "model_ref": "stuck", "prompt": "p"}));
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err());
+    assert!(rig.switchboard.find(rig.last_task()).is_some());
+    for _ in 0..400 {
+        rig.refuse_stuck();
+        if rig.switchboard.find(rig.last_task()).is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("nobody would ever answer this id again");
+}
+
+#[tokio::test]
 async fn chat_refuses_what_it_cannot_honour_by_name() {
     let rig = Rig::new();
     for (more, param) in [

@@ -1,4 +1,4 @@
-//! Forces what was written to disk in the background, for `fsync: interval`.
+//! Forces what was written to disk in the background, for `fsync: interval` and the parts of `never`.
 //!
 //! The writer marks the segment dirty; this thread syncs it within [`INTERVAL`] and then sleeps until
 //! the next write. An idle journal wakes nobody. A failed sync is kept for the writer, who must not go

@@ -20,9 +20,10 @@
 //! | 52 | | body |
 //!
 //! The header's chain starts from 32 zero bytes; its body is postcard of [`Origin`], then, in the first segment
-//! of a run, of `world::ledger::Ledger`. A snapshot is one frame: the header of its segment, with the ledger. `Origin::previous` is the last chain of the segment numbered one lower, zero
-//! where there was none. A record's body is postcard of `(Tick, Vec<Input>, Outcome)`. `seq` counts the
-//! steps of a run from 1 without gaps, through all of its segments.
+//! of a run, of `world::ledger::Ledger`. A snapshot is one frame: the header of its segment, with the ledger.
+//! `Origin::previous` is the last chain of the segment numbered one lower, zero where there was none. A record's
+//! body is postcard of `(Tick, Vec<Input>, Outcome)`. `seq` counts the steps of a run from 1 without gaps, through
+//! all of its segments.
 //!
 //! The last segment may end in a torn tail: bytes after the last valid frame among which no valid frame
 //! begins. A crash leaves such a tail; the next writer cuts it off. Anything else that does not fit is

@@ -287,6 +287,19 @@ fn every_fsync_mode_records_the_same() {
     }
 }
 
+#[test]
+fn a_segment_is_on_the_disk_before_the_next_one_begins_whatever_the_setting() {
+    for fsync in [Fsync::Never, Fsync::Interval, Fsync::Always] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recorder = Recorder::booted(JournalConfig { fsync, ..config(dir.path()) });
+        let broken = std::sync::Arc::new(true.into());
+        recorder.writer.write_through(|disk| Box::new(Forgetful { disk, broken })).unwrap();
+        let error = recorder.writer.rotate().unwrap_err();
+        assert!(matches!(error, JournalError::Sync { .. }), "{fsync:?}: {error}");
+        assert!(!dir.path().join("00000002.orj").exists(), "{fsync:?}");
+    }
+}
+
 /// A disk that takes everything, and from some moment on keeps nothing for sure.
 #[derive(Debug)]
 pub(crate) struct Forgetful {

@@ -40,7 +40,7 @@ pub struct JournalConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fsync {
-    /// When the kernel likes: a power loss can take half a minute.
+    /// When the kernel likes, a segment part by part and before the next begins: a power loss can take half a minute.
     Never,
     /// Within 100 ms, in the background.
     #[default]
@@ -58,6 +58,7 @@ pub struct Writer {
     origin: Origin,
     path: PathBuf,
     medium: Box<dyn Medium>,
+    /// None where each record is forced as it is appended.
     flusher: Option<Flusher>,
     /// Bytes of the segment that are whole frames.
     len: u64,
@@ -98,10 +99,10 @@ impl Writer {
         let header = Header::new(origin, ledger);
         let Begun { path, file, chain } = begin(&config, &header, &mut frame)?;
         let flusher = match config.fsync {
-            Fsync::Interval => {
+            Fsync::Never | Fsync::Interval => {
                 Some(Flusher::start(Arc::clone(&file)).map_err(JournalError::io("start the sync thread of", &path))?)
             }
-            Fsync::Never | Fsync::Always => None,
+            Fsync::Always => None,
         };
         let len = frame.len() as u64;
         retain(&config, header.origin.number, SystemTime::now());
@@ -164,16 +165,19 @@ impl Writer {
             self.ragged = failed.ragged;
             return Err(JournalError::Io { action: "append to", path: self.path.clone(), source: failed.source });
         }
+        let before = self.len;
         self.len += self.frame.len() as u64;
         self.chain = chain;
         self.next_seq += 1;
         if let Outcome::Stepped { state, .. } = record.outcome {
             self.state = (record.tick, state);
         }
-        match (&self.flusher, self.config.fsync) {
-            (Some(flusher), _) => flusher.mark(),
-            (None, Fsync::Always) => self.force()?,
-            (None, Fsync::Never | Fsync::Interval) => {}
+        // Under `never` a part of the segment at a time: its end alone is left to force when it is closed.
+        let part = self.config.segment_bytes / 16 + 1;
+        match &self.flusher {
+            None => self.force()?,
+            Some(_) if self.config.fsync == Fsync::Never && before / part == self.len / part => {}
+            Some(flusher) => flusher.mark(),
         }
         Ok(())
     }
@@ -189,7 +193,10 @@ impl Writer {
     pub fn rotate(&mut self) -> Result<u32, JournalError> {
         self.full_at = self.len + self.config.segment_bytes / 16 + 1;
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records / 16 + 1);
-        self.sync()?;
+        self.check_flusher()?;
+        // Under every setting, and before the next one is there: a power loss that took the end of this one and
+        // left that one's header would leave a gap, which refuses the boot.
+        self.force()?;
         let (tick, digest) = self.state;
         let closed = self.origin.number;
         let origin = Origin {

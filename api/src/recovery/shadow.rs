@@ -3,7 +3,8 @@
 //! Each time the pulse closes a segment, a thread executes that one's records again and writes the state
 //! they came to. So a restart has no more than the last segments to execute, and the pulse never waits until
 //! a state is written. It reads what is on the disk, and holds every step against its digests on the way: a
-//! server whose journal would not replay learns of it while it runs. Old segments are removed here as well.
+//! server whose journal would not replay learns of it while it runs. Old segments are removed here as well,
+//! whether a snapshot could be made or not: room is needed most where it could not.
 
 use crate::journal::snapshot;
 use crate::journal::{Chain, Header, JournalConfig, JournalError, Segment, Writer, file_name, retain, runs};
@@ -34,12 +35,16 @@ impl Shadow {
         let last = Arc::clone(&closed);
         let mut follower = Follower::of(writer);
         let thread = std::thread::Builder::new().name("journal-shadow".into()).spawn(move || {
+            let mut follows = true;
             while woken.recv().is_ok() {
-                while follower.next <= last.load(Ordering::Acquire) && !woken.is_disconnected() {
+                while follows && follower.next <= last.load(Ordering::Acquire) && !woken.is_disconnected() {
                     if let Err(error) = follower.follow() {
                         tracing::error!(%error, "no more snapshots are made: a restart will take longer");
-                        return;
+                        follows = false;
                     }
+                }
+                if !follows {
+                    follower.retain();
                 }
             }
         })?;
@@ -50,7 +55,7 @@ impl Shadow {
     pub(crate) fn closed(&self, number: u32) {
         self.closed.store(number, Ordering::Release);
         if let Some(wake) = &self.wake {
-            // Full means a wake-up is under way already; a thread that ended said so.
+            // Full means a wake-up is under way already.
             let _ = wake.try_send(());
         }
     }
@@ -111,10 +116,15 @@ impl Follower {
             Ok(()) => {
                 tracing::debug!(segment = %path.display(), steps, took = ?began.elapsed(), "snapshot written");
                 self.needed = std::mem::replace(&mut self.newest, self.next);
-                retain(&self.config, self.needed, SystemTime::now());
             }
         }
+        self.retain();
         Ok(())
+    }
+
+    /// Removes what is past its retention and not needed to recover.
+    fn retain(&self) {
+        retain(&self.config, self.needed, SystemTime::now());
     }
 
     fn segment(&self, number: u32) -> Result<Segment, JournalError> {

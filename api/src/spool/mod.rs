@@ -22,11 +22,13 @@ pub(crate) mod tests;
 pub(crate) use load::{Found, load};
 pub(crate) use log::Spool;
 
+use crate::token_log::Answer;
 use orchestrion_world::id::{TaskId, WorkerId};
-use orchestrion_world::payload::{Bias, Likelihood, Sampling};
+use orchestrion_world::payload::{Bias, Sampling};
 use orchestrion_world::protocol::{Class, Outcome};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a frame holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,11 +78,9 @@ pub struct Finished {
     pub broken: bool,
     /// Readers saw tokens that a crash took; the stream ends beyond all that it could have had.
     pub cut: bool,
-    /// Where each token's text ends in `text`.
-    pub ends: Vec<u32>,
-    pub text: String,
-    /// Of each token where the task wanted them.
-    pub likelihoods: Vec<Likelihood>,
+    /// The entry's own: the pulse stages results, and an answer may be megabytes.
+    #[serde(with = "shared")]
+    pub answer: Arc<Answer>,
     /// Milliseconds since 1970 at its end.
     pub wall_ms: u64,
 }
@@ -91,5 +91,19 @@ impl Line {
             Line::Wanted(wanted) => wanted.card.task,
             Line::Finished(finished) => finished.card.task,
         }
+    }
+}
+
+/// An answer in a frame is the answer, whoever else holds it.
+mod shared {
+    use super::{Answer, Arc, Deserialize, Serialize};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(answer: &Arc<Answer>, to: S) -> Result<S::Ok, S::Error> {
+        answer.as_ref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Answer>, D::Error> {
+        Answer::deserialize(from).map(Arc::new)
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::fixture::config;
 use crate::journal::{Fsync, JournalConfig, JournalError};
-use orchestrion_world::payload::Likely;
+use orchestrion_world::payload::{Likelihood, Likely};
 use orchestrion_world::protocol::Finish;
 use orchestrion_world::protocol::Usage;
 use orchestrion_world::units::Permille;
@@ -50,9 +50,11 @@ fn finished(task: u128) -> Finished {
         outcome: Outcome::Done(usage),
         broken: false,
         cut: false,
-        ends: vec![4, 8],
-        text: "eins, zwei".into(),
-        likelihoods: vec![Likelihood { drawn: likely("eins"), top: vec![likely("drei")] }],
+        answer: Arc::new(Answer {
+            ends: vec![4, 8],
+            text: "eins, zwei".into(),
+            likelihoods: vec![Likelihood { drawn: likely("eins"), top: vec![likely("drei")] }],
+        }),
         wall_ms: 5,
     }
 }
@@ -182,7 +184,7 @@ fn a_spool_that_doubled_asks_to_be_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::begin(&config(dir.path()), []).unwrap();
     let mut long = finished(1);
-    long.text = "x".repeat(1 << 20);
+    Arc::make_mut(&mut long.answer).text = "x".repeat(1 << 20);
     while !spool.is_full() {
         spool.stage(&Line::Finished(Box::new(long.clone()))).unwrap();
         spool.commit().unwrap();

@@ -174,6 +174,18 @@ fn done_drains_every_token_first_and_only_once() {
 }
 
 #[test]
+fn an_answer_is_one_allocation_in_the_entry_in_the_spool_and_in_results() {
+    let (board, task) = (board(LONG), TaskId(1));
+    let entry = admit(&board, task, Surface::Queue);
+    board.token(task, Attempt(1), token(0, 7, "one"));
+    assert!(entry.answer().is_none(), "not before the end");
+    let spooled = board.finished(task, &done(), None).unwrap().answer;
+    end(&board, task, done());
+    assert_eq!((spooled.text.as_str(), &*spooled.ends), ("one", &[3][..]));
+    assert!(Arc::ptr_eq(&spooled, &entry.answer().unwrap()));
+}
+
+#[test]
 fn a_retry_shuts_the_lost_attempt_out() {
     let (board, task) = (board(LONG), TaskId(1));
     admit(&board, task, Surface::Queue);

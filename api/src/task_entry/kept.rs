@@ -10,7 +10,7 @@ use orchestrion_world::id::WorkerId;
 use orchestrion_world::payload::Payload;
 use orchestrion_world::protocol::Outcome;
 use orchestrion_world::time::Ticks;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 impl Entry {
     fn card(&self, position: u32, predicted_start: Ticks) -> Card {
@@ -56,9 +56,7 @@ impl Entry {
             outcome: *outcome,
             broken: state.log.broken(),
             cut: state.cut,
-            ends: state.log.ends().to_vec(),
-            text: state.log.text().to_owned(),
-            likelihoods: state.log.likelihoods().to_vec(),
+            answer: Arc::clone(state.log.answer()),
             wall_ms,
         })
     }
@@ -79,14 +77,14 @@ impl Entry {
 
     /// A result of an earlier process.
     pub(crate) fn ended(finished: Finished, number: u64) -> Entry {
-        let Finished { card, worker, outcome, broken, cut, ends, text, likelihoods, wall_ms: _ } = finished;
+        let Finished { card, worker, outcome, broken, cut, answer, wall_ms: _ } = finished;
         let entry = Entry::of(&card, None, number);
         entry.change(|state| {
             state.phase = Phase::Ended(outcome);
             state.admission = Some(admission(&card));
             let (position, predicted_start) = (card.position, card.predicted_start);
             state.begun = worker.map(|worker| Begun { position, predicted_start, worker });
-            state.log = TokenLog::closed(card.max_tokens, broken, ends, text, likelihoods);
+            state.log = TokenLog::closed(card.max_tokens, broken, answer);
             state.cut = cut;
         });
         entry

@@ -49,7 +49,7 @@ impl Reader {
             }
             let until = state.log.len().min(self.next.saturating_add(TOKENS_A_TAKE));
             while self.began && self.next < until && out.len() < BYTES_A_TAKE {
-                let likelihood = state.log.likelihoods().get(self.next as usize);
+                let likelihood = state.log.likelihood(self.next);
                 frames.token(out, self.next, state.log.piece(self.next), likelihood);
                 self.next += 1;
             }

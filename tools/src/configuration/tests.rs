@@ -1,6 +1,7 @@
 //! Layers and defaults.
 
 use super::*;
+use orchestrion_world::config::OverloadPolicy;
 
 #[test]
 fn the_default_is_one_pool_with_the_demo_model() {
@@ -32,5 +33,11 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     std::fs::write(&file, "[placement]\npolicy = \"pakc\"\n").unwrap();
     let error = Config::layered(&args).unwrap_err().to_string();
     assert!(error.ends_with("Did you mean `pack`?"), "{error}");
+    for (bound, fits) in [(63, false), (64, true), (1 << 20, true), ((1 << 20) + 1, false), (i64::MAX, false)] {
+        std::fs::write(&file, format!("[queue]\ningress_max = {bound}\n")).unwrap();
+        let layered = Config::layered(&args).map(|config| config.queue.ingress_max as i64);
+        let refused = format!("queue.ingress_max must be between 64 and 1048576, not {bound}");
+        assert_eq!(layered.map_err(|error| error.to_string()), if fits { Ok(bound) } else { Err(refused) });
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }

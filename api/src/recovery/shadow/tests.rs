@@ -153,6 +153,50 @@ fn retention_leaves_what_recovery_needs_and_one_snapshot_more() {
 }
 
 #[test]
+fn where_no_snapshot_can_be_written_what_is_not_needed_goes_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    let mut tick = 10;
+    let mut close = |recorder: &mut Recorder, task| {
+        tick = recorder.serve(tick, [task]);
+        recorder.writer.rotate().unwrap();
+        recorder.follower.follow().unwrap();
+        runs(dir.path()).unwrap().last().unwrap().segments.len()
+    };
+    assert_eq!((1..=4).map(|task| close(&mut recorder, task)).last(), Some(5));
+    fs::create_dir(dir.path().join("snapshot.new")).unwrap();
+    recorder.follower.config.retain_bytes = Some(0);
+    // Snapshots 4 and 5 are the last two; the segments from 4 to the open one stay.
+    assert_eq!((close(&mut recorder, 5), close(&mut recorder, 6)), (3, 4));
+    assert!(!dir.path().join("00000003.orj").exists());
+    let state = recorder.simulation.ledger();
+    drop(recorder);
+    assert_eq!(recovered(dir.path()).unwrap(), state);
+}
+
+#[test]
+fn retention_goes_on_when_the_shadow_follows_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Recorder::booted(config(dir.path())));
+    let earlier = dir.path().join("00000001.orj");
+    let bytes = fs::read(&earlier).unwrap();
+    let keep = JournalConfig { retain_bytes: Some(bytes.len() as u64), ..config(dir.path()) };
+    let mut recorder = Recorder::booted(keep);
+    let shadow = Shadow::start(&recorder.writer).unwrap();
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    recorder.writer.append(&Record { seq: 3, tick: Tick(9), inputs: vec![submit(5)], outcome }).unwrap();
+    for _ in 0..2 {
+        assert!(earlier.exists());
+        shadow.closed(recorder.writer.rotate().unwrap());
+        (0..1_000).take_while(|_| earlier.exists()).for_each(|_| std::thread::sleep(Duration::from_millis(10)));
+        assert!(!earlier.exists(), "it is over its size and nobody's need");
+        fs::write(&earlier, &bytes).unwrap();
+    }
+    drop(shadow);
+    assert_eq!(snapshots(dir.path()), [""; 0].map(PathBuf::from));
+}
+
+#[test]
 fn a_journal_that_would_not_replay_is_noticed_when_its_segment_closes() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::booted(config(dir.path()));

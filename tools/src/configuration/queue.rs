@@ -1,0 +1,59 @@
+//! `[queue]`: how much may wait, and who gives way where it is full.
+
+use orchestrion_world::config::{OverloadPolicy, QueueRules, Rules, RulesError};
+use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+/// From all the answers that one request may ask for, which are let in together or not at all.
+const INGRESS_MAX: RangeInclusive<usize> = 64..=1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Queue {
+    /// Tasks of a model that may wait.
+    pub interactive_max: u32,
+    pub batch_max: u32,
+    pub policy: Overload,
+    /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
+    pub ingress_max: usize,
+}
+
+/// Who gives way where a queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Overload {
+    /// Who comes.
+    Reject,
+    /// Who has waited longest, batch work first.
+    DropLru,
+    /// Batch work, for interactive work.
+    ShedLowPriority,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
+        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
+    }
+}
+
+impl Queue {
+    pub(super) fn rules(&self) -> QueueRules {
+        let Queue { interactive_max, batch_max, policy, ingress_max: _ } = *self;
+        let policy = match policy {
+            Overload::Reject => OverloadPolicy::Reject,
+            Overload::DropLru => OverloadPolicy::DropLru,
+            Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
+        };
+        QueueRules { interactive_max, batch_max, policy }
+    }
+
+    /// What of it is no rule of the core's.
+    pub(super) fn check(&self) -> Result<(), RulesError> {
+        if INGRESS_MAX.contains(&self.ingress_max) {
+            return Ok(());
+        }
+        let (min, max) = (*INGRESS_MAX.start() as u64, *INGRESS_MAX.end() as u64);
+        Err(RulesError::OutOfRange { what: "queue.ingress_max", found: self.ingress_max as u64, min, max })
+    }
+}
