@@ -142,7 +142,7 @@ pub(super) fn rss_mib(server: &Server) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1_024
 }
 
-/// As many clients as slots, one task after the other: what the server can do. Tasks a second.
+/// Two clients for each slot, so that none waits for the next task: what the server can do. Tasks a second.
 async fn peak(client: &Client, url: &str, length: Duration) -> f64 {
     let (began, log) = (Instant::now(), Arc::new(Mutex::new(Log::default())));
     let busy = async || {
@@ -150,8 +150,11 @@ async fn peak(client: &Client, url: &str, length: Duration) -> f64 {
             want(client.clone(), url.to_owned(), "interactive", began, Arc::clone(&log)).await;
         }
     };
+    const { assert!(SLOTS == 2) };
     tokio::join!(busy(), busy(), busy(), busy());
-    log.lock().unwrap().done_at.len() as f64 / began.elapsed().as_secs_f64()
+    let log = log.lock().unwrap();
+    assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
+    log.done_at.len() as f64 / began.elapsed().as_secs_f64()
 }
 
 /// Time to the first token with nobody else there.
@@ -160,7 +163,9 @@ async fn alone(client: &Client, url: &str, times: usize) -> Vec<Duration> {
     for _ in 0..times {
         want(client.clone(), url.to_owned(), "interactive", Instant::now(), Arc::clone(&log)).await;
     }
-    std::mem::take(&mut log.lock().unwrap().first_token)
+    let log = std::mem::take(&mut *log.lock().unwrap());
+    assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
+    log.first_token
 }
 
 pub(super) async fn ten_times_the_load() {

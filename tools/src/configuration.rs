@@ -45,21 +45,9 @@ pub(crate) struct Queue {
     /// Tasks of a model that may wait.
     pub interactive_max: u32,
     pub batch_max: u32,
-    pub policy: Overload,
+    pub policy: OverloadPolicy,
     /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
     pub ingress_max: usize,
-}
-
-/// Who gives way where a queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Overload {
-    /// Who comes.
-    Reject,
-    /// Who has waited longest, batch work first.
-    DropLru,
-    /// Batch work, for interactive work.
-    ShedLowPriority,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,8 +163,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Queue {
     fn default() -> Self {
-        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
-        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
+        let QueueRules { interactive_max, batch_max, policy } = Rules::default().queue;
+        Queue { interactive_max, batch_max, policy, ingress_max: 1_024 }
     }
 }
 
@@ -288,11 +276,7 @@ impl Config {
             queue: QueueRules {
                 interactive_max: queue.interactive_max,
                 batch_max: queue.batch_max,
-                policy: match queue.policy {
-                    Overload::Reject => OverloadPolicy::Reject,
-                    Overload::DropLru => OverloadPolicy::DropLru,
-                    Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
-                },
+                policy: queue.policy,
             },
             placement: match placement.policy {
                 Policy::PredictedEnd => PlacementRule::PredictedEnd,
