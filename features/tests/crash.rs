@@ -1,5 +1,6 @@
 //! A server that is killed at any moment, again and again, and what its clients find when it is back.
 
+use crate::draw;
 use crate::quota::limit_files;
 use crate::server::{Server, Setup, launch, orch};
 use crate::sse::{Event, Events};
@@ -26,14 +27,6 @@ const KILLS: [Moment; 7] = [Any, Any, InsideSnapshot, Any, FullDisk, Any, Any];
 /// A snapshot is written in a moment, which can be missed.
 const MISSES_MAX: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// SplitMix64: habits and moments are drawn, the same in each run.
-fn draw(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 /// What a client was told of a task that it was given a 202 for.
 #[derive(Clone, Debug, Default)]

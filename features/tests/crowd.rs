@@ -1,9 +1,9 @@
 //! Three hundred clients with every bad habit, and what the journal has to say about them afterwards; ten
 //! times the load that a server can take; and a thousand connections that are held and not used.
 
-use crate::ALONE;
 use crate::server::{Server, Setup, orch};
 use crate::sse::{Event, Events};
+use crate::{ALONE, draw};
 use reqwest::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -14,14 +14,6 @@ const CLIENTS: u64 = 300;
 async fn ten_times_the_load_is_served_as_far_as_it_goes() {
     let _alone = ALONE.lock().await;
     crate::overload::ten_times_the_load().await;
-}
-
-/// SplitMix64: habits are drawn, the same in each run.
-fn draw(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// How a client's task ended, as the server told it.

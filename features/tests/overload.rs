@@ -178,7 +178,7 @@ pub(super) fn rss_mib(server: &Server) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1_024
 }
 
-/// As many clients as slots, one task after the other: what the server can do. Tasks a second.
+/// Two clients for each slot, so that none waits for the next task: what the server can do. Tasks a second.
 async fn peak(client: &Client, url: &str, length: Duration) -> f64 {
     let (began, log) = (Instant::now(), Arc::new(Mutex::new(Log::default())));
     let busy = async || {
@@ -186,8 +186,12 @@ async fn peak(client: &Client, url: &str, length: Duration) -> f64 {
             want(client.clone(), url.to_owned(), "interactive", began, Arc::clone(&log)).await;
         }
     };
-    tokio::join!(busy(), busy(), busy(), busy());
-    log.lock().unwrap().done_at.len() as f64 / began.elapsed().as_secs_f64()
+    let pair = async || tokio::join!(busy(), busy());
+    const { assert!(SLOTS == 4) };
+    tokio::join!(pair(), pair(), pair(), pair());
+    let log = log.lock().unwrap();
+    assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
+    log.done_at.len() as f64 / began.elapsed().as_secs_f64()
 }
 
 /// One task after the other, with nobody else there if nobody else comes.
@@ -196,7 +200,9 @@ async fn alone(client: &Client, url: &str, times: usize) -> Log {
     for _ in 0..times {
         want(client.clone(), url.to_owned(), "interactive", Instant::now(), Arc::clone(&log)).await;
     }
-    std::mem::take(&mut log.lock().unwrap())
+    let log = std::mem::take(&mut *log.lock().unwrap());
+    assert!(log.wrong.is_empty(), "{:#?}", log.wrong);
+    log
 }
 
 /// Whether the step that let a task in also gave it a slot, by the journal.

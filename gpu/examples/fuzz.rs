@@ -97,21 +97,29 @@ fn file(draw: &mut Draw) -> Vec<u8> {
 }
 
 fn byte_level(draw: &mut Draw) -> Vec<u8> {
-    let kind = draw.of(&[TensorKind::F32, TensorKind::F16, TensorKind::Q4_1, TensorKind::Q8_0]);
+    let kinds: Vec<TensorKind> = TensorKind::all().collect();
+    let [matrices, embedding] = [draw.of(&kinds), draw.of(&kinds)];
+    // A row is a block at least.
+    let dim = matrices.block_elems().max(embedding.block_elems()).max(32) as u32;
+    let spec = GenSpec::of(draw.of(&ARCHS[..3])).expect("an architecture that runs");
     let spec = GenSpec {
         seed: draw.next(),
         layers: 1 + draw.below(2) as u32,
-        dim: 32,
+        dim,
         heads: 2,
         kv_heads: 1 + draw.below(2) as u32,
-        ffn: 32,
+        head_dim: spec.head_dim.map(|head| head.max(dim / 2)),
+        ffn: dim,
         vocab: 259 + draw.below(60) as u32,
-        matrices: kind,
-        ..GenSpec::default()
+        matrices,
+        embedding,
+        head: draw.of(&[None, Some(embedding)]),
+        ..spec
     };
-    generate(&spec).unwrap_or_default()
+    generate(&spec).expect("a spec within its bounds")
 }
 
+/// The last is none that runs.
 const ARCHS: [&str; 4] = ["llama", "qwen2", "gemma3", "elephant"];
 const PIECES: [&str; 14] = [
     "\u{2581}",
@@ -204,8 +212,8 @@ fn sentencepiece(draw: &mut Draw) -> Vec<u8> {
 /// One change: a bit, a number, a piece more or less.
 fn change(bytes: &mut Vec<u8>, draw: &mut Draw) {
     const WIDE: [u64; 8] = [0, 1, 256, 65_537, 16 << 20, 1 << 32, 1 << 63, u64::MAX - 7];
-    // Most of the time in the head, where the numbers that matter stand.
-    let reach = if draw.below(4) == 0 { bytes.len() } else { bytes.len().min(1_500) };
+    // Most of the time in the head, where the numbers that matter stand: hyperparameters, then tensors' shapes.
+    let reach = draw.of(&[1_500, 1_500, 10_000, bytes.len()]).min(bytes.len());
     let at = draw.below(reach.saturating_sub(8));
     let end = (at + 1 + draw.below(64)).min(bytes.len());
     match draw.below(6) {

@@ -34,8 +34,10 @@ pub struct QueueRules {
     pub policy: OverloadPolicy,
 }
 
-/// Who gives way where a queue is full.
+/// Who gives way where a queue is full. In a text it is its label; in a journal its place here, which serde's
+/// names do not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OverloadPolicy {
     /// Who comes. Each class keeps to its own places.
     Reject,
@@ -182,4 +184,20 @@ fn sorted<'n>(what: &'static str, names: impl ExactSizeIterator<Item = &'n Strin
 
 fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
     if (min..=max).contains(&found) { Ok(()) } else { Err(RulesError::OutOfRange { what, found, min, max }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error, StrDeserializer};
+
+    #[test]
+    fn an_overload_policy_is_read_by_its_label() {
+        for policy in OverloadPolicy::ALL {
+            let label: StrDeserializer<'_, Error> = policy.label().into_deserializer();
+            assert_eq!(OverloadPolicy::deserialize(label), Ok(policy));
+            assert_eq!(OverloadPolicy::named(policy.label()), Some(policy));
+        }
+    }
 }

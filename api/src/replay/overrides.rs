@@ -12,25 +12,22 @@ pub enum OverrideError {
     #[error("there is no rule `{key}` to change; there are {known}")]
     UnknownKey { key: String, known: String },
     #[error("{key}={value}: expected {expected}")]
-    BadValue { key: String, value: String, expected: &'static str },
+    BadValue { key: String, value: String, expected: String },
     #[error("the changed rules cannot be: {0}")]
     Rules(#[from] RulesError),
 }
 
 const POLICIES: &str = "one of predicted-end, least-loaded, pack";
-const OVERLOAD_POLICIES: &str = "one of reject, drop-lru, shed-low-priority";
 const NUMBER: &str = "a whole number that is not negative";
 
-type Set = fn(&mut Rules, &str) -> Result<(), &'static str>;
+type Set = fn(&mut Rules, &str) -> Result<(), String>;
 
 const KEYS: &[(&str, Set)] = &[
     ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement.policy = policy)),
     ("placement.batch_share_permille", |rules, value| permille(value, &mut rules.placement.batch_share)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
-    ("queue.policy", |rules, value| {
-        OverloadPolicy::named(value).map(|policy| rules.queue.policy = policy).ok_or(OVERLOAD_POLICIES)
-    }),
+    ("queue.policy", |rules, value| overload(value).map(|policy| rules.queue.policy = policy)),
     ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
     ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
@@ -57,25 +54,30 @@ pub(crate) fn apply(rules: &mut Rules, overrides: &[(String, String)]) -> Result
     Ok(rules.check()?)
 }
 
-fn policy(value: &str) -> Result<PlacementRule, &'static str> {
+fn policy(value: &str) -> Result<PlacementRule, String> {
     match value {
         "predicted-end" => Ok(PlacementRule::PredictedEnd),
         "least-loaded" => Ok(PlacementRule::LeastLoaded),
         "pack" => Ok(PlacementRule::Pack),
-        _ => Err(POLICIES),
+        _ => Err(POLICIES.to_owned()),
     }
 }
 
-fn number(value: &str, into: &mut u32) -> Result<(), &'static str> {
-    value.parse().map(|number| *into = number).map_err(|_| NUMBER)
+fn overload(value: &str) -> Result<OverloadPolicy, String> {
+    let labels = || format!("one of {}", OverloadPolicy::ALL.map(OverloadPolicy::label).join(", "));
+    OverloadPolicy::named(value).ok_or_else(labels)
 }
 
-fn ticks(value: &str, into: &mut Ticks) -> Result<(), &'static str> {
-    value.parse().map(|number| *into = Ticks(number)).map_err(|_| NUMBER)
+fn number(value: &str, into: &mut u32) -> Result<(), String> {
+    value.parse().map(|number| *into = number).map_err(|_| NUMBER.to_owned())
 }
 
-fn permille(value: &str, into: &mut Permille) -> Result<(), &'static str> {
-    value.parse().map(|number| *into = Permille(number)).map_err(|_| NUMBER)
+fn ticks(value: &str, into: &mut Ticks) -> Result<(), String> {
+    value.parse().map(|number| *into = Ticks(number)).map_err(|_| NUMBER.to_owned())
+}
+
+fn permille(value: &str, into: &mut Permille) -> Result<(), String> {
+    value.parse().map(|number| *into = Permille(number)).map_err(|_| NUMBER.to_owned())
 }
 
 #[cfg(test)]
@@ -116,8 +118,7 @@ mod tests {
         assert_eq!(bad, "placement.policy=best: expected one of predicted-end, least-loaded, pack");
         let none = apply(&mut rules(), &pairs(&[("placement.batch_share_permille", "0")])).unwrap_err().to_string();
         assert_eq!(none, "the changed rules cannot be: placement.batch_share must be between 1 and 1000, not 0");
-        let labels = OverloadPolicy::ALL.map(OverloadPolicy::label).join(", ");
         let bad = apply(&mut rules(), &pairs(&[("queue.policy", "drop")])).unwrap_err().to_string();
-        assert_eq!(bad, format!("queue.policy=drop: expected one of {labels}"));
+        assert_eq!(bad, "queue.policy=drop: expected one of reject, drop-lru, shed-low-priority");
     }
 }

@@ -14,6 +14,7 @@ mod weights;
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
 use crate::model::arch::{self, ArchSpec};
+use crate::template::CHATML;
 use vocabulary::Vocabulary;
 use weights::Weights;
 
@@ -96,9 +97,6 @@ pub enum GenError {
 
 /// Every row of a quantized matrix is a whole number of blocks; the smallest has this length.
 const BLOCK: u32 = 32;
-/// ChatML, as most small instruct models have it.
-const TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] \
-     + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 impl GenSpec {
     /// The model of the quick tests in another architecture. One with windows has them small, so that tests
@@ -172,7 +170,7 @@ pub fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
     hyperparameters(&mut file, spec);
     let vocabulary = Vocabulary::new(spec.vocab as usize);
     vocabulary.write(&mut file);
-    file.pair("tokenizer.chat_template", Meta::Str(TEMPLATE.to_owned()));
+    file.pair("tokenizer.chat_template", Meta::Str(CHATML.to_owned()));
     tensors(&mut file, spec, arch, &vocabulary);
     Ok(file.finish())
 }

@@ -95,7 +95,10 @@ impl Scales<'_> {
         match w.kind {
             TensorKind::Q4_1 | TensorKind::Q5_1 => Scales::Pair(w.scales(group)),
             TensorKind::Q4_K | TensorKind::Q5_K => Scales::Super(w.scales(group)),
-            _ => Scales::Centred(w.scales(group), f32::from(w.offset())),
+            TensorKind::Q4_0 | TensorKind::Q5_0 => Scales::Centred(w.scales(group), f32::from(w.offset())),
+            TensorKind::Q8_0 | TensorKind::Q6_K | TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => {
+                unreachable!("{} has no such codes", w.kind.name())
+            }
         }
     }
 

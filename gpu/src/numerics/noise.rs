@@ -87,8 +87,9 @@ impl Noise {
 pub(crate) fn scales(kind: TensorKind) -> &'static [usize] {
     match kind {
         TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 => &[0],
+        TensorKind::Q4_1 | TensorKind::Q5_1 | TensorKind::Q4_K | TensorKind::Q5_K => &[0, 2],
         TensorKind::Q6_K => &[208],
-        _ => &[0, 2],
+        TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => &[],
     }
 }
 

@@ -12,6 +12,8 @@ mod builtin;
 mod json;
 mod time;
 
+pub(crate) use builtin::CHATML;
+
 use crate::gguf::{Gguf, GgufError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;

@@ -13,38 +13,21 @@ pub(crate) struct Queue {
     /// Tasks of a model that may wait.
     pub interactive_max: u32,
     pub batch_max: u32,
-    pub policy: Overload,
+    pub policy: OverloadPolicy,
     /// Submissions on their way to the core, their tokenisation included; more are refused at the door.
     pub ingress_max: usize,
 }
 
-/// Who gives way where a queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Overload {
-    /// Who comes.
-    Reject,
-    /// Who has waited longest, batch work first.
-    DropLru,
-    /// Batch work, for interactive work.
-    ShedLowPriority,
-}
-
 impl Default for Queue {
     fn default() -> Self {
-        let QueueRules { interactive_max, batch_max, policy: _ } = Rules::default().queue;
-        Queue { interactive_max, batch_max, policy: Overload::Reject, ingress_max: 1_024 }
+        let QueueRules { interactive_max, batch_max, policy } = Rules::default().queue;
+        Queue { interactive_max, batch_max, policy, ingress_max: 1_024 }
     }
 }
 
 impl Queue {
     pub(super) fn rules(&self) -> QueueRules {
         let Queue { interactive_max, batch_max, policy, ingress_max: _ } = *self;
-        let policy = match policy {
-            Overload::Reject => OverloadPolicy::Reject,
-            Overload::DropLru => OverloadPolicy::DropLru,
-            Overload::ShedLowPriority => OverloadPolicy::ShedLowPriority,
-        };
         QueueRules { interactive_max, batch_max, policy }
     }
 

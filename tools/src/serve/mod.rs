@@ -146,7 +146,7 @@ async fn live(config: Config) -> Result<(), Failure> {
 }
 
 /// As many may knock at once as are let in: a client whose knock the system drops waits for long seconds, and
-/// one that says nothing for ever.
+/// one that says nothing for ever. The kernel's `net.core.somaxconn` caps the number.
 fn listen(bind: SocketAddr, connections: usize) -> std::io::Result<TcpListener> {
     let socket = if bind.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // As the plain way of listening does: a server that comes back finds its port.

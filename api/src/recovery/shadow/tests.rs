@@ -230,9 +230,10 @@ fn the_shadow_follows_while_the_writer_goes_on() {
     assert_eq!(snapshots(dir.path()).len(), 20);
 }
 
-/// The pulse rotates between two steps, so that this is what every client waits for at worst.
+/// The pulse rotates between two steps, so that every client waits for what is written there. How long that took is
+/// printed.
 #[test]
-fn rotating_costs_the_pulse_the_same_with_100_000_resident_tasks() {
+fn a_header_is_no_longer_with_100_000_resident_tasks() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::new(JournalConfig { fsync: Fsync::Interval, ..config(dir.path()) });
     let mut many = rules();

@@ -4,6 +4,7 @@
 //! A refusal is compared as its kind and the field, key or tensor it names. Besides, no case may make the
 //! reader allocate more than the file, which it is given, and [`SLACK`].
 
+mod families;
 mod layout;
 mod meaning;
 mod memory;
@@ -22,9 +23,9 @@ const SLACK: usize = 64 << 20;
 /// Name, what is done to the file, the refusal.
 type Case = (&'static str, fn(&mut Parts), &'static str);
 
-/// The smallest generated file: everything a real one has, in a few kilobytes.
-fn valid() -> Parts {
-    let spec = GenSpec { layers: 1, dim: 32, heads: 2, kv_heads: 1, ffn: 32, vocab: 270, ..GenSpec::default() };
+/// The smallest generated file of an architecture: everything a real one has, in a few kilobytes.
+fn valid(arch: &str) -> Parts {
+    let spec = GenSpec { layers: 1, dim: 32, heads: 2, kv_heads: 1, ffn: 32, vocab: 270, ..GenSpec::of(arch).unwrap() };
     Parts::of(&generate(&spec).unwrap())
 }
 
@@ -97,18 +98,20 @@ fn of_template(error: &TemplateError) -> String {
 
 #[test]
 fn the_file_that_is_changed_is_valid() {
-    assert_eq!(refusal(valid().bytes()), Ok(()));
-    let mut spm = valid();
+    for arch in ["llama", "qwen2", "gemma3"] {
+        assert_eq!(refusal(valid(arch).bytes()), Ok(()), "{arch}");
+    }
+    let mut spm = valid("llama");
     spm.sentencepiece();
     assert_eq!(refusal(spm.bytes()), Ok(()));
 }
 
 #[test]
 fn every_malformed_file_is_refused_for_its_reason() {
-    let cases: Vec<&Case> = [layout::CASES, meaning::CASES].into_iter().flatten().collect();
+    let cases: Vec<&Case> = [layout::CASES, meaning::CASES, families::CASES].into_iter().flatten().collect();
     let mut wrong = Vec::new();
     for (name, change, expected) in &cases {
-        let mut parts = valid();
+        let mut parts = valid("llama");
         change(&mut parts);
         let file = parts.bytes();
         let len = file.len();
