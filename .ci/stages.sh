@@ -1,7 +1,7 @@
 # What .ci/run and .ci/soak share. Source it from the root of the tree; `minutes` ends a script.
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 CARGO_NET_RETRY=5 INSTA_UPDATE=no
 table=()
-# What is drawn at random; the commands print it.
+# What random stages draw from: SEED, or the time. Their commands print it.
 seed=${SEED:-$(date +%s)}
 
 stage() {

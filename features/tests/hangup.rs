@@ -56,10 +56,11 @@ async fn a_closed_stream_frees_its_slot_within_a_step_of_the_engine() {
     let (began, ended) = (moment(&journal, &undisturbed, "was taken up"), moment(&journal, &undisturbed, "ended"));
     let (whole, steps) = (Duration::from_millis(ended - began), tokens.div_ceil(CHUNK) as u32);
 
-    // The guest's prompt is read; a task waits for the only slot; the guest leaves as soon as it does.
+    // The guest's prompt is read, for two steps by now; a task waits for the only slot; the guest leaves.
     let body = json!({"model": "tiny", "stream": true, "max_tokens": 9, "prompt": long()});
     let guest = client.post(format!("{url}/v1/completions")).json(&body).send().await.unwrap();
     let waiting = tokio::spawn(taken_up(client.clone(), url.clone()));
+    tokio::time::sleep(2 * whole / steps).await;
     while !metric(&client, &url, "orchestrion_queue_depth{priority=\"interactive\"} 1").await {
         assert!(!waiting.is_finished(), "it does not wait");
     }
