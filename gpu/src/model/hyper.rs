@@ -80,8 +80,11 @@ impl Hyper {
         let heads = keys.within("attention.head_count", 1, 1 << 12)?;
         let kv_heads = keys.or("attention.head_count_kv", heads, 1, heads)?;
         let head_dim = keys.or("attention.key_length", width / heads, 2, 1024)?;
-        if heads % kv_heads != 0 || head_dim % 2 != 0 {
-            return Err(keys.refuse("attention.head_count_kv", "heads in equal groups, of an even size"));
+        if heads % kv_heads != 0 {
+            return Err(keys.refuse("attention.head_count_kv", "heads in equal groups"));
+        }
+        if head_dim % 2 != 0 {
+            return Err(keys.refuse("attention.key_length", "an even size of heads"));
         }
         if arch.other_query_scale == Some(layers) && width / heads != head_dim {
             return Err(keys.refuse("block_count", "a model whose queries are scaled by the size of a head"));

@@ -61,7 +61,7 @@ fn what_would_run_as_something_else_is_refused() {
     assert!(set("llama.attention.value_length", Meta::U32(8)).contains("expected the head size"));
     assert!(set("llama.rope.dimension_count", Meta::U32(8)).contains("expected the head size"));
     assert!(set("llama.context_length", Meta::U32(0)).contains("llama.context_length"));
-    assert!(set("llama.attention.key_length", Meta::U32(7)).contains("of an even size"));
+    assert!(set("llama.attention.key_length", Meta::U32(7)).contains("an even size"));
     assert!(set("llama.attention.layer_norm_rms_epsilon", Meta::F32(2.0)).contains("an epsilon in [0, 1)"));
     assert!(set("llama.feed_forward_length", Meta::U32(96)).contains("blk.0.ffn_gate.weight"));
     assert!(set("llama.rope.freq_base", Meta::F32(0.5)).contains("a base of 1 or more"));

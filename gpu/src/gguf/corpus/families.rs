@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
         |f| gemma3(f).tensor("blk.0.post_attention_norm.weight").name[0] = b'B',
         "no tensor blk.0.post_attention_norm.weight",
     ),
-    ("heads of an odd size", |f| gemma3(f).set(HEAD, int(31)), "hyper gemma3.attention.head_count_kv"),
+    ("heads of an odd size", |f| gemma3(f).set(HEAD, int(31)), "hyper gemma3.attention.key_length"),
     ("heads of 2^32 - 2", |f| gemma3(f).set(HEAD, int(u32::MAX - 1)), "hyper gemma3.attention.key_length"),
     ("keys of another size than values", |f| gemma3(f).set(HEAD, int(16)), "hyper gemma3.attention.value_length"),
     (
