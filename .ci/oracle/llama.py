@@ -131,6 +131,9 @@ class Llama:
 
 
 def log_softmax(logits):
-    logits = logits.astype(np.float64)
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    """Of each row; one at a time, for a large vocabulary fills the memory in double precision."""
+    out = np.empty(logits.shape, np.float32)
+    for row, to in zip(logits, out):
+        row = row.astype(np.float64) - row.max()
+        to[:] = row - np.log(np.exp(row).sum())
+    return out
