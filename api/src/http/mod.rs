@@ -110,6 +110,8 @@ fn task_id(text: &str) -> Result<TaskId, Problem> {
 #[cfg(test)]
 mod auth_tests;
 #[cfg(test)]
+mod openai_tests;
+#[cfg(test)]
 pub(crate) mod rig;
 #[cfg(test)]
 mod tests;
