@@ -11,10 +11,12 @@ mod dispatch;
 mod estimate;
 mod health;
 mod intake;
+mod patience;
 pub mod placement;
 mod progress;
 mod release;
 mod report;
+mod retry;
 pub mod tick;
 
 use bevy_ecs::prelude::{Resource, Schedule, World};
