@@ -108,8 +108,8 @@ mod tests {
             ]),
         )
         .unwrap();
-        let mut expected = Rules::default();
-        expected.placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
+        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
+        let mut expected = Rules { placement, ..Rules::default() };
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;
         assert_eq!(changed, expected);
