@@ -1,6 +1,8 @@
 //! The rules: every bound and policy the core decides by. They enter as `Input::SetRules`, so a
 //! journal knows under which rules each decision was made.
 
+pub mod overrides;
+
 use crate::time::Ticks;
 use crate::units::Permille;
 use serde::{Deserialize, Serialize};
