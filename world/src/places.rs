@@ -41,6 +41,13 @@ short_name!(WorkerId, DeviceId, PoolId, ModelId);
 
 const SLOTS_MIN: usize = 16;
 
+/// Every bit of the result depends on all of `n`.
+fn fold(n: u64) -> u64 {
+    // The golden ratio, as far as 64 bits hold it.
+    let product = u128::from(n) * 0x9e37_79b9_7f4a_7c15;
+    (product >> 64) as u64 ^ product as u64
+}
+
 impl<K: Name> Places<K> {
     pub(crate) fn seeded(seed: u64) -> Self {
         Places { slots: vec![None; SLOTS_MIN], len: 0, seed }
@@ -99,11 +106,9 @@ impl<K: Name> Places<K> {
         at
     }
 
-    /// A folded product of the halves: its bits depend on all of both.
     fn home(&self, id: K) -> usize {
         let (low, high) = id.halves();
-        let product = u128::from(low ^ self.seed) * u128::from(high ^ 0x9e37_79b9_7f4a_7c15);
-        ((product >> 64) as u64 ^ product as u64) as usize & (self.slots.len() - 1)
+        fold(fold(self.seed ^ low) ^ high) as usize & (self.slots.len() - 1)
     }
 
     fn grow(&mut self) {
@@ -147,8 +152,8 @@ mod tests {
     #[test]
     fn ids_that_only_grow_or_differ_in_one_half_spread() {
         let runs: [fn(u64) -> u128; 3] = [|n| n.into(), |n| u128::from(n) << 64, |n| u128::from(n) << 80 | 0x8000];
-        for id in runs {
-            let mut places = Places::seeded(1);
+        for (id, seed) in runs.into_iter().flat_map(|id| [(id, 0), (id, 1), (id, u64::MAX / 3)]) {
+            let mut places = Places::seeded(seed);
             let entity = World::new().spawn_empty().id();
             assert!((0..10_000).all(|n| places.insert(TaskId(id(n)), entity).is_none()));
             let far = |(at, slot): (usize, &Option<(TaskId, Entity)>)| {
