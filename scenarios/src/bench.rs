@@ -7,7 +7,7 @@
 
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::{PoolRules, Rules};
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
     Class, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
 };
@@ -164,6 +164,8 @@ impl Bench {
         let spec = TaskSpec {
             model: ModelId(0),
             class: Class::Interactive,
+            tenant: TenantId::DEFAULT,
+            session: None,
             prompt_tokens: 64 + (spread % 448) as u32,
             prompt_digest: Sha256([spread as u8; 32]),
             max_tokens: 16 + (spread >> 32) as u32 % 240,
