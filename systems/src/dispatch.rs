@@ -1,7 +1,7 @@
 //! Dispatch: turns leases into orders. A station has as many slots as its worker's leases can fill, so
 //! an order never finds it full.
 
-use crate::patience;
+use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::Core;

@@ -1,7 +1,7 @@
 //! Progress: what workers say of attempts that run. Fenced by epoch and attempt: what an older life of a
 //! worker or a revoked lease says changes nothing.
 
-use crate::patience;
+use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;

@@ -3,14 +3,15 @@
 //! A task is tried again, elsewhere if there is an elsewhere, as often as the rules and the budget allow and
 //! as its readers may be told one story; or it ends. What becomes of the worker is for health to say.
 
-use crate::release::{fail, take_back};
+use super::{fail, take_back};
 use bevy_ecs::prelude::World;
 use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Failure, FaultClass, Notice, Setback, TimeLimit};
-use orchestrion_world::store::{Key, Queues, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};

@@ -1,7 +1,7 @@
 //! Patience: attempts that a live worker does not get on with. One timer for each lease, which rings at the
 //! end of its time or before: a token moves nothing in the wheel, the bell looks how late it has become.
 
-use crate::retry::set_back;
+use super::retry::set_back;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::ledger::Core;
