@@ -27,6 +27,8 @@ use std::str::FromStr;
 pub struct Script {
     pub rules: Rules,
     pub workers: Vec<(WorkerId, WorkerFacts)>,
+    /// How long an engine's step takes, which a cancel has to wait for.
+    pub step: Ticks,
     /// By time; what stands together happens in one step, in this order.
     pub events: Vec<Event>,
 }
@@ -87,7 +89,7 @@ impl FromStr for Script {
     type Err = ScriptError;
 
     fn from_str(text: &str) -> Result<Script, ScriptError> {
-        let mut script = Script { rules: default_rules(), workers: vec![], events: vec![] };
+        let mut script = Script { rules: default_rules(), workers: vec![], step: Ticks(0), events: vec![] };
         let statements = text.lines().enumerate().filter_map(|(n, l)| Some((n + 1, l.strip_prefix("> ")?)));
         // Ids are places in sorted lists, so pools and models are collected before workers and tasks.
         for (line, text) in statements {
@@ -138,6 +140,7 @@ impl Script {
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
                 self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
             }
+            "engine" => self.step = Ticks(words.or("step", 0)?),
             "timeouts" => {
                 let TimeoutRules { first_token, idle, wall } = &mut self.rules.timeouts;
                 *first_token = Ticks(words.or("first_token", first_token.0)?);
@@ -164,7 +167,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "timeouts" | "health" | "placement" => Ok(()),
+                "pool" | "tenant" | "queue" | "engine" | "retry" | "timeouts" | "health" | "placement" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -228,6 +231,7 @@ impl Script {
         Ok(PlacementRules {
             policy: words.rule()?,
             batch_share: share.map_or(self.rules.placement.batch_share, Permille),
+            preempt_max: words.or("preempt_max", self.rules.placement.preempt_max)?,
         })
     }
 

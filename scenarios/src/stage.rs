@@ -53,7 +53,7 @@ const PATIENCE: u64 = 3_600_000;
 pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> {
     let mut stage = Stage {
         simulation: Some(Simulation::new(SEED)),
-        engine: Engine::default(),
+        engine: Engine::with_step(script.step),
         history: History::default(),
         specs: BTreeMap::new(),
         watched: None,

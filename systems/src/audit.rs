@@ -12,6 +12,7 @@ use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
+use orchestrion_world::victims::Victims;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Worker, WorkerState};
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 13] = [
+pub const AUDITS: [(&str, Audit); 14] = [
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
@@ -40,6 +41,7 @@ pub const AUDITS: [(&str, Audit); 13] = [
     ("20 armed timers are those the entities call for", timers_match),
     ("queues hold exactly the queued tasks", queues_match_tasks),
     ("the index of free workers is what the workers say", index_matches),
+    ("who gives way and which slots are called back is what tasks and leases say", victims_match),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
 
@@ -128,7 +130,7 @@ fn leases_only_on_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let over = ledger.tasks.iter().find(|t| t.attempts > rules.retry.attempts_max);
+    let over = ledger.tasks.iter().find(|t| t.preempted > t.attempts || t.failures() > rules.retry.attempts_max);
     over.map_or(Ok(()), |t| Err(format!("{} was tried {} times", t.id, t.attempts)))
 }
 
@@ -216,6 +218,14 @@ fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
     let index = world.resource::<FreeIndex>();
     let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
     check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))
+}
+
+fn victims_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let lost = ledger.workers.iter().flat_map(|w| &w.leases).find(|l| l.called_back && !l.revoked);
+    check(lost.is_none(), || format!("{lost:?} is called back and not revoked"))?;
+    let called_for = Victims::of_all(ledger.tasks.iter(), ledger.workers.iter(), ledger.core.rules.as_deref());
+    let held = world.resource::<Victims>();
+    check(*held == called_for, || format!("{held:?}, {called_for:?} is called for"))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

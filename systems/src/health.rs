@@ -9,6 +9,7 @@ use orchestrion_world::mail::{Mail, Word};
 use orchestrion_world::protocol::{Notice, Order, WorkerFacts, WorkerRefusal};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::units::Bytes;
+use orchestrion_world::victims::Victims;
 use orchestrion_world::vram::{Device, Shard};
 use orchestrion_world::wheel::{Alarm, TimerKey};
 use orchestrion_world::worker::{Drain, Worker, WorkerState};
@@ -148,6 +149,8 @@ fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
             device.weights.0 -= bytes.0;
         }
     }
+    let called_back = leases.iter().filter(|l| l.called_back).count() as u32;
+    world.resource_mut::<Victims>().let_go(model, called_back);
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
     world.set_alarm(Key::Worker(id), None);

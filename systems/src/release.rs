@@ -15,8 +15,10 @@ use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
+use orchestrion_world::victims::{Victims, reconsider};
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::WorkerState;
+pub(crate) use retry::put_back;
 use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
@@ -69,6 +71,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     }
     world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(model);
+    if lease.called_back {
+        world.resource_mut::<Victims>().let_go(model, 1);
+    }
     if lease.revoked {
         return;
     }
@@ -130,6 +135,7 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     disarm(world, id);
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
+    reconsider(world, id);
 }
 
 /// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,

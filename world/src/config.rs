@@ -79,6 +79,9 @@ pub struct PlacementRules {
     /// Of a worker's slots, those that batch tasks may hold together: rounded up, but where there are two or
     /// more one is kept for interactive work. The whole keeps none.
     pub batch_share: Permille,
+    /// Times that a batch task may be put back from its slot for interactive work that has none; none turns
+    /// that off.
+    pub preempt_max: u32,
 }
 
 /// What placement prefers among the workers that could start a task now.
@@ -136,7 +139,11 @@ impl Default for Rules {
             pools: vec![],
             tenants: vec![],
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
-            placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
+            placement: PlacementRules {
+                policy: PlacementRule::PredictedEnd,
+                batch_share: Permille(750),
+                preempt_max: 3,
+            },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },
             retry: RetryRules {
@@ -198,6 +205,7 @@ impl Rules {
         tenant::check(tenants)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
+        within("placement.preempt_max", placement.preempt_max.into(), 0, 100)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
         within("health.workers_max", health.workers_max.into(), 1, NAMES_MAX as u64)?;

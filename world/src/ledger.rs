@@ -13,6 +13,7 @@ use crate::store::{FreeIndex, Key, Store};
 use crate::task::{Life, Task, TaskTimers};
 use crate::time::Tick;
 use crate::units::Digest;
+use crate::victims::Victims;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, TimerKey, Wheel};
 use crate::worker::{Model, Pool, Worker};
@@ -109,6 +110,7 @@ impl Ledger {
     pub fn restore(&self) -> World {
         let Ledger { core, models, pools, devices, shards, workers, tasks } = self.clone();
         let mut world = World::new();
+        world.insert_resource(Victims::of_all(tasks.iter(), workers.iter(), core.rules.as_deref()));
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(FreeIndex::default());

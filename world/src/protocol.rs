@@ -264,6 +264,8 @@ pub enum Notice {
     Started { task: TaskId, attempt: Attempt, worker: WorkerId },
     /// An attempt was lost; the task waits for the next.
     Retrying { task: TaskId, lost: Attempt, until: Tick, why: Setback },
+    /// A batch task was put back from its slot into its line, for interactive work of which `by` is the next.
+    Preempted { task: TaskId, lost: Attempt, worker: WorkerId, by: TaskId },
     /// The one end.
     Ended { task: TaskId, outcome: Outcome },
     /// A worker came or went: how many are ready in its pool now.

@@ -43,6 +43,8 @@ pub struct Lease {
     /// Context memory reserved on the worker's device.
     pub kv: Bytes,
     pub revoked: bool,
+    /// Revoked for interactive work, which has the slot next.
+    pub called_back: bool,
 }
 
 impl Worker {
@@ -172,8 +174,11 @@ mod tests {
     use crate::units::Sha256;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
-        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let lease = |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, class, kv, revoked };
+        let (attempt, kv, revoked, called_back) = (Attempt(1), Bytes(0), false, false);
+        let lease = |(n, &class): (usize, &Class)| {
+            let task = TaskId(n as u128);
+            Lease { task, attempt, class, kv, revoked, called_back }
+        };
         let facts = WorkerFacts {
             pool: PoolId(0),
             device: DeviceId(0),

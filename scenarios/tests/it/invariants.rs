@@ -15,8 +15,8 @@ fn scripts() -> impl Strategy<Value = String> {
     (workers, events, 1u32..6, 1u32..4, policy, 1u32..=1000).prop_map(|(workers, events, bound, attempts, policy, share)| {
         let policy = policy.label();
         let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
-        text += &format!("> timeouts first_token={} idle={} wall={}\n", bound * 400, bound * 100, attempts / 3 * 5_000);
-        text += &format!("> placement predicted-end batch_share={share}\n");
+        text += &format!("> engine step={}\n> timeouts first_token={} idle={} wall={}\n", share % 3 * 30, bound * 400, bound * 100, attempts / 3 * 5_000);
+        text += &format!("> placement predicted-end batch_share={share} preempt_max={}\n", share % 4);
         text += "> pool a model=m\n> pool b model=m\n";
         for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
             let pool = ["a", "b"][n % 2];
@@ -31,7 +31,8 @@ fn scripts() -> impl Strategy<Value = String> {
             at += gap;
             text += &match kind {
                 0..4 => format!("> {at} submit t{task} prompt={size} answer={size}\n"),
-                4 | 5 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
+                4 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
+                5 => format!("> {at} submit t{task} batch strict prompt=10 answer={size}\n"),
                 6 => format!("> {at} submit t{task} prompt=10 answer={size} deadline={}\n", size * 20),
                 7 | 8 => format!("> {at} cancel t{task}\n"),
                 9 => format!("> {at} die w{worker}\n"),

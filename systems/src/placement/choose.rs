@@ -149,6 +149,7 @@ mod tests {
                         class: class(n),
                         kv: Bytes(0),
                         revoked: n % 2 == 1,
+                        called_back: n % 4 == 1,
                     };
                     let facts = WorkerFacts {
                         pool: PoolId(pool),
@@ -200,7 +201,7 @@ mod tests {
             let fingerprint = shown.map(|print| Sha256([print; 32]));
             let request = Request { task: TaskId(task), spec, fingerprint, failed_on: failed_on.map(WorkerId) };
             let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
-            let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
+            let placement = PlacementRules { policy, batch_share: Permille(batch_share), preempt_max: 0 };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
             let indexed = all.iter().rev().copied().filter(|c| {

@@ -5,6 +5,7 @@
 
 mod choose;
 pub mod explain;
+mod preempt;
 mod rank;
 
 use crate::Watch;
@@ -44,7 +45,10 @@ pub(crate) fn place(world: &mut World) {
                 None if fits_nowhere(world, model, &request) => {
                     fail(world, id, Failure::NoWorker);
                 }
-                None => break,
+                None => {
+                    preempt::make_room(world, rules, model, &request);
+                    break;
+                }
             }
         }
         watch_drain(world, model, Class::Interactive, interactive);
@@ -98,7 +102,8 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let tokens = Request::of(&task).tokens();
     let Some(mut at) = world.worker_mut(worker) else { return };
     let kv = at.kv_for(tokens);
-    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
+    let (attempt, class) = (Attempt(task.attempts + 1), task.spec.class);
+    let lease = Lease { task: id, attempt, class, kv, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
     let device = at.facts.device;
