@@ -3,6 +3,8 @@
 //! Each subcommand is a file. Data goes to stdout, progress and logs to stderr; an error says what
 //! happened and what to do, and decides the exit code.
 
+mod bundle;
+mod calibrate;
 mod chat;
 mod cli;
 mod client;
@@ -22,6 +24,7 @@ mod serve;
 mod submit;
 mod tidy;
 mod version;
+mod whatif;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -34,6 +37,9 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Whatif(args) => whatif::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),

@@ -18,14 +18,15 @@ use crate::pulse::message_of;
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
 use orchestrion_systems::Simulation;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
+use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
-use redact::Redaction;
+use redact::{Found, Redaction, without_core};
 use serde::Serialize;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -77,21 +78,21 @@ pub struct Manifest {
 }
 
 /// Writes the bundle of a task into a new file.
-pub fn bundle(journal: &Path, task: TaskId, out: &Path, key: [u8; 32]) -> Result<Manifest, BundleError> {
+pub fn bundle(journal: &Path, task: TaskId, out: &Path) -> Result<Manifest, BundleError> {
     let runs = runs(journal)?;
     let story = chapters(&runs, task)?;
-    let order = Order { cast: Cast::of(&story, task)?, story, task, out, key };
+    let order = Order { cast: Cast::of(&story, task)?, story, task, out };
     match order.write(Ids::Renumbered) {
         Err(BundleError::Differs { .. }) => order.write(Ids::Kept),
         other => other,
     }
 }
 
-/// Who plays in the story, and the state it begins with.
+/// The state that the story begins with, and what is to be replaced in it.
 struct Cast {
     start: Ledger,
     build: String,
-    tasks: BTreeSet<TaskId>,
+    found: Found,
     /// The wall time that the times in the bundle count from.
     epoch_ms: u64,
 }
@@ -99,29 +100,41 @@ struct Cast {
 impl Cast {
     fn of(story: &Chapters<'_>, task: TaskId) -> Result<Cast, BundleError> {
         let mut start = None;
-        let mut tasks = BTreeSet::new();
+        let mut found = Found::default();
         let mut build = String::new();
         let mut first_boot = None;
         scenes(story, task, &mut |before, done, of| {
-            if start.is_none() {
-                start = before;
+            if let (None, Some(before)) = (&start, before) {
+                found.look_at(&without_core(&before)).map_err(unreadable(done.seq))?;
+                found
+                    .look_at(&before.core.rules.iter().flat_map(|rules| tenants(rules)).collect::<Vec<_>>())
+                    .map_err(unreadable(done.seq))?;
+                start = Some(before);
                 build = of.to_owned();
             }
             for input in &done.inputs {
                 match input {
-                    Input::Intent(Intent::Submit { task, .. }) => drop(tasks.insert(*task)),
                     Input::Boot { wall_ms } => first_boot = first_boot.or(Some(*wall_ms)),
-                    _ => {}
+                    Input::SetRules(rules) => {
+                        found.look_at(&tenants(rules).collect::<Vec<_>>()).map_err(unreadable(done.seq))?;
+                    }
+                    Input::Intent(_) | Input::Report(_) => found.look_at(input).map_err(unreadable(done.seq))?,
                 }
             }
             Ok(())
         })?;
         let Some(start) = start else { return Err(ExplainError::Unknown { task }.into()) };
-        tasks.extend(start.tasks.iter().map(|task| task.id));
-        tasks.extend(start.workers.iter().flat_map(|worker| worker.leases.iter().map(|lease| lease.task)));
         let epoch_ms = start.core.booted.map(|(wall, _)| wall).or(first_boot).unwrap_or(0);
-        Ok(Cast { start, build, tasks, epoch_ms })
+        Ok(Cast { start, build, found, epoch_ms })
     }
+}
+
+fn tenants(rules: &Rules) -> impl Iterator<Item = TenantId> {
+    rules.tenants.iter().map(TenantRules::id)
+}
+
+fn unreadable(seq: u64) -> impl Fn(serde_json::Error) -> BundleError {
+    move |source| BundleError::Unreadable { seq, source }
 }
 
 /// Sees the state before the first step, and each step with the build that recorded it.
@@ -169,7 +182,6 @@ struct Order<'a> {
     cast: Cast,
     task: TaskId,
     out: &'a Path,
-    key: [u8; 32],
 }
 
 impl Order<'_> {
@@ -185,10 +197,9 @@ impl Order<'_> {
     }
 
     fn compose(&self, mut to: BufWriter<File>, ids: Ids) -> Result<Manifest, BundleError> {
-        let Order { story, cast, task, out, key } = self;
-        let redaction = Redaction::new(&cast.tasks, ids, *key, cast.epoch_ms);
+        let Order { story, cast, task, out } = self;
+        let redaction = Redaction::new(&cast.found, ids, cast.epoch_ms);
         let first_seq = story.came_in.unwrap_or(1);
-        let unreadable = |seq| move |source| BundleError::Unreadable { seq, source };
         let ledger = redaction.ledger(&cast.start).map_err(unreadable(first_seq))?;
         let mut world = Simulation::restore(&ledger)
             .map_err(|error| BundleError::Unrestorable { seq: first_seq, problem: error.to_string() })?;
@@ -235,7 +246,7 @@ impl Order<'_> {
             ids,
             first_seq,
             last_seq: seq - 1,
-            tasks: cast.tasks.len() as u64,
+            tasks: cast.found.tasks() as u64,
             broke,
             first_state: first_state.to_string(),
             last_state: last_state.to_string(),

@@ -2,13 +2,12 @@
 
 use super::*;
 use crate::explain::{Explanation, explain};
-use crate::fixture::{Recorder, config, life, submit};
+use crate::fixture::{Recorder, config, life, rules, spec, submit, up};
 use crate::journal::Writer;
 use crate::replay::{ReplayOptions, replay};
-use orchestrion_world::id::{Attempt, Epoch, WorkerId};
-use orchestrion_world::protocol::{CancelReason, FaultClass, Report};
+use orchestrion_world::id::{Attempt, Epoch, SessionId, WorkerId};
+use orchestrion_world::protocol::{CancelReason, FaultClass, Report, TaskSpec};
 
-const KEY: [u8; 32] = [9; 32];
 /// As a server gives them: the front of the id is when it came.
 const ID: u128 = 0x019a_a5c1_7a3e_7c5d_8d4a_2f6b_1c9e_0a11;
 
@@ -28,7 +27,7 @@ fn told(explanation: &Explanation, task: &str) -> Vec<(u64, u64, String)> {
 fn bundled(recorder: &Recorder, task: u128) -> (tempfile::TempDir, Manifest) {
     let dir = tempfile::tempdir().unwrap();
     let journal = recorder.writer.path().parent().unwrap();
-    let manifest = bundle(journal, TaskId(task), &dir.path().join("bundle.orj"), KEY).unwrap();
+    let manifest = bundle(journal, TaskId(task), &dir.path().join("bundle.orj")).unwrap();
     (dir, manifest)
 }
 
@@ -52,9 +51,17 @@ fn a_bundle_replays_and_explains_as_the_journal_does() {
 #[test]
 fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let dir = tempfile::tempdir().unwrap();
-    let mut recorder = Recorder::booted(config(dir.path()));
+    let mut recorder = Recorder::new(config(dir.path()));
+    let acme = TenantRules { name: "acme".into(), weight: 2 };
+    let rules = Input::SetRules(Box::new(Rules { tenants: vec![acme.clone()], ..rules() }));
+    recorder.step(0, vec![Input::Boot { wall_ms: 1_763_719_200_000 }, rules, up(1, 0, 2, 50_000)]);
     // It waits among others, so that the state before it holds tasks as well.
-    (0..9).for_each(|n| drop(recorder.step(1_000 + n as u64, vec![submit(ID + n)])));
+    let session = SessionId(ID << 1);
+    for n in 0..9 {
+        let spec = TaskSpec { tenant: acme.id(), session: Some(session), ..spec() };
+        let submit = Input::Intent(Intent::Submit { task: TaskId(ID + n), spec });
+        recorder.step(1_000 + n as u64, vec![submit]);
+    }
     let cancel = Intent::Cancel { task: TaskId(ID + 8), reason: CancelReason::Client };
     recorder.step(2_000, vec![Input::Intent(cancel)]);
     let (_kept, manifest) = bundled(&recorder, ID + 8);
@@ -63,7 +70,9 @@ fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let holds = |bytes: &[u8], what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
     let id = postcard::to_stdvec(&TaskId(ID + 8)).unwrap();
     let wall = postcard::to_stdvec(&1_763_719_200_000u64).unwrap();
-    for secret in [&b"tiny"[..], b"left", b"right", &[7; 32], &[1; 32], &id, &wall] {
+    let (tenant, session) = (postcard::to_stdvec(&acme.id()).unwrap(), postcard::to_stdvec(&session).unwrap());
+    let names = [&b"tiny"[..], b"left", b"right", b"acme"];
+    for secret in names.into_iter().chain([&[7; 32], &[1; 32], &id[..], &wall, &tenant, &session]) {
         assert!(holds(&whole, secret), "{secret:?} is in the journal");
         assert!(!holds(&bytes, secret), "{secret:?} is in the bundle");
     }
@@ -120,10 +129,10 @@ fn nothing_is_overwritten_and_nothing_is_left_of_a_failure() {
     recorder.serve(10, [ID]);
     let (kept, manifest) = bundled(&recorder, ID);
     let before = fs::read(&manifest.file).unwrap();
-    let again = bundle(dir.path(), TaskId(ID), &manifest.file, KEY).unwrap_err();
+    let again = bundle(dir.path(), TaskId(ID), &manifest.file).unwrap_err();
     assert!(matches!(again, BundleError::Write { .. }), "{again}");
     assert_eq!(fs::read(&manifest.file).unwrap(), before);
-    let unknown = bundle(dir.path(), TaskId(1), &kept.path().join("other.orj"), KEY).unwrap_err();
+    let unknown = bundle(dir.path(), TaskId(1), &kept.path().join("other.orj")).unwrap_err();
     assert!(matches!(unknown, BundleError::Explain(ExplainError::Unknown { .. })), "{unknown}");
     assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 1);
 }

@@ -77,7 +77,7 @@ impl Recording {
                     && (recording.is_none() || start.core.booted.is_none())
                 {
                     let mut fresh = Recording::beginning(start.core.seed, done.tick);
-                    fresh.rules = start.core.rules.as_deref().cloned().unwrap_or_default();
+                    fresh.rules = rules_at(start.core.rules.as_deref(), &done.inputs);
                     let ready = start.workers.iter().filter(|worker| worker.state == WorkerState::Ready);
                     fresh.events.extend(ready.map(|w| (done.tick, Event::Up(w.id, w.facts.clone()))));
                     fresh.courses.left_out = start.tasks.len();
@@ -98,15 +98,22 @@ impl Recording {
             }
             chain = rerun.reader.chain();
         }
-        let recording = recording.ok_or(RecordingError::NoRules)?;
-        let ruled = recording.events.iter().any(|(_, event)| matches!(event, Event::Rules(_)));
-        if ruled || !recording.rules.pools.is_empty() { Ok(recording) } else { Err(RecordingError::NoRules) }
+        recording.filter(|recording| !recording.rules.pools.is_empty()).ok_or(RecordingError::NoRules)
     }
 
     fn beginning(seed: u64, begins: Tick) -> Recording {
         let (events, courses, peaks) = (vec![], Courses::default(), Peaks::default());
         Recording { seed, rules: Rules::default(), begins, ends: begins, events, courses, peaks, torn: None }
     }
+}
+
+/// Those of the state, or, where it has none, those that the first step brings.
+fn rules_at(known: Option<&Rules>, first: &[Input]) -> Rules {
+    let brought = first.iter().find_map(|input| match input {
+        Input::SetRules(rules) => Some(&**rules),
+        Input::Boot { .. } | Input::Intent(_) | Input::Report(_) => None,
+    });
+    known.or(brought).cloned().unwrap_or_default()
 }
 
 /// What of an input came from outside and is not to be simulated.
