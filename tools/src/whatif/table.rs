@@ -2,23 +2,25 @@
 
 use super::figures::{ClassFigures, Figures, Spread};
 
-/// A label, and how its figure is found.
-type Row<From, To> = (&'static str, fn(From) -> To);
+/// Labels, and how their figures are found.
+type Of<To> = (&'static str, fn(&ClassFigures) -> To);
+type Quantile = (&'static str, fn(Spread) -> Option<u64>);
+type Whole = (&'static str, fn(&Figures) -> u64);
 
-const COUNTS: [Row<&ClassFigures, u64>; 5] = [
+const COUNTS: [Of<u64>; 5] = [
     ("tasks", |of| of.tasks),
     ("done", |of| of.done),
     ("refused", |of| of.refused),
     ("cancelled", |of| of.cancelled),
     ("failed", |of| of.failed),
 ];
-const SPREADS: [Row<&ClassFigures, Spread>; 3] = [
+const SPREADS: [Of<Spread>; 3] = [
     ("until taken up", |of| of.wait_ms),
     ("until the first token", |of| of.first_token_ms),
     ("until the end", |of| of.total_ms),
 ];
-const QUANTILES: [Row<Spread, Option<u64>>; 3] = [("p50", |s| s.p50), ("p90", |s| s.p90), ("p99", |s| s.p99)];
-const WHOLE: [Row<&Figures, u64>; 5] = [
+const QUANTILES: [Quantile; 3] = [("p50", |s| s.p50), ("p90", |s| s.p90), ("p99", |s| s.p99)];
+const WHOLE: [Whole; 5] = [
     ("tasks done in 1000 s", |of| of.done_per_1000_s),
     ("tokens made in 1000 s", |of| of.tokens_per_1000_s),
     ("attempts lost", |of| of.attempts_lost),
