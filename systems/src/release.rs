@@ -153,7 +153,8 @@ fn retry_or_fail(world: &mut World, id: TaskId, lost: Attempt) {
     }
     let doubled = retry.backoff.0.checked_shl(task.attempts - 1).unwrap_or(u64::MAX);
     let backoff = Ticks(doubled.min(retry.backoff_max.0));
-    let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter);
+    // What is due now was due before the wheel turned: the next tick is the first that can bring it.
+    let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter).max(Ticks(1));
     world.resource_mut::<Core>().retry_budget -= ONE_RETRY;
     if let Some(mut task) = world.task_mut(id) {
         let legal = task.life.advance(Life::Backoff { until });
