@@ -1,6 +1,6 @@
 //! Audits of what only a history can show: over the effects of a run, in order.
 
-use orchestrion_world::id::{Attempt, ModelId, TaskId};
+use orchestrion_world::id::{Attempt, ModelId, TaskId, TenantId};
 use orchestrion_world::protocol::{Class, Effect, Failure, Input, Intent, Notice, Order, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -17,8 +17,8 @@ pub struct History {
     asked: VecDeque<(TaskId, Line)>,
 }
 
-/// The queue that a task waits in.
-type Line = (ModelId, Class);
+/// The queue that a task waits in, and whose part of it.
+type Line = (ModelId, Class, TenantId);
 
 /// The last thing told of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl History {
     /// Takes in what a step is about to hear.
     pub fn ask(&mut self, inputs: &[Input]) {
         let submits = inputs.iter().filter_map(|input| match input {
-            Input::Intent(Intent::Submit { task, spec }) => Some((*task, (spec.model, spec.class))),
+            Input::Intent(Intent::Submit { task, spec }) => Some((*task, (spec.model, spec.class, spec.tenant))),
             Input::Intent(_) | Input::Report(_) | Input::Boot { .. } | Input::SetRules(_) => None,
         });
         self.asked = submits.collect();
@@ -53,9 +53,9 @@ impl History {
 
     /// Only for a newcomer that is about to be let in, and never interactive work for batch work.
     fn may_displace(&self, task: TaskId, by: TaskId) -> Result<(), String> {
-        let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, (_, class))| *class);
+        let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, (_, class, _))| *class);
         let newcomer = newcomer.ok_or_else(|| format!("25: {task} gave way to {by}, which nobody submits"))?;
-        let fits = self.places.get(&task).is_some_and(|((_, class), _)| *class >= newcomer);
+        let fits = self.places.get(&task).is_some_and(|((_, class, _), _)| *class >= newcomer);
         let fresh = self.lives.get(&task) == Some(&Told::Waiting(Attempt(0)));
         (fits && fresh).then_some(()).ok_or_else(|| format!("5: {task} gave way to {by}, which is not above it"))
     }
@@ -106,12 +106,15 @@ impl History {
 
     /// Nobody of its line came before it and waits still, and batch work leaves none interactive behind.
     fn goes_first(&mut self, task: TaskId, attempt: Attempt) -> Result<(), String> {
-        let Some(&((model, class), place)) = self.places.get(&task) else { return Ok(()) };
-        let waits = |class| self.fresh.get(&(model, class)).and_then(BTreeSet::first);
-        if let (Class::Batch, Some(older)) = (class, waits(Class::Interactive)) {
+        let Some(&(line, place)) = self.places.get(&task) else { return Ok(()) };
+        let (model, class, _) = line;
+        let interactive = (model, Class::Interactive, TenantId(0))..=(model, Class::Interactive, TenantId(u64::MAX));
+        let left = self.fresh.range(interactive).find_map(|(_, waiting)| waiting.first());
+        if let (Class::Batch, Some(older)) = (class, left) {
             return Err(format!("5: {task} of the batch class was placed before interactive admission {older}"));
         }
-        if let (Attempt(1), Some(older)) = (attempt, waits(class).filter(|first| **first < place)) {
+        let first = self.fresh.get(&line).and_then(BTreeSet::first).filter(|first| **first < place);
+        if let (Attempt(1), Some(older)) = (attempt, first) {
             return Err(format!("4: {task}, admission {place}, was placed before {older} of its line"));
         }
         self.leave(task);
@@ -134,7 +137,9 @@ impl History {
             }
             Order::Cancel { task, .. } => {
                 let ended = self.lives.get(&task) == Some(&Told::Ended);
-                ended.then_some(()).ok_or_else(|| format!("2: {task} is cancelled at its worker before its end was told"))
+                ended
+                    .then_some(())
+                    .ok_or_else(|| format!("2: {task} is cancelled at its worker before its end was told"))
             }
             Order::Reset { .. } => Ok(()),
         }

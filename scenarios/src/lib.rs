@@ -5,11 +5,14 @@
 //! suite of the scheduler and the documentation of how it behaves. [`storm`] draws scenarios from a seed and
 //! demands of each what must hold of all.
 
+pub mod cluster;
+pub mod cost;
 pub mod engine;
 pub mod history;
 pub mod line;
 pub mod moves;
 pub mod script;
 pub mod stage;
+pub mod station;
 pub mod storm;
 pub mod transcript;

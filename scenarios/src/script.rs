@@ -17,8 +17,9 @@ use crate::line::Trouble;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, FaultClass, TaskSpec, WorkerFacts};
+use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::BTreeMap;
@@ -140,6 +141,11 @@ impl Script {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
             }
+            "tenant" => {
+                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
+                self.rules.tenants.push(TenantRules { name, weight });
+                self.rules.tenants.sort_by_key(TenantRules::id);
+            }
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
         }
@@ -156,7 +162,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" => Ok(()),
+                "seed" | "pool" | "tenant" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -222,6 +228,8 @@ impl Script {
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
+            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
+            session: None,
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,
@@ -253,9 +261,9 @@ impl Script {
 
 /// The rules by section, each a declaration; what is not named stays as it is.
 fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
-    let Rules { models: _, pools: _, queue, placement: _, health, retry } = rules;
     match words.verb {
         "queue" => {
+            let queue = &mut rules.queue;
             queue.interactive_max = words.or("interactive", queue.interactive_max)?;
             queue.batch_max = words.or("batch", queue.batch_max)?;
             if let Some(name) = words.optional("policy") {
@@ -264,12 +272,14 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             }
         }
         "retry" => {
+            let retry = &mut rules.retry;
             retry.attempts_max = words.or("attempts", retry.attempts_max)?;
             retry.backoff = Ticks(words.or("backoff", retry.backoff.0)?);
             retry.jitter = Permille(words.or("jitter", retry.jitter.0)?);
             retry.budget = Permille(words.or("budget", retry.budget.0)?);
         }
         "health" => {
+            let health = &mut rules.health;
             health.beat_timeout = Ticks(words.or("beat_timeout", health.beat_timeout.0)?);
             health.no_worker_grace = Ticks(words.or("no_worker_grace", health.no_worker_grace.0)?);
         }

@@ -199,7 +199,8 @@ impl Stage {
     }
 
     fn act(&mut self, now: Tick, act: &Act, inputs: &mut Vec<Input>) {
-        let mut befell = |kind: &'static str, often: bool| *self.run.faults.entry(kind).or_default() += u64::from(often);
+        let mut befell =
+            |kind: &'static str, often: bool| *self.run.faults.entry(kind).or_default() += u64::from(often);
         let said = match act {
             Act::Submit(task, spec) => {
                 self.specs.insert(*task, spec.clone());
@@ -282,6 +283,11 @@ impl Stage {
         };
         let mut simulation = h.before_step(self.run.steps.len() as u64, simulation);
         self.history.ask(&inputs);
+        for input in &inputs {
+            if let Input::Report(Report::WorkerUp { worker, .. }) = input {
+                self.refused.remove(worker);
+            }
+        }
         if let Some(task) = self.watched {
             simulation.watch(task);
         }

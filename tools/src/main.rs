@@ -19,6 +19,7 @@ mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod storm;
 mod submit;
 mod tidy;
 mod version;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),

@@ -6,7 +6,9 @@
 
 use crate::config::Rules;
 use crate::mail::Mail;
-use crate::store::{FreeIndex, Key, Print, Queues, Roster, Store, Sum};
+use crate::protocol::Class;
+use crate::queues::Queues;
+use crate::store::{FreeIndex, Key, Print, Roster, Store, Sum};
 use crate::task::{Life, Task, TaskTimers};
 use crate::time::Tick;
 use crate::units::Digest;
@@ -115,6 +117,10 @@ impl Ledger {
         let rules = core.rules.clone();
         world.insert_resource(core);
         for model in models {
+            for class in [Class::Interactive, Class::Batch] {
+                let shares = model.line(class).shares.clone();
+                world.resource_mut::<Queues>().restore(model.id, class, shares);
+            }
             let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
             world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
         }

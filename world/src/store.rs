@@ -1,11 +1,10 @@
 //! The world by our own ids: finds entities, and notes which ones a step touched.
 //!
 //! Every mutable access goes through here, so that the step's end can bring the state digest up to date
-//! by looking at what changed and at nothing else. The roster, the queues and the index of workers with
-//! room are derived from the entities: [`crate::ledger`] rebuilds them.
+//! by looking at what changed and at nothing else. The roster and the index of workers with room are derived
+//! from the entities: [`crate::ledger`] rebuilds them.
 
 use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::Class;
 use crate::task::Task;
 use crate::time::Tick;
 use crate::units::Sha256;
@@ -42,50 +41,12 @@ pub struct Sum(pub u128);
 #[derive(Component, Debug)]
 pub struct Print(pub u128);
 
-/// What waits, for each model and class, by admission order: a retried task regains its place.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
-pub struct Queues {
-    lines: BTreeMap<(ModelId, Class), BTreeMap<u64, TaskId>>,
-}
-
 /// Workers of each model that are ready and have a free slot.
 #[derive(Resource, Debug, Default, PartialEq, Eq)]
 pub struct FreeIndex {
     pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
-}
-
-impl Queues {
-    /// Tasks waiting in a line.
-    pub fn len(&self, model: ModelId, class: Class) -> usize {
-        self.lines.get(&(model, class)).map_or(0, BTreeMap::len)
-    }
-
-    /// Every line that was ever used, with its tasks in order.
-    pub fn lines(&self) -> impl Iterator<Item = (ModelId, Class, &BTreeMap<u64, TaskId>)> {
-        self.lines.iter().map(|(&(model, class), line)| (model, class, line))
-    }
-
-    /// The tasks of a line, in order.
-    pub fn line(&self, model: ModelId, class: Class) -> impl DoubleEndedIterator<Item = TaskId> {
-        self.lines.get(&(model, class)).into_iter().flat_map(|line| line.values().copied())
-    }
-
-    /// The task that is next: interactive before batch, then by admission.
-    pub fn head(&self, model: ModelId) -> Option<TaskId> {
-        [Class::Interactive, Class::Batch]
-            .iter()
-            .find_map(|&class| self.lines.get(&(model, class))?.values().next().copied())
-    }
-
-    pub fn push(&mut self, task: &Task) {
-        self.lines.entry((task.spec.model, task.spec.class)).or_default().insert(task.ordinal, task.id);
-    }
-
-    pub fn remove(&mut self, task: &Task) {
-        if let Some(line) = self.lines.get_mut(&(task.spec.model, task.spec.class)) {
-            line.remove(&task.ordinal);
-        }
-    }
+    /// The same workers, by the device that they share memory on.
+    pub by_device: BTreeMap<DeviceId, BTreeSet<(ModelId, WorkerId)>>,
 }
 
 /// Access to entities by id. Mutable access marks the entity as touched.
@@ -212,13 +173,16 @@ impl Store for World {
 
     fn index_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.worker(id) else { return };
-        let (model, free) = (worker.model, worker.state == WorkerState::Ready && worker.free_slots() > 0);
-        let mut index = self.resource_mut::<FreeIndex>();
-        let free_ones = index.by_model.entry(model).or_default();
+        let (model, device) = (worker.model, worker.facts.device);
+        let free = worker.state == WorkerState::Ready && worker.free_slots() > 0;
+        let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
+        let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
         if free {
-            free_ones.insert(id)
+            of_model.insert(id);
+            of_device.insert((model, id));
         } else {
-            free_ones.remove(&id)
-        };
+            of_model.remove(&id);
+            of_device.remove(&(model, id));
+        }
     }
 }

@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub type Prepare<'p> = &'p dyn Fn(&mut Simulation);
 
 /// What one scenario came to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub ticks: u64,
     pub steps: u64,
@@ -49,6 +49,11 @@ impl Tally {
             *tally.answers.entry(name.trim_end().to_owned()).or_default() += 1;
         }
         tally
+    }
+
+    /// Faults that the storm can draw and none of these scenarios had.
+    pub fn missing(&self) -> Vec<&'static str> {
+        plan::FAULTS.into_iter().filter(|kind| self.faults.get(kind).is_none_or(|n| *n == 0)).collect()
     }
 
     /// Adds another scenario's.

@@ -7,9 +7,8 @@
 use super::draw::Draw;
 
 /// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
-const FAULTS: [&str; 12] = [
-    "crash", "hang", "fault", "slow", "mute", "late", "jumble", "twice", "ghost", "restart", "rules", "rise",
-];
+pub(super) const FAULTS: [&str; 12] =
+    ["crash", "hang", "fault", "slow", "mute", "late", "jumble", "twice", "ghost", "restart", "rules", "rise"];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
 /// Tasks of a client are counted within it.
@@ -73,7 +72,9 @@ fn rules(text: &mut String, draw: &mut Draw) {
         "> queue interactive={interactive} batch={batch} policy={policy}\n\
          > placement {placement} batch_share={share}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
-         > health beat_timeout={timeout} no_worker_grace={grace}\n"
+         > health beat_timeout={timeout} no_worker_grace={grace}\n\
+         > tenant n1 weight={}\n",
+        draw.of(&[1, 3, 1_000]),
     );
 }
 
@@ -107,27 +108,29 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
 
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
 fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64) {
-    let clients = draw.within(1, 6);
+    let (clients, tenants) = (draw.within(1, 6), draw.within(1, 3));
     for client in 1..=clients {
         let gap = draw.of(&[100, 250, 500, 2_000]) * clients;
         let burst = draw.of(&[1, 1, 2, 8]);
         let batch = draw.of(&[0, 0, 50, 100]);
         let [deadlines, cancels, again] = [0, 1, 2].map(|_| draw.of(&[0, 0, 10, 40]));
-        let model = draw.below(cluster.models);
+        let (model, tenant) = (draw.below(cluster.models), draw.below(tenants));
+        // The first is nobody in particular.
+        let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
         let (mut at, mut number) = (draw.below(gap), 0);
         while at < ticks {
             for _ in 0..draw.within(1, burst) {
                 number += 1;
                 let task = client * TASKS_OF_CLIENT + number;
                 let submit = submit(draw, cluster, model, batch, deadlines);
-                events.push((at, format!("submit t{task} {submit}")));
+                events.push((at, format!("submit t{task} {submit}{tenant}")));
                 if draw.chance(cancels) {
                     let after = draw.of(&[0, 0, 1, 2, 5, 50, 500, 3_000]);
                     events.push((at + after, format!("cancel t{task}")));
                 }
                 if draw.chance(again) {
                     let after = draw.of(&[0, 1, 100, 1_000]);
-                    events.push((at + after, format!("submit t{task} {submit}")));
+                    events.push((at + after, format!("submit t{task} {submit}{tenant}")));
                 }
             }
             at += draw.within(1, gap * 2);

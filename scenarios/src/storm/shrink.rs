@@ -124,8 +124,9 @@ impl Shrinker<'_> {
 
     /// Less time between one event and the next.
     fn hurry(&mut self) {
-        for line in 1..self.lines.len() {
-            while let (Some(before), Some(at)) = (time(&self.lines[line - 1]).or(Some(0)), time(&self.lines[line])) {
+        for line in 0..self.lines.len() {
+            while let Some(at) = time(&self.lines[line]) {
+                let before = line.checked_sub(1).and_then(|before| time(&self.lines[before])).unwrap_or(0);
                 let gap = at - before.min(at);
                 let shorter = [gap, gap / 2, 1].into_iter().filter(|less| (1..=gap).contains(less));
                 let taken = shorter.into_iter().any(|less| {
