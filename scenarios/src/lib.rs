@@ -5,6 +5,7 @@
 //! suite of the scheduler and the documentation of how it behaves. [`storm`] draws scenarios from a seed and
 //! demands of each what must hold of all.
 
+pub mod bench;
 pub mod cluster;
 pub mod cost;
 pub mod engine;
