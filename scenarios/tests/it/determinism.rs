@@ -72,7 +72,11 @@ fn idle_ticks_change_nothing_but_the_time() {
         let mut simulation = Simulation::new(case.script.seed);
         for (tick, inputs, step) in &plain.steps {
             let from = simulation.now().0;
-            for idle in (from + 1..tick.0).step_by(37).filter(|idle| idle < &tick.0) {
+            for idle in (from + 1..tick.0).step_by(37) {
+                // While the process was down nobody stepped; a tick that something was due at is not idle.
+                if simulation.is_due(Tick(idle)) {
+                    break;
+                }
                 let before = Ledger { core: simulation.ledger().core, ..simulation.ledger() };
                 let nothing = simulation.step(Tick(idle), vec![]);
                 assert!(nothing.effects.is_empty(), "{}: {:?} at {idle}", case.path.display(), nothing.effects);
