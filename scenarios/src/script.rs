@@ -15,10 +15,10 @@
 
 use crate::line::Trouble;
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
+    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, FaultClass, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
@@ -70,6 +70,12 @@ pub enum Act {
     Restart(Ticks),
     /// Every trouble ends and every worker is up. A run that goes on from here has to settle.
     Heal,
+    /// The attempt that runs this task makes no more tokens, though its worker lives.
+    Stall(TaskId),
+    /// One of the attempts that run on this worker makes no more.
+    StallAt(WorkerId),
+    /// A process takes the journal up: what the one before showed its readers is gone.
+    Boot,
     /// The rules change.
     Rule(Box<Rules>),
     /// From here on, every placement decision about this task is told in full.
@@ -90,7 +96,7 @@ pub struct ScriptError {
 /// The seed of a world whose script names none.
 const SEED: u64 = 1;
 /// Sections of the rules.
-const DECLARATIONS: [&str; 4] = ["queue", "retry", "health", "placement"];
+const DECLARATIONS: [&str; 5] = ["queue", "retry", "timeouts", "health", "placement"];
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
@@ -188,7 +194,7 @@ impl Script {
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => {
                 let whose = words.name()?;
-                let class = fault_class(words)?;
+                let class = fault_class(words.optional("class").unwrap_or("transient"))?;
                 match worker_id(whose) {
                     Ok(worker) => Act::FaultAt(worker, class),
                     Err(_) => Act::Fault(task_id(whose)?, class),
@@ -211,6 +217,14 @@ impl Script {
                 declare(rules, words)?;
                 Act::Rule(Box::new(rules.clone()))
             }
+            "stall" => {
+                let whose = words.name()?;
+                match worker_id(whose) {
+                    Ok(worker) => Act::StallAt(worker),
+                    Err(_) => Act::Stall(task_id(whose)?),
+                }
+            }
+            "boot" => Act::Boot,
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
@@ -218,6 +232,7 @@ impl Script {
     }
 
     fn spec(&self, words: &mut Words<'_>) -> Result<TaskSpec, String> {
+        let strict = words.flag("strict");
         let class = if words.flag("batch") { Class::Batch } else { Class::Interactive };
         let model = match words.optional("model") {
             // A name nobody serves is a question too.
@@ -235,6 +250,7 @@ impl Script {
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,
+            determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
 
@@ -244,11 +260,14 @@ impl Script {
         let mib = |n: u64| Bytes(n << 20);
         let mut model_digest = Sha256::default();
         model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
+        let mut fingerprint = model_digest;
+        fingerprint.0[1] = words.or("engine", 0)?;
         Ok(WorkerFacts {
             pool: PoolId(pool as u16),
             device: DeviceId(words.or("device", 0)?),
             device_capacity: mib(words.or("capacity", 1 << 20)?),
             model_digest,
+            fingerprint,
             weights: mib(words.or("weights", 100)?),
             kv_per_token: Bytes(words.or("kv", 1024)?),
             ctx_max: words.or("ctx", 4096)?,
@@ -278,6 +297,12 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             retry.jitter = Permille(words.or("jitter", retry.jitter.0)?);
             retry.budget = Permille(words.or("budget", retry.budget.0)?);
         }
+        "timeouts" => {
+            let TimeoutRules { first_token, idle, wall } = &mut rules.timeouts;
+            *first_token = Ticks(words.or("first_token", first_token.0)?);
+            *idle = Ticks(words.or("idle", idle.0)?);
+            *wall = Ticks(words.or("wall", wall.0)?);
+        }
         "health" => {
             let health = &mut rules.health;
             health.beat_timeout = Ticks(words.or("beat_timeout", health.beat_timeout.0)?);
@@ -294,15 +319,6 @@ fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, Str
     Ok(PlacementRules { policy: words.rule()?, batch_share })
 }
 
-fn fault_class(words: &mut Words<'_>) -> Result<FaultClass, String> {
-    match words.names.pop_front() {
-        None | Some("transient") => Ok(FaultClass::Transient),
-        Some("fatal") => Ok(FaultClass::Fatal),
-        Some("invalid") => Ok(FaultClass::InvalidInput),
-        Some(other) => Err(format!("a fault is transient, fatal or invalid, not `{other}`")),
-    }
-}
-
 fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {
     Ok(match word {
         "mute" => Trouble::Mute,
@@ -317,6 +333,17 @@ fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {
 pub fn task_id(name: &str) -> Result<TaskId, String> {
     let number = name.strip_prefix('t').and_then(|n| n.parse().ok());
     number.map(TaskId).ok_or_else(|| format!("a task is called t1, t2, …, not `{name}`"))
+}
+
+fn fault_class(name: &str) -> Result<FaultClass, String> {
+    match name {
+        "transient" => Ok(FaultClass::Transient),
+        "retryable" => Ok(FaultClass::Retryable),
+        "invalid-input" => Ok(FaultClass::InvalidInput),
+        "fatal" => Ok(FaultClass::Fatal),
+        "diverged" => Ok(FaultClass::Diverged),
+        other => Err(format!("no class of faults is called `{other}`")),
+    }
 }
 
 fn worker_id(name: &str) -> Result<WorkerId, String> {

@@ -54,7 +54,9 @@ pub struct Run {
 }
 
 /// How long a run goes on after the last event for tasks to end by themselves.
-const PATIENCE: Ticks = Ticks(600_000);
+const PATIENCE: Ticks = Ticks(3_600_000);
+/// The same where all is well again.
+const PATIENCE_HEALED: Ticks = Ticks(600_000);
 
 /// Runs a script to its end, and on until no task lives; where it heals, until nothing is held any more.
 ///
@@ -67,9 +69,9 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
         first.extend(stage.engine.rise(Tick(0), *id, Some(facts)).map(Input::Report));
     }
     stage.step(Tick(0), first, handling)?;
-    let end = script.events.last().map_or(Tick(0), |e| e.at) + PATIENCE;
+    let last = script.events.last().map_or(Tick(0), |e| e.at);
     let mut events = script.events.iter().peekable();
-    while events.peek().is_some() || stage.unsettled().is_some() && stage.now() <= end {
+    while events.peek().is_some() || stage.unsettled().is_some() && stage.now() <= last + stage.patience() {
         let Some(now) = stage.due(events.peek().map(|e| e.at)) else { break };
         let mut inputs = stage.arrivals(now, &mut events);
         let idle = inputs.is_empty() && !stage.simulation.as_mut().is_some_and(|s| s.is_due(now));
@@ -148,6 +150,10 @@ impl Stage {
             }
         };
         Some(due.max(self.now()))
+    }
+
+    fn patience(&self) -> Ticks {
+        if self.healed { PATIENCE_HEALED } else { PATIENCE }
     }
 
     /// Why the run is not over: a task lives, or after healing something is still held.
@@ -265,6 +271,16 @@ impl Stage {
                 self.rules = Rules::clone(rules);
                 return inputs.push(Input::SetRules(rules.clone()));
             }
+            Act::Stall(task) => {
+                befell("stall", self.engine.stall(*task));
+                vec![]
+            }
+            Act::StallAt(worker) => {
+                let stalled = self.engine.running(*worker).is_some_and(|task| self.engine.stall(task));
+                befell("stall", stalled);
+                vec![]
+            }
+            Act::Boot => return inputs.push(Input::Boot { wall_ms: now.0 }),
             Act::Watch(task) => {
                 self.watched = Some(*task);
                 vec![]

@@ -43,7 +43,7 @@ pub fn plan(seed: u64, ticks: u64) -> Plan {
     clients(&mut events, draw, &cluster, ticks);
     for (kind, rate) in rates {
         // Of the attempts that are to fail, few are there to fail.
-        let rate = if kind == "fault" { rate * 5 } else { rate };
+        let rate = if kind == "fault" || kind == "stall" { rate * 5 } else { rate };
         for _ in 0..(rate * ticks).div_ceil(SPAN) {
             let at = draw.below(ticks);
             events.extend(fault(kind, draw, &cluster, at));
@@ -67,11 +67,14 @@ fn rules(text: &mut String, draw: &mut Draw) {
     let share = draw.of(&[1, 250, 500, 750, 1000]);
     let (attempts, backoff) = (draw.within(1, 4), draw.of(&[1, 20, 100, 1_000]));
     let (jitter, budget) = (draw.of(&[0, 200, 1000]), draw.of(&[0, 10, 100, 1000]));
+    let (first_token, idle, wall) =
+        (draw.of(&[50, 500, 30_000]), draw.of(&[100, 2_000]), draw.of(&[300, 5_000, 60_000]));
     let (timeout, grace) = (draw.within(1_100, 5_000), draw.of(&[1, 500, 3_000, 20_000]));
     *text += &format!(
         "> queue interactive={interactive} batch={batch} policy={policy}\n\
          > placement {placement} batch_share={share}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
+         > timeouts first_token={first_token} idle={idle} wall={wall}\n\
          > health beat_timeout={timeout} no_worker_grace={grace}\n\
          > tenant n1 weight={}\n",
         draw.of(&[1, 3, 1_000]),
@@ -146,7 +149,8 @@ fn submit(draw: &mut Draw, cluster: &Cluster, model: u64, batch: u64, deadlines:
     let prompt = draw.within(1, cluster.ctx / 2 + long);
     let answer = draw.of(&[1, 2, 10, 50, 100]).min(cluster.ctx / 2);
     let deadline = if draw.chance(deadlines) { format!(" deadline={}", draw.within(1, 4_000)) } else { String::new() };
-    format!("{class}model=m{model} prompt={prompt} answer={answer}{deadline}")
+    let strict = if draw.chance(15) { "strict " } else { "" };
+    format!("{class}{strict}model=m{model} prompt={prompt} answer={answer}{deadline}")
 }
 
 /// One fault, and what brings back whom it befell: nobody else restarts a worker that crashed.
@@ -161,9 +165,10 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
         }
         "hang" => format!("hang w{worker}"),
         "fault" => {
-            let class = draw.of(&["transient", "transient", "fatal", "invalid"]);
-            format!("fault w{worker} {class}")
+            let class = draw.of(&["transient", "retryable", "invalid-input", "fatal", "diverged"]);
+            format!("fault w{worker} class={class}")
         }
+        "stall" => format!("stall w{worker}"),
         "slow" => format!("slow w{worker} share={}", draw.of(&[500, 2_000, 10_000])),
         "mute" => format!("mute w{worker} for={length}"),
         "late" | "jumble" => format!("{kind} w{worker} by={by} for={length}"),
