@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 pub const BEAT: Ticks = Ticks(1_000);
 /// From an order to the engine's taking it up.
 const TAKE_UP: Ticks = Ticks(2);
+/// From an order to begin to a loaded model.
+const LOAD: Ticks = Ticks(500);
 
 /// Every simulated worker, and what they will report when.
 #[derive(Clone, Debug, Default)]
@@ -25,11 +27,22 @@ struct Sim {
     facts: WorkerFacts,
     epoch: Epoch,
     alive: bool,
+    flaw: Option<Flaw>,
     running: BTreeMap<TaskId, Attempt>,
+}
+
+/// What is wrong with a worker, until it is mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Each new life of it ends while it loads.
+    FailsToStart,
+    /// It does not hear what it is told.
+    Deaf,
 }
 
 #[derive(Clone, Debug)]
 enum Planned {
+    Up,
     Beat,
     Start(TaskId, Attempt),
     FirstToken(TaskId, Attempt),
@@ -51,7 +64,8 @@ impl Engine {
     }
 
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
-        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, running: BTreeMap::new() });
+        let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
+        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, flaw, running: BTreeMap::new() });
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
     }
@@ -70,11 +84,24 @@ impl Engine {
         }
     }
 
+    /// From here on this is wrong with it; nothing mends it.
+    pub fn flaw(&mut self, id: WorkerId, flaw: Option<Flaw>) {
+        if let Some(sim) = self.workers.get_mut(&id) {
+            (sim.flaw, sim.alive) = (flaw, sim.alive && flaw != Some(Flaw::Deaf));
+        }
+    }
+
+    /// The weights that a worker uses are found to be other than those loaded.
+    pub fn corrupt(&self, id: WorkerId) -> Option<Report> {
+        let facts = &self.workers.get(&id)?.facts;
+        Some(Report::ShardCorrupt { device: facts.device, digest: facts.model_digest })
+    }
+
     /// The attempt that runs this task fails.
-    pub fn fault(&mut self, task: TaskId) -> Option<Report> {
+    pub fn fault(&mut self, task: TaskId, class: FaultClass) -> Option<Report> {
         let (&worker, sim) = self.workers.iter_mut().find(|(_, sim)| sim.alive && sim.running.contains_key(&task))?;
         let attempt = sim.running.remove(&task)?;
-        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class: FaultClass::Transient })
+        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class })
     }
 
     /// Carries out an order; what it says at once comes back.
@@ -115,8 +142,24 @@ impl Engine {
                 None
             }
             Order::Reset { worker, epoch } => {
-                let facts = self.workers.get(&worker)?.facts.clone();
+                let sim = self.workers.get(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
+                let facts = sim.facts.clone();
                 Some(self.announce(now, worker, epoch, facts))
+            }
+            Order::Probe { worker, epoch } => {
+                let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
+                alive.then_some(Report::Beat { worker, epoch })
+            }
+            Order::SpawnWorker { worker, epoch } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
+                (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                self.plan(now + LOAD, worker, epoch, Planned::Up);
+                Some(Report::Loading { worker, epoch })
+            }
+            Order::StopWorker { worker, epoch } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                (sim.alive, sim.running) = (false, BTreeMap::new());
+                Some(Report::WorkerDown { worker, epoch, error: None })
             }
         }
     }
@@ -135,6 +178,14 @@ impl Engine {
         let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
         let runs = |sim: &Sim, task, attempt| sim.running.get(&task) == Some(&attempt);
         match planned {
+            Planned::Up if sim.flaw == Some(Flaw::FailsToStart) => {
+                sim.alive = false;
+                Some(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) })
+            }
+            Planned::Up => {
+                let facts = sim.facts.clone();
+                Some(self.announce(now, worker, epoch, facts))
+            }
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);
                 Some(Report::Beat { worker, epoch })

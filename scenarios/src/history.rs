@@ -1,6 +1,7 @@
 //! Audits of what only a history can show: over the effects of a run, in order.
 
-use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::health::Breaker;
+use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::protocol::{Class, Effect, Failure, Input, Intent, Notice, Order, Outcome};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,6 +13,8 @@ pub struct History {
     classes: BTreeMap<TaskId, Class>,
     /// Submitted in this step and not answered yet, in order.
     asked: VecDeque<(TaskId, Class)>,
+    /// As last told.
+    breakers: BTreeMap<WorkerId, Breaker>,
 }
 
 /// The last thing told of a task.
@@ -60,7 +63,11 @@ impl History {
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or(format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { task, attempt, .. } => (task, Told::Placed(attempt)),
+            Notice::Placed { task, attempt, worker, .. } => {
+                let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
+                (!open).then_some(()).ok_or(format!("8: {task} was placed on {worker}, whose breaker is open"))?;
+                (task, Told::Placed(attempt))
+            }
             Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
             Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
             Notice::Ended { task, outcome } => {
@@ -70,7 +77,16 @@ impl History {
                 (task, Told::Ended)
             }
             Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => return Ok(()),
+            Notice::BreakerChanged { worker, breaker } => {
+                self.breakers.insert(worker, breaker);
+                return Ok(());
+            }
+            Notice::PoolChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. }
+            | Notice::Restarted { .. }
+            | Notice::RestartsStopped { .. }
+            | Notice::Quarantined { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));
@@ -98,7 +114,10 @@ impl History {
                 let ended = self.lives.get(&task) == Some(&Told::Ended);
                 ended.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before its end was told"))
             }
-            Order::Reset { .. } => Ok(()),
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. } => Ok(()),
         }
     }
 

@@ -11,11 +11,12 @@
 //! > 30 cancel t1
 //! ```
 
+use crate::engine::Flaw;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, FaultClass, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::BTreeMap;
@@ -50,8 +51,12 @@ pub enum Act {
     Hang(WorkerId),
     /// A worker that died comes back.
     Rise(WorkerId),
-    /// The attempt that runs this task fails in a way that may pass.
-    Fault(TaskId),
+    /// The attempt that runs this task fails.
+    Fault(TaskId, FaultClass),
+    /// From here on something is wrong with the worker, or nothing is any more.
+    Flaw(WorkerId, Option<Flaw>),
+    /// The weights that the worker uses are found to be corrupt.
+    Corrupt(WorkerId),
     /// The placement rules change.
     Rule(PlacementRules),
     /// From here on, every placement decision about this task is told in full.
@@ -71,10 +76,12 @@ pub struct ScriptError {
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
+    let rules = Rules::default();
+    let health = rules.health.clone();
     Rules {
         queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
-        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
-        ..Rules::default()
+        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64, ..health },
+        ..rules
     }
 }
 
@@ -129,8 +136,17 @@ impl Script {
                 self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
             }
             "health" => {
-                self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
-                self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
+                let health = &mut self.rules.health;
+                health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
+                health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
+                health.load_timeout = Ticks(words.or("load_timeout", health.load_timeout.0)?);
+                health.restart.backoff = Ticks(words.or("restart", health.restart.backoff.0)?);
+                health.restart.jitter = Permille(words.or("restart_jitter", health.restart.jitter.0)?);
+                health.restart.storm_max = words.or("storm", health.restart.storm_max)?;
+                health.breaker.failures = words.or("breaker", health.breaker.failures)?;
+                health.breaker.open = Ticks(words.or("breaker_open", health.breaker.open.0)?);
+                health.breaker.stable = Ticks(words.or("breaker_stable", health.breaker.stable.0)?);
+                health.fatal_max = words.or("fatal_max", health.fatal_max)?;
             }
             "placement" => self.rules.placement = self.placement(&mut words)?,
             _ => return Ok(()),
@@ -171,7 +187,14 @@ impl Script {
             "die" => Act::Die(worker_id(words.name()?)?),
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
-            "fault" => Act::Fault(task_id(words.name()?)?),
+            "fault" => {
+                let fatal = words.flag("fatal");
+                Act::Fault(task_id(words.name()?)?, if fatal { FaultClass::Fatal } else { FaultClass::Transient })
+            }
+            "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
+            "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
+            "mend" => Act::Flaw(worker_id(words.name()?)?, None),
+            "corrupt" => Act::Corrupt(worker_id(words.name()?)?),
             "rule" => Act::Rule(self.placement(words)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,

@@ -8,7 +8,7 @@ use crate::transcript;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{Effect, Input, Intent, Report, TaskSpec};
+use orchestrion_world::protocol::{Effect, Input, Intent, Order, Report, TaskSpec};
 use orchestrion_world::time::Tick;
 use std::collections::BTreeMap;
 
@@ -123,7 +123,12 @@ impl Stage {
                 None
             }
             Act::Rise(worker) => self.engine.rise(now, *worker, None).map(Input::Report),
-            Act::Fault(task) => self.engine.fault(*task).map(Input::Report),
+            Act::Fault(task, class) => self.engine.fault(*task, *class).map(Input::Report),
+            Act::Flaw(worker, flaw) => {
+                self.engine.flaw(*worker, *flaw);
+                None
+            }
+            Act::Corrupt(worker) => self.engine.corrupt(*worker).map(Input::Report),
             Act::Rule(rule) => {
                 let rules = orchestrion_world::config::Rules { placement: *rule, ..script.rules.clone() };
                 Some(Input::SetRules(Box::new(rules)))
@@ -155,9 +160,12 @@ impl Stage {
             self.run.transcript.push('\n');
             if let Effect::Order(order) = effect {
                 let spec = match order {
-                    orchestrion_world::protocol::Order::Start { task, .. } => self.specs.get(task),
-                    orchestrion_world::protocol::Order::Cancel { .. }
-                    | orchestrion_world::protocol::Order::Reset { .. } => None,
+                    Order::Start { task, .. } => self.specs.get(task),
+                    Order::Cancel { .. }
+                    | Order::Reset { .. }
+                    | Order::Probe { .. }
+                    | Order::SpawnWorker { .. }
+                    | Order::StopWorker { .. } => None,
                 };
                 self.said.extend(self.engine.order(now, order, spec));
             }

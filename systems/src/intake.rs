@@ -25,7 +25,10 @@ pub(crate) fn take_in(world: &mut World) {
     world.resource_mut::<Mail>().due.extend(fired.into_iter().map(|(_, key)| key));
     for input in inputs {
         match input {
-            Input::Boot { wall_ms } => world.resource_mut::<Core>().booted = Some((wall_ms, now)),
+            Input::Boot { wall_ms } => {
+                world.resource_mut::<Core>().booted = Some((wall_ms, now));
+                world.resource_mut::<Mail>().booted = true;
+            }
             Input::SetRules(rules) => set_rules(world, *rules),
             Input::Intent(intent) => sort_intent(&mut world.resource_mut::<Mail>(), intent),
             Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
@@ -43,7 +46,9 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
 fn sort_report(mail: &mut Mail, report: Report) {
     match report {
         Report::WorkerUp { worker, epoch, facts } => mail.words.push(Word::Up(worker, epoch, facts)),
-        Report::WorkerDown { worker, epoch, error: _ } => mail.words.push(Word::Down(worker, epoch)),
+        Report::WorkerDown { worker, epoch, error } => mail.words.push(Word::Down(worker, epoch, error)),
+        Report::Loading { worker, epoch } => mail.words.push(Word::Loading(worker, epoch)),
+        Report::ShardCorrupt { device, digest } => mail.words.push(Word::Corrupt(device, digest)),
         Report::Beat { worker, epoch } => mail.words.push(Word::Alive(worker, epoch)),
         Report::Started { worker, epoch, task, attempt } => mail.starts.push((worker, epoch, task, attempt)),
         Report::Progress { worker, epoch, made } => mail.progress.push(Made { worker, epoch, tokens: made }),
@@ -73,6 +78,7 @@ fn set_rules(world: &mut World, rules: Rules) {
                 (
                     Model {
                         id,
+                        ready: 0,
                         service: None,
                         stranded: Some(now),
                         interactive_drain: Drain::default(),
@@ -86,7 +92,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         for (n, pool) in rules.pools.iter().enumerate() {
             let Ok(model) = rules.models.binary_search(&pool.model) else { continue };
             let (id, model) = (PoolId(n as u16), ModelId(model as u16));
-            world.enlist(Key::Pool(id), Pool { id, model, ready: 0 });
+            world.enlist(Key::Pool(id), Pool::new(id, model));
         }
         let mut core = world.resource_mut::<Core>();
         core.retry_budget = RETRY_BUDGET_AT_START;

@@ -2,6 +2,7 @@
 //! cancels and deadlines end tasks in any phase, backoffs run out. Nothing is placed here.
 
 use crate::estimate;
+use crate::health;
 use bevy_ecs::prelude::World;
 use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
@@ -13,7 +14,6 @@ use orchestrion_world::task::{Life, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::WorkerState;
 
 /// What a retry costs of the retry budget.
 const ONE_RETRY: u64 = 1_000;
@@ -21,13 +21,13 @@ const ONE_RETRY: u64 = 1_000;
 pub(crate) fn release(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let ends = std::mem::take(&mut mail.ends);
-    let orphans = std::mem::take(&mut mail.orphans);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
     for end in ends {
         end_attempt(world, end);
     }
-    for (task, attempt) in orphans {
+    // A fault that broke its worker leaves orphans too.
+    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
         retry_or_fail(world, task, attempt);
     }
     for (task, reason) in cancels {
@@ -41,7 +41,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Deadline(task) => fail(world, task, Failure::DeadlinePassed),
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
-            TimerKey::Beat(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
         }
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn release(world: &mut World) {
 fn end_attempt(world: &mut World, end: AttemptEnd) {
     let AttemptEnd { worker: id, epoch, task, attempt, result } = end;
     let Some(worker) = world.worker(id) else { return };
-    if worker.epoch != epoch || worker.state != WorkerState::Ready {
+    if worker.epoch != epoch || !worker.state.is_up() {
         return;
     }
     let Some(at) = worker.lease_at(task, attempt) else { return };
@@ -69,6 +69,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     match result {
         Ok(usage) => {
             learn(world, id, task, &usage, sharers);
+            if usage.finish != Finish::Cancelled {
+                health::went_well(world, id);
+            }
             let outcome = match usage.finish {
                 Finish::Stop | Finish::Length => Outcome::Done(usage),
                 // Nobody asked the core: the station is going down.
@@ -79,7 +82,10 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
             end_task(world, task, outcome);
         }
         Err(FaultClass::InvalidInput) => fail(world, task, Failure::InvalidInput),
-        Err(FaultClass::Transient | FaultClass::Fatal) => retry_or_fail(world, task, attempt),
+        Err(class @ (FaultClass::Transient | FaultClass::Fatal)) => {
+            retry_or_fail(world, task, attempt);
+            health::went_wrong(world, id, class);
+        }
     }
 }
 

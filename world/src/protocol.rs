@@ -6,6 +6,7 @@
 //! and alone says how a task ended.
 
 use crate::config::{OverloadPolicy, Rules};
+use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
@@ -118,6 +119,16 @@ pub enum Report {
         attempt: Attempt,
         class: FaultClass,
     },
+    /// A worker that was told to begin lives and loads its model.
+    Loading {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// What stands on the device is not the file that was loaded.
+    ShardCorrupt {
+        device: DeviceId,
+        digest: Sha256,
+    },
 }
 
 /// What a worker is, as it announces itself.
@@ -203,13 +214,33 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
+    /// Say that you live.
+    Probe {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Begin a life of this epoch: load the model and announce yourself.
+    SpawnWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Drop all work, give the memory back and end.
+    StopWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
 }
 
 impl Order {
     /// The worker it is for.
     pub fn worker(&self) -> WorkerId {
         match *self {
-            Order::Start { worker, .. } | Order::Cancel { worker, .. } | Order::Reset { worker, .. } => worker,
+            Order::Start { worker, .. }
+            | Order::Cancel { worker, .. }
+            | Order::Reset { worker, .. }
+            | Order::Probe { worker, .. }
+            | Order::SpawnWorker { worker, .. }
+            | Order::StopWorker { worker, .. } => worker,
         }
     }
 }
@@ -236,6 +267,13 @@ pub enum Notice {
     RulesRefused,
     /// A worker announced itself and was not taken in.
     WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+    /// A lost worker was told to begin again.
+    Restarted { worker: WorkerId, pool: PoolId, loss: Loss },
+    /// The pool's workers were lost too often: those that are down stay down until somebody resumes it.
+    RestartsStopped { pool: PoolId },
+    BreakerChanged { worker: WorkerId, breaker: Breaker },
+    /// Nothing runs on the device until somebody resumes a pool that stands on it.
+    Quarantined { device: DeviceId },
 }
 
 /// Why a worker was not taken in.
@@ -249,6 +287,8 @@ pub enum WorkerRefusal {
     NoMemory { needed: Bytes, free: Bytes },
     /// It has no slots.
     NoSlots,
+    /// Its device is in quarantine.
+    Quarantined { device: DeviceId },
 }
 
 /// Why a task was not admitted, with the figures compared.

@@ -1,6 +1,7 @@
 //! Workers and what they stand on: leases, pools, models.
 
 use crate::config::Rules;
+use crate::health::{Breaker, Restarts, WorkerState};
 use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{Class, WorkerFacts};
 use crate::time::{Tick, Ticks};
@@ -16,20 +17,17 @@ pub struct Worker {
     pub model: ModelId,
     pub facts: WorkerFacts,
     pub state: WorkerState,
-    /// When it last said anything.
+    /// When it last said anything, or was told to begin.
     pub heard: Tick,
+    /// Asked since then whether it lives.
+    pub probed: bool,
+    pub breaker: Breaker,
+    pub restarts: Restarts,
     /// Sorted by task. As many as slots in use.
     pub leases: Vec<Lease>,
     /// Learned: prompt and answer tokens of all its tasks together.
     pub prefill: MilliRate,
     pub decode: MilliRate,
-}
-
-/// Whether a worker takes tasks. A lost one is kept, so that its older life stays fenced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WorkerState {
-    Ready,
-    Lost,
 }
 
 /// A task on a slot. A revoked lease holds its slot and memory until the worker lets go.
@@ -45,9 +43,42 @@ pub struct Lease {
 }
 
 impl Worker {
+    /// At the beginning of a life.
+    pub fn new(id: WorkerId, epoch: Epoch, model: ModelId, facts: WorkerFacts, now: Tick) -> Worker {
+        let (prefill, decode) = (facts.prefill, facts.decode);
+        Worker {
+            id,
+            epoch,
+            model,
+            facts,
+            state: WorkerState::Starting,
+            heard: now,
+            probed: false,
+            breaker: Breaker::CLOSED,
+            restarts: Restarts::none(now),
+            leases: vec![],
+            prefill,
+            decode,
+        }
+    }
+
+    /// Whether it takes tasks, if it has a slot for them.
+    pub fn takes(&self) -> bool {
+        self.state == WorkerState::Ready && !matches!(self.breaker, Breaker::Open { .. })
+    }
+
+    /// Slots that its breaker lets tasks onto.
+    pub fn offered(&self) -> u16 {
+        match self.breaker {
+            Breaker::Closed { .. } => self.facts.slots,
+            Breaker::HalfOpen { .. } => self.facts.slots.min(1),
+            Breaker::Open { .. } => 0,
+        }
+    }
+
     /// Slots without a lease.
     pub fn free_slots(&self) -> u16 {
-        self.facts.slots.saturating_sub(self.leases.len() as u16)
+        self.offered().saturating_sub(self.leases.len() as u16)
     }
 
     /// Slots that batch tasks may hold together, of a share of all.
@@ -80,10 +111,22 @@ impl Worker {
         Bytes(self.facts.kv_per_token.0.saturating_mul(tokens))
     }
 
-    /// When it counts as lost if it says nothing more.
+    /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.
     pub fn alarm_at(&self, rules: Option<&Rules>) -> Option<Tick> {
-        let timeout = rules?.health.beat_timeout;
-        (self.state == WorkerState::Ready).then_some(self.heard + timeout)
+        let health = &rules?.health;
+        match self.state {
+            WorkerState::Ready | WorkerState::Draining if self.probed => Some(self.heard + health.beat_timeout),
+            WorkerState::Ready | WorkerState::Draining => Some(self.heard + Ticks(health.beat_timeout.0 / 2)),
+            WorkerState::Starting => Some(self.heard + health.beat_timeout),
+            WorkerState::Loading => Some(self.heard + health.load_timeout),
+            WorkerState::Failed => self.restarts.due,
+            WorkerState::Stopped => None,
+        }
+    }
+
+    /// When its breaker's time is over.
+    pub fn fuse_at(&self) -> Option<Tick> {
+        self.breaker.due()
     }
 
     /// Where the lease of an attempt stands in `leases`.
@@ -100,12 +143,25 @@ pub struct Pool {
     pub model: ModelId,
     /// Workers that take tasks.
     pub ready: u16,
+    /// When its workers were last told to begin again, within the window of the rules; the oldest first.
+    pub restarts: Vec<Tick>,
+    /// There were too many of them: lost workers stay down until somebody resumes the pool.
+    pub halted: bool,
+}
+
+impl Pool {
+    /// Without workers.
+    pub fn new(id: PoolId, model: ModelId) -> Pool {
+        Pool { id, model, ready: 0, restarts: vec![], halted: false }
+    }
 }
 
 /// One model of the rules, and what was learned of its load.
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     pub id: ModelId,
+    /// Workers of all its pools that take tasks.
+    pub ready: u32,
     /// How long its tasks hold a slot, on average; `None` until the first has finished.
     pub service: Option<Ticks>,
     /// Since when no worker of it is up.
@@ -167,17 +223,9 @@ mod tests {
             prefill: MilliRate(1),
             decode: MilliRate(1),
         };
-        Worker {
-            id: WorkerId(0),
-            epoch: Epoch(1),
-            model: ModelId(0),
-            state: WorkerState::Ready,
-            heard: Tick(0),
-            leases: classes.iter().enumerate().map(lease).collect(),
-            prefill: facts.prefill,
-            decode: facts.decode,
-            facts,
-        }
+        let mut worker = Worker::new(WorkerId(0), Epoch(1), ModelId(0), facts, Tick(0));
+        worker.leases = classes.iter().enumerate().map(lease).collect();
+        worker
     }
 
     #[test]

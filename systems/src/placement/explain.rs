@@ -115,7 +115,8 @@ impl fmt::Display for Considered {
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
             Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
-            Some(Filter::NotReady) => write!(f, "out, it is lost"),
+            Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
+            Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
             Some(Filter::BatchShareHeld { held, may, slots }) => write!(
                 f,

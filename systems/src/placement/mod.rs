@@ -17,7 +17,7 @@ use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Outcome};
 use orchestrion_world::store::{FreeIndex, Queues, Store};
-use orchestrion_world::worker::{Lease, Worker, WorkerState};
+use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
     let Some(rules) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
@@ -82,7 +82,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
 fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
     let mut ready =
-        world.workers().into_iter().filter(|w| w.model == model && w.state == WorkerState::Ready).peekable();
+        world.workers().into_iter().filter(|w| w.model == model && w.takes()).peekable();
     ready.peek().is_some() && ready.all(|w| u64::from(effective_ctx(world, w)) < request.tokens())
 }
 
@@ -90,6 +90,7 @@ fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
     let tokens = Request::of(&task).tokens();
     let Some(mut at) = world.worker_mut(worker) else { return };
+    assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let kv = at.kv_for(tokens);
     let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);
