@@ -114,10 +114,7 @@ impl History {
                 let ended = self.lives.get(&task) == Some(&Told::Ended);
                 ended.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before its end was told"))
             }
-            Order::Reset { .. }
-            | Order::Probe { .. }
-            | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. } => Ok(()),
+            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. } => Ok(()),
         }
     }
 

@@ -249,31 +249,71 @@ impl Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// The task will end exactly once. `position` counts from 0 within its class.
-    Accepted { task: TaskId, position: u32, predicted_start: Ticks },
+    Accepted {
+        task: TaskId,
+        position: u32,
+        predicted_start: Ticks,
+    },
     /// The task never was.
-    Refused { task: TaskId, refusal: Refusal },
+    Refused {
+        task: TaskId,
+        refusal: Refusal,
+    },
     /// A worker was chosen.
-    Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
+    Placed {
+        task: TaskId,
+        attempt: Attempt,
+        pool: PoolId,
+        worker: WorkerId,
+    },
     /// The engine took it up.
-    Started { task: TaskId, attempt: Attempt, worker: WorkerId },
+    Started {
+        task: TaskId,
+        attempt: Attempt,
+        worker: WorkerId,
+    },
     /// An attempt was lost before its first token; the task waits for the next.
-    Retrying { task: TaskId, lost: Attempt, until: Tick },
+    Retrying {
+        task: TaskId,
+        lost: Attempt,
+        until: Tick,
+    },
     /// The one end.
-    Ended { task: TaskId, outcome: Outcome },
+    Ended {
+        task: TaskId,
+        outcome: Outcome,
+    },
     /// A worker came or went: how many are ready in its pool now.
-    PoolChanged { pool: PoolId, ready: u16 },
+    PoolChanged {
+        pool: PoolId,
+        ready: u16,
+    },
     /// New rules are out of bounds, or name other models or pools than the journal began with: they
     /// were not taken.
     RulesRefused,
     /// A worker announced itself and was not taken in.
-    WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+    WorkerRefused {
+        worker: WorkerId,
+        reason: WorkerRefusal,
+    },
     /// A lost worker was told to begin again.
-    Restarted { worker: WorkerId, pool: PoolId, loss: Loss },
+    Restarted {
+        worker: WorkerId,
+        pool: PoolId,
+        loss: Loss,
+    },
     /// The pool's workers were lost too often: those that are down stay down until somebody resumes it.
-    RestartsStopped { pool: PoolId },
-    BreakerChanged { worker: WorkerId, breaker: Breaker },
+    RestartsStopped {
+        pool: PoolId,
+    },
+    BreakerChanged {
+        worker: WorkerId,
+        breaker: Breaker,
+    },
     /// Nothing runs on the device until somebody resumes a pool that stands on it.
-    Quarantined { device: DeviceId },
+    Quarantined {
+        device: DeviceId,
+    },
 }
 
 /// Why a worker was not taken in.

@@ -27,7 +27,15 @@ pub struct Device {
 impl Device {
     /// An empty one.
     pub fn new(id: DeviceId, capacity: Bytes) -> Device {
-        Device { id, capacity, weights: Bytes(0), reserved: Bytes(0), fatals: vec![], corruptions: 0, quarantined: false }
+        Device {
+            id,
+            capacity,
+            weights: Bytes(0),
+            reserved: Bytes(0),
+            fatals: vec![],
+            corruptions: 0,
+            quarantined: false,
+        }
     }
 
     /// What neither shards nor leases take.

@@ -81,8 +81,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
 fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
-    let mut ready =
-        world.workers().into_iter().filter(|w| w.model == model && w.takes()).peekable();
+    let mut ready = world.workers().into_iter().filter(|w| w.model == model && w.takes()).peekable();
     ready.peek().is_some() && ready.all(|w| u64::from(effective_ctx(world, w)) < request.tokens())
 }
 
