@@ -15,8 +15,9 @@ use crate::engine::Flaw;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, FaultClass, TaskSpec, WorkerFacts};
+use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::BTreeMap;
@@ -130,6 +131,11 @@ impl Script {
                     self.rules.queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
                 }
             }
+            "tenant" => {
+                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
+                self.rules.tenants.push(TenantRules { name, weight });
+                self.rules.tenants.sort_by_key(TenantRules::id);
+            }
             "retry" => {
                 self.rules.retry.attempts_max = words.or("attempts", 3)?;
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
@@ -164,7 +170,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -213,6 +219,8 @@ impl Script {
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
+            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
+            session: None,
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,

@@ -9,7 +9,8 @@ use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, FaultClass, Finish, Notice, Order, Outcome, Usage};
-use orchestrion_world::store::{Key, Queues, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
@@ -92,7 +93,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.
 fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: u64) {
     let now = world.resource::<Core>().now;
-    let placed = world.task(task).map(|t| (t.placed, t.spec.model));
+    let placed = world.task(task).map(|t| (t.placed, t.spec.model, t.spec.class));
     if let Some(mut worker) = world.worker_mut(id) {
         let better = |old: MilliRate, tokens: u32, us: u64| {
             let sample = estimate::rate(u64::from(tokens).saturating_mul(sharers), us);
@@ -102,11 +103,12 @@ fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: 
         // The first token ends the prefill: n tokens are n - 1 steps of decode.
         worker.decode = better(worker.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
     }
-    if let Some((placed, model)) = placed
+    if let Some((placed, model, class)) = placed
         && let Some(mut model) = world.model_mut(model)
     {
         let held = now.since(placed).0;
-        model.service = Some(Ticks(model.service.map_or(held, |mean| estimate::learn(mean.0, held))));
+        let line = model.line_mut(class);
+        line.service = Some(Ticks(line.service.map_or(held, |mean| estimate::learn(mean.0, held))));
     }
 }
 

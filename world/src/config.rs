@@ -1,6 +1,10 @@
 //! The rules: every bound and policy the core decides by. They enter as `Input::SetRules`, so a
 //! journal knows under which rules each decision was made.
 
+pub mod overrides;
+
+use crate::id::TenantId;
+use crate::tenant::{self, TenantRules};
 use crate::time::Ticks;
 use crate::units::Permille;
 use serde::{Deserialize, Serialize};
@@ -12,6 +16,8 @@ pub struct Rules {
     pub models: Vec<String>,
     /// Sorted by name; `PoolId` is the place here.
     pub pools: Vec<PoolRules>,
+    /// Sorted by `TenantId`, which is a digest of the name. Who is not here is the default tenant.
+    pub tenants: Vec<TenantRules>,
     pub queue: QueueRules,
     pub placement: PlacementRules,
     pub health: HealthRules,
@@ -150,6 +156,7 @@ impl Default for Rules {
         Rules {
             models: vec![],
             pools: vec![],
+            tenants: vec![],
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
@@ -193,6 +200,8 @@ pub enum RulesError {
     TooMany { what: &'static str, found: usize, max: usize },
     #[error("pool `{pool}` serves the model `{model}`, which is not among the models")]
     UnknownModel { pool: String, model: String },
+    #[error("{what} `{name}` stands twice, or out of the order of its digest")]
+    Misplaced { what: &'static str, name: String },
     #[error("{what} must be between {min} and {max}, not {found}")]
     OutOfRange { what: &'static str, found: u64, min: u64, max: u64 },
 }
@@ -205,6 +214,16 @@ const COUNTED_MAX: u64 = 1_000;
 const LENGTH_MAX: u64 = 1 << 40;
 
 impl Rules {
+    /// What holds for a tenant, where it is named.
+    pub fn tenant(&self, id: TenantId) -> Option<&TenantRules> {
+        self.tenants.binary_search_by_key(&id, TenantRules::id).ok().map(|at| &self.tenants[at])
+    }
+
+    /// A tenant's part of a shared line.
+    pub fn weight(&self, id: TenantId) -> u32 {
+        self.tenant(id).map_or(1, |tenant| tenant.weight)
+    }
+
     /// Checks every bound, so that no rule can make the core overflow.
     pub fn check(&self) -> Result<(), RulesError> {
         sorted("models", self.models.iter())?;
@@ -214,7 +233,8 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, queue: _, placement, health, retry } = self;
+        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry } = self;
+        tenant::check(tenants)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
@@ -252,7 +272,7 @@ fn sorted<'n>(what: &'static str, names: impl ExactSizeIterator<Item = &'n Strin
     }
 }
 
-fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
+pub(crate) fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
     if (min..=max).contains(&found) { Ok(()) } else { Err(RulesError::OutOfRange { what, found, min, max }) }
 }
 

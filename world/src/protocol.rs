@@ -7,7 +7,7 @@
 
 use crate::config::{OverloadPolicy, Rules};
 use crate::health::{Breaker, Loss};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub enum Intent {
 pub struct TaskSpec {
     pub model: ModelId,
     pub class: Class,
+    /// Whose share, limits and budgets it goes by.
+    pub tenant: TenantId,
+    pub session: Option<SessionId>,
     /// Counted by the model's own tokenizer at the door.
     pub prompt_tokens: u32,
     /// SHA-256 of the prompt's token ids, little endian.

@@ -174,7 +174,7 @@ fn count_ready(world: &mut World, id: PoolId, change: i16) {
     let Some(mut of) = world.model_mut(model) else { return };
     of.ready = of.ready.saturating_add_signed(change.into());
     // With other workers its queue drains at another rate.
-    (of.interactive_drain, of.batch_drain) = (Drain::default(), Drain::default());
+    (of.interactive.drain, of.batch.drain) = (Drain::default(), Drain::default());
     let none_left = of.ready == 0;
     if of.stranded.is_some() != none_left {
         of.stranded = none_left.then_some(now);
