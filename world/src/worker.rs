@@ -20,8 +20,8 @@ pub struct Worker {
     pub state: WorkerState,
     /// When it last said anything, or was told to begin.
     pub heard: Tick,
-    /// Asked since then whether it lives.
-    pub probed: bool,
+    /// When it was asked since then whether it lives.
+    pub probed: Option<Tick>,
     pub breaker: Breaker,
     pub restarts: Restarts,
     /// Sorted by task. As many as slots in use.
@@ -54,7 +54,7 @@ impl Worker {
             facts,
             state: WorkerState::Starting,
             heard: now,
-            probed: false,
+            probed: None,
             breaker: Breaker::CLOSED,
             restarts: Restarts::none(now),
             leases: vec![],
@@ -116,8 +116,11 @@ impl Worker {
     pub fn alarm_at(&self, rules: Option<&Rules>) -> Option<Tick> {
         let health = &rules?.health;
         match self.state {
-            WorkerState::Ready | WorkerState::Draining if self.probed => Some(self.heard + health.beat_timeout),
-            WorkerState::Ready | WorkerState::Draining => Some(self.heard + Ticks(health.beat_timeout.0 / 2)),
+            // The answer has its time from the question on: a server that slept asks before it judges.
+            WorkerState::Ready | WorkerState::Draining => Some(match self.probed {
+                Some(asked) => asked + Ticks(health.beat_timeout.0.div_ceil(2)),
+                None => self.heard + Ticks(health.beat_timeout.0 / 2),
+            }),
             WorkerState::Starting => Some(self.heard + health.beat_timeout),
             WorkerState::Loading => Some(self.heard + health.load_timeout),
             WorkerState::Failed => self.restarts.due,

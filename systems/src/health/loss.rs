@@ -111,7 +111,7 @@ fn begin(world: &mut World, rules: &Rules, id: WorkerId) -> Epoch {
     change(world, id, |worker| {
         turn(worker, WorkerState::Starting);
         worker.epoch.0 += 1;
-        (worker.heard, worker.probed, worker.restarts.due) = (now, false, None);
+        (worker.heard, worker.probed, worker.restarts.due) = (now, None, None);
     });
     rearm(world, rules, id);
     world.worker(id).map_or(Epoch(0), |worker| worker.epoch)
@@ -159,7 +159,7 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
         was_up = worker.state.is_up();
         turn(worker, to);
         leases = std::mem::take(&mut worker.leases);
-        (worker.probed, worker.restarts.due) = (false, None);
+        (worker.probed, worker.restarts.due) = (None, None);
     });
     world.set_alarm(Key::Worker(id), None);
     let Some(facts) = world.worker(id).map(|worker| worker.facts.clone()).filter(|_| was_up) else { return };

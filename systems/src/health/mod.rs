@@ -74,7 +74,7 @@ fn is_of(world: &World, id: WorkerId, epoch: Epoch) -> bool {
 fn hear(world: &mut World, id: WorkerId) {
     let now = world.resource::<Core>().now;
     if let Some(mut worker) = world.worker_mut(id) {
-        (worker.heard, worker.probed) = (now, false);
+        (worker.heard, worker.probed) = (now, None);
     }
 }
 
@@ -120,9 +120,9 @@ fn alarm(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
         return arm(world, id, due);
     }
     match state {
-        WorkerState::Ready | WorkerState::Draining if !probed => {
+        WorkerState::Ready | WorkerState::Draining if probed.is_none() => {
             if let Some(mut worker) = world.worker_mut(id) {
-                worker.probed = true;
+                worker.probed = Some(now);
             }
             world.resource_mut::<Mail>().order(Order::Probe { worker: id, epoch });
             rearm(world, rules, id);
