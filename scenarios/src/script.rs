@@ -13,10 +13,10 @@
 
 use crate::engine::Flaw;
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
+    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, FaultClass, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
@@ -58,6 +58,10 @@ pub enum Act {
     Flaw(WorkerId, Option<Flaw>),
     /// The weights that the worker uses are found to be corrupt.
     Corrupt(WorkerId),
+    /// The attempt that runs this task makes no more tokens, though its worker lives.
+    Stall(TaskId),
+    /// A process takes the journal up: what the one before showed its readers is gone.
+    Boot,
     /// The placement rules change.
     Rule(PlacementRules),
     /// From here on, every placement decision about this task is told in full.
@@ -141,6 +145,12 @@ impl Script {
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
                 self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
             }
+            "timeouts" => {
+                let TimeoutRules { first_token, idle, wall } = &mut self.rules.timeouts;
+                *first_token = Ticks(words.or("first_token", first_token.0)?);
+                *idle = Ticks(words.or("idle", idle.0)?);
+                *wall = Ticks(words.or("wall", wall.0)?);
+            }
             "health" => {
                 let health = &mut self.rules.health;
                 health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
@@ -170,7 +180,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                "pool" | "tenant" | "queue" | "retry" | "timeouts" | "health" | "placement" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -194,9 +204,10 @@ impl Script {
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => {
-                let fatal = words.flag("fatal");
-                Act::Fault(task_id(words.name()?)?, if fatal { FaultClass::Fatal } else { FaultClass::Transient })
+                Act::Fault(task_id(words.name()?)?, fault_class(words.optional("class").unwrap_or("transient"))?)
             }
+            "stall" => Act::Stall(task_id(words.name()?)?),
+            "boot" => Act::Boot,
             "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
             "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
             "mend" => Act::Flaw(worker_id(words.name()?)?, None),
@@ -209,6 +220,7 @@ impl Script {
     }
 
     fn spec(&self, words: &mut Words<'_>) -> Result<TaskSpec, String> {
+        let strict = words.flag("strict");
         let class = if words.flag("batch") { Class::Batch } else { Class::Interactive };
         let model = match words.optional("model") {
             // A name nobody serves is a question too.
@@ -226,6 +238,7 @@ impl Script {
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,
+            determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
 
@@ -244,11 +257,14 @@ impl Script {
         let mib = |n: u64| Bytes(n << 20);
         let mut model_digest = Sha256::default();
         model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
+        let mut fingerprint = model_digest;
+        fingerprint.0[1] = words.or("engine", 0)?;
         Ok(WorkerFacts {
             pool: PoolId(pool as u16),
             device: DeviceId(words.or("device", 0)?),
             device_capacity: mib(words.or("capacity", 1 << 20)?),
             model_digest,
+            fingerprint,
             weights: mib(words.or("weights", 100)?),
             kv_per_token: Bytes(words.or("kv", 1024)?),
             ctx_max: words.or("ctx", 4096)?,
@@ -263,6 +279,17 @@ impl Script {
 pub fn task_id(name: &str) -> Result<TaskId, String> {
     let number = name.strip_prefix('t').and_then(|n| n.parse().ok());
     number.map(TaskId).ok_or_else(|| format!("a task is called t1, t2, …, not `{name}`"))
+}
+
+fn fault_class(name: &str) -> Result<FaultClass, String> {
+    match name {
+        "transient" => Ok(FaultClass::Transient),
+        "retryable" => Ok(FaultClass::Retryable),
+        "invalid-input" => Ok(FaultClass::InvalidInput),
+        "fatal" => Ok(FaultClass::Fatal),
+        "diverged" => Ok(FaultClass::Diverged),
+        other => Err(format!("no class of faults is called `{other}`")),
+    }
 }
 
 fn worker_id(name: &str) -> Result<WorkerId, String> {

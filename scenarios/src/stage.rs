@@ -129,6 +129,11 @@ impl Stage {
                 None
             }
             Act::Corrupt(worker) => self.engine.corrupt(*worker).map(Input::Report),
+            Act::Stall(task) => {
+                self.engine.stall(*task);
+                None
+            }
+            Act::Boot => Some(Input::Boot { wall_ms: now.0 }),
             Act::Rule(rule) => {
                 let rules = orchestrion_world::config::Rules { placement: *rule, ..script.rules.clone() };
                 Some(Input::SetRules(Box::new(rules)))

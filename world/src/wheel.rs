@@ -28,6 +28,8 @@ pub enum TimerKey {
     Breaker(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// The task's attempt ought to have got on.
+    Patience(TaskId),
 }
 
 /// A worker's breaker, while it has a time. Derived: not in the Ledger.

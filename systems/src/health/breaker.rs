@@ -23,9 +23,10 @@ pub(crate) fn went_well(world: &mut World, id: WorkerId) {
 pub(crate) fn went_wrong(world: &mut World, id: WorkerId, class: FaultClass) {
     let Some(rules) = world.resource::<Core>().rules.clone() else { return };
     match class {
-        FaultClass::InvalidInput => {}
+        FaultClass::InvalidInput | FaultClass::Retryable => {}
         FaultClass::Transient => failed(world, &rules, id),
-        FaultClass::Fatal => {
+        // What it makes cannot be trusted.
+        FaultClass::Fatal | FaultClass::Diverged => {
             let Some(epoch) = world.worker(id).map(|worker| worker.epoch) else { return };
             // It lives, and is not to be trusted: what it holds goes before it begins again.
             world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });

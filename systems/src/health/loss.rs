@@ -21,8 +21,10 @@ pub(super) fn ended(world: &mut World, rules: &Arc<Rules>, id: WorkerId, error: 
     let loss = if was_up { Loss::Crash } else { Loss::NoStart };
     match error {
         None => take_out(world, id, WorkerState::Stopped),
-        Some(FaultClass::Transient | FaultClass::InvalidInput) => lose(world, rules, id, loss),
-        Some(FaultClass::Fatal) => lose_fatally(world, rules, id, loss),
+        Some(FaultClass::Retryable | FaultClass::Transient | FaultClass::InvalidInput) => {
+            lose(world, rules, id, loss);
+        }
+        Some(FaultClass::Fatal | FaultClass::Diverged) => lose_fatally(world, rules, id, loss),
     }
 }
 

@@ -60,7 +60,9 @@ pub(crate) fn watch_workers(world: &mut World) {
         match key {
             TimerKey::Beat(id) => alarm(world, &rules, id),
             TimerKey::Breaker(id) => breaker::rang(world, id),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Stranded(_) => rest.push(key),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Patience(_) | TimerKey::Stranded(_) => {
+                rest.push(key);
+            }
         }
     }
     world.resource_mut::<Mail>().due = rest;

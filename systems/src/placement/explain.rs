@@ -4,6 +4,7 @@
 use super::choose::{Candidate, Filter, Request, filter};
 use super::rank::{self, Term};
 use orchestrion_world::config::{PlacementRule, Rules};
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, Permille};
@@ -115,6 +116,7 @@ impl fmt::Display for Considered {
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
             Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
+            Some(Filter::NotReady { state: WorkerState::Failed }) => write!(f, "out, it is lost"),
             Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
             Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
@@ -124,6 +126,9 @@ impl fmt::Display for Considered {
                 held.saturating_sub(may) + 1
             ),
             Some(Filter::LettingGo) => write!(f, "out, it has not let go of an earlier task with this id"),
+            Some(Filter::OtherFingerprint) => {
+                write!(f, "out, readers were shown tokens of another model file or engine, and its own may be others")
+            }
             Some(Filter::ContextTooShort { needed, ctx_max }) => {
                 write!(f, "out, {needed} tokens exceed its context of {ctx_max}")
             }
@@ -140,6 +145,9 @@ impl Decider {
         let Decider { term, runner_up, margin } = *self;
         let more = margin.saturating_add(1);
         match term {
+            Term::FailedBefore => {
+                format!("{runner_up} had just failed the task; had it not, it might have been chosen before {winner}.")
+            }
             Term::PredictedEnd => {
                 format!(
                     "{winner} ends {margin} ms sooner than {runner_up}; {more} ms less on {runner_up} would have flipped it."

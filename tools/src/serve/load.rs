@@ -57,7 +57,7 @@ pub(crate) fn pools(
         served.push(Served { name: pool.model_name(), engine: kernels, chats: loaded.chats });
         if let Some(model) = kitchen.id_of(&pool.model_name()) {
             // In the lane before the worker, so that it is not given one of them.
-            leave(&heritage.strangers(model, &loaded.fingerprint), &wires.urgent);
+            leave(&heritage.strangers(model, &loaded.model.fingerprint), &wires.urgent);
         }
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), loaded.model)?);
     }
@@ -107,7 +107,6 @@ pub(super) struct Loaded {
     pub(super) model: StationModel,
     /// What the banner says of its template.
     chats: String,
-    fingerprint: String,
 }
 
 impl Loader {
@@ -124,15 +123,14 @@ impl Loader {
             Ok(template) => template.origin().to_string(),
             Err(_) => "no chat template".to_owned(),
         };
-        let fingerprint = format!("{}/{DEFINITION}", model.digest);
         let recipe = Recipe {
             tokenizer: Arc::clone(&model.tokenizer),
             template,
             ctx_max: model.engine.ctx_max(),
-            fingerprint: fingerprint.clone(),
+            fingerprint: model.fingerprint.clone(),
         };
         if self.kitchen.put(&pool.model_name(), recipe) {
-            return Ok(Loaded { model, chats, fingerprint });
+            return Ok(Loaded { model, chats });
         }
         let problem = format!("{}: the file is another than the one first loaded; restart the server", pool.model);
         Err(Failure::new(Code::BadData, problem))
@@ -184,5 +182,7 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<
         }
         found => Ok(found.map_err(|e| named(&e))?),
     };
-    Ok((StationModel { engine, tokenizer, digest: gguf.digest() }, template))
+    let digest = gguf.digest();
+    let fingerprint = format!("{digest}/{DEFINITION}");
+    Ok((StationModel { engine, tokenizer, digest, fingerprint }, template))
 }

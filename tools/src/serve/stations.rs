@@ -7,7 +7,8 @@ use super::load::Loader;
 use crate::failure::{Code, Failure};
 use orchestrion_api::port::{Stations, Urgent};
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::station::{OrderError, Outlet, Station};
+use orchestrion_api::token_log::Pushed;
+use orchestrion_gpu::station::{OrderError, Outlet, Reception, Station};
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Order, Report};
@@ -186,9 +187,12 @@ impl Outlet for Wires {
         }
     }
 
-    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) {
-        // What the log does not take it had a reason for; a cancel or a loss is on its way here.
-        let _ = self.switchboard.token(task, attempt, token);
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception {
+        match self.switchboard.token(task, attempt, token) {
+            // Behind a closed gate nobody waits; a cancel is on its way here.
+            Pushed::Taken | Pushed::Skipped | Pushed::Closed => Reception::Taken,
+            Pushed::Diverged => Reception::Contradicted,
+        }
     }
 }
 
@@ -208,7 +212,9 @@ mod tests {
             self.0.send(report).unwrap();
         }
 
-        fn token(&self, _: TaskId, _: Attempt, _: Token<'_>) {}
+        fn token(&self, _: TaskId, _: Attempt, _: Token<'_>) -> Reception {
+            Reception::Taken
+        }
     }
 
     /// The life that a word is of, and what it says.
