@@ -9,7 +9,7 @@ use crate::spool::tests::wanted;
 use orchestrion_world::config::PlacementRules;
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::full_digest;
-use orchestrion_world::protocol::{Class, Effect, Failure, Notice, Outcome as End, Report, TaskSpec};
+use orchestrion_world::protocol::{Class, Effect, Failure, Notice, Outcome as End, TaskSpec};
 use orchestrion_world::units::{Digest, Permille};
 use std::fs;
 use std::path::Path;
