@@ -1,7 +1,7 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, TaskId, WorkerId};
+use crate::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
 use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
 use crate::units::Sha256;
 use crate::wheel::TimerKey;
@@ -54,7 +54,7 @@ pub enum Word {
     Loading(WorkerId, Epoch),
     Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
-    Corrupt(DeviceId, Sha256),
+    Corrupt(WorkerId, Epoch, Sha256),
 }
 
 /// How an attempt ended at its worker.

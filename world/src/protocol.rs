@@ -139,9 +139,10 @@ pub enum Report {
         worker: WorkerId,
         epoch: Epoch,
     },
-    /// What stands on the device is not the file that was loaded.
+    /// The weights of this file that the worker uses are not what was loaded.
     ShardCorrupt {
-        device: DeviceId,
+        worker: WorkerId,
+        epoch: Epoch,
         digest: Sha256,
     },
 }

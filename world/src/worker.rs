@@ -118,8 +118,8 @@ impl Worker {
         match self.state {
             // The answer has its time from the question on: a server that slept asks before it judges.
             WorkerState::Ready | WorkerState::Draining => Some(match self.probed {
-                Some(asked) => asked + Ticks(health.beat_timeout.0.div_ceil(2)),
-                None => self.heard + Ticks(health.beat_timeout.0 / 2),
+                Some(asked) => asked + Ticks(health.beat_timeout.0 / 2),
+                None => self.heard + Ticks(health.beat_timeout.0.div_ceil(2)),
             }),
             WorkerState::Starting => Some(self.heard + health.beat_timeout),
             WorkerState::Loading => Some(self.heard + health.load_timeout),

@@ -2,6 +2,7 @@
 //! down, or its device goes into quarantine.
 
 use super::{breaker, change, rearm, turn};
+use crate::release::stir_device;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::crew::Crews;
@@ -29,7 +30,8 @@ pub(super) fn ended(world: &mut World, rules: &Arc<Rules>, id: WorkerId, error: 
 }
 
 /// The weights on a device are not what was loaded: none of their workers goes on, and each loads them anew.
-pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, device: DeviceId, digest: Sha256) {
+pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, digest: Sha256) {
+    let Some(device) = world.worker(finder).map(|worker| worker.facts.device) else { return };
     for id in world.resource::<Crews>().on_device(device) {
         let holder = world.worker(id).filter(|worker| worker.state.is_up() && worker.facts.model_digest == digest);
         let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
@@ -178,6 +180,7 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
             device.weights.0 -= bytes.0;
         }
     }
+    stir_device(world, facts.device);
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
 }

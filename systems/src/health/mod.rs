@@ -49,9 +49,9 @@ pub(crate) fn watch_workers(world: &mut World) {
             Word::Loading(id, epoch) if is_of(world, id, epoch) => arrival::loads(world, &rules, id),
             Word::Down(id, epoch, error) if is_of(world, id, epoch) => loss::ended(world, &rules, id, error),
             Word::Alive(id, epoch) if is_of(world, id, epoch) => hear(world, id),
-            Word::Corrupt(device, digest) => loss::corrupt(world, &rules, device, digest),
+            Word::Corrupt(id, epoch, digest) if is_of(world, id, epoch) => loss::corrupt(world, &rules, id, digest),
             // An older life has nothing to say.
-            Word::Loading(..) | Word::Down(..) | Word::Alive(..) => {}
+            Word::Loading(..) | Word::Down(..) | Word::Alive(..) | Word::Corrupt(..) => {}
         }
     }
     let due = std::mem::take(&mut world.resource_mut::<Mail>().due);
