@@ -4,11 +4,19 @@
 //! [`transcript`] writes question and answer as one text. The cases beside this crate are the regression
 //! suite of the scheduler and the documentation of how it behaves.
 
+pub mod clients;
 pub mod cluster;
 pub mod cost;
+pub mod draw;
 pub mod engine;
+pub mod expect;
+pub mod file;
 pub mod history;
+pub mod sample;
 pub mod script;
+pub mod simulate;
 pub mod stage;
 pub mod station;
+pub mod summary;
+pub mod trace;
 pub mod transcript;

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.
     Explain(ExplainArgs),
+    /// Run a scenario file in virtual time and say whether it keeps what it promises.
+    Simulate(SimulateArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
     /// Fetch a model of the catalog into the cache.
@@ -187,6 +189,28 @@ pub(crate) struct ExplainArgs {
     /// A journal's folder or one of its segments [default: that of `orch serve`]
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch simulate scenarios/library/overload.toml
+  orch simulate my.toml --set queue.policy=drop-lru --seed 7
+  orch simulate my.toml -o json | jq .groups
+
+Exits with 1 where an expectation is not met. `docs/simulation.md` explains the file.")]
+pub(crate) struct SimulateArgs {
+    /// A scenario file
+    pub file: PathBuf,
+    /// Another seed than the file's
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Change a rule of the file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

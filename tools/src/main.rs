@@ -19,6 +19,7 @@ mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod simulate;
 mod submit;
 mod tidy;
 mod version;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),

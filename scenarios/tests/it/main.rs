@@ -10,4 +10,6 @@ mod golden;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod schedule;
