@@ -262,7 +262,7 @@ fn again(refusal: &Refusal) -> Option<Ticks> {
 fn again_after(failure: &Failure) -> Option<Ticks> {
     match failure {
         Failure::Displaced { retry_after, .. } => Some(*retry_after),
-        Failure::WorkerLost | Failure::NoWorker => Some(Ticks(0)),
+        Failure::WorkerLost | Failure::NoWorker | Failure::TimedOut(_) | Failure::Diverged => Some(Ticks(0)),
         Failure::DeadlinePassed | Failure::InvalidInput => None,
     }
 }

@@ -6,7 +6,7 @@ use crate::draw::Draws;
 use crate::trace;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, TenantId};
-use orchestrion_world::protocol::{Class, TaskSpec};
+use orchestrion_world::protocol::{Class, Determinism, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Sha256;
 use serde::Deserialize;
@@ -29,6 +29,9 @@ pub struct Arrivals {
     /// What the client asks for at most; without it, what it gets.
     pub max_tokens: Option<u32>,
     pub deadline_ms: Option<u64>,
+    /// May be run again after its first token, on a worker of the same model.
+    #[serde(default)]
+    pub strict: bool,
     pub at_ms: Option<Vec<u64>>,
     pub every: Option<Every>,
     pub poisson: Option<Poisson>,
@@ -307,6 +310,7 @@ pub(super) fn requests(
             prompt_digest: Sha256::default(),
             max_tokens: 1,
             deadline: entry.deadline_ms.map(Ticks),
+            determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
             seed,
         };
         streams.push(Stream {
