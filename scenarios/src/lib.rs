@@ -13,6 +13,7 @@ pub mod engine;
 pub mod expect;
 pub mod file;
 pub mod history;
+pub mod report;
 pub mod sample;
 pub mod script;
 pub mod simulate;

@@ -6,6 +6,7 @@ use crate::nearest::meant;
 use crate::output;
 use crate::progress::Progress;
 use orchestrion_scenarios::file::{self, FILE_MAX, FileError};
+use orchestrion_scenarios::report::{Side, html};
 use orchestrion_scenarios::simulate::simulate;
 use orchestrion_scenarios::summary::Summary;
 use std::io::{Read, Write};
@@ -20,6 +21,11 @@ pub(crate) fn run(args: &SimulateArgs) -> Result<(), Failure> {
     progress.finish();
     let outcome = outcome.map_err(Failure::of(Code::Broken))?;
     let summary = Summary::of(&scenario.title, seed, &outcome, &scenario.expectations);
+    if let Some(path) = &args.report {
+        let side = Side { name: "", outcome: &outcome, summary: &summary };
+        let wrong = |error: std::io::Error| Failure::new(Code::Failed, format!("{}: {error}", path.display()));
+        std::fs::write(path, html(&scenario.title, &[side])).map_err(wrong)?;
+    }
     match args.output {
         Output::Text => write!(std::io::stdout(), "{summary}")?,
         Output::Json => output::json(&summary)?,
