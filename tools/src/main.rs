@@ -23,6 +23,7 @@ mod pull;
 mod replay;
 mod serve;
 mod simulate;
+mod storm;
 mod submit;
 mod tidy;
 mod version;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Whatif(args) => whatif::run(&args),

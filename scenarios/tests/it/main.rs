@@ -13,3 +13,5 @@ mod invariants;
 mod library;
 #[cfg(test)]
 mod schedule;
+#[cfg(test)]
+mod storm;
