@@ -80,3 +80,12 @@ fn rules_are_changed_from_outside() {
     assert_eq!((plan.seed, plan.rules.queue.policy.label(), plan.rules.queue.interactive_max), (9, "drop-lru", 24));
     assert_eq!(plan.workers.len(), 2);
 }
+
+#[test]
+fn the_example_of_the_documentation_is_a_scenario() {
+    let page = include_str!("../../../docs/simulation.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let scenario = read(example, Path::new("."), None, &[]).unwrap();
+    assert_eq!((scenario.expectations.len(), scenario.plan.workers.len(), scenario.plan.faults.len()), (2, 2, 1));
+}
