@@ -186,7 +186,11 @@ impl Clients {
             | Notice::Retrying { .. }
             | Notice::PoolChanged { .. }
             | Notice::RulesRefused
-            | Notice::WorkerRefused { .. } => {}
+            | Notice::WorkerRefused { .. }
+            | Notice::Restarted { .. }
+            | Notice::RestartsStopped { .. }
+            | Notice::BreakerChanged { .. }
+            | Notice::Quarantined { .. } => {}
         }
     }
 

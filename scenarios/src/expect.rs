@@ -30,7 +30,7 @@ struct View<'a> {
 
 type Measure = fn(&View<'_>) -> Option<u64>;
 
-const MEASURES: [(&str, Measure); 24] = [
+const MEASURES: [(&str, Measure); 25] = [
     ("requests", |view| Some(view.records.len() as u64)),
     ("answered", |view| Some(view.answered())),
     ("good", |view| Some(view.good())),
@@ -54,7 +54,8 @@ const MEASURES: [(&str, Measure); 24] = [
     ("peak_vram_mib", |view| view.outcome.samples.iter().map(|sample| sample.used.0 >> 20).max()),
     ("utilisation_permille", |view| view.outcome.utilisation()),
     ("attempts_lost", |view| Some(view.outcome.attempts_lost)),
-    ("workers_lost", |view| Some(view.outcome.workers_lost)),
+    ("restarts", |view| Some(view.outcome.restarts)),
+    ("restarts_stopped", |view| Some(view.outcome.restarts_stopped)),
 ];
 
 /// How long a peak lasts.

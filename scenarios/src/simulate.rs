@@ -36,10 +36,10 @@ pub struct Plan {
 /// What breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The worker's process ends; it is started again after that long, and loads.
-    Crash(WorkerId, Option<Ticks>),
-    /// The worker is started.
-    Rise(WorkerId),
+    /// The worker's process ends, and so does each new one until then.
+    Crash(WorkerId, Ticks),
+    /// The worker finds that its weights are not those that were loaded.
+    Corrupt(WorkerId),
     /// The worker does nothing for that long.
     Hang(WorkerId, Ticks),
     /// The worker's beats are lost for that long.
@@ -67,7 +67,10 @@ pub struct Outcome {
     pub retries: u64,
     /// Attempts that the scheduler made again.
     pub attempts_lost: u64,
-    pub workers_lost: u64,
+    /// Lost workers that were told to begin again.
+    pub restarts: u64,
+    /// Pools whose workers were lost too often for that.
+    pub restarts_stopped: u64,
     /// Requests without an end an hour after the last one came.
     pub unfinished: u64,
 }
@@ -107,7 +110,8 @@ pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken
         digest: Digest(0),
         steps: 0,
         attempts_lost: 0,
-        workers_lost: 0,
+        restarts: 0,
+        restarts_stopped: 0,
     };
     let mut inputs = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(rules))];
     for (worker, facts, cost) in workers {
@@ -132,7 +136,8 @@ pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken
         samples: run.samples.into_vec(),
         retries: run.clients.retries,
         attempts_lost: run.attempts_lost,
-        workers_lost: run.workers_lost,
+        restarts: run.restarts,
+        restarts_stopped: run.restarts_stopped,
     })
 }
 
@@ -149,7 +154,8 @@ struct Run {
     digest: Digest,
     steps: u64,
     attempts_lost: u64,
-    workers_lost: u64,
+    restarts: u64,
+    restarts_stopped: u64,
 }
 
 impl Run {
@@ -194,16 +200,14 @@ impl Run {
 
     fn break_things(&mut self) {
         while let Some(entry) = self.faults.first_entry().filter(|entry| entry.key().0 <= self.now) {
-            let ((_, number), fault) = entry.remove_entry();
+            let fault = entry.remove();
             let (now, cluster) = (self.now, &mut self.cluster);
             match fault {
-                Fault::Crash(worker, back) => {
+                Fault::Crash(worker, length) => {
                     cluster.crash(worker, &mut self.said);
-                    if let (Some(back), Some(loads)) = (back, cluster.loads_in(worker)) {
-                        self.faults.insert((now + back + loads, number), Fault::Rise(worker));
-                    }
+                    cluster.fail(worker, now + length);
                 }
-                Fault::Rise(worker) => cluster.rise(now, worker, None, &mut self.said),
+                Fault::Corrupt(worker) => cluster.corrupt(worker, &mut self.said),
                 Fault::Hang(worker, length) => cluster.hang(worker, now + length),
                 Fault::Mute(worker, length) => cluster.mute(worker, now + length),
                 Fault::Pace(worker, permille) => cluster.pace(worker, permille),
@@ -218,15 +222,14 @@ impl Run {
         for effect in &step.effects {
             match effect {
                 Effect::Order(order) => {
-                    let job = match order {
-                        Order::Start { task, .. } => self.clients.job(*task),
-                        Order::Cancel { .. } | Order::Reset { .. } => None,
-                    };
-                    self.cluster.order(self.now, order, job);
-                    self.workers_lost += u64::from(matches!(order, Order::Reset { .. }));
+                    let task = if let Order::Start { task, .. } = order { Some(*task) } else { None };
+                    let job = task.and_then(|task| self.clients.job(task));
+                    self.cluster.order(self.now, order, job, &mut self.said);
                 }
                 Effect::Notice(notice) => {
                     self.attempts_lost += u64::from(matches!(notice, Notice::Retrying { .. }));
+                    self.restarts += u64::from(matches!(notice, Notice::Restarted { .. }));
+                    self.restarts_stopped += u64::from(matches!(notice, Notice::RestartsStopped { .. }));
                     self.clients.hear(self.now, notice);
                 }
             }

@@ -20,7 +20,8 @@ pub struct Summary {
     pub reasons: BTreeMap<String, u64>,
     pub retries: u64,
     pub attempts_lost: u64,
-    pub workers_lost: u64,
+    pub restarts: u64,
+    pub restarts_stopped: u64,
     pub unfinished: u64,
     pub peak_queue: u64,
     pub peak_vram_mib: u64,
@@ -81,7 +82,8 @@ impl Summary {
             reasons,
             retries: outcome.retries,
             attempts_lost: outcome.attempts_lost,
-            workers_lost: outcome.workers_lost,
+            restarts: outcome.restarts,
+            restarts_stopped: outcome.restarts_stopped,
             unfinished: outcome.unfinished,
             peak_queue: peak(|sample| sample.interactive + sample.batch),
             peak_vram_mib: peak(|sample| sample.used.0 >> 20),
@@ -140,10 +142,10 @@ impl fmt::Display for Summary {
         for (reason, count) in &self.reasons {
             writeln!(f, "not answered: {reason} {count}")?;
         }
-        let Summary { retries, attempts_lost, workers_lost, unfinished, peak_queue, peak_vram_mib, .. } = self;
+        let Summary { retries, attempts_lost, restarts, unfinished, peak_queue, peak_vram_mib, .. } = self;
         writeln!(
             f,
-            "retries by clients {retries}, attempts lost {attempts_lost}, workers lost {workers_lost}, unfinished {unfinished}"
+            "retries by clients {retries}, attempts lost {attempts_lost}, restarts of workers {restarts}, unfinished {unfinished}"
         )?;
         let used = self.utilisation_permille;
         writeln!(

@@ -20,7 +20,7 @@ pub struct Entry {
     /// Whom it hits: a pool's first so many workers.
     pub pool: Option<Spanned<String>>,
     pub workers: Option<usize>,
-    /// How long it lasts; without it, to the end.
+    /// How long it lasts; without it, to the end, but for a crash: a moment.
     pub for_ms: Option<u64>,
     /// Of `slow`: thousandths of its pace.
     pub pace_permille: Option<u32>,
@@ -31,8 +31,10 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// The process ends and says so; it comes back after `for_ms` and its loading.
+    /// The process ends and says so, and so does each new one for `for_ms`.
     Crash,
+    /// The worker finds its weights damaged.
+    CorruptShard,
     /// It does nothing.
     Hang,
     /// It runs at `pace_permille`.
@@ -89,7 +91,8 @@ fn fault(entry: &Entry, worker: WorkerId) -> Option<Fault> {
     let length = entry.for_ms.map(Ticks);
     let to_the_end = length.unwrap_or(Ticks(MS_MAX * 2));
     Some(match entry.kind {
-        Kind::Crash => Fault::Crash(worker, length),
+        Kind::Crash => Fault::Crash(worker, length.unwrap_or(Ticks(0))),
+        Kind::CorruptShard => Fault::Corrupt(worker),
         Kind::Hang => Fault::Hang(worker, to_the_end),
         Kind::LostBeats => Fault::Mute(worker, to_the_end),
         Kind::Slow => Fault::Pace(worker, entry.pace_permille?),

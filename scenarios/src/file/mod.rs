@@ -133,33 +133,34 @@ impl Reading<'_> {
     }
 
     fn rules(&self, file: &File) -> Result<Rules, FileError> {
-        let mut rules = Rules::default();
-        let mut pairs = vec![];
+        let (mut rules, mut pairs) = (Rules::default(), vec![]);
         for (section, keys) in &file.rules {
-            if section == "tenants" {
-                rules.tenants = tenants(keys)?;
-                continue;
-            }
-            let Value::Table(keys) = keys else {
-                let problem = "is a section, as `[rules.queue]` with keys of its own".to_owned();
-                return Err(FileError::Key { key: format!("rules.{section}"), problem });
-            };
-            for (key, value) in keys {
-                let value = match value {
-                    Value::String(text) => text.clone(),
-                    Value::Integer(number) => number.to_string(),
-                    Value::Boolean(truth) => truth.to_string(),
-                    Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
-                        let problem = "is a whole number, a word or a truth value".to_owned();
-                        return Err(FileError::Key { key: format!("rules.{section}.{key}"), problem });
-                    }
-                };
-                pairs.push((format!("{section}.{key}"), value));
+            match keys {
+                list if section == "tenants" => rules.tenants = tenants(list)?,
+                keys => flatten(section, keys, &mut pairs)?,
             }
         }
         overrides::apply(&mut rules, &pairs)?;
         Ok(rules)
     }
+}
+
+/// Keys with their sections, as `queue.policy`.
+fn flatten(key: &str, value: &Value, pairs: &mut Vec<(String, String)>) -> Result<(), FileError> {
+    let text = match value {
+        Value::Table(keys) => {
+            return keys.iter().try_for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, pairs));
+        }
+        Value::String(text) => text.clone(),
+        Value::Integer(number) => number.to_string(),
+        Value::Boolean(truth) => truth.to_string(),
+        Value::Float(_) | Value::Datetime(_) | Value::Array(_) => {
+            let problem = "is a whole number, a word or a truth value".to_owned();
+            return Err(FileError::Key { key: format!("rules.{key}"), problem });
+        }
+    };
+    pairs.push((key.to_owned(), text));
+    Ok(())
 }
 
 /// `[[rules.tenants]]`, as in the configuration.

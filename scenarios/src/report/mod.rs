@@ -74,11 +74,11 @@ fn tables(side: &Side<'_>, named: bool) -> String {
     if !reasons.is_empty() {
         let _ = write!(html, "<p>Not answered: {}.</p>", escape(&reasons.join(", ")));
     }
-    let Summary { retries, attempts_lost, workers_lost, virtual_ms, steps, seed, digest, .. } = side.summary;
+    let Summary { retries, attempts_lost, restarts, virtual_ms, steps, seed, digest, .. } = side.summary;
     let _ = write!(
         html,
-        "<p class=\"note\">{virtual_ms} ms in {steps} steps; {retries} retries by clients, {attempts_lost} attempts and \
-         {workers_lost} workers lost; seed {seed}, digest {digest}</p>"
+        "<p class=\"note\">{virtual_ms} ms in {steps} steps; {retries} retries by clients, {attempts_lost} attempts \
+         lost, {restarts} restarts of workers; seed {seed}, digest {digest}</p>"
     );
     html
 }
