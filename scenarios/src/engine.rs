@@ -2,10 +2,12 @@
 //! reads its prompt at the worker's prefill rate, then makes its whole answer at the decode rate; that
 //! several share a worker costs them nothing here.
 
-use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
-use orchestrion_world::protocol::{FaultClass, Finish, Order, Report, TaskSpec, Usage, WorkerFacts};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::protocol::{
+    FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
+};
 use orchestrion_world::time::{Tick, Ticks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// How often a worker says that it lives.
 pub const BEAT: Ticks = Ticks(1_000);
@@ -18,14 +20,19 @@ pub struct Engine {
     workers: BTreeMap<WorkerId, Sim>,
     agenda: BTreeMap<(Tick, u64), (WorkerId, Epoch, Planned)>,
     planned: u64,
+    /// What the next load on a worker comes to, where it is none.
+    faults: BTreeMap<WorkerId, VecDeque<ShardFault>>,
 }
 
 #[derive(Clone, Debug)]
 struct Sim {
     facts: WorkerFacts,
+    model: ModelId,
     epoch: Epoch,
     alive: bool,
     running: BTreeMap<TaskId, Attempt>,
+    /// By model: what stands there, and how fast it is.
+    loaded: BTreeMap<ModelId, ModelFacts>,
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +41,7 @@ enum Planned {
     Start(TaskId, Attempt),
     FirstToken(TaskId, Attempt),
     End(TaskId, Attempt, Usage),
+    Loaded(ModelId, ModelFacts),
 }
 
 impl Engine {
@@ -43,15 +51,25 @@ impl Engine {
     }
 
     /// A worker comes up; one that was there before comes up as another.
-    pub fn rise(&mut self, now: Tick, id: WorkerId, facts: Option<&WorkerFacts>) -> Option<Report> {
+    ///
+    /// `model` is that of its pool.
+    pub fn rise(&mut self, now: Tick, id: WorkerId, of: Option<(&WorkerFacts, ModelId)>) -> Option<Report> {
         let known = self.workers.get(&id);
         let epoch = known.map_or(Epoch(1), |sim| Epoch(sim.epoch.0 + 1));
-        let facts = facts.or(known.map(|sim| &sim.facts))?.clone();
-        Some(self.announce(now, id, epoch, facts))
+        let (facts, model) = of.or(known.map(|sim| (&sim.facts, sim.model)))?;
+        let facts = facts.clone();
+        Some(self.announce(now, id, epoch, facts, model))
     }
 
-    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
-        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, running: BTreeMap::new() });
+    /// The next load on the worker comes to this.
+    pub fn spoil(&mut self, id: WorkerId, fault: ShardFault) {
+        self.faults.entry(id).or_default().push_back(fault);
+    }
+
+    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts, model: ModelId) -> Report {
+        let loaded = facts.came_with.map(|of| (model, of)).into_iter().collect();
+        let sim = Sim { facts: facts.clone(), model, epoch, alive: true, running: BTreeMap::new(), loaded };
+        self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
     }
@@ -80,7 +98,7 @@ impl Engine {
     /// Carries out an order; what it says at once comes back.
     ///
     /// # Panics
-    /// If it is given more than its slots hold: dispatch promises that it never is.
+    /// If it is given more than its slots hold, or a model that it has not: the core promises that it never is.
     pub fn order(&mut self, now: Tick, order: &Order, spec: Option<&TaskSpec>) -> Option<Report> {
         match *order {
             Order::Start { worker, epoch, task, attempt } => {
@@ -88,9 +106,11 @@ impl Engine {
                 sim.running.insert(task, attempt);
                 assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");
                 let spec = spec?;
+                let model = sim.loaded.get(&spec.model).copied();
+                let model = model.unwrap_or_else(|| panic!("{worker} was given a task of a model that it has not"));
                 let length = |tokens: u32, milli: u64| Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)));
-                let prefill = length(spec.prompt_tokens, sim.facts.prefill.0);
-                let decode = length(spec.max_tokens.saturating_sub(1), sim.facts.decode.0);
+                let prefill = length(spec.prompt_tokens, model.prefill.0);
+                let decode = length(spec.max_tokens.saturating_sub(1), model.decode.0);
                 let usage = Usage {
                     finish: Finish::Length,
                     tokens_in: spec.prompt_tokens,
@@ -115,8 +135,22 @@ impl Engine {
                 None
             }
             Order::Reset { worker, epoch } => {
-                let facts = self.workers.get(&worker)?.facts.clone();
-                Some(self.announce(now, worker, epoch, facts))
+                let Sim { facts, model, .. } = self.workers.get(&worker)?.clone();
+                Some(self.announce(now, worker, epoch, facts, model))
+            }
+            Order::LoadShard { worker, epoch, model, expects } => {
+                let sim = self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                let Some(loader) = &sim.facts.loader else {
+                    return Some(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+                };
+                let takes = loader.load_time(expects.weights);
+                self.plan(now + takes, worker, epoch, Planned::Loaded(model, expects));
+                None
+            }
+            Order::FreeShard { worker, epoch, model } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                sim.loaded.remove(&model);
+                Some(Report::ShardFreed { worker, epoch, model })
             }
         }
     }
@@ -149,6 +183,18 @@ impl Engine {
                 sim.running.remove(&task);
                 Some(Report::Finished { worker, epoch, task, attempt, usage })
             }
+            Planned::Loaded(model, facts) => match self.faults.get_mut(&worker).and_then(VecDeque::pop_front) {
+                Some(ShardFault::Corrupt) => {
+                    let mut digest = facts.digest;
+                    digest.0[31] ^= 1;
+                    Some(Report::ShardLoaded { worker, epoch, model, facts: ModelFacts { digest, ..facts } })
+                }
+                Some(fault) => Some(Report::ShardFailed { worker, epoch, model, fault }),
+                None => {
+                    sim.loaded.insert(model, facts);
+                    Some(Report::ShardLoaded { worker, epoch, model, facts })
+                }
+            },
             Planned::Start(..) | Planned::FirstToken(..) | Planned::End(..) => None,
         }
     }

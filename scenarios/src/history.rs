@@ -70,7 +70,10 @@ impl History {
                 (task, Told::Ended)
             }
             Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => return Ok(()),
+            Notice::PoolChanged { .. }
+            | Notice::ShardChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));
@@ -98,7 +101,7 @@ impl History {
                 let ended = self.lives.get(&task) == Some(&Told::Ended);
                 ended.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before its end was told"))
             }
-            Order::Reset { .. } => Ok(()),
+            Order::Reset { .. } | Order::LoadShard { .. } | Order::FreeShard { .. } => Ok(()),
         }
     }
 

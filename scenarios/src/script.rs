@@ -12,13 +12,16 @@
 //! ```
 
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
+    EvictionRule, HealthRules, Keep, Loadable, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
+    Rules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{
+    CancelReason, Class, DeviceShare, Loader, ModelFacts, ShardFault, TaskSpec, WorkerFacts,
+};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 /// A scenario as read.
@@ -52,6 +55,8 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails in a way that may pass.
     Fault(TaskId),
+    /// The next load on the worker comes to nothing, or to other bytes.
+    Spoil(WorkerId, ShardFault),
     /// The placement rules change.
     Rule(PlacementRules),
     /// From here on, every placement decision about this task is told in full.
@@ -89,9 +94,14 @@ impl FromStr for Script {
             script.declare(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
         }
         script.rules.pools.sort_by(|a, b| a.name.cmp(&b.name));
-        script.rules.models = script.rules.pools.iter().map(|p| p.model.clone()).collect();
-        script.rules.models.sort();
-        script.rules.models.dedup();
+        let (pools, loadable) = (&script.rules.pools, &script.rules.loadable);
+        let named = pools.iter().map(|p| &p.model).chain(loadable.iter().map(|row| &row.model));
+        let models: BTreeSet<String> = named.cloned().collect();
+        script.rules.models = models.into_iter().collect();
+        script.rules.loadable.sort_by(|a, b| a.model.cmp(&b.model));
+        for n in 0..script.rules.loadable.len() {
+            script.rules.loadable[n].digest = script.digest(&script.rules.loadable[n].model);
+        }
         let mut prose = String::new();
         for (n, line) in text.lines().enumerate() {
             if line.starts_with('#') {
@@ -133,6 +143,16 @@ impl Script {
                 self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
             }
             "placement" => self.rules.placement = self.placement(&mut words)?,
+            "loadable" => self.loadable(&mut words)?,
+            "eviction" => {
+                let eviction = &mut self.rules.eviction;
+                if let Some(name) = words.optional("policy") {
+                    let unknown = || format!("no eviction policy is called `{name}`");
+                    eviction.policy = EvictionRule::named(name).ok_or_else(unknown)?;
+                }
+                eviction.pressure = Permille(words.or("pressure", eviction.pressure.0)?);
+                eviction.residency_min = Ticks(words.or("residency_min", eviction.residency_min.0)?);
+            }
             _ => return Ok(()),
         }
         words.end()
@@ -148,7 +168,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                "pool" | "queue" | "retry" | "health" | "placement" | "loadable" | "eviction" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -172,6 +192,15 @@ impl Script {
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => Act::Fault(task_id(words.name()?)?),
+            "spoil" => {
+                let worker = worker_id(words.name()?)?;
+                let fault = match words.name()? {
+                    "load" => ShardFault::Transient,
+                    "bytes" => ShardFault::Corrupt,
+                    other => return Err(format!("a worker's next `load` or its `bytes` can be spoilt, not `{other}`")),
+                };
+                Act::Spoil(worker, fault)
+            }
             "rule" => Act::Rule(self.placement(words)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
@@ -207,25 +236,93 @@ impl Script {
         })
     }
 
+    /// `device=0` or, split, `device=0:600+1:400`; `capacity` likewise, or one for all.
     fn worker(&self, words: &mut Words<'_>) -> Result<WorkerFacts, String> {
         let pool: String = words.take("pool")?;
         let pool = self.rules.pools.binary_search_by(|p| p.name.cmp(&pool)).map_err(|_| format!("no pool `{pool}`"))?;
-        let mib = |n: u64| Bytes(n << 20);
-        let mut model_digest = Sha256::default();
-        model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
+        let loader = words.optional("load").map(|mib| loader(words, mib)).transpose()?;
+        let came_with = if words.flag("empty") { None } else { Some(self.came_with(words, pool)?) };
         Ok(WorkerFacts {
             pool: PoolId(pool as u16),
-            device: DeviceId(words.or("device", 0)?),
-            device_capacity: mib(words.or("capacity", 1 << 20)?),
-            model_digest,
+            devices: devices(words.optional("device").unwrap_or("0"), words.optional("capacity").unwrap_or("1048576"))?,
+            slots: words.or("slots", 1)?,
+            came_with,
+            loader,
+        })
+    }
+
+    fn came_with(&self, words: &mut Words<'_>, pool: usize) -> Result<ModelFacts, String> {
+        let model = &self.rules.pools[pool].model;
+        Ok(ModelFacts {
+            digest: self.digest(model),
             weights: mib(words.or("weights", 100)?),
             kv_per_token: Bytes(words.or("kv", 1024)?),
             ctx_max: words.or("ctx", 4096)?,
-            slots: words.or("slots", 1)?,
             prefill: MilliRate(words.or("prefill", 1_000u64)? * 1_000),
             decode: MilliRate(words.or("decode", 50u64)? * 1_000),
         })
     }
+
+    /// Files differ as models do.
+    fn digest(&self, model: &String) -> Sha256 {
+        let mut digest = Sha256::default();
+        digest.0[0] = self.rules.models.binary_search(model).unwrap_or_default() as u8;
+        digest
+    }
+
+    fn loadable(&mut self, words: &mut Words<'_>) -> Result<(), String> {
+        let list = |text: Option<&str>| -> Vec<String> {
+            let mut list: Vec<String> = text.into_iter().flat_map(|text| text.split('+')).map(str::to_owned).collect();
+            list.sort();
+            list
+        };
+        let row = Loadable {
+            model: words.name()?.to_owned(),
+            pools: list(words.optional("pools")),
+            digest: Sha256::default(),
+            weights: mib(words.or("weights", 100)?),
+            kv_per_token: Bytes(words.or("kv", 1024)?),
+            ctx_max: words.or("ctx", 4096)?,
+            compute: words.or("compute", 0)?,
+            needs: list(words.optional("needs")),
+            keep: match (words.flag("warm"), words.flag("pinned")) {
+                (_, true) => Keep::Pinned,
+                (true, false) => Keep::Warm,
+                (false, false) => Keep::OnDemand,
+            },
+        };
+        self.rules.loadable.push(row);
+        Ok(())
+    }
+}
+
+fn mib(n: u64) -> Bytes {
+    Bytes(n.saturating_mul(1 << 20))
+}
+
+/// Rates are MiB of weights in a second: `load` and, for prompts and answers, `prompt` and `answer`.
+fn loader(words: &mut Words<'_>, load: &str) -> Result<Loader, String> {
+    let mut abilities: Vec<String> =
+        words.optional("has").into_iter().flat_map(|text| text.split('+')).map(str::to_owned).collect();
+    abilities.sort();
+    Ok(Loader {
+        load: mib(number(load)?),
+        prompt: mib(words.or("prompt", 100_000)?),
+        answer: mib(words.or("answer", 5_000)?),
+        compute: words.or("compute", 86)?,
+        abilities,
+    })
+}
+
+fn devices(shares: &str, capacities: &str) -> Result<Vec<DeviceShare>, String> {
+    let parts: Vec<&str> = shares.split('+').collect();
+    let sizes: Vec<&str> = capacities.split('+').collect();
+    let part = |(n, part): (usize, &&str)| {
+        let (device, share) = part.split_once(':').unwrap_or((part, "1000"));
+        let capacity = mib(number(sizes.get(n).or(sizes.last()).unwrap_or(&""))?);
+        Ok(DeviceShare { device: DeviceId(number(device)?), capacity, share: Permille(number(share)?) })
+    };
+    parts.iter().enumerate().map(part).collect()
 }
 
 /// `t7` is task 7.

@@ -6,7 +6,8 @@ use crate::history::History;
 use crate::script::{Act, Script};
 use crate::transcript;
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Report, TaskSpec};
 use orchestrion_world::time::Tick;
@@ -62,7 +63,8 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     };
     let mut first = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(script.rules.clone()))];
     for (id, facts) in &script.workers {
-        first.extend(stage.engine.rise(Tick(0), *id, Some(facts)).map(Input::Report));
+        let model = model_of(&script.rules, facts.pool);
+        first.extend(stage.engine.rise(Tick(0), *id, Some((facts, model))).map(Input::Report));
     }
     stage.step(script, Tick(0), first, handling)?;
     let mut events = script.events.iter().peekable();
@@ -91,6 +93,13 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     stage.run.living = stage.history.living();
     stage.run.ledger = stage.simulation.map(|s| s.ledger()).ok_or("the simulation was lost")?;
     Ok(stage.run)
+}
+
+/// The model that workers of a pool come with.
+fn model_of(rules: &Rules, pool: PoolId) -> ModelId {
+    let name = rules.pools.get(usize::from(pool.0)).map(|pool| &pool.model);
+    let at = name.and_then(|name| rules.models.binary_search(name).ok());
+    ModelId(at.unwrap_or_default() as u16)
 }
 
 struct Stage {
@@ -124,8 +133,12 @@ impl Stage {
             }
             Act::Rise(worker) => self.engine.rise(now, *worker, None).map(Input::Report),
             Act::Fault(task) => self.engine.fault(*task).map(Input::Report),
+            Act::Spoil(worker, fault) => {
+                self.engine.spoil(*worker, *fault);
+                None
+            }
             Act::Rule(rule) => {
-                let rules = orchestrion_world::config::Rules { placement: *rule, ..script.rules.clone() };
+                let rules = Rules { placement: *rule, ..script.rules.clone() };
                 Some(Input::SetRules(Box::new(rules)))
             }
             Act::Watch(task) => {
@@ -157,7 +170,9 @@ impl Stage {
                 let spec = match order {
                     orchestrion_world::protocol::Order::Start { task, .. } => self.specs.get(task),
                     orchestrion_world::protocol::Order::Cancel { .. }
-                    | orchestrion_world::protocol::Order::Reset { .. } => None,
+                    | orchestrion_world::protocol::Order::Reset { .. }
+                    | orchestrion_world::protocol::Order::LoadShard { .. }
+                    | orchestrion_world::protocol::Order::FreeShard { .. } => None,
                 };
                 self.said.extend(self.engine.order(now, order, spec));
             }

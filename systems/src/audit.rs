@@ -6,14 +6,16 @@
 
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
-use orchestrion_world::store::{FreeIndex, Queues};
+use orchestrion_world::store::{FreeIndex, Queues, Stands};
 use orchestrion_world::task::{Life, Task};
+use orchestrion_world::units::Permille;
+use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Worker, WorkerState};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken invariant: its name in [`AUDITS`], and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,12 +28,15 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 11] = [
+pub const AUDITS: [(&str, Audit); 14] = [
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not ready", leases_only_on_ready),
+    ("9 no model goes that has leases", leases_on_what_serves),
+    ("10 what was loaded has the digest of its model", digests_as_declared),
+    ("models on workers, and what is on its way to them", residents_in_order),
     ("12 attempts within the limit", attempts_within_limit),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
     ("20 armed timers are those the entities call for", timers_match),
@@ -102,18 +107,78 @@ fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let on = |device: DeviceId| {
+        let part = move |w: &Worker| w.facts.devices.iter().find(|part| part.device == device).map(|part| part.share);
+        ledger.workers.iter().filter_map(move |w| Some((w, part(w)?)))
+    };
     ledger.devices.iter().try_for_each(|device| {
         let weights: u64 = ledger.shards.iter().filter(|s| s.device == device.id).map(|s| s.bytes.0).sum();
-        let on_device = |w: &&Worker| w.facts.device == device.id;
-        let leases = ledger.workers.iter().filter(on_device).flat_map(|w| &w.leases);
-        let reserved: u64 = leases.map(|l| l.kv.0).sum();
+        let leases = on(device.id).flat_map(|(w, share)| w.leases.iter().map(move |l| l.kv.share(share).0));
+        let reserved: u64 = leases.sum();
         check(device.weights.0 == weights && device.reserved.0 == reserved, || format!("{device:?} is off its books"))?;
         check(weights + reserved <= device.capacity.0, || format!("{device:?} holds more than it can"))
     })?;
     ledger.shards.iter().try_for_each(|shard| {
-        let of_shard = |w: &&Worker| w.facts.device == shard.device && w.facts.model_digest == shard.digest;
-        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state == WorkerState::Ready).count();
-        check(holders == usize::from(shard.holders), || format!("{shard:?} has {holders} holders"))
+        let of_shard = |r: &&Resident| r.life.takes_memory() && r.facts.digest == shard.digest;
+        let holds = |(w, share): (&Worker, Permille)| {
+            let mut held = w.residents.iter().filter(of_shard);
+            held.next().map(|r| r.facts.weights.share(share) <= shard.bytes)
+        };
+        let holders: Vec<bool> = on(shard.device).filter_map(holds).collect();
+        check(holders.len() == usize::from(shard.holders), || format!("{shard:?} has {} holders", holders.len()))?;
+        check(holders.iter().all(|fits| *fits), || format!("{shard:?} is smaller than a holder's part"))
+    })?;
+    let booked = ledger.workers.iter().flat_map(|w| w.facts.devices.iter().map(move |part| (w, part.device)));
+    booked.into_iter().try_for_each(|(worker, device)| {
+        let lacks = worker.residents.iter().filter(|r| r.life.takes_memory()).find(|r| {
+            let key = (device, r.facts.digest);
+            ledger.shards.binary_search_by(|s| (s.device, s.digest).cmp(&key)).is_err()
+        });
+        lacks.map_or(Ok(()), |r| Err(format!("{} holds {:?}, which is not booked on {device}", worker.id, r.model)))
+    })
+}
+
+fn residents_in_order(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut coming: BTreeMap<ModelId, u16> = BTreeMap::new();
+    for worker in &ledger.workers {
+        check(worker.residents.is_sorted_by(|a, b| a.model < b.model), || format!("{}'s models", worker.id))?;
+        let up = worker.state == WorkerState::Ready;
+        check(up || worker.residents.is_empty(), || format!("{} is lost and holds models", worker.id))?;
+        for resident in &worker.residents {
+            match resident.life {
+                Residence::Staging => *coming.entry(resident.model).or_default() += 1,
+                Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => {
+                    *coming.entry(to).or_default() += 1
+                }
+                Residence::Sealed
+                | Residence::Evicting { to: None }
+                | Residence::Condemned
+                | Residence::Failed { .. } => {}
+            }
+        }
+    }
+    ledger.models.iter().try_for_each(|model| {
+        let found = coming.get(&model.id).copied().unwrap_or_default();
+        check(found == model.coming, || format!("{model:?}: {found} ways of it are under way"))
+    })
+}
+
+fn leases_on_what_serves(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.workers.iter().try_for_each(|worker| {
+        let bare = worker.leases.iter().find(|lease| {
+            let life = worker.resident(lease.model).map(|r| r.life);
+            !matches!(life, Some(Residence::Sealed | Residence::Yielding { .. }))
+        });
+        bare.map_or(Ok(()), |lease| Err(format!("{} runs {} on a model that does not serve", worker.id, lease.task)))
+    })
+}
+
+fn digests_as_declared(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    ledger.workers.iter().filter(|w| w.facts.came_with.is_none()).try_for_each(|worker| {
+        let other =
+            worker.residents.iter().find(|r| rules.loadable(r.model).is_none_or(|row| row.digest != r.facts.digest));
+        other.map_or(Ok(()), |r| Err(format!("{} holds other bytes than those of {:?}", worker.id, r.model)))
     })
 }
 
@@ -140,14 +205,15 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
-    let mut called_for: Vec<_> = deadlines.chain(retries).collect();
+    let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(weighings).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Weigh(_) => exact.push((due, key)),
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
@@ -175,11 +241,23 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
     let free = |w: &&Worker| w.state == WorkerState::Ready && w.free_slots() > 0;
-    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.model, w.id)).collect();
+    let serves =
+        |w: &Worker| w.residents.iter().filter(|r| w.serving(r.model).is_some()).map(|r| r.model).collect::<Vec<_>>();
+    let rooms = ledger.workers.iter().filter(free).flat_map(|w| serves(w).into_iter().map(|model| (model, w.id)));
+    let mut called_for: Vec<_> = rooms.collect();
     called_for.sort_unstable();
     let index = world.resource::<FreeIndex>();
     let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
-    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))
+    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
+    let mut stands = Stands::default();
+    ledger.workers.iter().filter(|w| w.state == WorkerState::Ready).for_each(|w| stands.add(w));
+    let found = world.resource::<Stands>();
+    let all = |of: &Stands| (ids(&of.on), ids(&of.within));
+    check(all(found) == all(&stands), || format!("{found:?} is kept up, {stands:?} is so"))
+}
+
+fn ids<K: Copy>(index: &BTreeMap<K, BTreeSet<WorkerId>>) -> Vec<(K, WorkerId)> {
+    index.iter().flat_map(|(&key, ids)| ids.iter().map(move |&id| (key, id))).collect()
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
@@ -193,7 +271,7 @@ mod tests {
 
     #[test]
     fn every_audit_has_a_name_of_its_own() {
-        let names: std::collections::BTreeSet<_> = AUDITS.iter().map(|(name, _)| name).collect();
+        let names: BTreeSet<_> = AUDITS.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), AUDITS.len());
     }
 }

@@ -1,15 +1,16 @@
 //! Health: workers come, beat, go and fall silent. Writes workers, shards, devices and pools; hands the
 //! attempts that a lost worker held to release in the same step, and says nothing of tasks itself.
 
+use crate::{eviction, memory};
 use bevy_ecs::prelude::World;
-use orchestrion_world::config::Rules;
-use orchestrion_world::id::{Epoch, PoolId, WorkerId};
+use orchestrion_world::config::{Keep, Rules};
+use orchestrion_world::id::{Epoch, ModelId, PoolId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{Mail, Word};
 use orchestrion_world::protocol::{Notice, Order, WorkerFacts, WorkerRefusal};
-use orchestrion_world::store::{Key, Store};
-use orchestrion_world::units::Bytes;
-use orchestrion_world::vram::{Device, Shard};
+use orchestrion_world::store::{Key, Stands, Store};
+use orchestrion_world::time::Tick;
+use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::{Alarm, TimerKey};
 use orchestrion_world::worker::{Drain, Worker, WorkerState};
 use std::sync::Arc;
@@ -85,12 +86,15 @@ fn welcome(
     if facts.slots == 0 {
         return Err(WorkerRefusal::NoSlots);
     }
-    hold_shard(world, &facts)?;
+    if !memory::devices_add_up(&facts) {
+        return Err(WorkerRefusal::Devices);
+    }
+    memory::know_devices(world, &facts);
     let now = world.resource::<Core>().now;
-    let (prefill, decode) = (facts.prefill, facts.decode);
+    let residents = came_with(world, rules, model, &facts, now)?;
     let pool = facts.pool;
-    let fresh =
-        Worker { id, epoch, model, facts, state: WorkerState::Ready, heard: now, leases: vec![], prefill, decode };
+    let fresh = Worker { id, epoch, facts, state: WorkerState::Ready, heard: now, leases: vec![], residents };
+    world.resource_mut::<Stands>().add(&fresh);
     let key = Key::Worker(id);
     match world.worker_mut(id) {
         Some(mut known) => *known = fresh,
@@ -98,70 +102,53 @@ fn welcome(
     }
     world.set_alarm(key, Some((now + rules.health.beat_timeout, TimerKey::Beat(id))));
     world.index_worker(id);
-    if let Some(mut model) = world.model_mut(model) {
-        model.stranded = None;
-    }
-    world.set_alarm(Key::Model(model), None);
     count_ready(world, pool, 1);
-    world.resource_mut::<Mail>().stirred.insert(model);
+    eviction::survey(world, rules, id);
     Ok(())
 }
 
-/// Books a worker's weights on its device, shared with those of the same file.
-fn hold_shard(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal> {
-    let (id, digest, bytes) = (facts.device, facts.model_digest, facts.weights);
-    if world.device(id).is_none() {
-        let device = Device { id, capacity: facts.device_capacity, weights: Bytes(0), reserved: Bytes(0) };
-        world.enlist(Key::Device(id), device);
-    }
-    if let Some(mut shard) = world.shard_mut(id, digest) {
-        shard.holders += 1;
-        return Ok(());
-    }
-    if let Some(mut device) = world.device_mut(id) {
-        let free = device.residual();
-        if bytes > free {
-            return Err(WorkerRefusal::NoMemory { needed: bytes, free });
-        }
-        device.weights.0 += bytes.0;
-    }
-    world.enlist(Key::Shard(id, digest), Shard { device: id, digest, bytes, holders: 1 });
-    Ok(())
+/// The model that a worker came with, entered on its devices.
+fn came_with(
+    world: &mut World,
+    rules: &Rules,
+    model: ModelId,
+    facts: &WorkerFacts,
+    now: Tick,
+) -> Result<Vec<Resident>, WorkerRefusal> {
+    let Some(of) = facts.came_with else { return Ok(vec![]) };
+    let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
+    memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
+    let pinned = facts.loader.is_none() || rules.loadable(model).is_none_or(|row| row.keep == Keep::Pinned);
+    Ok(vec![Resident {
+        model,
+        life: Residence::Sealed,
+        facts: of,
+        pinned,
+        since: now,
+        used: now,
+        uses: 0,
+        failures: 0,
+    }])
 }
 
 /// Takes a worker out: its leases become orphans, its memory is free.
 fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
-    let Some(mut worker) = world.worker_mut(id) else { return };
-    worker.state = WorkerState::Lost;
-    let leases = std::mem::take(&mut worker.leases);
-    let (model, facts) = (worker.model, worker.facts.clone());
-    if let Some(mut device) = world.device_mut(facts.device) {
-        device.reserved.0 -= leases.iter().map(|l| l.kv.0).sum::<u64>();
+    let Some(worker) = world.worker(id).cloned() else { return };
+    for lease in &worker.leases {
+        memory::unreserve(world, id, lease);
     }
-    let last_holder = world.shard_mut(facts.device, facts.model_digest).map(|mut shard| {
-        shard.holders -= 1;
-        (shard.holders == 0, shard.bytes)
-    });
-    if let Some((true, bytes)) = last_holder {
-        world.discharge(Key::Shard(facts.device, facts.model_digest));
-        if let Some(mut device) = world.device_mut(facts.device) {
-            device.weights.0 -= bytes.0;
-        }
+    for resident in &worker.residents {
+        eviction::take_off(world, id, resident);
     }
-    let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
+    world.resource_mut::<Stands>().remove(&worker);
+    if let Some(mut worker) = world.worker_mut(id) {
+        (worker.state, worker.leases) = (WorkerState::Lost, vec![]);
+    }
+    let orphans = worker.leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
     world.set_alarm(Key::Worker(id), None);
-    world.index_worker(id);
-    count_ready(world, facts.pool, -1);
-    let stranded = world.workers().iter().all(|w| w.model != model || w.state != WorkerState::Ready);
-    if stranded {
-        let now = world.resource::<Core>().now;
-        if let Some(mut model) = world.model_mut(model) {
-            model.stranded = Some(now);
-        }
-        let due = now + rules.health.no_worker_grace;
-        world.set_alarm(Key::Model(model), Some((due, TimerKey::Stranded(model))));
-    }
+    count_ready(world, worker.facts.pool, -1);
+    eviction::survey(world, rules, id);
 }
 
 fn count_ready(world: &mut World, id: PoolId, change: i16) {

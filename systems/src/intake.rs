@@ -5,7 +5,7 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId};
 use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
+use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::wheel::{Alarm, TimerKey, Wheel};
@@ -53,6 +53,13 @@ fn sort_report(mail: &mut Mail, report: Report) {
         Report::Faulted { worker, epoch, task, attempt, class } => {
             mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
         }
+        Report::ShardLoaded { worker, epoch, model, facts } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Loaded(facts)));
+        }
+        Report::ShardFailed { worker, epoch, model, fault } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Failed(fault)));
+        }
+        Report::ShardFreed { worker, epoch, model } => mail.shards.push((worker, epoch, model, ShardWord::Freed)),
     }
 }
 
@@ -75,6 +82,9 @@ fn set_rules(world: &mut World, rules: Rules) {
                         id,
                         service: None,
                         stranded: Some(now),
+                        reach: 0,
+                        weigh_at: None,
+                        coming: 0,
                         interactive_drain: Drain::default(),
                         batch_drain: Drain::default(),
                     },
@@ -93,7 +103,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         core.set_rules(rules);
         return;
     };
-    if before.models == rules.models && before.pools == rules.pools {
+    if before.models == rules.models && before.pools == rules.pools && before.loadable == rules.loadable {
         renew_grace(world, &rules);
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));

@@ -1,7 +1,7 @@
 //! Release: what ends gives back what it held. Attempts end, workers' orphans are retried or given up,
 //! cancels and deadlines end tasks in any phase, backoffs run out. Nothing is placed here.
 
-use crate::estimate;
+use crate::{estimate, eviction, memory, placement};
 use bevy_ecs::prelude::World;
 use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
@@ -41,6 +41,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Deadline(task) => fail(world, task, Failure::DeadlinePassed),
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
+            TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Beat(_) => {}
         }
     }
@@ -57,12 +58,10 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
-    let (model, device) = (worker.model, worker.facts.device);
-    if let Some(mut device) = world.device_mut(device) {
-        device.reserved.0 -= lease.kv.0;
-    }
+    memory::unreserve(world, id, &lease);
+    eviction::left(world, id, lease.model);
     world.index_worker(id);
-    world.resource_mut::<Mail>().stirred.insert(model);
+    world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.revoked {
         return;
     }
@@ -86,19 +85,20 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.
 fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: u64) {
     let now = world.resource::<Core>().now;
-    let placed = world.task(task).map(|t| (t.placed, t.spec.model));
-    if let Some(mut worker) = world.worker_mut(id) {
+    let Some((placed, model)) = world.task(task).map(|t| (t.placed, t.spec.model)) else { return };
+    if let Some(mut worker) = world.worker_mut(id)
+        && let Some(resident) = worker.resident_mut(model)
+    {
+        let facts = &mut resident.facts;
         let better = |old: MilliRate, tokens: u32, us: u64| {
             let sample = estimate::rate(u64::from(tokens).saturating_mul(sharers), us);
             sample.map_or(old, |new| MilliRate(estimate::learn(old.0, new.0)))
         };
-        worker.prefill = better(worker.prefill, usage.tokens_in, usage.prefill_us);
+        facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
         // The first token ends the prefill: n tokens are n - 1 steps of decode.
-        worker.decode = better(worker.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
+        facts.decode = better(facts.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
     }
-    if let Some((placed, model)) = placed
-        && let Some(mut model) = world.model_mut(model)
-    {
+    if let Some(mut model) = world.model_mut(model) {
         let held = now.since(placed).0;
         model.service = Some(Ticks(model.service.map_or(held, |mean| estimate::learn(mean.0, held))));
     }

@@ -3,6 +3,7 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod eviction;
 mod queue;
 
 pub(crate) use queue::Queue;
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub auth: keys::Settings,
     pub queue: Queue,
     pub placement: Placement,
+    pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
     pub journal: Journal,
@@ -254,7 +256,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { queue, placement, health, retry, pools, .. } = self;
+        let Config { queue, placement, eviction, health, retry, pools, .. } = self;
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
         models.sort();
         models.dedup();
@@ -282,6 +284,9 @@ impl Config {
                 jitter: Permille(retry.jitter_permille),
                 budget: Permille(retry.budget_permille),
             },
+            eviction: eviction.rules(),
+            // Stations serve the model they start with.
+            loadable: vec![],
         }
     }
 

@@ -6,13 +6,13 @@
 
 use crate::config::Rules;
 use crate::mail::Mail;
-use crate::store::{FreeIndex, Key, Print, Queues, Roster, Store, Sum};
+use crate::store::{FreeIndex, Key, Print, Queues, Roster, Stands, Store, Sum};
 use crate::task::{Life, Task, TaskTimers};
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, TimerKey, Wheel};
-use crate::worker::{Model, Pool, Worker};
+use crate::worker::{Model, Pool, Worker, WorkerState};
 use bevy_ecs::prelude::{Resource, World};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -109,6 +109,7 @@ impl Ledger {
         world.insert_resource(Roster::default());
         world.insert_resource(Queues::default());
         world.insert_resource(FreeIndex::default());
+        world.insert_resource(Stands::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
         let mut wheel = Wheel::starting_at(core.now);
@@ -116,6 +117,7 @@ impl Ledger {
         world.insert_resource(core);
         for model in models {
             let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
+            model.weigh_at.map(|due| wheel.arm(due, TimerKey::Weigh(model.id)));
             world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
         }
         for pool in pools {
@@ -129,6 +131,9 @@ impl Ledger {
         }
         for worker in workers {
             let id = worker.id;
+            if worker.state == WorkerState::Ready {
+                world.resource_mut::<Stands>().add(&worker);
+            }
             let alarm = worker.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Beat(id)));
             world.enlist(Key::Worker(id), (worker, Alarm(alarm)));
             world.index_worker(id);

@@ -11,7 +11,7 @@ use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, TimerKey, Wheel};
-use crate::worker::{Model, Pool, Worker, WorkerState};
+use crate::worker::{Model, Pool, Worker};
 use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +52,29 @@ pub struct Queues {
 #[derive(Resource, Debug, Default, PartialEq, Eq)]
 pub struct FreeIndex {
     pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
+}
+
+/// Workers that are up, by what they stand on and by what they are in. Who looks for memory looks here.
+#[derive(Resource, Debug, Default, PartialEq, Eq)]
+pub struct Stands {
+    pub on: BTreeMap<DeviceId, BTreeSet<WorkerId>>,
+    pub within: BTreeMap<PoolId, BTreeSet<WorkerId>>,
+}
+
+impl Stands {
+    pub fn add(&mut self, worker: &Worker) {
+        for part in &worker.facts.devices {
+            self.on.entry(part.device).or_default().insert(worker.id);
+        }
+        self.within.entry(worker.facts.pool).or_default().insert(worker.id);
+    }
+
+    pub fn remove(&mut self, worker: &Worker) {
+        for part in &worker.facts.devices {
+            self.on.entry(part.device).or_default().remove(&worker.id);
+        }
+        self.within.entry(worker.facts.pool).or_default().remove(&worker.id);
+    }
 }
 
 impl Queues {
@@ -132,6 +155,9 @@ pub trait Store {
     fn device_mut(&mut self, id: DeviceId) -> Option<Mut<'_, Device>> {
         self.get_by_mut(Key::Device(id))
     }
+    fn shard(&self, device: DeviceId, digest: Sha256) -> Option<&Shard> {
+        self.get_by(Key::Shard(device, digest))
+    }
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
     }
@@ -143,6 +169,8 @@ pub trait Store {
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
+    /// A model is on a worker no more.
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId);
 }
 
 impl Store for World {
@@ -212,13 +240,26 @@ impl Store for World {
 
     fn index_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.worker(id) else { return };
-        let (model, free) = (worker.model, worker.state == WorkerState::Ready && worker.free_slots() > 0);
+        let free = worker.free_slots() > 0;
+        let serves: Vec<(ModelId, bool)> =
+            worker.residents.iter().map(|r| (r.model, free && worker.serving(r.model).is_some())).collect();
         let mut index = self.resource_mut::<FreeIndex>();
-        let free_ones = index.by_model.entry(model).or_default();
-        if free {
-            free_ones.insert(id)
-        } else {
-            free_ones.remove(&id)
-        };
+        for (model, has_room) in serves {
+            let free_ones = index.by_model.entry(model).or_default();
+            if has_room {
+                free_ones.insert(id)
+            } else {
+                free_ones.remove(&id)
+            };
+        }
+    }
+
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
+        if let Some(mut worker) = self.worker_mut(id) {
+            worker.residents.retain(|r| r.model != model);
+        }
+        if let Some(free_ones) = self.resource_mut::<FreeIndex>().by_model.get_mut(&model) {
+            free_ones.remove(&id);
+        }
     }
 }

@@ -26,6 +26,8 @@ pub enum TimerKey {
     Beat(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// Loading the model is weighed again. It is never disarmed.
+    Weigh(ModelId),
 }
 
 /// The one timer of a worker (its next beat) or of a model (its strandedness), while it is armed.

@@ -1,28 +1,27 @@
 //! Workers and what they stand on: leases, pools, models.
 
 use crate::config::Rules;
-use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{Class, WorkerFacts};
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Permille};
+use crate::units::{Bytes, Permille};
+use crate::vram::{Residence, Resident};
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 
-/// One worker: an engine with a model on a device.
+/// One worker: an engine with models on its devices.
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     pub id: WorkerId,
     pub epoch: Epoch,
-    pub model: ModelId,
     pub facts: WorkerFacts,
     pub state: WorkerState,
     /// When it last said anything.
     pub heard: Tick,
     /// Sorted by task. As many as slots in use.
     pub leases: Vec<Lease>,
-    /// Learned: prompt and answer tokens of all its tasks together.
-    pub prefill: MilliRate,
-    pub decode: MilliRate,
+    /// Its models, sorted by model.
+    pub residents: Vec<Resident>,
 }
 
 /// Whether a worker takes tasks. A lost one is kept, so that its older life stays fenced.
@@ -38,8 +37,9 @@ pub struct Lease {
     pub task: TaskId,
     pub attempt: Attempt,
     /// Of the task, which may have ended before the worker lets go.
+    pub model: ModelId,
     pub class: Class,
-    /// Context memory reserved on the worker's device.
+    /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
     pub revoked: bool,
 }
@@ -75,9 +75,27 @@ impl Worker {
         Permille((self.leases.len() * 1000 / usize::from(self.facts.slots).max(1)) as u32)
     }
 
-    /// Context memory that a task of so many tokens takes.
-    pub fn kv_for(&self, tokens: u64) -> Bytes {
-        Bytes(self.facts.kv_per_token.0.saturating_mul(tokens))
+    pub fn resident(&self, model: ModelId) -> Option<&Resident> {
+        self.residents.binary_search_by_key(&model, |r| r.model).ok().map(|at| &self.residents[at])
+    }
+
+    pub fn resident_mut(&mut self, model: ModelId) -> Option<&mut Resident> {
+        self.residents.binary_search_by_key(&model, |r| r.model).ok().map(|at| &mut self.residents[at])
+    }
+
+    /// The model, where the worker takes tasks of it.
+    pub fn serving(&self, model: ModelId) -> Option<&Resident> {
+        self.resident(model).filter(|r| self.state == WorkerState::Ready && r.life == Residence::Sealed)
+    }
+
+    /// Tasks of the model that it holds, also those it has yet to let go of.
+    pub fn leases_of(&self, model: ModelId) -> usize {
+        self.leases.iter().filter(|lease| lease.model == model).count()
+    }
+
+    /// What is booked on each of its devices for so many bytes in all.
+    pub fn parts(&self, whole: Bytes) -> impl Iterator<Item = (DeviceId, Bytes)> + '_ {
+        self.facts.devices.iter().map(move |d| (d.device, whole.share(d.share)))
     }
 
     /// When it counts as lost if it says nothing more.
@@ -108,8 +126,14 @@ pub struct Model {
     pub id: ModelId,
     /// How long its tasks hold a slot, on average; `None` until the first has finished.
     pub service: Option<Ticks>,
-    /// Since when no worker of it is up.
+    /// Since when no worker is up that serves it or could load it.
     pub stranded: Option<Tick>,
+    /// The longest context of any worker that serves it or could load it.
+    pub reach: u32,
+    /// While its tasks wait: when loading it is weighed again.
+    pub weigh_at: Option<Tick>,
+    /// Workers that load it, and models that make way for it.
+    pub coming: u16,
     /// By class: batch work does not get every slot, and waits for interactive work.
     pub interactive_drain: Drain,
     pub batch_drain: Drain,
@@ -149,34 +173,20 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::DeviceId;
-    use crate::units::Sha256;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
         let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let lease = |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, class, kv, revoked };
-        let facts = WorkerFacts {
-            pool: PoolId(0),
-            device: DeviceId(0),
-            device_capacity: Bytes(0),
-            model_digest: Sha256::default(),
-            weights: Bytes(0),
-            kv_per_token: Bytes(0),
-            ctx_max: 0,
-            slots,
-            prefill: MilliRate(1),
-            decode: MilliRate(1),
-        };
+        let model = ModelId(0);
+        let lease =
+            |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, model, class, kv, revoked };
         Worker {
             id: WorkerId(0),
             epoch: Epoch(1),
-            model: ModelId(0),
+            facts: WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None },
             state: WorkerState::Ready,
             heard: Tick(0),
             leases: classes.iter().enumerate().map(lease).collect(),
-            prefill: facts.prefill,
-            decode: facts.decode,
-            facts,
+            residents: vec![],
         }
     }
 

@@ -227,7 +227,7 @@ impl Beat {
                 }
                 payload
             }
-            Order::Cancel { .. } | Order::Reset { .. } => None,
+            Order::Cancel { .. } | Order::Reset { .. } | Order::LoadShard { .. } | Order::FreeShard { .. } => None,
         };
         self.stations.order(order, payload);
     }

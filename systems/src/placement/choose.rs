@@ -7,6 +7,7 @@ use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::Bytes;
+use orchestrion_world::vram::Resident;
 use orchestrion_world::worker::{Worker, WorkerState};
 use std::cmp::Ordering;
 
@@ -32,15 +33,18 @@ impl Request {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'w> {
     pub worker: &'w Worker,
-    /// Free memory of its device.
+    /// The model that is asked for, where the worker takes tasks of it.
+    pub serving: Option<&'w Resident>,
+    /// The most that can be free on all its devices in their shares.
     pub residual: Bytes,
 }
 
 /// Why a candidate is out, with the figures compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Filter {
-    OtherModel,
     NotReady,
+    /// The model does not stand there, or takes no tasks.
+    NotResident,
     NoFreeSlot {
         slots: u16,
     },
@@ -64,22 +68,22 @@ pub enum Filter {
 
 /// The first filter that removes the candidate.
 pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
-    let Candidate { worker, residual } = *candidate;
+    let Candidate { worker, serving, residual } = *candidate;
+    if worker.state != WorkerState::Ready {
+        return Some(Filter::NotReady);
+    }
+    let Some(Resident { facts, .. }) = serving else { return Some(Filter::NotResident) };
     let needed = request.tokens();
-    let memory = worker.kv_for(needed);
-    if worker.model != request.spec.model {
-        Some(Filter::OtherModel)
-    } else if worker.state != WorkerState::Ready {
-        Some(Filter::NotReady)
-    } else if worker.free_slots() == 0 {
+    let memory = facts.kv_for(needed);
+    if worker.free_slots() == 0 {
         Some(Filter::NoFreeSlot { slots: worker.facts.slots })
     } else if worker.room(request.spec.class, rules.batch_share) == 0 {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.batch_share));
         Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
     } else if worker.leases.binary_search_by_key(&request.task, |l| l.task).is_ok() {
         Some(Filter::LettingGo)
-    } else if needed > u64::from(worker.facts.ctx_max) {
-        Some(Filter::ContextTooShort { needed, ctx_max: worker.facts.ctx_max })
+    } else if needed > u64::from(facts.ctx_max) {
+        Some(Filter::ContextTooShort { needed, ctx_max: facts.ctx_max })
     } else if memory > residual {
         Some(Filter::NotEnoughMemory { needed: memory, free: residual })
     } else {
@@ -111,10 +115,11 @@ mod tests {
     use super::*;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
-    use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId};
-    use orchestrion_world::protocol::{Class, WorkerFacts};
+    use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId};
+    use orchestrion_world::protocol::{Class, ModelFacts, WorkerFacts};
     use orchestrion_world::time::Tick;
     use orchestrion_world::units::{MilliRate, Permille, Sha256};
+    use orchestrion_world::vram::Residence;
     use orchestrion_world::worker::Lease;
     use proptest::prelude::*;
 
@@ -131,32 +136,43 @@ mod tests {
                 let lease = |n| Lease {
                     task: TaskId(n),
                     attempt: Attempt(1),
+                    model: ModelId(model),
                     class: class(n),
                     kv: Bytes(0),
                     revoked: n % 2 == 1,
                 };
-                let facts = WorkerFacts {
-                    pool: PoolId(pool),
-                    device: DeviceId(0),
-                    device_capacity: Bytes(1 << 30),
-                    model_digest: Sha256::default(),
+                let facts = ModelFacts {
+                    digest: Sha256::default(),
                     weights: Bytes(0),
                     kv_per_token: Bytes(1),
                     ctx_max: ctx * 40,
-                    slots,
                     prefill: MilliRate(prefill * 1000),
                     decode: MilliRate(decode * 1000),
+                };
+                let resident = Resident {
+                    model: ModelId(model),
+                    life: Residence::Sealed,
+                    facts,
+                    pinned: true,
+                    since: Tick(0),
+                    used: Tick(0),
+                    uses: 0,
+                    failures: 0,
                 };
                 let worker = Worker {
                     id: WorkerId(0),
                     epoch: Epoch(1),
-                    model: ModelId(model),
                     state: if ready { WorkerState::Ready } else { WorkerState::Lost },
                     heard: Tick(0),
                     leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
-                    prefill: facts.prefill,
-                    decode: facts.decode,
-                    facts,
+                    facts: WorkerFacts {
+                        pool: PoolId(pool),
+                        devices: vec![],
+                        slots,
+                        came_with: Some(facts),
+                        loader: None,
+                    },
+                    residents: vec![resident],
                 };
                 (worker, Bytes(residual * 40))
             })
@@ -180,13 +196,14 @@ mod tests {
                 max_tokens: answer, deadline: None, seed: 0,
             };
             let request = Request { task: TaskId(task), spec };
-            let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
+            let all: Vec<_> = workers
+                .iter()
+                .map(|(worker, residual)| Candidate { worker, serving: worker.serving(ModelId(0)), residual: *residual })
+                .collect();
             let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
-            let indexed = all.iter().rev().copied().filter(|c| {
-                c.worker.model == ModelId(0) && c.worker.state == WorkerState::Ready && c.worker.free_slots() > 0
-            });
+            let indexed = all.iter().rev().copied().filter(|c| c.serving.is_some() && c.worker.free_slots() > 0);
             prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));

@@ -114,8 +114,8 @@ impl fmt::Display for Considered {
                 let (end, free) = (self.predicted_run.0, mib(self.residual));
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
-            Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
             Some(Filter::NotReady) => write!(f, "out, it is lost"),
+            Some(Filter::NotResident) => write!(f, "out, it does not serve this model"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
             Some(Filter::BatchShareHeld { held, may, slots }) => write!(
                 f,

@@ -5,11 +5,11 @@
 
 mod choose;
 pub mod explain;
+mod load;
 mod rank;
 
-use crate::Watch;
-use crate::estimate;
 use crate::release::end_task;
+use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
@@ -17,16 +17,17 @@ use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Outcome};
 use orchestrion_world::store::{FreeIndex, Queues, Store};
-use orchestrion_world::worker::{Lease, Worker, WorkerState};
+use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
-    let Some(rules) = world.resource::<Core>().rules.as_ref().map(|r| r.placement) else { return };
+    let Some(all_rules) = world.resource::<Core>().rules.clone() else { return };
+    let rules = all_rules.placement;
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
         let (mut interactive, mut batch) = (0, 0);
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
-            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker)));
+            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker, model)));
             if world.resource::<Watch>().task == Some(id) {
                 log(world, &request, chosen);
             }
@@ -41,12 +42,16 @@ pub(crate) fn place(world: &mut World) {
                 None if fits_nowhere(world, model, &request) => {
                     end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
                 }
-                None => break,
+                None => {
+                    load::provide(world, &all_rules, &request);
+                    break;
+                }
             }
         }
         watch_drain(world, model, Class::Interactive, interactive);
         watch_drain(world, model, Class::Batch, batch);
     }
+    world.resource_mut::<Mail>().hopeful.clear();
 }
 
 /// Keeps count of how fast a line drains, for those who find it full.
@@ -68,45 +73,42 @@ fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
     ids.into_iter().flatten().filter_map(|&id| world.worker(id))
 }
 
-fn candidate<'w>(world: &World, worker: &'w Worker) -> Candidate<'w> {
-    Candidate { worker, residual: world.device(worker.facts.device).map(|d| d.residual()).unwrap_or_default() }
-}
-
-/// The longest context the worker could hold with all else gone from its device but weights.
-pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
-    let Some(device) = world.device(worker.facts.device) else { return 0 };
-    let tokens = (device.capacity.0 - device.weights.0) / worker.facts.kv_per_token.0.max(1);
-    worker.facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX))
+fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {
+    Candidate { worker, serving: worker.serving(model), residual: memory::residual(world, worker) }
 }
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
 fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
-    let mut ready =
-        world.workers().into_iter().filter(|w| w.model == model && w.state == WorkerState::Ready).peekable();
-    ready.peek().is_some() && ready.all(|w| u64::from(effective_ctx(world, w)) < request.tokens())
+    world.model(model).is_some_and(|m| m.stranded.is_none() && u64::from(m.reach) < request.tokens())
 }
 
 fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
-    let tokens = Request::of(&task).tokens();
+    let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let Some(mut at) = world.worker_mut(worker) else { return };
-    let kv = at.kv_for(tokens);
-    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
+    let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
+    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), model, class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
-    let device = at.facts.device;
-    if let Some(mut device) = world.device_mut(device) {
-        device.reserved.0 += kv.0;
-    }
+    memory::reserve(world, worker, kv);
+    eviction::came(world, worker, model);
     world.index_worker(worker);
     world.resource_mut::<Queues>().remove(&task);
     world.resource_mut::<Mail>().placed.push((id, worker));
 }
 
+/// It is time to weigh again whether the model is to be loaded somewhere.
+pub(crate) fn weigh_again(world: &mut World, id: ModelId) {
+    let Some(mut model) = world.model_mut(id) else { return };
+    model.weigh_at = None;
+    world.resource_mut::<Mail>().stirred.insert(id);
+}
+
 /// Re-executes the decision in full, for whoever asked why.
 fn log(world: &mut World, request: &Request, chosen: Option<WorkerId>) {
     let Some(rules) = world.resource::<Core>().rules.clone() else { return };
-    let candidates: Vec<Candidate<'_>> = world.workers().into_iter().map(|w| candidate(world, w)).collect();
+    let candidates: Vec<Candidate<'_>> =
+        world.workers().into_iter().map(|w| candidate(world, w, request.spec.model)).collect();
     let now = world.resource::<Core>().now;
     let log = explain::explain(&rules, now, request, &candidates);
     assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");
