@@ -21,7 +21,7 @@ use crate::serve::Limits;
 use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
 use crate::telemetry::{Telemetry, Turned};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::protocol::{CancelReason, Class, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,8 @@ impl Door {
         let spec = TaskSpec {
             model: prepared.model,
             class,
+            tenant: TenantId::DEFAULT,
+            session: None,
             prompt_tokens: tokens(&prepared),
             prompt_digest: prepared.prompt_digest,
             max_tokens: prepared.payload.max_tokens,

@@ -7,7 +7,7 @@ use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
 use crate::recovery::shadow::Follower;
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::{HealthRules, OverloadPolicy, PoolRules, QueueRules, Rules};
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::payload::Token;
 use orchestrion_world::protocol::{
@@ -58,6 +58,8 @@ pub(crate) fn spec() -> TaskSpec {
     TaskSpec {
         model: ModelId(0),
         class: Class::Interactive,
+        tenant: TenantId::DEFAULT,
+        session: None,
         prompt_tokens: 5,
         prompt_digest: Sha256([1; 32]),
         max_tokens: 16,

@@ -4,8 +4,12 @@
 //! [`transcript`] writes question and answer as one text. The cases beside this crate are the regression
 //! suite of the scheduler and the documentation of how it behaves.
 
+pub mod bench;
+pub mod cluster;
+pub mod cost;
 pub mod engine;
 pub mod history;
 pub mod script;
 pub mod stage;
+pub mod station;
 pub mod transcript;

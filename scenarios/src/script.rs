@@ -15,10 +15,11 @@ use orchestrion_world::config::{
     EvictionRule, HealthRules, Keep, Loadable, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
     Rules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
     CancelReason, Class, DeviceShare, Loader, ModelFacts, ShardFault, TaskSpec, WorkerFacts,
 };
+use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +134,11 @@ impl Script {
                     self.rules.queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
                 }
             }
+            "tenant" => {
+                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
+                self.rules.tenants.push(TenantRules { name, weight });
+                self.rules.tenants.sort_by_key(TenantRules::id);
+            }
             "retry" => {
                 self.rules.retry.attempts_max = words.or("attempts", 3)?;
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
@@ -168,7 +174,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "queue" | "retry" | "health" | "placement" | "loadable" | "eviction" => Ok(()),
+                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" | "loadable" | "eviction" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -219,6 +225,8 @@ impl Script {
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
+            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
+            session: None,
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,

@@ -8,11 +8,12 @@ use crate::release::end_task;
 use crate::{estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{QueueRules, Rules};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, ModelFacts, Notice, Outcome, Refusal, TaskSpec};
-use orchestrion_world::store::{Key, Queues, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::wheel::{TimerKey, Wheel};
@@ -32,7 +33,12 @@ pub(crate) fn admit(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let submits = std::mem::take(&mut mail.submits);
     let early_cancels = std::mem::take(&mut mail.early_cancels);
-    for (id, spec) in submits {
+    for (id, mut spec) in submits {
+        // Who is not named shares with all others who are not.
+        let rules = world.resource::<Core>().rules.as_ref();
+        if rules.is_none_or(|rules| rules.tenant(spec.tenant).is_none()) {
+            spec.tenant = TenantId::DEFAULT;
+        }
         match judge(world, id, &spec) {
             Ok(Place { predicted_start, of }) => {
                 if let Some((victim, failure)) = of {
@@ -108,7 +114,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         observed.unwrap_or_else(|| load.wait(class, ahead)).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX)
     };
     let QueueRules { policy, .. } = rules.queue;
-    let Some((victim, class)) = victim(world, spec, overload::gives_way(policy, spec.class)) else {
+    let Some((victim, class)) = victim(world, &rules, spec, overload::gives_way(policy, spec.class)) else {
         let policy = overload::refuses_by(policy, spec.class);
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
@@ -124,21 +130,29 @@ fn drain(model: &Model, class: Class, waiting: Waiting) -> Option<Ticks> {
         Class::Interactive => waiting.interactive,
         Class::Batch => waiting.batch,
     };
-    let observed = estimate::drains_in(model.drain(class), own + 1);
-    observed.or_else(|| estimate::drains_in(model.interactive_drain, waiting.ahead(class) + 1))
+    let observed = estimate::drains_in(model.line(class).drain, own + 1);
+    observed.or_else(|| estimate::drains_in(model.interactive.drain, waiting.ahead(class) + 1))
 }
 
-/// The first that gives way. Who waits to be tried again had a slot already and keeps its place; so one
-/// goes for one that comes, and the places suffice.
-fn victim(world: &World, spec: &TaskSpec, ways: &[(Class, Which)]) -> Option<(TaskId, Class)> {
-    let fresh = |id: &TaskId| world.task(*id).is_some_and(|task| task.attempts == 0);
+/// The first that gives way: of the tenant that would have most of the line for its weight. Who waits to be
+/// tried again had a slot already and keeps its place; so one goes for one that comes, and the places suffice.
+fn victim(world: &World, rules: &Rules, spec: &TaskSpec, ways: &[(Class, Which)]) -> Option<(TaskId, Class)> {
+    let queues = world.resource::<Queues>();
+    let fresh = |&(_, id): &(u64, TaskId)| world.task(id).is_some_and(|task| task.attempts == 0);
     ways.iter().find_map(|&(class, which)| {
-        let mut line = world.resource::<Queues>().line(spec.model, class);
-        let found = match which {
+        let mut tenants: Vec<_> = queues.tenants(spec.model, class).collect();
+        tenants.sort_by_cached_key(|&(tenant, waiting)| {
+            let waiting = waiting + usize::from(tenant == spec.tenant);
+            let share = waiting as u64 * 1_000 / u64::from(rules.weight(tenant));
+            let first = queues.tasks(spec.model, class, tenant).next().map(|(ordinal, _)| ordinal);
+            (std::cmp::Reverse(share), first)
+        });
+        let mut lines = tenants.into_iter().map(|(tenant, _)| queues.tasks(spec.model, class, tenant));
+        let found = lines.find_map(|mut line| match which {
             Which::WaitedLongest => line.find(fresh),
             Which::CameLast => line.rfind(fresh),
-        };
-        Some((found?, class))
+        });
+        Some((found?.1, class))
     })
 }
 
@@ -185,7 +199,7 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
         load.slots = Slots { all: slots.into(), free: slots.into() };
         load.batch_slots = load.slots;
     }
-    load.service = model.service.unwrap_or(load.service);
+    load.service = model.service(spec.class).unwrap_or(load.service);
     load
 }
 

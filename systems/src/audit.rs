@@ -9,7 +9,8 @@ use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::id::{DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
-use orchestrion_world::store::{FreeIndex, Queues, Stands};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{FreeIndex, Stands};
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::units::Permille;
 use orchestrion_world::vram::{Residence, Resident};
@@ -62,7 +63,8 @@ fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.
         let fresh = |id: &TaskId| task(ledger, *id).is_some_and(|t| t.attempts == 0);
-        let count = |class| queues.line(model.id, class).filter(fresh).count() as u64;
+        let waiting = |class| queues.tenants(model.id, class).flat_map(move |(t, _)| queues.tasks(model.id, class, t));
+        let count = |class| waiting(class).filter(|(_, id)| fresh(id)).count() as u64;
         let (interactive, batch) = (count(Class::Interactive), count(Class::Batch));
         // Under the other policies interactive work may take the places of batch work.
         let most = match policy {
@@ -230,13 +232,23 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
     let mut fresh = Queues::default();
+    let classes = [Class::Interactive, Class::Batch];
+    let lines = || ledger.models.iter().flat_map(|model| classes.map(|class| (model, class)));
+    lines().for_each(|(model, class)| fresh.restore(model.id, class, model.line(class).shares.clone()));
     ledger.tasks.iter().filter(|t| t.life == Life::Queued).for_each(|t| fresh.push(t));
-    let lines = |queues: &Queues| -> Vec<_> {
-        let waiting = queues.lines().flat_map(|(m, c, line)| line.iter().map(move |(&n, &t)| (m, c, n, t)));
-        waiting.collect()
-    };
-    let (held, called_for) = (lines(world.resource()), lines(&fresh));
-    check(held == called_for, || format!("{held:?} wait, {called_for:?} should"))
+    let held = world.resource::<Queues>();
+    lines().map(|(model, class)| (model.id, class)).try_for_each(|(id, class)| {
+        let all = |queues: &Queues| -> Vec<_> {
+            let tenants = queues.tenants(id, class);
+            tenants
+                .map(|(tenant, count)| (tenant, count, queues.tasks(id, class, tenant).collect::<Vec<_>>()))
+                .collect()
+        };
+        let (waiting, called_for) = (all(held), all(&fresh));
+        check(waiting == called_for, || format!("{waiting:?} wait in {id:?} {class:?}, {called_for:?} should"))?;
+        check(held.len(id, class) == fresh.len(id, class), || format!("{id:?} {class:?} is miscounted"))?;
+        check(held.order(id, class).eq(fresh.order(id, class)), || format!("{id:?} {class:?} is out of order"))
+    })
 }
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

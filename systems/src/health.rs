@@ -157,7 +157,7 @@ fn count_ready(world: &mut World, id: PoolId, change: i16) {
     let (ready, model) = (pool.ready, pool.model);
     // With other workers its queue drains at another rate.
     if let Some(mut model) = world.model_mut(model) {
-        (model.interactive_drain, model.batch_drain) = (Drain::default(), Drain::default());
+        (model.interactive.drain, model.batch.drain) = (Drain::default(), Drain::default());
     }
     world.resource_mut::<Mail>().notice(Notice::PoolChanged { pool: id, ready });
 }

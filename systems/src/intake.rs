@@ -9,7 +9,7 @@ use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::wheel::{Alarm, TimerKey, Wheel};
-use orchestrion_world::worker::{Drain, Model, Pool};
+use orchestrion_world::worker::{Model, Pool};
 
 /// Retries that a fresh server may make before admissions have earned any, in thousandths: enough to
 /// ride out the loss of one worker.
@@ -75,22 +75,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         let alarm = now + rules.health.no_worker_grace;
         for id in (0..rules.models.len()).map(|n| ModelId(n as u16)) {
             let key = Key::Model(id);
-            world.enlist(
-                key,
-                (
-                    Model {
-                        id,
-                        service: None,
-                        stranded: Some(now),
-                        reach: 0,
-                        weigh_at: None,
-                        coming: 0,
-                        interactive_drain: Drain::default(),
-                        batch_drain: Drain::default(),
-                    },
-                    Alarm::default(),
-                ),
-            );
+            world.enlist(key, (Model::new(id, now), Alarm::default()));
             world.set_alarm(key, Some((alarm, TimerKey::Stranded(id))));
         }
         for (n, pool) in rules.pools.iter().enumerate() {

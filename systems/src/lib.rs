@@ -26,7 +26,8 @@ use orchestrion_world::config::RulesError;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Class, Effect, Input};
-use orchestrion_world::store::{Queues, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
@@ -172,10 +173,10 @@ impl Simulation {
     /// How full the world is.
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges::default();
-        for (_, class, line) in self.world.resource::<Queues>().lines() {
+        for (_, class, waiting) in self.world.resource::<Queues>().lines() {
             match class {
-                Class::Interactive => gauges.queued_interactive += line.len() as u64,
-                Class::Batch => gauges.queued_batch += line.len() as u64,
+                Class::Interactive => gauges.queued_interactive += waiting as u64,
+                Class::Batch => gauges.queued_batch += waiting as u64,
             }
         }
         for worker in self.world.workers() {

@@ -8,7 +8,8 @@ use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, FaultClass, Finish, Notice, Order, Outcome, Usage};
-use orchestrion_world::store::{Key, Queues, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
@@ -85,7 +86,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.
 fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: u64) {
     let now = world.resource::<Core>().now;
-    let Some((placed, model)) = world.task(task).map(|t| (t.placed, t.spec.model)) else { return };
+    let Some((placed, model, class)) = world.task(task).map(|t| (t.placed, t.spec.model, t.spec.class)) else { return };
     if let Some(mut worker) = world.worker_mut(id)
         && let Some(resident) = worker.resident_mut(model)
     {
@@ -100,7 +101,8 @@ fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: 
     }
     if let Some(mut model) = world.model_mut(model) {
         let held = now.since(placed).0;
-        model.service = Some(Ticks(model.service.map_or(held, |mean| estimate::learn(mean.0, held))));
+        let line = model.line_mut(class);
+        line.service = Some(Ticks(line.service.map_or(held, |mean| estimate::learn(mean.0, held))));
     }
 }
 

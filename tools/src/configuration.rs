@@ -5,8 +5,10 @@
 
 mod eviction;
 mod queue;
+mod tenants;
 
 pub(crate) use queue::Queue;
+pub(crate) use tenants::Tenant;
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -18,6 +20,7 @@ use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
 use orchestrion_world::config::{HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules};
+use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use serde::{Deserialize, Serialize};
@@ -33,6 +36,7 @@ pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
 pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
+    pub tenants: Vec<Tenant>,
     pub queue: Queue,
     pub placement: Placement,
     pub eviction: eviction::Eviction,
@@ -256,13 +260,16 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { queue, placement, eviction, health, retry, pools, .. } = self;
+        let Config { tenants, queue, placement, eviction, health, retry, pools, .. } = self;
+        let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
+        tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
         models.sort();
         models.dedup();
         Rules {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
+            tenants,
             queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {

@@ -1,7 +1,10 @@
 //! The rules: every bound and policy the core decides by. They enter as `Input::SetRules`, so a
 //! journal knows under which rules each decision was made.
 
-use crate::id::ModelId;
+pub mod overrides;
+
+use crate::id::{ModelId, TenantId};
+use crate::tenant::{self, TenantRules};
 use crate::time::Ticks;
 use crate::units::{Bytes, Permille, Sha256};
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,8 @@ pub struct Rules {
     pub models: Vec<String>,
     /// Sorted by name; `PoolId` is the place here.
     pub pools: Vec<PoolRules>,
+    /// Sorted by `TenantId`, which is a digest of the name. Who is not here is the default tenant.
+    pub tenants: Vec<TenantRules>,
     pub queue: QueueRules,
     pub placement: PlacementRules,
     pub health: HealthRules,
@@ -196,6 +201,7 @@ impl Default for Rules {
         Rules {
             models: vec![],
             pools: vec![],
+            tenants: vec![],
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
@@ -227,6 +233,8 @@ pub enum RulesError {
     TooMany { what: &'static str, found: usize, max: usize },
     #[error("pool `{pool}` serves the model `{model}`, which is not among the models")]
     UnknownModel { pool: String, model: String },
+    #[error("{what} `{name}` stands twice, or out of the order of its digest")]
+    Misplaced { what: &'static str, name: String },
     #[error("{what} must be between {min} and {max}, not {found}")]
     OutOfRange { what: &'static str, found: u64, min: u64, max: u64 },
 }
@@ -239,6 +247,16 @@ const LENGTH_MAX: u64 = 1 << 40;
 const SIZE_MAX: u64 = 1 << 50;
 
 impl Rules {
+    /// What holds for a tenant, where it is named.
+    pub fn tenant(&self, id: TenantId) -> Option<&TenantRules> {
+        self.tenants.binary_search_by_key(&id, TenantRules::id).ok().map(|at| &self.tenants[at])
+    }
+
+    /// A tenant's part of a shared line.
+    pub fn weight(&self, id: TenantId) -> u32 {
+        self.tenant(id).map_or(1, |tenant| tenant.weight)
+    }
+
     /// Checks every bound, so that no rule can make the core overflow.
     pub fn check(&self) -> Result<(), RulesError> {
         sorted("models", self.models.iter())?;
@@ -248,7 +266,8 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, queue: _, placement, health, retry, eviction, loadable } = self;
+        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry, eviction, loadable } = self;
+        tenant::check(tenants)?;
         loadable.iter().try_for_each(|row| self.check_loadable(row))?;
         sorted("loadable models", loadable.iter().map(|row| &row.model))?;
         within("eviction.pressure", eviction.pressure.0.into(), 1, 1000)?;
@@ -296,7 +315,7 @@ fn sorted<'n>(what: &'static str, names: impl ExactSizeIterator<Item = &'n Strin
     }
 }
 
-fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
+pub(crate) fn within(what: &'static str, found: u64, min: u64, max: u64) -> Result<(), RulesError> {
     if (min..=max).contains(&found) { Ok(()) } else { Err(RulesError::OutOfRange { what, found, min, max }) }
 }
 

@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A task: the UUID its client knows it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +81,26 @@ pub struct PoolId(pub u16);
 /// A model, by its place in `Rules::models`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ModelId(pub u16);
+
+/// Whose work it is: a digest of the tenant's name, so that it stays when the configuration changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TenantId(pub u64);
+
+impl TenantId {
+    /// Everybody who is not named.
+    pub const DEFAULT: TenantId = TenantId(0);
+    /// What the rules call it.
+    pub const DEFAULT_NAME: &str = "default";
+
+    /// The tenant of this name.
+    pub fn of(name: &str) -> TenantId {
+        if name == Self::DEFAULT_NAME { Self::DEFAULT } else { TenantId(xxh3_64(name.as_bytes()).max(1)) }
+    }
+}
+
+/// A session: a digest of its tenant and of what the client calls it, made at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub u128);
 
 /// Which life of a worker a message is about. A worker that comes back announces a higher one, and
 /// what an older life still says is ignored.

@@ -6,7 +6,7 @@
 //! and alone says how a task ended.
 
 use crate::config::{OverloadPolicy, Rules};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub enum Intent {
 pub struct TaskSpec {
     pub model: ModelId,
     pub class: Class,
+    /// Whose share, limits and budgets it goes by.
+    pub tenant: TenantId,
+    pub session: Option<SessionId>,
     /// Counted by the model's own tokenizer at the door.
     pub prompt_tokens: u32,
     /// SHA-256 of the prompt's token ids, little endian.

@@ -1,11 +1,11 @@
 //! The world by our own ids: finds entities, and notes which ones a step touched.
 //!
 //! Every mutable access goes through here, so that the step's end can bring the state digest up to date
-//! by looking at what changed and at nothing else. The roster, the queues and the index of workers with
-//! room are derived from the entities: [`crate::ledger`] rebuilds them.
+//! by looking at what changed and at nothing else. The index of workers with room is derived from the
+//! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
 
 use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::Class;
+use crate::roster::{Print, Roster, Sum};
 use crate::task::Task;
 use crate::time::Tick;
 use crate::units::Sha256;
@@ -24,28 +24,6 @@ pub enum Key {
     Pool(PoolId),
     Device(DeviceId),
     Shard(DeviceId, Sha256),
-}
-
-/// Where each entity stands.
-#[derive(Resource, Debug, Default)]
-pub struct Roster {
-    entities: BTreeMap<Key, Entity>,
-    /// Touched since the digest was last brought up to date; may name one entity several times.
-    touched: Vec<Key>,
-}
-
-/// The sum of the prints of all entities.
-#[derive(Resource, Debug, Default)]
-pub struct Sum(pub u128);
-
-/// An entity's part of the sum.
-#[derive(Component, Debug)]
-pub struct Print(pub u128);
-
-/// What waits, for each model and class, by admission order: a retried task regains its place.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
-pub struct Queues {
-    lines: BTreeMap<(ModelId, Class), BTreeMap<u64, TaskId>>,
 }
 
 /// Workers of each model that are ready and have a free slot.
@@ -77,40 +55,6 @@ impl Stands {
     }
 }
 
-impl Queues {
-    /// Tasks waiting in a line.
-    pub fn len(&self, model: ModelId, class: Class) -> usize {
-        self.lines.get(&(model, class)).map_or(0, BTreeMap::len)
-    }
-
-    /// Every line that was ever used, with its tasks in order.
-    pub fn lines(&self) -> impl Iterator<Item = (ModelId, Class, &BTreeMap<u64, TaskId>)> {
-        self.lines.iter().map(|(&(model, class), line)| (model, class, line))
-    }
-
-    /// The tasks of a line, in order.
-    pub fn line(&self, model: ModelId, class: Class) -> impl DoubleEndedIterator<Item = TaskId> {
-        self.lines.get(&(model, class)).into_iter().flat_map(|line| line.values().copied())
-    }
-
-    /// The task that is next: interactive before batch, then by admission.
-    pub fn head(&self, model: ModelId) -> Option<TaskId> {
-        [Class::Interactive, Class::Batch]
-            .iter()
-            .find_map(|&class| self.lines.get(&(model, class))?.values().next().copied())
-    }
-
-    pub fn push(&mut self, task: &Task) {
-        self.lines.entry((task.spec.model, task.spec.class)).or_default().insert(task.ordinal, task.id);
-    }
-
-    pub fn remove(&mut self, task: &Task) {
-        if let Some(line) = self.lines.get_mut(&(task.spec.model, task.spec.class)) {
-            line.remove(&task.ordinal);
-        }
-    }
-}
-
 /// Access to entities by id. Mutable access marks the entity as touched.
 pub trait Store {
     fn get_by<C: Component>(&self, key: Key) -> Option<&C>;
@@ -120,9 +64,7 @@ pub trait Store {
     /// Removes an entity and its part of the digest.
     fn discharge(&mut self, key: Key);
     fn whereabouts(&self, key: Key) -> Option<Entity>;
-    /// What was touched since the last call, each once, sorted.
-    fn take_touched(&mut self) -> Vec<Key>;
-    /// Every name, sorted.
+    /// Every name, sorted by kind and id.
     fn names(&self) -> Vec<Key>;
 
     fn task(&self, id: TaskId) -> Option<&Task> {
@@ -180,52 +122,44 @@ impl Store for World {
 
     fn get_by_mut<C: Component<Mutability = bevy_ecs::component::Mutable>>(&mut self, key: Key) -> Option<Mut<'_, C>> {
         let mut roster = self.resource_mut::<Roster>();
-        let entity = *roster.entities.get(&key)?;
-        roster.touched.push(key);
+        let entity = roster.get(key)?;
+        roster.touch(entity, key.kind());
         self.get_mut(entity)
     }
 
     fn enlist(&mut self, key: Key, components: impl Bundle) {
-        let entity = self.spawn(components).id();
+        // All at once: a component that came later would move the entity to another table.
+        let entity = self.spawn((components, Print::default())).id();
         let mut roster = self.resource_mut::<Roster>();
-        roster.touched.push(key);
-        let before = roster.entities.insert(key, entity);
+        roster.touch(entity, key.kind());
+        let before = roster.insert(key, entity);
         assert!(before.is_none(), "audit `one entity a name`: {key:?} was enlisted twice");
     }
 
     fn discharge(&mut self, key: Key) {
-        let Some(entity) = self.resource_mut::<Roster>().entities.remove(&key) else { return };
-        let print = self.get::<Print>(entity).map_or(0, |print| print.0);
+        let Some(entity) = self.resource_mut::<Roster>().remove(key) else { return };
+        let print = self.get::<Print>(entity).map_or(0, |print| print.value);
         let mut sum = self.resource_mut::<Sum>();
-        sum.0 = sum.0.wrapping_sub(print);
+        sum.prints = sum.prints.wrapping_sub(print);
         self.despawn(entity);
     }
 
     fn whereabouts(&self, key: Key) -> Option<Entity> {
-        self.resource::<Roster>().entities.get(&key).copied()
-    }
-
-    fn take_touched(&mut self) -> Vec<Key> {
-        let mut touched = std::mem::take(&mut self.resource_mut::<Roster>().touched);
-        touched.sort_unstable();
-        touched.dedup();
-        touched
+        self.resource::<Roster>().get(key)
     }
 
     fn names(&self) -> Vec<Key> {
-        self.resource::<Roster>().entities.keys().copied().collect()
+        self.resource::<Roster>().names()
     }
 
     fn workers(&self) -> Vec<&Worker> {
-        let roster = self.resource::<Roster>();
-        let all = Key::Worker(WorkerId(0))..=Key::Worker(WorkerId(u32::MAX));
-        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+        let all = self.resource::<Roster>().workers();
+        all.into_iter().filter_map(|entity| self.get(entity)).collect()
     }
 
     fn devices(&self) -> Vec<&Device> {
-        let roster = self.resource::<Roster>();
-        let all = Key::Device(DeviceId(0))..=Key::Device(DeviceId(u32::MAX));
-        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+        let all = self.resource::<Roster>().devices();
+        all.into_iter().filter_map(|entity| self.get(entity)).collect()
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
@@ -239,12 +173,11 @@ impl Store for World {
     }
 
     fn index_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.worker(id) else { return };
-        let free = worker.free_slots() > 0;
-        let serves: Vec<(ModelId, bool)> =
-            worker.residents.iter().map(|r| (r.model, free && worker.serving(r.model).is_some())).collect();
-        let mut index = self.resource_mut::<FreeIndex>();
-        for (model, has_room) in serves {
+        for n in 0.. {
+            let Some(worker) = self.worker(id) else { return };
+            let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
+            let has_room = worker.free_slots() > 0 && worker.serving(model).is_some();
+            let mut index = self.resource_mut::<FreeIndex>();
             let free_ones = index.by_model.entry(model).or_default();
             if has_room {
                 free_ones.insert(id)

@@ -3,6 +3,7 @@
 use crate::config::Rules;
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{Class, WorkerFacts};
+use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, Permille};
 use crate::vram::{Residence, Resident};
@@ -124,8 +125,6 @@ pub struct Pool {
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     pub id: ModelId,
-    /// How long its tasks hold a slot, on average; `None` until the first has finished.
-    pub service: Option<Ticks>,
     /// Since when no worker is up that serves it or could load it.
     pub stranded: Option<Tick>,
     /// The longest context of any worker that serves it or could load it.
@@ -134,9 +133,18 @@ pub struct Model {
     pub weigh_at: Option<Tick>,
     /// Workers that load it, and models that make way for it.
     pub coming: u16,
-    /// By class: batch work does not get every slot, and waits for interactive work.
-    pub interactive_drain: Drain,
-    pub batch_drain: Drain,
+    pub interactive: Line,
+    pub batch: Line,
+}
+
+/// What was learned of one class of a model's tasks, and what its line remembers. Batch work does not get every
+/// slot and waits for interactive work, so neither says much of the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// How long its tasks hold a slot, on average; `None` until the first has finished.
+    pub service: Option<Ticks>,
+    pub drain: Drain,
+    pub shares: Shares,
 }
 
 /// How fast a line of the model drains, counted only while somebody waits in it without a break.
@@ -150,18 +158,30 @@ pub struct Drain {
 }
 
 impl Model {
-    pub fn drain(&self, class: Class) -> Drain {
+    /// A model of the rules before anything was learned of it.
+    pub fn new(id: ModelId, stranded: Tick) -> Model {
+        let (interactive, batch) = (Line::default(), Line::default());
+        Model { id, stranded: Some(stranded), reach: 0, weigh_at: None, coming: 0, interactive, batch }
+    }
+
+    pub fn line(&self, class: Class) -> &Line {
         match class {
-            Class::Interactive => self.interactive_drain,
-            Class::Batch => self.batch_drain,
+            Class::Interactive => &self.interactive,
+            Class::Batch => &self.batch,
         }
     }
 
-    pub fn set_drain(&mut self, class: Class, drain: Drain) {
+    pub fn line_mut(&mut self, class: Class) -> &mut Line {
         match class {
-            Class::Interactive => self.interactive_drain = drain,
-            Class::Batch => self.batch_drain = drain,
+            Class::Interactive => &mut self.interactive,
+            Class::Batch => &mut self.batch,
         }
+    }
+
+    /// How long a task of the class holds a slot: its own mean, or that of the other class.
+    pub fn service(&self, class: Class) -> Option<Ticks> {
+        let other = self.interactive.service.or(self.batch.service);
+        self.line(class).service.or(other)
     }
 
     /// When its queued tasks are given up.

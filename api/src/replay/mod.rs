@@ -4,20 +4,20 @@
 //! takes the same inputs beside the recorded one, and the first decision that comes out otherwise is
 //! named; after that the recorded reports no longer belong to the second world, and it is left alone.
 
-mod overrides;
 mod report;
 pub(crate) mod rerun;
 
 #[cfg(test)]
 mod tests;
 
-pub use overrides::OverrideError;
+pub use orchestrion_world::config::overrides::OverrideError;
 pub use report::{Change, ReplayReport};
 pub use rerun::Divergence;
 
 use crate::journal::{JournalError, Place, Run, Segment, runs};
 use crate::wording::task_of;
 use orchestrion_systems::{Simulation, Step};
+use orchestrion_world::config::overrides;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
 use orchestrion_world::time::Ticks;

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
-    use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId};
+    use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::protocol::{Class, ModelFacts, WorkerFacts};
     use orchestrion_world::time::Tick;
     use orchestrion_world::units::{MilliRate, Permille, Sha256};
@@ -192,7 +192,7 @@ mod tests {
         ) {
             workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
             let spec = TaskSpec {
-                model: ModelId(0), class, prompt_tokens: prompt, prompt_digest: Sha256::default(),
+                model: ModelId(0), class, tenant: TenantId::DEFAULT, session: None, prompt_tokens: prompt, prompt_digest: Sha256::default(),
                 max_tokens: answer, deadline: None, seed: 0,
             };
             let request = Request { task: TaskId(task), spec };

@@ -13,7 +13,8 @@ use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, ModelFacts};
-use orchestrion_world::store::{Queues, Stands, Store};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Stands, Store};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
@@ -80,8 +81,9 @@ fn waited(world: &World, model: ModelId, now: Tick) -> Option<Ticks> {
 fn expected_wait(world: &World, rules: &Rules, model: &Model, waited: Ticks) -> Option<Ticks> {
     let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| worker.serving(model.id).is_some());
     let queues = world.resource::<Queues>();
-    let drains = [Class::Interactive, Class::Batch]
-        .map(|class| estimate::drains_in(model.drain(class), queues.len(model.id, class) as u64).unwrap_or_default());
+    let drains = [Class::Interactive, Class::Batch].map(|class| {
+        estimate::drains_in(model.line(class).drain, queues.len(model.id, class) as u64).unwrap_or_default()
+    });
     served.then(|| drains.into_iter().fold(waited, Ticks::max))
 }
 

@@ -12,16 +12,18 @@ use crate::release::end_task;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
+use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Outcome};
-use orchestrion_world::store::{FreeIndex, Queues, Store};
+use orchestrion_world::queues::{Queues, dequeue};
+use orchestrion_world::store::{FreeIndex, Store};
 use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
-    let Some(all_rules) = world.resource::<Core>().rules.clone() else { return };
-    let rules = all_rules.placement;
+    let Some(shared) = world.resource::<Core>().rules.clone() else { return };
+    let rules = shared.placement;
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
         let (mut interactive, mut batch) = (0, 0);
         while let Some(id) = world.resource::<Queues>().head(model) {
@@ -33,7 +35,7 @@ pub(crate) fn place(world: &mut World) {
             }
             match chosen {
                 Some(worker) => {
-                    lease(world, id, worker);
+                    lease(world, &shared, id, worker);
                     match request.spec.class {
                         Class::Interactive => interactive += 1,
                         Class::Batch => batch += 1,
@@ -43,7 +45,7 @@ pub(crate) fn place(world: &mut World) {
                     end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
                 }
                 None => {
-                    load::provide(world, &all_rules, &request);
+                    load::provide(world, &shared, &request);
                     break;
                 }
             }
@@ -58,12 +60,12 @@ pub(crate) fn place(world: &mut World) {
 fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
     let waiting = world.resource::<Queues>().len(id, class) > 0;
     let now = world.resource::<Core>().now;
-    let Some(before) = world.model(id).map(|model| model.drain(class)) else { return };
+    let Some(before) = world.model(id).map(|model| model.line(class).drain) else { return };
     let drain = estimate::drained(before, now, left, waiting);
     if drain != before
         && let Some(mut model) = world.model_mut(id)
     {
-        model.set_drain(class, drain);
+        model.line_mut(class).drain = drain;
     }
 }
 
@@ -82,7 +84,7 @@ fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
     world.model(model).is_some_and(|m| m.stranded.is_none() && u64::from(m.reach) < request.tokens())
 }
 
-fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
+fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
     let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let Some(mut at) = world.worker_mut(worker) else { return };
@@ -93,7 +95,7 @@ fn lease(world: &mut World, id: TaskId, worker: WorkerId) {
     memory::reserve(world, worker, kv);
     eviction::came(world, worker, model);
     world.index_worker(worker);
-    world.resource_mut::<Queues>().remove(&task);
+    dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));
 }
 

@@ -1,10 +1,11 @@
-//! Changed rules for a replay: `placement.policy=least-loaded` and its like, applied to recorded rules.
+//! Rules by the keys of the configuration: `placement.policy=least-loaded` and its like, for replays and
+//! scenarios.
 //!
 //! One table of keys; each is parsed by its type, and a wrong one is told with the keys there are.
 
-use orchestrion_world::config::{OverloadPolicy, PlacementRule, Rules, RulesError};
-use orchestrion_world::time::Ticks;
-use orchestrion_world::units::Permille;
+use super::{EvictionRule, OverloadPolicy, PlacementRule, Rules, RulesError};
+use crate::time::Ticks;
+use crate::units::Permille;
 
 /// Why a key or value was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,9 @@ const KEYS: &[(&str, Set)] = &[
     ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
     ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
+    ("eviction.policy", |rules, value| eviction(value).map(|policy| rules.eviction.policy = policy)),
+    ("eviction.pressure_permille", |rules, value| permille(value, &mut rules.eviction.pressure)),
+    ("eviction.residency_min_ms", |rules, value| ticks(value, &mut rules.eviction.residency_min)),
     ("retry.attempts_max", |rules, value| number(value, &mut rules.retry.attempts_max)),
     ("retry.backoff_ms", |rules, value| ticks(value, &mut rules.retry.backoff)),
     ("retry.backoff_max_ms", |rules, value| ticks(value, &mut rules.retry.backoff_max)),
@@ -38,11 +42,16 @@ const KEYS: &[(&str, Set)] = &[
     ("retry.budget_permille", |rules, value| permille(value, &mut rules.retry.budget)),
 ];
 
+/// Every key there is.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|(name, _)| *name)
+}
+
 /// Applies `key=value` pairs in order.
-pub(crate) fn apply(rules: &mut Rules, overrides: &[(String, String)]) -> Result<(), OverrideError> {
+pub fn apply(rules: &mut Rules, overrides: &[(String, String)]) -> Result<(), OverrideError> {
     for (key, value) in overrides {
         let Some((_, set)) = KEYS.iter().find(|(name, _)| name == key) else {
-            let known = KEYS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            let known = keys().collect::<Vec<_>>().join(", ");
             return Err(OverrideError::UnknownKey { key: key.clone(), known });
         };
         set(rules, value).map_err(|expected| OverrideError::BadValue {
@@ -68,6 +77,11 @@ fn overload(value: &str) -> Result<OverloadPolicy, String> {
     OverloadPolicy::named(value).ok_or_else(labels)
 }
 
+fn eviction(value: &str) -> Result<EvictionRule, String> {
+    let labels = || format!("one of {}", EvictionRule::ALL.map(EvictionRule::label).join(", "));
+    EvictionRule::named(value).ok_or_else(labels)
+}
+
 fn number(value: &str, into: &mut u32) -> Result<(), String> {
     value.parse().map(|number| *into = number).map_err(|_| NUMBER.to_owned())
 }
@@ -83,8 +97,7 @@ fn permille(value: &str, into: &mut Permille) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::rules;
-    use orchestrion_world::config::PlacementRules;
+    use crate::config::PlacementRules;
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -92,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_key_changes_its_rule_and_no_other() {
-        let mut changed = rules();
+        let mut changed = Rules::default();
         apply(
             &mut changed,
             &pairs(&[
@@ -103,8 +116,8 @@ mod tests {
             ]),
         )
         .unwrap();
-        let mut expected = rules();
-        expected.placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
+        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
+        let mut expected = Rules { placement, ..Rules::default() };
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;
         assert_eq!(changed, expected);
@@ -112,13 +125,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_with_what_there_is() {
-        let unknown = apply(&mut rules(), &pairs(&[("placement", "pack")])).unwrap_err().to_string();
+        let unknown = apply(&mut Rules::default(), &pairs(&[("placement", "pack")])).unwrap_err().to_string();
         assert!(unknown.contains("`placement`") && unknown.contains("placement.policy"), "{unknown}");
-        let bad = apply(&mut rules(), &pairs(&[("placement.policy", "best")])).unwrap_err().to_string();
+        let bad = apply(&mut Rules::default(), &pairs(&[("placement.policy", "best")])).unwrap_err().to_string();
         assert_eq!(bad, "placement.policy=best: expected one of predicted-end, least-loaded, pack");
-        let none = apply(&mut rules(), &pairs(&[("placement.batch_share_permille", "0")])).unwrap_err().to_string();
+        let none =
+            apply(&mut Rules::default(), &pairs(&[("placement.batch_share_permille", "0")])).unwrap_err().to_string();
         assert_eq!(none, "the changed rules cannot be: placement.batch_share must be between 1 and 1000, not 0");
-        let bad = apply(&mut rules(), &pairs(&[("queue.policy", "drop")])).unwrap_err().to_string();
+        let bad = apply(&mut Rules::default(), &pairs(&[("queue.policy", "drop")])).unwrap_err().to_string();
         assert_eq!(bad, "queue.policy=drop: expected one of reject, drop-lru, shed-low-priority");
     }
 }

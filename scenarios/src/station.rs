@@ -1,0 +1,311 @@
+//! A simulated station: the loop of `gpu/src/station/run.rs` in virtual time, with steps of one batch taken
+//! together.
+//!
+//! Time inside is nanoseconds. Between two boundaries lies a stretch: one step with prompts in it, or as
+//! many steps of answers alone as pass until somebody ends, an order arrives or a report is due. What it
+//! says goes into [`Said`]; when it wants to be looked at again, [`Station::due`] tells.
+
+use crate::cost::{Batch, Cost, attended};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::protocol::{FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
+use std::collections::VecDeque;
+
+/// As real stations keep them.
+const PROGRESS: u64 = 100_000_000;
+const BEAT_BUSY: u64 = 1_000_000_000;
+const BEAT_IDLE: u64 = 5_000_000_000;
+
+/// What an attempt will come to; the core knows only its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub prompt: u32,
+    /// Tokens that the model answers with.
+    pub answer: u32,
+    pub finish: Finish,
+}
+
+/// What stations said, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    pub reports: Vec<Report>,
+    /// Tasks whose first token was made, as its reader sees it.
+    pub firsts: Vec<TaskId>,
+}
+
+/// An order on its way in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command {
+    Start(TaskId, Attempt, Epoch, Job),
+    Cancel(TaskId, Attempt),
+    Reset(Epoch),
+    /// Load or free a model.
+    Change(Epoch, ModelId),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Station {
+    pub(crate) facts: WorkerFacts,
+    pub(crate) epoch: Epoch,
+    worker: WorkerId,
+    /// As it would be at full pace, and as it is.
+    nominal: Cost,
+    cost: Cost,
+    /// In order of arrival.
+    rows: Vec<Row>,
+    stretch: Option<Stretch>,
+    inbox: VecDeque<(u64, Command)>,
+    /// It does nothing before.
+    hung_until: u64,
+    /// Its beats are lost before.
+    mute_until: u64,
+    last_beat: u64,
+    last_progress: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Row {
+    task: TaskId,
+    attempt: Attempt,
+    job: Job,
+    read: u32,
+    made: u32,
+    /// Of `made`, those reported.
+    told: u32,
+    /// Prompt tokens of the stretch that runs.
+    reading: u32,
+    begun: Option<u64>,
+    first: u64,
+}
+
+/// What runs now.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    begun: u64,
+    ends: u64,
+    /// Without prompts: so many steps of this batch.
+    answers: Option<(Batch, u64)>,
+}
+
+impl Row {
+    fn is_prefilling(&self) -> bool {
+        self.read < self.job.prompt
+    }
+
+    fn left(&self) -> u32 {
+        self.job.answer - self.made
+    }
+
+    fn usage(&self, finish: Finish, now: u64) -> Usage {
+        let us = |from: u64, to: u64| to.saturating_sub(from) / 1_000;
+        let prefill = if self.made > 0 { self.begun.map_or(0, |begun| us(begun, self.first)) } else { 0 };
+        let decode = if self.made > 1 { us(self.first, now) } else { 0 };
+        Usage { finish, tokens_in: self.read, tokens_out: self.made, prefill_us: prefill, decode_us: decode }
+    }
+}
+
+impl Station {
+    /// A station that is ready from `now` on, and says so.
+    pub(crate) fn new(
+        now: u64,
+        (worker, epoch): (WorkerId, Epoch),
+        cost: Cost,
+        facts: WorkerFacts,
+        said: &mut Said,
+    ) -> Station {
+        let mut station = Station {
+            facts,
+            epoch,
+            worker,
+            nominal: cost,
+            cost,
+            rows: Vec::new(),
+            stretch: None,
+            inbox: VecDeque::new(),
+            hung_until: 0,
+            mute_until: 0,
+            last_beat: now,
+            last_progress: now,
+        };
+        station.announce(now, said);
+        station
+    }
+
+    fn announce(&mut self, now: u64, said: &mut Said) {
+        self.last_beat = now;
+        let (worker, epoch, facts) = (self.worker, self.epoch, self.facts.clone());
+        said.reports.push(Report::WorkerUp { worker, epoch, facts });
+    }
+
+    /// When something happens next, if nobody says anything.
+    pub(crate) fn due(&self) -> u64 {
+        let beat = self.last_beat.saturating_add(BEAT_IDLE);
+        let idle = || self.inbox.front().map_or(beat, |(at, _)| beat.min(*at));
+        self.stretch.map_or_else(idle, |stretch| stretch.ends).max(self.hung_until)
+    }
+
+    /// An order that reaches it at `at`: a stretch of answers ends at the next boundary.
+    pub(crate) fn order(&mut self, at: u64, command: Command) {
+        let at = at.saturating_add(self.cost.take_up);
+        self.inbox.push_back((at, command));
+        let Some(Stretch { begun, ends, answers: Some((batch, steps)) }) = &mut self.stretch else { return };
+        if at < *ends {
+            *steps = self.cost.steps_within(*batch, at.saturating_sub(*begun)).min(*steps);
+            *ends = *begun + self.cost.decode(*batch, *steps);
+        }
+    }
+
+    /// It does nothing until then; the step that runs ends after it.
+    pub(crate) fn hang(&mut self, until: u64) {
+        self.hung_until = self.hung_until.max(until);
+    }
+
+    /// Its beats are lost until then.
+    pub(crate) fn mute(&mut self, until: u64) {
+        self.mute_until = until;
+    }
+
+    /// From the next stretch on.
+    pub(crate) fn pace(&mut self, permille: u32) {
+        self.cost = self.nominal.at_pace(permille);
+    }
+
+    /// The loop goes round at `now`, which is [`Station::due`].
+    pub(crate) fn turn(&mut self, now: u64, said: &mut Said) {
+        if let Some(stretch) = self.stretch.take() {
+            self.advance(now, stretch, said);
+        }
+        while let Some((_, command)) = self.inbox.pop_front_if(|(at, _)| *at <= now) {
+            self.obey(now, command, said);
+        }
+        if now - self.last_progress >= PROGRESS {
+            self.flush(now, said);
+        }
+        if now - self.last_beat >= if self.rows.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
+            self.last_beat = now;
+            if now >= self.mute_until {
+                said.reports.push(Report::Beat { worker: self.worker, epoch: self.epoch });
+            }
+        }
+        if !self.rows.is_empty() {
+            self.stretch = Some(self.plan(now, said));
+        }
+    }
+
+    /// All answers, then prompts up to the chunk, in order of arrival.
+    fn plan(&mut self, now: u64, said: &mut Said) -> Stretch {
+        let (mut batch, mut budget, mut attends) = (Batch::default(), self.cost.chunk, 0);
+        let mut left = u32::MAX;
+        for row in &mut self.rows {
+            if !row.is_prefilling() {
+                batch.rows += 1;
+                batch.context += u64::from(row.job.prompt) + u64::from(row.made);
+                left = left.min(row.left());
+                continue;
+            }
+            row.reading = budget.min(row.job.prompt - row.read);
+            if row.reading > 0 && row.begun.is_none() {
+                row.begun = Some(now);
+                let (worker, epoch) = (self.worker, self.epoch);
+                said.reports.push(Report::Started { worker, epoch, task: row.task, attempt: row.attempt });
+            }
+            budget -= row.reading;
+            attends += attended(row.read.into(), row.reading.into());
+        }
+        let tokens = self.cost.chunk - budget;
+        if tokens > 0 {
+            let took = self.cost.prefill(batch, tokens.into(), attends);
+            return Stretch { begun: now, ends: now.saturating_add(took), answers: None };
+        }
+        let mut until = (self.last_progress + PROGRESS).min(self.last_beat + BEAT_BUSY);
+        until = self.inbox.front().map_or(until, |(at, _)| until.min(*at));
+        let steps = self.cost.steps_within(batch, until.saturating_sub(now)).min(left.into());
+        let ends = now.saturating_add(self.cost.decode(batch, steps));
+        Stretch { begun: now, ends, answers: Some((batch, steps)) }
+    }
+
+    /// What the stretch came to: counts first, then ends.
+    fn advance(&mut self, now: u64, stretch: Stretch, said: &mut Said) {
+        let steps = stretch.answers.map_or(1, |(_, steps)| steps as u32);
+        let mut urgent = false;
+        for row in &mut self.rows {
+            if row.is_prefilling() {
+                row.read += std::mem::take(&mut row.reading);
+                if row.is_prefilling() {
+                    continue;
+                }
+                (row.made, row.first) = (1, now);
+                said.firsts.push(row.task);
+                urgent = true;
+            } else {
+                row.made += steps;
+            }
+            urgent |= row.left() == 0;
+        }
+        if urgent {
+            self.flush(now, said);
+        }
+        let (worker, epoch) = (self.worker, self.epoch);
+        self.rows.retain(|row| {
+            let done = !row.is_prefilling() && row.left() == 0;
+            if done {
+                let usage = row.usage(row.job.finish, now);
+                said.reports.push(Report::Finished { worker, epoch, task: row.task, attempt: row.attempt, usage });
+            }
+            !done
+        });
+    }
+
+    fn obey(&mut self, now: u64, command: Command, said: &mut Said) {
+        let (worker, epoch) = (self.worker, self.epoch);
+        match command {
+            // An order for another life is nobody's.
+            Command::Start(_, _, epoch, _) if epoch != self.epoch => {}
+            Command::Start(task, attempt, _, job) => {
+                let full = self.rows.len() >= usize::from(self.facts.slots);
+                let runs = job.prompt > 0 && job.prompt < self.ctx_max() && job.answer > 0;
+                if full || !runs {
+                    let class = if full { FaultClass::Transient } else { FaultClass::InvalidInput };
+                    return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
+                }
+                let row = Row { task, attempt, job, read: 0, made: 0, told: 0, reading: 0, begun: None, first: 0 };
+                self.rows.push(row);
+            }
+            Command::Cancel(task, attempt) => {
+                if let Some(i) = self.rows.iter().position(|row| (row.task, row.attempt) == (task, attempt)) {
+                    self.flush(now, said);
+                    let usage = self.rows.remove(i).usage(Finish::Cancelled, now);
+                    said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
+                }
+            }
+            // As a real one, it serves the model it started with.
+            Command::Change(epoch, model) => {
+                said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+            }
+            Command::Reset(epoch) => {
+                self.rows.clear();
+                self.epoch = epoch;
+                self.announce(now, said);
+            }
+        }
+    }
+
+    fn ctx_max(&self) -> u32 {
+        self.facts.came_with.map_or(0, |model| model.ctx_max)
+    }
+
+    /// Reports the tokens made since the last time.
+    fn flush(&mut self, now: u64, said: &mut Said) {
+        self.last_progress = now;
+        let mut made = Vec::new();
+        for row in self.rows.iter_mut().filter(|row| row.made > row.told) {
+            made.push((row.task, row.attempt, row.made - row.told));
+            row.told = row.made;
+        }
+        if !made.is_empty() {
+            said.reports.push(Report::Progress { worker: self.worker, epoch: self.epoch, made });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Against the sums done by hand, and against the same loop taken step by step.
+
+use super::*;
+use orchestrion_world::id::{DeviceId, PoolId};
+use orchestrion_world::protocol::{DeviceShare, ModelFacts};
+use orchestrion_world::units::{Bytes, Permille, Sha256};
+
+const MS: u64 = 1_000_000;
+
+const COST: Cost =
+    Cost { take_up: 0, step: 10 * MS, prompt_token: 100_000, row: MS, context: 0, load: 0, load_mib: 0, chunk: 100 };
+
+fn facts(slots: u16) -> WorkerFacts {
+    let (prefill, decode) = COST.rates();
+    let (digest, none) = (Sha256::default(), Bytes(0));
+    let model = ModelFacts { digest, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
+    let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(1 << 30), share: Permille(1000) }];
+    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
+}
+
+fn station(cost: Cost) -> Station {
+    Station::new(0, (WorkerId(1), Epoch(1)), cost, facts(8), &mut Said::default())
+}
+
+fn start(task: u128, prompt: u32, answer: u32) -> Command {
+    Command::Start(TaskId(task), Attempt(1), Epoch(1), Job { prompt, answer, finish: Finish::Length })
+}
+
+/// Everything said, with its time, to the end of the orders' work. `poke` breaks stretches where it can.
+fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Vec<(u64, Report)> {
+    let mut said = Vec::new();
+    let mut orders = orders.iter().peekable();
+    let mut pokes = (1..).map(|n| poke.map_or(u64::MAX, |every| n * every)).peekable();
+    loop {
+        let due = station.due();
+        if let Some((at, command)) = orders.next_if(|(at, _)| *at < due) {
+            station.order(*at, *command);
+        } else if let Some(at) = pokes.next_if(|at| *at < due && *at < 20_000 * MS) {
+            station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt(1)));
+        } else if due > 20_000 * MS {
+            return said;
+        } else {
+            let mut now = Said::default();
+            station.turn(due, &mut now);
+            said.extend(now.reports.into_iter().map(|report| (due, report)));
+        }
+    }
+}
+
+#[test]
+fn a_task_alone_takes_what_its_steps_take() {
+    let said = run(station(COST), &[(5 * MS, start(7, 150, 11))], None);
+    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt(1));
+    // Two chunks, of 100 tokens and of 50: 20 and 15 ms. Then ten steps of 11 ms.
+    let usage =
+        Usage { finish: Finish::Length, tokens_in: 150, tokens_out: 11, prefill_us: 35_000, decode_us: 110_000 };
+    let without_beats: Vec<_> = said.into_iter().filter(|(_, r)| !matches!(r, Report::Beat { .. })).collect();
+    assert_eq!(
+        without_beats,
+        [
+            (5 * MS, Report::Started { worker, epoch, task, attempt }),
+            (40 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] }),
+            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 10)] }),
+            (150 * MS, Report::Finished { worker, epoch, task, attempt, usage }),
+        ]
+    );
+}
+
+#[test]
+fn stretches_say_what_single_steps_would() {
+    let orders: Vec<_> = (0..24)
+        .map(|n| (n * n * 13 * MS, start(n.into(), 40 + 90 * (n as u32 % 5), 1 + 37 * (n as u32 % 4))))
+        .collect();
+    let whole = run(station(COST), &orders, None);
+    let ends = whole.iter().filter(|(_, r)| matches!(r, Report::Finished { .. })).count();
+    assert_eq!(ends, 24);
+    assert!(whole.len() > 24 * 3, "{} reports", whole.len());
+    // Every boundary is looked at: a poke each 3 ms, and no step is shorter than 11.
+    assert_eq!(run(station(COST), &orders, Some(3 * MS)), whole);
+}
+
+#[test]
+fn a_full_station_and_a_hopeless_task_fault() {
+    let orders: Vec<_> = (0..9).map(|n| (MS, start(n, 10, 10))).chain([(MS, start(9, 0, 5))]).collect();
+    let faults: Vec<_> = run(station(COST), &orders, None)
+        .into_iter()
+        .filter_map(|(_, report)| match report {
+            Report::Faulted { task, class, .. } => Some((task.0, class)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(faults, [(8, FaultClass::Transient), (9, FaultClass::Transient)]);
+}
+
+#[test]
+fn a_hung_station_goes_on_late_and_a_reset_makes_it_another() {
+    let mut hung = station(COST);
+    hung.hang(3_000 * MS);
+    let said = run(hung, &[(MS, start(1, 10, 1)), (2 * MS, Command::Reset(Epoch(2)))], None);
+    assert_eq!(said[0].0, 3_000 * MS);
+    assert!(matches!(said[0].1, Report::WorkerUp { epoch: Epoch(2), .. }), "{:?}", said[0]);
+    assert!(said.iter().all(|(_, report)| !matches!(report, Report::Finished { .. })));
+}
