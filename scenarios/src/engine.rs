@@ -106,8 +106,8 @@ impl Engine {
                 sim.running.insert(task, attempt);
                 assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");
                 let spec = spec?;
-                let model = sim.loaded.get(&spec.model).copied();
-                let model = model.unwrap_or_else(|| panic!("{worker} was given a task of a model that it has not"));
+                assert!(sim.loaded.contains_key(&spec.model), "{worker} was given a task of a model that it has not");
+                let model = sim.loaded.get(&spec.model)?;
                 let length = |tokens: u32, milli: u64| Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)));
                 let prefill = length(spec.prompt_tokens, model.prefill.0);
                 let decode = length(spec.max_tokens.saturating_sub(1), model.decode.0);
