@@ -11,7 +11,8 @@ use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, T
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::payload::Token;
 use orchestrion_world::protocol::{
-    Class, DeviceShare, Effect, Finish, Input, Intent, ModelFacts, Order, Report, TaskSpec, Usage, WorkerFacts,
+    Class, Determinism, DeviceShare, Effect, Finish, Input, Intent, ModelFacts, Order, Report, TaskSpec, Usage,
+    WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
@@ -38,6 +39,7 @@ pub(crate) fn up(worker: u32, pool: u16, slots: u16, decode: u64) -> Input {
         slots,
         came_with: Some(ModelFacts {
             digest: Sha256([7; 32]),
+            fingerprint: Sha256([8; 32]),
             weights: Bytes(1 << 30),
             kv_per_token: Bytes(1 << 10),
             ctx_max: 4096,
@@ -65,6 +67,7 @@ pub(crate) fn spec() -> TaskSpec {
         max_tokens: 16,
         deadline: None,
         seed: 3,
+        determinism: Determinism::BestEffort,
     }
 }
 

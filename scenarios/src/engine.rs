@@ -7,10 +7,13 @@ use orchestrion_world::protocol::{
     FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
-use std::collections::{BTreeMap, VecDeque};
+use orchestrion_world::units::MilliRate;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How often a worker says that it lives.
 pub const BEAT: Ticks = Ticks(1_000);
+/// How often a worker tells of tokens.
+const PROGRESS: Ticks = Ticks(100);
 /// From an order to the engine's taking it up.
 const TAKE_UP: Ticks = Ticks(2);
 
@@ -31,6 +34,8 @@ struct Sim {
     epoch: Epoch,
     alive: bool,
     running: BTreeMap<TaskId, Attempt>,
+    /// Attempts that hold their slot and make no more tokens.
+    stalled: BTreeSet<(TaskId, Attempt)>,
     /// By model: what stands there, and how fast it is.
     loaded: BTreeMap<ModelId, ModelFacts>,
 }
@@ -39,7 +44,8 @@ struct Sim {
 enum Planned {
     Beat,
     Start(TaskId, Attempt),
-    FirstToken(TaskId, Attempt),
+    /// What was made at this rate since the first token came, of which so many were told.
+    Tokens(TaskId, Attempt, (Tick, MilliRate), u32),
     End(TaskId, Attempt, Usage),
     Loaded(ModelId, ModelFacts),
 }
@@ -68,7 +74,8 @@ impl Engine {
 
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts, model: ModelId) -> Report {
         let loaded = facts.came_with.map(|of| (model, of)).into_iter().collect();
-        let sim = Sim { facts: facts.clone(), model, epoch, alive: true, running: BTreeMap::new(), loaded };
+        let (running, stalled) = (BTreeMap::new(), BTreeSet::new());
+        let sim = Sim { facts: facts.clone(), model, epoch, alive: true, running, stalled, loaded };
         self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
@@ -88,11 +95,18 @@ impl Engine {
         }
     }
 
+    /// The attempt that runs this task gets no further, and nobody says so.
+    pub fn stall(&mut self, task: TaskId) {
+        for sim in self.workers.values_mut().filter(|sim| sim.alive) {
+            sim.stalled.extend(sim.running.get(&task).map(|&attempt| (task, attempt)));
+        }
+    }
+
     /// The attempt that runs this task fails.
-    pub fn fault(&mut self, task: TaskId) -> Option<Report> {
+    pub fn fault(&mut self, task: TaskId, class: FaultClass) -> Option<Report> {
         let (&worker, sim) = self.workers.iter_mut().find(|(_, sim)| sim.alive && sim.running.contains_key(&task))?;
         let attempt = sim.running.remove(&task)?;
-        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class: FaultClass::Transient })
+        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class })
     }
 
     /// Carries out an order; what it says at once comes back.
@@ -107,7 +121,7 @@ impl Engine {
                 assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");
                 let spec = spec?;
                 assert!(sim.loaded.contains_key(&spec.model), "{worker} was given a task of a model that it has not");
-                let model = sim.loaded.get(&spec.model)?;
+                let model = *sim.loaded.get(&spec.model)?;
                 let length = |tokens: u32, milli: u64| Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)));
                 let prefill = length(spec.prompt_tokens, model.prefill.0);
                 let decode = length(spec.max_tokens.saturating_sub(1), model.decode.0);
@@ -120,7 +134,7 @@ impl Engine {
                 };
                 let first = now + TAKE_UP + prefill;
                 self.plan(now + TAKE_UP, worker, epoch, Planned::Start(task, attempt));
-                self.plan(first, worker, epoch, Planned::FirstToken(task, attempt));
+                self.plan(first, worker, epoch, Planned::Tokens(task, attempt, (first, model.decode), 0));
                 self.plan(first + decode, worker, epoch, Planned::End(task, attempt, usage));
                 None
             }
@@ -167,7 +181,9 @@ impl Engine {
 
     fn report(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, planned: Planned) -> Option<Report> {
         let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
-        let runs = |sim: &Sim, task, attempt| sim.running.get(&task) == Some(&attempt);
+        let runs = |sim: &Sim, task, attempt| {
+            sim.running.get(&task) == Some(&attempt) && !sim.stalled.contains(&(task, attempt))
+        };
         match planned {
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);
@@ -176,8 +192,11 @@ impl Engine {
             Planned::Start(task, attempt) if runs(sim, task, attempt) => {
                 Some(Report::Started { worker, epoch, task, attempt })
             }
-            Planned::FirstToken(task, attempt) if runs(sim, task, attempt) => {
-                Some(Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] })
+            Planned::Tokens(task, attempt, pace, told) if runs(sim, task, attempt) => {
+                let (first, decode) = pace;
+                let made = 1 + (now.since(first).0 * decode.0 / 1_000_000) as u32;
+                self.plan(now + PROGRESS, worker, epoch, Planned::Tokens(task, attempt, pace, made));
+                (made > told).then(|| Report::Progress { worker, epoch, made: vec![(task, attempt, made - told)] })
             }
             Planned::End(task, attempt, usage) if runs(sim, task, attempt) => {
                 sim.running.remove(&task);
@@ -195,7 +214,7 @@ impl Engine {
                     Some(Report::ShardLoaded { worker, epoch, model, facts })
                 }
             },
-            Planned::Start(..) | Planned::FirstToken(..) | Planned::End(..) => None,
+            Planned::Start(..) | Planned::Tokens(..) | Planned::End(..) => None,
         }
     }
 

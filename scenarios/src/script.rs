@@ -13,11 +13,11 @@
 
 use orchestrion_world::config::{
     EvictionRule, HealthRules, Keep, Loadable, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
-    Rules,
+    Rules, TimeoutRules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, DeviceShare, Loader, ModelFacts, ShardFault, TaskSpec, WorkerFacts,
+    CancelReason, Class, Determinism, DeviceShare, FaultClass, Loader, ModelFacts, ShardFault, TaskSpec, WorkerFacts,
 };
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
@@ -54,8 +54,12 @@ pub enum Act {
     Hang(WorkerId),
     /// A worker that died comes back.
     Rise(WorkerId),
-    /// The attempt that runs this task fails in a way that may pass.
-    Fault(TaskId),
+    /// The attempt that runs this task fails.
+    Fault(TaskId, FaultClass),
+    /// The attempt that runs this task makes no more tokens, though its worker lives.
+    Stall(TaskId),
+    /// A process takes the journal up: what the one before showed its readers is gone.
+    Boot,
     /// The next load on the worker comes to nothing, or to other bytes.
     Spoil(WorkerId, ShardFault),
     /// The placement rules change.
@@ -144,6 +148,12 @@ impl Script {
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
                 self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
             }
+            "timeouts" => {
+                let TimeoutRules { first_token, idle, wall } = &mut self.rules.timeouts;
+                *first_token = Ticks(words.or("first_token", first_token.0)?);
+                *idle = Ticks(words.or("idle", idle.0)?);
+                *wall = Ticks(words.or("wall", wall.0)?);
+            }
             "health" => {
                 self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
                 self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
@@ -174,7 +184,8 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" | "loadable" | "eviction" => Ok(()),
+                "pool" | "tenant" | "queue" | "retry" | "timeouts" | "health" | "placement" | "loadable"
+                | "eviction" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -197,7 +208,11 @@ impl Script {
             "die" => Act::Die(worker_id(words.name()?)?),
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
-            "fault" => Act::Fault(task_id(words.name()?)?),
+            "fault" => {
+                Act::Fault(task_id(words.name()?)?, fault_class(words.optional("class").unwrap_or("transient"))?)
+            }
+            "stall" => Act::Stall(task_id(words.name()?)?),
+            "boot" => Act::Boot,
             "spoil" => {
                 let worker = worker_id(words.name()?)?;
                 let fault = match words.name()? {
@@ -215,6 +230,7 @@ impl Script {
     }
 
     fn spec(&self, words: &mut Words<'_>) -> Result<TaskSpec, String> {
+        let strict = words.flag("strict");
         let class = if words.flag("batch") { Class::Batch } else { Class::Interactive };
         let model = match words.optional("model") {
             // A name nobody serves is a question too.
@@ -232,6 +248,7 @@ impl Script {
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,
+            determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
 
@@ -260,9 +277,12 @@ impl Script {
     }
 
     fn came_with(&self, words: &mut Words<'_>, pool: usize) -> Result<ModelFacts, String> {
-        let model = &self.rules.pools[pool].model;
+        let digest = self.digest(&self.rules.pools[pool].model);
+        let mut fingerprint = digest;
+        fingerprint.0[1] = words.or("engine", 0)?;
         Ok(ModelFacts {
-            digest: self.digest(model),
+            digest,
+            fingerprint,
             weights: mib(words.or("weights", 100)?),
             kv_per_token: Bytes(words.or("kv", 1024)?),
             ctx_max: words.or("ctx", 4096)?,
@@ -337,6 +357,17 @@ fn devices(shares: &str, capacities: &str) -> Result<Vec<DeviceShare>, String> {
 pub fn task_id(name: &str) -> Result<TaskId, String> {
     let number = name.strip_prefix('t').and_then(|n| n.parse().ok());
     number.map(TaskId).ok_or_else(|| format!("a task is called t1, t2, …, not `{name}`"))
+}
+
+fn fault_class(name: &str) -> Result<FaultClass, String> {
+    match name {
+        "transient" => Ok(FaultClass::Transient),
+        "retryable" => Ok(FaultClass::Retryable),
+        "invalid-input" => Ok(FaultClass::InvalidInput),
+        "fatal" => Ok(FaultClass::Fatal),
+        "diverged" => Ok(FaultClass::Diverged),
+        other => Err(format!("no class of faults is called `{other}`")),
+    }
 }
 
 fn worker_id(name: &str) -> Result<WorkerId, String> {

@@ -132,7 +132,12 @@ impl Stage {
                 None
             }
             Act::Rise(worker) => self.engine.rise(now, *worker, None).map(Input::Report),
-            Act::Fault(task) => self.engine.fault(*task).map(Input::Report),
+            Act::Fault(task, class) => self.engine.fault(*task, *class).map(Input::Report),
+            Act::Stall(task) => {
+                self.engine.stall(*task);
+                None
+            }
+            Act::Boot => Some(Input::Boot { wall_ms: now.0 }),
             Act::Spoil(worker, fault) => {
                 self.engine.spoil(*worker, *fault);
                 None

@@ -2,7 +2,9 @@
 
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, TaskId};
-use orchestrion_world::protocol::{Effect, EvictionReason, Failure, Notice, Order, Outcome, Refusal, ShardChange};
+use orchestrion_world::protocol::{
+    Effect, EvictionReason, Failure, Notice, Order, Outcome, Refusal, Setback, ShardChange,
+};
 use orchestrion_world::time::Tick;
 
 /// An effect as a transcript tells it.
@@ -41,7 +43,9 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::Refused { task, refusal } => format!("{} refused {}", t(*task), tell_refusal(refusal)),
         Notice::Placed { task, pool: id, worker, .. } => format!("{} placed on {worker} of {}", t(*task), pool(id)),
         Notice::Started { task, worker, .. } => format!("{} started on {worker}", t(*task)),
-        Notice::Retrying { task, lost, until } => format!("{} lost attempt={} retry_at={}", t(*task), lost.0, until.0),
+        Notice::Retrying { task, lost, until, why } => {
+            format!("{} lost attempt={} to {} retry_at={}", t(*task), lost.0, tell_setback(*why), until.0)
+        }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
         Notice::ShardChanged { worker, model: id, change } => {
@@ -65,6 +69,14 @@ fn tell_change(rules: &Rules, change: ShardChange) -> String {
         ShardChange::Evicting { reason: EvictionReason::Pressure } => "is evicted under pressure".into(),
         ShardChange::Evicting { reason: EvictionReason::Corrupt } => "is evicted as corrupt".into(),
         ShardChange::Gone => "is gone".into(),
+    }
+}
+
+fn tell_setback(setback: Setback) -> String {
+    match setback {
+        Setback::WorkerLost => "its worker's loss".into(),
+        Setback::Fault(class) => format!("a fault, {class:?},"),
+        Setback::TimedOut(limit) => format!("its time, {limit:?},"),
     }
 }
 

@@ -296,7 +296,7 @@ fn loads(rules: &Rules, worker: &Worker, row: &Loadable) -> Option<ModelFacts> {
 
 /// The longest context that the model could hold on the worker with all else gone from its devices but what is
 /// never evicted; none where its weights do not fit.
-fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) -> Option<u32> {
+pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) -> Option<u32> {
     let mut room = vec![];
     for part in &worker.facts.devices {
         let free = world.device(part.device)?.capacity.0.checked_sub(fixed(world, part.device, facts).0)?;

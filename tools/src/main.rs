@@ -3,6 +3,7 @@
 //! Each subcommand is a file. Data goes to stdout, progress and logs to stderr; an error says what
 //! happened and what to do, and decides the exit code.
 
+mod bench;
 mod chat;
 mod cli;
 mod client;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "orch", &mut std::io::stdout());
             Ok(())

@@ -133,6 +133,8 @@ impl Loader {
         };
         ModelFacts {
             digest: row.digest,
+            // The worker says it when it has the model.
+            fingerprint: row.digest,
             weights: row.weights,
             kv_per_token: row.kv_per_token,
             ctx_max: row.ctx_max,

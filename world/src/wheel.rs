@@ -28,6 +28,8 @@ pub enum TimerKey {
     Stranded(ModelId),
     /// Loading the model is weighed again. It is never disarmed.
     Weigh(ModelId),
+    /// The task's attempt ought to have got on.
+    Patience(TaskId),
 }
 
 /// The one timer of a worker (its next beat) or of a model (its strandedness), while it is armed.

@@ -12,8 +12,8 @@ const COST: Cost =
 
 fn facts(slots: u16) -> WorkerFacts {
     let (prefill, decode) = COST.rates();
-    let (digest, none) = (Sha256::default(), Bytes(0));
-    let model = ModelFacts { digest, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
+    let (digest, fingerprint, none) = (Sha256::default(), Sha256::default(), Bytes(0));
+    let model = ModelFacts { digest, fingerprint, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
     let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(1 << 30), share: Permille(1000) }];
     WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
 }
@@ -89,7 +89,7 @@ fn a_full_station_and_a_hopeless_task_fault() {
             _ => None,
         })
         .collect();
-    assert_eq!(faults, [(8, FaultClass::Transient), (9, FaultClass::Transient)]);
+    assert_eq!(faults, [(8, FaultClass::Retryable), (9, FaultClass::Retryable)]);
 }
 
 #[test]

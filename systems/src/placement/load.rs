@@ -108,7 +108,9 @@ fn way(
         }
         Some(_) => return None,
     };
-    if request.tokens() > u64::from(facts.ctx_max) {
+    if request.tokens() > u64::from(facts.ctx_max)
+        || request.fingerprint.is_some_and(|shown| shown != facts.fingerprint)
+    {
         return None;
     }
     let kv = facts.kv_for(request.tokens());

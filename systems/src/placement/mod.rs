@@ -8,7 +8,7 @@ pub mod explain;
 mod load;
 mod rank;
 
-use crate::release::end_task;
+use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
@@ -16,7 +16,7 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, Outcome};
+use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::{FreeIndex, Store};
 use orchestrion_world::worker::{Lease, Worker};
@@ -41,8 +41,8 @@ pub(crate) fn place(world: &mut World) {
                         Class::Batch => batch += 1,
                     }
                 }
-                None if fits_nowhere(world, model, &request) => {
-                    end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
+                None if fits_nowhere(world, &shared, model, &request) => {
+                    fail(world, id, Failure::NoWorker);
                 }
                 None => {
                     load::provide(world, &shared, &request);
@@ -80,8 +80,16 @@ fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate
 }
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
-fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
-    world.model(model).is_some_and(|m| m.stranded.is_none() && u64::from(m.reach) < request.tokens())
+fn fits_nowhere(world: &World, rules: &Rules, model: ModelId, request: &Request) -> bool {
+    let Some(known) = world.model(model).filter(|m| m.stranded.is_none()) else { return false };
+    // What was shown to a reader can go on only where the same tokens come.
+    let continues = |shown| {
+        eviction::hosts(world, rules, model).any(|(worker, facts)| {
+            let ctx = eviction::effective_ctx(world, worker, &facts);
+            facts.fingerprint == shown && ctx.is_some_and(|ctx| u64::from(ctx) >= request.tokens())
+        })
+    };
+    u64::from(known.reach) < request.tokens() || request.fingerprint.is_some_and(|shown| !continues(shown))
 }
 
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
