@@ -4,6 +4,8 @@
 //! happened and what to do, and decides the exit code.
 
 mod bench;
+mod bundle;
+mod calibrate;
 mod chat;
 mod cli;
 mod client;
@@ -23,6 +25,7 @@ mod serve;
 mod submit;
 mod tidy;
 mod version;
+mod whatif;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -35,6 +38,9 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Whatif(args) => whatif::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
