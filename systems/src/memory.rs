@@ -2,10 +2,10 @@
 //! none, and what was entered is taken out again. Nothing is decided here.
 
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::{DeviceId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{DeviceShare, WorkerFacts};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{FreeIndex, Key, Store};
 use orchestrion_world::units::{Bytes, Permille, Sha256};
 use orchestrion_world::vram::{Device, Shard};
 use orchestrion_world::worker::{Lease, Worker};
@@ -88,6 +88,7 @@ pub(crate) fn let_go(world: &mut World, facts: &WorkerFacts, digest: Sha256) {
             if let Some(mut device) = world.device_mut(part.device) {
                 device.weights.0 -= bytes.0;
             }
+            stir(world, part.device);
         }
     }
 }
@@ -110,7 +111,15 @@ pub(crate) fn unreserve(world: &mut World, worker: WorkerId, lease: &Lease) {
         if let Some(mut device) = world.device_mut(part.device) {
             device.reserved.0 -= lease.kv.share(part.share).0;
         }
+        stir(world, part.device);
     }
+}
+
+/// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
+fn stir(world: &mut World, id: DeviceId) {
+    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
+    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
+    world.resource_mut::<Mail>().stirred.extend(models);
 }
 
 fn part(world: &World, worker: WorkerId, n: usize) -> Option<DeviceShare> {

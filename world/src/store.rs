@@ -30,6 +30,8 @@ pub enum Key {
 #[derive(Resource, Debug, Default, PartialEq, Eq)]
 pub struct FreeIndex {
     pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
+    /// The same workers, by the device that they share memory on.
+    pub by_device: BTreeMap<DeviceId, BTreeSet<(ModelId, WorkerId)>>,
 }
 
 /// Workers that are up, by what they stand on and by what they are in. Who looks for memory looks here.
@@ -177,22 +179,30 @@ impl Store for World {
             let Some(worker) = self.worker(id) else { return };
             let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
             let has_room = worker.free_slots() > 0 && worker.serving(model).is_some();
-            let mut index = self.resource_mut::<FreeIndex>();
-            let free_ones = index.by_model.entry(model).or_default();
-            if has_room {
-                free_ones.insert(id)
-            } else {
-                free_ones.remove(&id)
-            };
+            index_model(self, id, model, has_room);
         }
     }
 
     fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
+        index_model(self, id, model, false);
         if let Some(mut worker) = self.worker_mut(id) {
             worker.residents.retain(|r| r.model != model);
         }
-        if let Some(free_ones) = self.resource_mut::<FreeIndex>().by_model.get_mut(&model) {
-            free_ones.remove(&id);
+    }
+}
+
+fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) {
+    for n in 0.. {
+        let Some(worker) = world.worker(id) else { return };
+        let Some(device) = worker.facts.devices.get(n).map(|part| part.device) else { return };
+        let FreeIndex { by_model, by_device } = &mut *world.resource_mut::<FreeIndex>();
+        let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
+        if has_room {
+            of_model.insert(id);
+            of_device.insert((model, id));
+        } else {
+            of_model.remove(&id);
+            of_device.remove(&(model, id));
         }
     }
 }
