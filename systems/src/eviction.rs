@@ -300,7 +300,9 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
     let mut room = vec![];
     for part in &worker.facts.devices {
         let free = world.device(part.device)?.capacity.0.checked_sub(fixed(world, part.device, facts).0)?;
-        room.push((part.device, Bytes(free.checked_sub(facts.weights.share(part.share).0)?)));
+        // Others of the same file may hold a larger part of it.
+        let stands = world.shard(part.device, facts.digest).map_or(Bytes(0), |shard| shard.bytes);
+        room.push((part.device, Bytes(free.checked_sub(facts.weights.share(part.share).max(stands).0)?)));
     }
     let of = |id: DeviceId| room.iter().find(|(device, _)| *device == id).map(|(_, free)| *free).unwrap_or_default();
     let tokens = memory::least(worker, of).0 / facts.kv_per_token.0.max(1);
