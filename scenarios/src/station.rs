@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Reset(Epoch),
     /// Load or free a model.
     Change(Epoch, ModelId),
+    Probe,
 }
 
 #[derive(Clone, Debug)]
@@ -182,9 +183,7 @@ impl Station {
         }
         if now - self.last_beat >= if self.rows.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
             self.last_beat = now;
-            if now >= self.mute_until {
-                said.reports.push(Report::Beat { worker: self.worker, epoch: self.epoch });
-            }
+            self.beat(now, said);
         }
         if !self.rows.is_empty() {
             self.stretch = Some(self.plan(now, said));
@@ -255,6 +254,12 @@ impl Station {
         });
     }
 
+    fn beat(&mut self, now: u64, said: &mut Said) {
+        if now >= self.mute_until {
+            said.reports.push(Report::Beat { worker: self.worker, epoch: self.epoch });
+        }
+    }
+
     fn obey(&mut self, now: u64, command: Command, said: &mut Said) {
         let (worker, epoch) = (self.worker, self.epoch);
         match command {
@@ -281,6 +286,7 @@ impl Station {
             Command::Change(epoch, model) => {
                 said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
             }
+            Command::Probe => self.beat(now, said),
             Command::Reset(epoch) => {
                 self.rows.clear();
                 self.epoch = epoch;

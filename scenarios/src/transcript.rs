@@ -1,6 +1,7 @@
 //! Effects in words: one line each, after `< `, with the tick.
 
 use orchestrion_world::config::Rules;
+use orchestrion_world::health::Breaker;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::protocol::{
     Effect, EvictionReason, Failure, Notice, Order, Outcome, Refusal, Setback, ShardChange,
@@ -31,6 +32,9 @@ fn tell_order(rules: &Rules, order: &Order) -> String {
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
         Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
         Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),
+        Order::Probe { worker, .. } => format!("{worker} probe"),
+        Order::SpawnWorker { worker, epoch } => format!("{worker} spawn epoch={}", epoch.0),
+        Order::StopWorker { worker, .. } => format!("{worker} stop"),
     }
 }
 
@@ -53,6 +57,13 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::RulesRefused => "rules refused".into(),
         Notice::WorkerRefused { worker, reason } => format!("{worker} not taken in: {reason:?}"),
+        Notice::Restarted { worker, loss, .. } => format!("{worker} restarted after {}", loss.label()),
+        Notice::RestartsStopped { pool: id } => format!("pool {} is restarted no more", pool(id)),
+        Notice::BreakerChanged { worker, breaker: Breaker::Open { until } } => {
+            format!("{worker} breaker open until={}", until.0)
+        }
+        Notice::BreakerChanged { worker, breaker } => format!("{worker} breaker {}", breaker.label()),
+        Notice::Quarantined { device } => format!("{device} quarantined"),
     }
 }
 

@@ -179,7 +179,7 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
     for (worker, facts) in eviction::hosts(world, rules, spec.model) {
         let served = worker.serving(spec.model).is_some();
         if served {
-            load.slots.all += u64::from(worker.facts.slots);
+            load.slots.all += u64::from(worker.offered());
             load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
         }
         if served && has_memory(world, worker, &facts, spec) {

@@ -7,18 +7,20 @@
 use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
-use orchestrion_world::id::{DeviceId, ModelId, TaskId, WorkerId};
+use orchestrion_world::crew::Crews;
+use orchestrion_world::health::WorkerState;
+use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{FreeIndex, Stands};
+use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Worker, WorkerState};
-use std::collections::{BTreeMap, BTreeSet};
+use orchestrion_world::worker::{Pool, Worker};
+use std::collections::BTreeMap;
 
 /// A broken invariant: its name in [`AUDITS`], and what was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +38,9 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
-    ("8 no lease on a worker that is not ready", leases_only_on_ready),
+    ("8 no lease on a worker that is not up", leases_only_where_up),
+    ("8 nothing runs on a device in quarantine", quarantine_holds),
+    ("pools and models count the workers that take tasks, and crews are who they are", crews_match),
     ("9 no model goes that has leases", leases_on_what_serves),
     ("10 what was loaded has the digest of its model", digests_as_declared),
     ("models on workers, and what is on its way to them", residents_in_order),
@@ -44,6 +48,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
@@ -149,8 +154,8 @@ fn residents_in_order(_: &World, ledger: &Ledger) -> Result<(), String> {
     let mut coming: BTreeMap<ModelId, u16> = BTreeMap::new();
     for worker in &ledger.workers {
         check(worker.residents.is_sorted_by(|a, b| a.model < b.model), || format!("{}'s models", worker.id))?;
-        let up = worker.state == WorkerState::Ready;
-        check(up || worker.residents.is_empty(), || format!("{} is lost and holds models", worker.id))?;
+        let up = worker.state.is_up();
+        check(up || worker.residents.is_empty(), || format!("{} is not up and holds models", worker.id))?;
         for resident in &worker.residents {
             match resident.life {
                 Residence::Staging => *coming.entry(resident.model).or_default() += 1,
@@ -189,9 +194,39 @@ fn digests_as_declared(_: &World, ledger: &Ledger) -> Result<(), String> {
     })
 }
 
-fn leases_only_on_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let lost = |w: &&Worker| w.state == WorkerState::Lost && !w.leases.is_empty();
-    ledger.workers.iter().find(lost).map_or(Ok(()), |w| Err(format!("{} is lost and has leases", w.id)))
+fn leases_only_where_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let down = |w: &&Worker| !w.state.is_up() && !w.leases.is_empty();
+    ledger.workers.iter().find(down).map_or(Ok(()), |w| Err(format!("{} is {:?} and has leases", w.id, w.state)))
+}
+
+fn quarantine_holds(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let shut = |id| ledger.devices.iter().any(|device| device.id == id && device.quarantined);
+    let at_large =
+        |w: &&Worker| w.state != WorkerState::Stopped && w.facts.devices.iter().any(|part| shut(part.device));
+    ledger.workers.iter().find(at_large).map_or(Ok(()), |w| Err(format!("{} is {:?} in quarantine", w.id, w.state)))
+}
+
+fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut crews = Crews::default();
+    let mut ready = BTreeMap::new();
+    for worker in &ledger.workers {
+        crews.join(worker.id, &worker.facts);
+        *ready.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
+    }
+    check(&crews == world.resource::<Crews>(), || format!("{:?} are kept, {crews:?} are", world.resource::<Crews>()))?;
+    let of = |pool: &&Pool| pool.ready != ready.get(&pool.id).copied().unwrap_or_default();
+    ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {ready:?} are ready")))?;
+    ledger.models.iter().try_for_each(|model| {
+        let own = ledger.pools.iter().filter(|pool| pool.model == model.id);
+        let count = own.map(|pool| u32::from(pool.ready)).sum::<u32>();
+        check(count == model.ready, || format!("{model:?}: {count} are ready"))
+    })
+}
+
+fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
+    over.map_or(Ok(()), |pool| Err(format!("{pool:?} was restarted too often")))
 }
 
 fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
@@ -232,15 +267,18 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
+    let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
     let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(weighings).collect();
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).chain(weighings).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Weigh(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) | TimerKey::Weigh(_) => {
+                exact.push((due, key));
+            }
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
@@ -270,7 +308,7 @@ fn nobody_waits_in_vain(world: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn pools_count_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.pools.iter().try_for_each(|pool| {
-        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.state == WorkerState::Ready;
+        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.takes();
         let ready = ledger.workers.iter().filter(of_pool).count();
         check(ready == usize::from(pool.ready), || format!("{pool:?} has {ready} ready workers"))
     })
@@ -298,7 +336,7 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let free = |w: &&Worker| w.state == WorkerState::Ready && w.free_slots() > 0;
+    let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
     let serves =
         |w: &Worker| w.residents.iter().filter(|r| w.serving(r.model).is_some()).map(|r| r.model).collect::<Vec<_>>();
     let rooms = ledger.workers.iter().filter(free).flat_map(|w| serves(w).into_iter().map(|model| (model, w.id)));
@@ -315,16 +353,7 @@ fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
     let mut called_for: Vec<_> = ledger.workers.iter().filter(free).flat_map(by_device).collect();
     called_for.sort_unstable();
     let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
-    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))?;
-    let mut stands = Stands::default();
-    ledger.workers.iter().filter(|w| w.state == WorkerState::Ready).for_each(|w| stands.add(w));
-    let found = world.resource::<Stands>();
-    let all = |of: &Stands| (ids(&of.on), ids(&of.within));
-    check(all(found) == all(&stands), || format!("{found:?} is kept up, {stands:?} is so"))
-}
-
-fn ids<K: Copy>(index: &BTreeMap<K, BTreeSet<WorkerId>>) -> Vec<(K, WorkerId)> {
-    index.iter().flat_map(|(&key, ids)| ids.iter().map(move |&id| (key, id))).collect()
+    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
@@ -338,7 +367,7 @@ mod tests {
 
     #[test]
     fn every_audit_has_a_name_of_its_own() {
-        let names: BTreeSet<_> = AUDITS.iter().map(|(name, _)| name).collect();
+        let names: std::collections::BTreeSet<_> = AUDITS.iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), AUDITS.len());
     }
 }

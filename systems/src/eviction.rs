@@ -7,17 +7,18 @@ pub(crate) mod room;
 use crate::memory;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Loadable, Rules};
+use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{Mail, ShardWord};
 use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Stands, Store};
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::TimerKey;
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::Worker;
 use std::collections::BTreeSet;
 
 /// A worker that failed so often to load a model is not asked again in this life.
@@ -26,15 +27,14 @@ const LOADS_MAX: u8 = 3;
 const LOAD_BACKOFF: Ticks = Ticks(1_000);
 
 pub(crate) fn evict(world: &mut World) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
     for (worker, epoch, model, word) in std::mem::take(&mut world.resource_mut::<Mail>().shards) {
-        hear(world, &rules, (worker, epoch, model), word);
+        hear(world, (worker, epoch, model), word);
     }
 }
 
 /// What an older life of the worker says, or what nobody asked for, changes nothing.
-fn hear(world: &mut World, rules: &Rules, (id, epoch, model): (WorkerId, Epoch, ModelId), word: ShardWord) {
-    let live = world.worker(id).filter(|w| w.state == WorkerState::Ready && w.epoch == epoch);
+fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word: ShardWord) {
+    let live = world.worker(id).filter(|w| w.state.is_up() && w.epoch == epoch);
     let Some(resident) = live.and_then(|w| w.resident(model)).copied() else { return };
     match (word, resident.life) {
         (ShardWord::Loaded(facts), Residence::Staging) if facts.digest != resident.facts.digest => {
@@ -44,23 +44,23 @@ fn hear(world: &mut World, rules: &Rules, (id, epoch, model): (WorkerId, Epoch, 
             tell(world, id, model, ShardChange::Evicting { reason });
             world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
         }
-        (ShardWord::Loaded(facts), Residence::Staging) => seal(world, rules, id, model, facts),
+        (ShardWord::Loaded(facts), Residence::Staging) => seal(world, id, model, facts),
         (ShardWord::Failed(fault), Residence::Staging) => {
             comes_no_more(world, model);
-            fail(world, rules, id, &resident, fault);
+            fail(world, id, &resident, fault);
         }
         (ShardWord::Freed, Residence::Evicting { .. }) => {
             tell(world, id, model, ShardChange::Gone);
             take_off(world, id, &resident);
         }
-        (ShardWord::Freed, Residence::Condemned) => fail(world, rules, id, &resident, ShardFault::Corrupt),
+        (ShardWord::Freed, Residence::Condemned) => fail(world, id, &resident, ShardFault::Corrupt),
         (ShardWord::Failed(fault), Residence::Evicting { to }) => {
             tell(world, id, model, ShardChange::Failed { fault });
             to.into_iter().for_each(|to| comes_no_more(world, to));
             turn(world, id, model, Residence::Sealed);
             with(world, id, model, |resident| resident.pinned = true);
             world.index_worker(id);
-            survey(world, rules, id);
+            survey(world, id);
         }
         (ShardWord::Loaded(_) | ShardWord::Failed(_) | ShardWord::Freed, _) => {}
     }
@@ -87,7 +87,7 @@ fn tell(world: &mut World, worker: WorkerId, model: ModelId, change: ShardChange
 }
 
 /// It serves from here on. What was booked for it stays booked; the worker measured the rest.
-fn seal(world: &mut World, rules: &Rules, id: WorkerId, model: ModelId, measured: ModelFacts) {
+fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
     let now = world.resource::<Core>().now;
     turn(world, id, model, Residence::Sealed);
     with(world, id, model, |resident| {
@@ -99,12 +99,12 @@ fn seal(world: &mut World, rules: &Rules, id: WorkerId, model: ModelId, measured
     world.index_worker(id);
     tell(world, id, model, ShardChange::Loaded);
     if world.worker(id).and_then(|w| w.resident(model)).is_some_and(|r| r.pinned) {
-        survey(world, rules, id);
+        survey(world, id);
     }
 }
 
 /// Its memory is free, and it is tried again later or, after too many failures, not at all.
-fn fail(world: &mut World, rules: &Rules, id: WorkerId, resident: &Resident, fault: ShardFault) {
+fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault) {
     let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
     let now = world.resource::<Core>().now;
     memory::let_go(world, &facts, resident.facts.digest);
@@ -116,7 +116,7 @@ fn fail(world: &mut World, rules: &Rules, id: WorkerId, resident: &Resident, fau
     turn(world, id, resident.model, Residence::Failed { until });
     with(world, id, resident.model, |resident| resident.failures = failures);
     tell(world, id, resident.model, ShardChange::Failed { fault });
-    survey(world, rules, id);
+    survey(world, id);
 }
 
 /// Orders a load. Its memory is reserved from here on.
@@ -229,11 +229,13 @@ fn hope(world: &mut World, model: ModelId) {
 
 /// A worker came or went, or what it can never let go changed: says anew what each model that this touches can
 /// hope for. Walks the workers of its pools, which happens as seldom as workers come.
-pub(crate) fn survey(world: &mut World, rules: &Rules, id: WorkerId) {
+pub(crate) fn survey(world: &mut World, id: WorkerId) {
+    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let rules = &*rules;
     let Some(worker) = world.worker(id) else { return };
-    let stands = world.resource::<Stands>();
-    let on = worker.facts.devices.iter().filter_map(|part| stands.on.get(&part.device)).flatten();
-    let pools: BTreeSet<PoolId> = on.chain([&id]).filter_map(|&id| Some(world.worker(id)?.facts.pool)).collect();
+    let crews = world.resource::<Crews>();
+    let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
+    let pools: BTreeSet<PoolId> = on.chain([id]).filter_map(|id| Some(world.worker(id)?.facts.pool)).collect();
     let mut models = BTreeSet::new();
     for pool in pools {
         models.extend(world.pool(pool).map(|pool| pool.model));
@@ -261,7 +263,7 @@ fn foresee(world: &mut World, rules: &Rules, id: ModelId, reach: Option<u32>) {
     }
 }
 
-/// Workers that serve the model or could load it, by pool and id, and the model as it stands or would stand
+/// Workers that take tasks and serve the model or could load it, by pool and id, and the model as it stands or would stand
 /// there.
 pub(crate) fn hosts<'w>(
     world: &'w World,
@@ -272,9 +274,9 @@ pub(crate) fn hosts<'w>(
     let pools = (0..rules.pools.len()).map(|n| PoolId(n as u16)).filter(move |&pool| {
         world.pool(pool).is_some_and(|p| p.model == model) || row.is_some_and(|row| may_load(rules, row, pool))
     });
-    let within = pools.filter_map(|pool| world.resource::<Stands>().within.get(&pool)).flatten();
-    within.filter_map(move |&id| {
-        let worker = world.worker(id)?;
+    let crews = world.resource::<Crews>();
+    pools.flat_map(|pool| crews.of_pool(pool)).filter_map(move |id| {
+        let worker = world.worker(id).filter(|worker| worker.takes())?;
         let facts = match worker.resident(model) {
             Some(resident) => (resident.failures < LOADS_MAX).then_some(resident.facts),
             None => row.and_then(|row| loads(rules, worker, row)),
@@ -311,8 +313,8 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
 
 /// What stands on a device for good, but for the model itself.
 fn fixed(world: &World, device: DeviceId, but: &ModelFacts) -> Bytes {
-    let ids = world.resource::<Stands>().on.get(&device);
-    let residents = ids.into_iter().flatten().filter_map(|&id| world.worker(id)).flat_map(|w| &w.residents);
+    let crew = world.resource::<Crews>().on_device(device);
+    let residents = crew.into_iter().filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
     let pinned = residents.filter(|r| r.pinned && r.life.takes_memory() && r.facts.digest != but.digest);
     let digests: BTreeSet<_> = pinned.map(|r| r.facts.digest).collect();
     Bytes(digests.into_iter().filter_map(|digest| world.shard(device, digest)).map(|shard| shard.bytes.0).sum())

@@ -26,7 +26,7 @@ pub(crate) fn devices_add_up(facts: &WorkerFacts) -> bool {
 pub(crate) fn know_devices(world: &mut World, facts: &WorkerFacts) {
     for &DeviceShare { device: id, capacity, share: _ } in &facts.devices {
         if world.device(id).is_none() {
-            world.enlist(Key::Device(id), Device { id, capacity, weights: Bytes(0), reserved: Bytes(0) });
+            world.enlist(Key::Device(id), Device::new(id, capacity));
         }
     }
 }

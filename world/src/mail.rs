@@ -5,6 +5,7 @@ use crate::id::{Attempt, DeviceId, Epoch, ModelId, TaskId, WorkerId};
 use crate::protocol::{
     CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
 };
+use crate::units::Sha256;
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use std::collections::BTreeSet;
 /// See the module's head. Each list is drained by the phase named beside it.
 #[derive(Resource, Debug, Default)]
 pub struct Mail {
+    /// Health: a process began, and with it whatever lived in the last one is gone.
+    pub booted: bool,
     /// Health, in order of arrival.
     pub words: Vec<Word>,
     /// Progress, in order of arrival.
@@ -56,8 +59,10 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub enum Word {
     Up(WorkerId, Epoch, WorkerFacts),
-    Down(WorkerId, Epoch),
+    Loading(WorkerId, Epoch),
+    Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
+    Corrupt(WorkerId, Epoch, Sha256),
 }
 
 /// What became of an order to load or free a model.

@@ -6,6 +6,7 @@
 //! and alone says how a task ended.
 
 use crate::config::{OverloadPolicy, Rules};
+use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille, Sha256};
@@ -152,6 +153,17 @@ pub enum Report {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+    },
+    /// A worker that was told to begin lives and loads its model.
+    Loading {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// The weights of this file that the worker uses are not what was loaded.
+    ShardCorrupt {
+        worker: WorkerId,
+        epoch: Epoch,
+        digest: Sha256,
     },
 }
 
@@ -315,6 +327,21 @@ pub enum Order {
         epoch: Epoch,
         model: ModelId,
     },
+    /// Say that you live.
+    Probe {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Begin a life of this epoch: load the model and announce yourself.
+    SpawnWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Drop all work, give the memory back and end.
+    StopWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
 }
 
 impl Order {
@@ -325,7 +352,10 @@ impl Order {
             | Order::Cancel { worker, .. }
             | Order::Reset { worker, .. }
             | Order::LoadShard { worker, .. }
-            | Order::FreeShard { worker, .. } => worker,
+            | Order::FreeShard { worker, .. }
+            | Order::Probe { worker, .. }
+            | Order::SpawnWorker { worker, .. }
+            | Order::StopWorker { worker, .. } => worker,
         }
     }
 }
@@ -334,26 +364,78 @@ impl Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// The task will end exactly once. `position` counts from 0 within its class.
-    Accepted { task: TaskId, position: u32, predicted_start: Ticks },
+    Accepted {
+        task: TaskId,
+        position: u32,
+        predicted_start: Ticks,
+    },
     /// The task never was.
-    Refused { task: TaskId, refusal: Refusal },
+    Refused {
+        task: TaskId,
+        refusal: Refusal,
+    },
     /// A worker was chosen.
-    Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
+    Placed {
+        task: TaskId,
+        attempt: Attempt,
+        pool: PoolId,
+        worker: WorkerId,
+    },
     /// The engine took it up.
-    Started { task: TaskId, attempt: Attempt, worker: WorkerId },
+    Started {
+        task: TaskId,
+        attempt: Attempt,
+        worker: WorkerId,
+    },
     /// An attempt was lost; the task waits for the next.
-    Retrying { task: TaskId, lost: Attempt, until: Tick, why: Setback },
+    Retrying {
+        task: TaskId,
+        lost: Attempt,
+        until: Tick,
+        why: Setback,
+    },
     /// The one end.
-    Ended { task: TaskId, outcome: Outcome },
+    Ended {
+        task: TaskId,
+        outcome: Outcome,
+    },
     /// A worker came or went: how many are ready in its pool now.
-    PoolChanged { pool: PoolId, ready: u16 },
+    PoolChanged {
+        pool: PoolId,
+        ready: u16,
+    },
     /// A model came, goes or went on a worker.
-    ShardChanged { worker: WorkerId, model: ModelId, change: ShardChange },
+    ShardChanged {
+        worker: WorkerId,
+        model: ModelId,
+        change: ShardChange,
+    },
     /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
     /// were not taken.
     RulesRefused,
     /// A worker announced itself and was not taken in.
-    WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+    WorkerRefused {
+        worker: WorkerId,
+        reason: WorkerRefusal,
+    },
+    /// A lost worker was told to begin again.
+    Restarted {
+        worker: WorkerId,
+        pool: PoolId,
+        loss: Loss,
+    },
+    /// The pool's workers were lost too often: those that are down stay down until somebody resumes it.
+    RestartsStopped {
+        pool: PoolId,
+    },
+    BreakerChanged {
+        worker: WorkerId,
+        breaker: Breaker,
+    },
+    /// Nothing runs on the device until somebody resumes a pool that stands on it.
+    Quarantined {
+        device: DeviceId,
+    },
 }
 
 /// What happens to a model on a worker.
@@ -406,6 +488,8 @@ pub enum WorkerRefusal {
     NoSlots,
     /// Its devices are none, too many, out of order, or their shares are not the whole.
     Devices,
+    /// Its device is in quarantine.
+    Quarantined { device: DeviceId },
 }
 
 /// Why a task was not admitted, with the figures compared.

@@ -10,7 +10,7 @@ use crate::task::Task;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
-use crate::wheel::{Alarm, TimerKey, Wheel};
+use crate::wheel::{Alarm, Fuse, TimerHandle, TimerKey, Wheel};
 use crate::worker::{Model, Pool, Worker};
 use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,29 +32,6 @@ pub struct FreeIndex {
     pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
     /// The same workers, by the device that they share memory on.
     pub by_device: BTreeMap<DeviceId, BTreeSet<(ModelId, WorkerId)>>,
-}
-
-/// Workers that are up, by what they stand on and by what they are in. Who looks for memory looks here.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
-pub struct Stands {
-    pub on: BTreeMap<DeviceId, BTreeSet<WorkerId>>,
-    pub within: BTreeMap<PoolId, BTreeSet<WorkerId>>,
-}
-
-impl Stands {
-    pub fn add(&mut self, worker: &Worker) {
-        for part in &worker.facts.devices {
-            self.on.entry(part.device).or_default().insert(worker.id);
-        }
-        self.within.entry(worker.facts.pool).or_default().insert(worker.id);
-    }
-
-    pub fn remove(&mut self, worker: &Worker) {
-        for part in &worker.facts.devices {
-            self.on.entry(part.device).or_default().remove(&worker.id);
-        }
-        self.within.entry(worker.facts.pool).or_default().remove(&worker.id);
-    }
 }
 
 /// Access to entities by id. Mutable access marks the entity as touched.
@@ -111,6 +88,8 @@ pub trait Store {
     fn devices(&self) -> Vec<&Device>;
     /// Replaces the one timer of a worker or a model.
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Replaces the timer of a worker's breaker.
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
     /// A model is on a worker no more.
@@ -165,20 +144,24 @@ impl Store for World {
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
-        let Some(entity) = self.whereabouts(key) else { return };
-        let mut wheel = self.resource_mut::<Wheel>();
-        let armed = timer.map(|(due, timer)| wheel.arm(due, timer));
-        let before = self.get_mut::<Alarm>(entity).and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
-        if let Some(before) = before {
-            self.resource_mut::<Wheel>().disarm(before);
-        }
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let alarm = self.whereabouts(key).and_then(|entity| self.get_mut::<Alarm>(entity));
+        let before = alarm.and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
+        disarm(self, before);
+    }
+
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let fuse = self.whereabouts(key).and_then(|entity| self.get_mut::<Fuse>(entity));
+        let before = fuse.and_then(|mut fuse| std::mem::replace(&mut fuse.0, armed));
+        disarm(self, before);
     }
 
     fn index_worker(&mut self, id: WorkerId) {
         for n in 0.. {
             let Some(worker) = self.worker(id) else { return };
             let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
-            let has_room = worker.free_slots() > 0 && worker.serving(model).is_some();
+            let has_room = worker.takes() && worker.free_slots() > 0 && worker.serving(model).is_some();
             index_model(self, id, model, has_room);
         }
     }
@@ -204,5 +187,11 @@ fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) 
             of_model.remove(&id);
             of_device.remove(&(model, id));
         }
+    }
+}
+
+fn disarm(world: &mut World, timer: Option<TimerHandle>) {
+    if let Some(timer) = timer {
+        world.resource_mut::<Wheel>().disarm(timer);
     }
 }

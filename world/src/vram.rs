@@ -21,9 +21,28 @@ pub struct Device {
     pub weights: Bytes,
     /// Taken by the context of leased tasks.
     pub reserved: Bytes,
+    /// When it last failed for good, within the window of the rules; the oldest first.
+    pub fatals: Vec<Tick>,
+    /// How often weights on it were found to be other than what was loaded.
+    pub corruptions: u32,
+    /// Nothing runs on it until somebody resumes a pool that stands on it.
+    pub quarantined: bool,
 }
 
 impl Device {
+    /// An empty one.
+    pub fn new(id: DeviceId, capacity: Bytes) -> Device {
+        Device {
+            id,
+            capacity,
+            weights: Bytes(0),
+            reserved: Bytes(0),
+            fatals: vec![],
+            corruptions: 0,
+            quarantined: false,
+        }
+    }
+
     /// What neither shards nor leases take.
     pub fn residual(&self) -> Bytes {
         Bytes(self.capacity.0.saturating_sub(self.weights.0).saturating_sub(self.reserved.0))
@@ -57,6 +76,13 @@ pub struct Resident {
     pub uses: u32,
     /// Loads that came to nothing, one after another.
     pub failures: u8,
+}
+
+impl Resident {
+    /// As a worker came with it.
+    pub fn came(model: ModelId, facts: ModelFacts, pinned: bool, now: Tick) -> Resident {
+        Resident { model, life: Residence::Sealed, facts, pinned, since: now, used: now, uses: 0, failures: 0 }
+    }
 }
 
 /// A resident's life. [`Residence::advance`] is its only writer.

@@ -227,7 +227,13 @@ impl Beat {
                 }
                 payload
             }
-            Order::Cancel { .. } | Order::Reset { .. } | Order::LoadShard { .. } | Order::FreeShard { .. } => None,
+            Order::Cancel { .. }
+            | Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => None,
         };
         self.stations.order(order, payload);
     }

@@ -84,6 +84,7 @@ enum Order {
     Reset {
         epoch: Epoch,
     },
+    Probe,
     /// Load or free a model.
     Change {
         epoch: Epoch,
@@ -137,6 +138,17 @@ impl Station {
     /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
     pub fn change(&self, epoch: Epoch, model: ModelId) -> Result<(), OrderError> {
         self.send(Order::Change { epoch, model })
+    }
+
+    /// Has it say that it lives, as soon as its step is over.
+    pub fn probe(&self) -> Result<(), OrderError> {
+        self.send(Order::Probe)
+    }
+
+    /// Ends the station after its current step, without waiting: the handle tells when it is over, and with it
+    /// whatever it held gone.
+    pub fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 
     /// Ends the station after its current step and waits for it. Work in progress is dropped.

@@ -77,8 +77,7 @@ impl<'a> Runner<'a> {
                 self.flush(now);
             }
             if now - self.last_beat >= if self.tasks.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
-                self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
-                self.last_beat = now;
+                self.beat(now);
             }
         }
     }
@@ -128,6 +127,11 @@ impl<'a> Runner<'a> {
         self.last_beat = Instant::now();
     }
 
+    fn beat(&mut self, now: Instant) {
+        self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
+        self.last_beat = now;
+    }
+
     fn obey(&mut self, order: Order, facts: &WorkerFacts) {
         match order {
             // An order for another life is nobody's.
@@ -143,6 +147,7 @@ impl<'a> Runner<'a> {
                 let (worker, fault) = (self.spec.worker, ShardFault::Fixed);
                 self.outlet.report(Report::ShardFailed { worker, epoch, model, fault });
             }
+            Order::Probe => self.beat(Instant::now()),
             Order::Reset { epoch } => {
                 self.tasks.drain(..).for_each(|t| self.model.engine.close(t.sequence));
                 self.made.clear();

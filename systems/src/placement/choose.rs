@@ -3,12 +3,13 @@
 
 use super::rank;
 use orchestrion_world::config::{PlacementRule, PlacementRules};
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::Resident;
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::Worker;
 use std::cmp::Ordering;
 
 /// What is to be placed.
@@ -47,7 +48,11 @@ pub(crate) struct Candidate<'w> {
 /// Why a candidate is out, with the figures compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Filter {
-    NotReady,
+    NotReady {
+        state: WorkerState,
+    },
+    /// Its tasks failed one after the other.
+    BreakerOpen,
     /// The model does not stand there, or takes no tasks.
     NotResident,
     NoFreeSlot {
@@ -77,13 +82,16 @@ pub enum Filter {
 pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
     let Candidate { worker, serving, residual } = *candidate;
     if worker.state != WorkerState::Ready {
-        return Some(Filter::NotReady);
+        return Some(Filter::NotReady { state: worker.state });
+    }
+    if !worker.takes() {
+        return Some(Filter::BreakerOpen);
     }
     let Some(Resident { facts, .. }) = serving else { return Some(Filter::NotResident) };
     let needed = request.tokens();
     let memory = facts.kv_for(needed);
     if worker.free_slots() == 0 {
-        Some(Filter::NoFreeSlot { slots: worker.facts.slots })
+        Some(Filter::NoFreeSlot { slots: worker.offered() })
     } else if worker.room(request.spec.class, rules.batch_share) == 0 {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.batch_share));
         Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
@@ -124,6 +132,7 @@ mod tests {
     use super::*;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
+    use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::protocol::{Class, Determinism, ModelFacts, WorkerFacts};
     use orchestrion_world::time::Tick;
@@ -176,15 +185,16 @@ mod tests {
                         failures: 0,
                     };
                     let came_with = Some(facts);
-                    let worker = Worker {
-                        id: WorkerId(0),
-                        epoch: Epoch(1),
-                        state: if ready { WorkerState::Ready } else { WorkerState::Lost },
-                        heard: Tick(0),
-                        leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
-                        facts: WorkerFacts { pool: PoolId(pool), devices: vec![], slots, came_with, loader: None },
-                        residents: vec![resident],
+                    let facts = WorkerFacts { pool: PoolId(pool), devices: vec![], slots, came_with, loader: None };
+                    let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![resident], Tick(0));
+                    let turn = if ready { WorkerState::Ready } else { WorkerState::Failed };
+                    worker.state.advance(turn).unwrap();
+                    worker.breaker = match residual {
+                        0 => Breaker::Open { until: Tick(1) },
+                        1 => Breaker::HalfOpen { closes: None },
+                        _ => Breaker::CLOSED,
                     };
+                    worker.leases = (0..used.min(slots.into()) as u128).map(lease).collect();
                     (worker, Bytes(residual * 40))
                 },
             )
@@ -217,7 +227,9 @@ mod tests {
             let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
-            let indexed = all.iter().rev().copied().filter(|c| c.serving.is_some() && c.worker.free_slots() > 0);
+            let indexed = all.iter().rev().copied().filter(|c| {
+                c.serving.is_some() && c.worker.takes() && c.worker.free_slots() > 0
+            });
             prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));

@@ -9,12 +9,13 @@ use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::{estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Rules};
+use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, ModelFacts};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Stands, Store};
+use orchestrion_world::store::Store;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
@@ -135,9 +136,9 @@ fn way(
 
 /// The models that share a device with a worker and could be let go, as they stand.
 fn tenants(world: &World, rules: &Rules, worker: &Worker, now: Tick) -> Vec<Tenant> {
-    let stands = world.resource::<Stands>();
-    let ids = worker.facts.devices.iter().filter_map(|part| stands.on.get(&part.device)).flatten();
-    let mut ids: Vec<WorkerId> = ids.copied().collect();
+    let crews = world.resource::<Crews>();
+    let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
+    let mut ids: Vec<WorkerId> = on.collect();
     ids.sort_unstable();
     ids.dedup();
     let neighbours = ids.into_iter().filter_map(|id| world.worker(id));

@@ -105,6 +105,7 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
     let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let Some(mut at) = world.worker_mut(worker) else { return };
+    assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
     let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), model, class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);
