@@ -114,6 +114,8 @@ pub fn worker_of(report: &Report) -> WorkerId {
         Report::WorkerUp { worker, .. }
         | Report::WorkerDown { worker, .. }
         | Report::Beat { worker, .. }
+        | Report::Loading { worker, .. }
+        | Report::ShardCorrupt { worker, .. }
         | Report::Started { worker, .. }
         | Report::Progress { worker, .. }
         | Report::Finished { worker, .. }

@@ -9,11 +9,12 @@ use crate::script::{Act, Event, Script};
 use crate::transcript;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::Rules;
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Order, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::slice::Iter;
@@ -195,7 +196,7 @@ impl Stage {
     fn boot(&mut self, now: Tick) -> Vec<Input> {
         self.down = None;
         let mut inputs = vec![Input::Boot { wall_ms: now.0 }, Input::SetRules(Box::new(self.rules.clone()))];
-        let ready = self.ledger.workers.iter().filter(|w| w.state == WorkerState::Ready);
+        let ready = self.ledger.workers.iter().filter(|w| w.state.is_up());
         inputs.extend(ready.map(|w| {
             let (worker, epoch) = (w.id, w.epoch);
             Input::Report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) })
@@ -233,6 +234,15 @@ impl Stage {
                 let fault = self.engine.fault(*task, *class);
                 befell("fault", fault.is_some());
                 fault.into_iter().collect()
+            }
+            Act::Flaw(worker, flaw) => {
+                befell("flaw", self.engine.flaw(*worker, *flaw));
+                vec![]
+            }
+            Act::Corrupt(worker) => {
+                let corrupt = self.engine.corrupt(*worker);
+                befell("corrupt", corrupt.is_some());
+                corrupt.into_iter().collect()
             }
             Act::FaultAt(worker, class) => {
                 let fault = self.engine.running(*worker).and_then(|task| self.engine.fault(task, *class));
@@ -327,7 +337,11 @@ impl Stage {
             if let Effect::Order(order) = effect {
                 let spec = match order {
                     Order::Start { task, .. } => self.specs.get(task),
-                    Order::Cancel { .. } | Order::Reset { .. } => None,
+                    Order::Cancel { .. }
+                    | Order::Reset { .. }
+                    | Order::Probe { .. }
+                    | Order::SpawnWorker { .. }
+                    | Order::StopWorker { .. } => None,
                 };
                 self.said.extend(self.engine.order(now, order, spec));
             }
