@@ -190,7 +190,8 @@ impl Clients {
             | Notice::Restarted { .. }
             | Notice::RestartsStopped { .. }
             | Notice::BreakerChanged { .. }
-            | Notice::Quarantined { .. } => {}
+            | Notice::Quarantined { .. }
+            | Notice::ShardChanged { .. } => {}
         }
     }
 

@@ -9,6 +9,7 @@ use crate::station::{Command, Job, Said, Station};
 use orchestrion_world::id::{Epoch, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Order, Report, WorkerFacts};
 use orchestrion_world::time::Tick;
+use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -115,6 +116,9 @@ impl Cluster {
             },
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
+            Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. } => {
+                Command::Change(epoch, model)
+            }
             Order::Probe { .. } => Command::Probe,
             Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
@@ -126,7 +130,8 @@ impl Cluster {
     fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, said: &mut Said) {
         let Some(&place) = self.places.get(&worker) else { return };
         let seat = &mut self.seats[place];
-        let loaded = (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.weights));
+        let loaded =
+            (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.came_with.map_or(Bytes(0), |model| model.weights)));
         (seat.station, seat.loading, seat.epoch) = (None, Some((loaded, epoch)), epoch);
         said.reports.push(Report::Loading { worker, epoch });
         self.plan(place);
@@ -162,8 +167,9 @@ impl Cluster {
     pub fn corrupt(&mut self, worker: WorkerId, said: &mut Said) {
         let seat = self.places.get(&worker).map(|&place| &self.seats[place]);
         if let Some(station) = seat.and_then(|seat| seat.station.as_ref()) {
-            let (epoch, digest) = (station.epoch, station.facts.model_digest);
-            said.reports.push(Report::ShardCorrupt { worker, epoch, digest });
+            let epoch = station.epoch;
+            let digests = station.facts.came_with.map(|model| model.digest);
+            said.reports.extend(digests.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
         }
     }
 

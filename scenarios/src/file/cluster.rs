@@ -5,8 +5,8 @@ use crate::cost::Cost;
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{DeviceId, PoolId, WorkerId};
 use orchestrion_world::ledger::digest_of;
-use orchestrion_world::protocol::WorkerFacts;
-use orchestrion_world::units::{Bytes, Sha256};
+use orchestrion_world::protocol::{DeviceShare, ModelFacts, WorkerFacts};
+use orchestrion_world::units::{Bytes, Permille, Sha256};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -127,19 +127,12 @@ fn facts(model: &Model, device: &Device, on: DeviceId, pool: PoolId, slots: u16,
     let (prefill, decode) = cost.rates();
     let mut digest = Sha256::default();
     digest.0[..16].copy_from_slice(&digest_of(&model.name).0.to_le_bytes());
-    WorkerFacts {
-        pool,
-        device: on,
-        device_capacity: Bytes(device.memory_mib << 20),
-        model_digest: digest,
-        fingerprint: digest,
-        weights: Bytes(model.weights_mib << 20),
-        kv_per_token: Bytes(model.kv_token_kib << 10),
-        ctx_max: model.context,
-        slots,
-        prefill,
-        decode,
-    }
+    let (weights, kv_per_token) = (Bytes(model.weights_mib << 20), Bytes(model.kv_token_kib << 10));
+    let (fingerprint, ctx_max) = (digest, model.context);
+    let came_with = ModelFacts { digest, fingerprint, weights, kv_per_token, ctx_max, prefill, decode };
+    let capacity = Bytes(device.memory_mib << 20);
+    let devices = vec![DeviceShare { device: on, capacity, share: Permille(1000) }];
+    WorkerFacts { pool, devices, slots, came_with: Some(came_with), loader: None }
 }
 
 fn check(read: &Reading<'_>, models: &[Model], devices: &[Device]) -> Result<(), FileError> {
