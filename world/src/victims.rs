@@ -42,9 +42,9 @@ impl Victims {
         *self.called_back.entry(model).or_default() += 1;
     }
 
-    /// So many of them are free, or gone with their worker.
-    pub fn let_go(&mut self, model: ModelId, slots: u32) {
-        let left = self.called_back(model).saturating_sub(slots);
+    /// One of them is free, or gone with its worker.
+    pub fn let_go(&mut self, model: ModelId) {
+        let left = self.called_back(model).saturating_sub(1);
         self.called_back.remove(&model);
         if left > 0 {
             self.called_back.insert(model, left);
@@ -77,7 +77,7 @@ impl Victims {
         let mut victims = Victims::default();
         tasks.for_each(|task| victims.place(task.id, Some(task), rules));
         for worker in workers {
-            worker.leases.iter().filter(|l| l.called_back).for_each(|_| victims.call_back(worker.model));
+            worker.leases.iter().filter(|l| l.called_back).for_each(|l| victims.call_back(l.model));
         }
         victims
     }

@@ -4,8 +4,8 @@
 //! index: who loses least. It goes back to its place in its line; the slot is the line's when the worker lets
 //! go of it, which is a step of its engine, and interactive work is served first.
 
-use super::candidate;
 use super::choose::{Candidate, Request, filter};
+use crate::memory;
 use crate::release::put_back;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::PlacementRules;
@@ -39,8 +39,8 @@ fn victim(world: &World, rules: PlacementRules, model: ModelId, request: &Reques
         let mut without = worker.clone();
         let lease = without.leases.iter().position(|l| l.task == *id).map(|at| without.leases.remove(at));
         let freed = lease.map_or(0, |lease| lease.kv.0);
-        let residual = Bytes(candidate(world, worker).residual.0.saturating_add(freed));
-        filter(rules, request, &Candidate { worker: &without, residual }).is_none()
+        let residual = Bytes(memory::residual(world, worker).0.saturating_add(freed));
+        filter(rules, request, &Candidate { worker: &without, serving: without.serving(model), residual }).is_none()
     };
     world.resource::<Victims>().of(model).take(LOOKED_AT).find(suits)
 }
