@@ -11,10 +11,12 @@
 //! > 30 cancel t1
 //! ```
 
+mod tenants;
+
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
@@ -57,6 +59,10 @@ pub enum Act {
     Rule(PlacementRules),
     /// From here on, every placement decision about this task is told in full.
     Watch(TaskId),
+    /// The client ends the session.
+    Close(SessionId),
+    /// The client asks for the session of this name.
+    Look(SessionId, String),
     /// Nothing: the transcript goes on to here.
     Wait,
 }
@@ -125,10 +131,10 @@ impl Script {
                 }
             }
             "tenant" => {
-                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
-                self.rules.tenants.push(TenantRules { name, weight });
+                self.rules.tenants.push(tenants::tenant(&mut words)?);
                 self.rules.tenants.sort_by_key(TenantRules::id);
             }
+            "sessions" => self.rules.sessions = tenants::sessions(&mut words)?,
             "retry" => {
                 self.rules.retry.attempts_max = words.or("attempts", 3)?;
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
@@ -154,7 +160,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                "pool" | "tenant" | "sessions" | "queue" | "retry" | "health" | "placement" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -179,6 +185,15 @@ impl Script {
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => Act::Fault(task_id(words.name()?)?),
             "rule" => Act::Rule(self.placement(words)?),
+            "close" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                Act::Close(tenants::session(tenant, words.name()?))
+            }
+            "look" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                let name = words.name()?;
+                Act::Look(tenants::session(tenant, name), name.to_owned())
+            }
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
@@ -192,12 +207,13 @@ impl Script {
             Some(name) => self.rules.models.binary_search(&name.to_owned()).unwrap_or(self.rules.models.len()),
             None => 0,
         };
+        let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
         let deadline = words.optional("deadline").map(number).transpose()?.map(Ticks);
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
-            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
-            session: None,
+            tenant,
+            session: words.optional("session").map(|name| tenants::session(tenant, name)),
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,

@@ -132,6 +132,12 @@ impl Stage {
                 self.watched = Some(*task);
                 None
             }
+            Act::Close(session) => Some(Input::Intent(Intent::Close { session: *session })),
+            Act::Look(session, name) => {
+                let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session));
+                self.run.transcript += &format!("< {} {name} {}\n", now.0, transcript::session(view.as_ref()));
+                None
+            }
             Act::Wait => None,
         }
     }

@@ -1,13 +1,16 @@
-//! Admission: who may wait. Checks a submission against the model, its workers, its deadline and the
-//! places of its queue, in this order; refuses with the figures compared, or queues it, and where the
+//! Admission: who may wait. Checks a submission against the model, its workers, its tenant's budget, its deadline,
+//! its session, its tenant's limits and the places of its queue, in this order; refuses with the figures compared, or queues it, and where the
 //! policy says so ends a task that waits, to make the place.
 
 mod overload;
+pub(crate) mod tenants;
 
 use crate::estimate;
 use crate::placement::effective_ctx;
 use crate::release::end_task;
+use crate::sessions;
 use bevy_ecs::prelude::World;
+use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::Core;
@@ -42,11 +45,11 @@ pub(crate) fn admit(world: &mut World) {
             spec.tenant = TenantId::DEFAULT;
         }
         match judge(world, id, &spec) {
-            Ok(Place { predicted_start, of }) => {
+            Ok(Place { predicted_start, most, of }) => {
                 if let Some((victim, failure)) = of {
                     end_task(world, victim, Outcome::Failed { failure, tokens_out: 0 });
                 }
-                queue(world, id, spec, predicted_start);
+                queue(world, id, spec, most, predicted_start);
             }
             Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
         }
@@ -60,6 +63,8 @@ pub(crate) fn admit(world: &mut World) {
 /// A place in the queue.
 struct Place {
     predicted_start: Ticks,
+    /// What the task may use, as far as anybody counts.
+    most: Amount,
     /// The task that gives it up.
     of: Option<(TaskId, Failure)>,
 }
@@ -71,6 +76,8 @@ struct Load {
     ctx_max: u32,
     /// The shortest run of the task on any worker as it is now.
     shortest: Ticks,
+    /// The longest: on the slowest worker, shared with as many as fit.
+    longest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
 }
@@ -97,17 +104,26 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     if tokens > u64::from(load.ctx_max) {
         return Err(Refusal::ContextExceeded { tokens, ctx_max: load.ctx_max });
     }
+    let counted = spec.session.is_some() || world.tenant(spec.tenant).is_some();
+    let time = spec.deadline.map_or(load.longest, |deadline| deadline.min(load.longest));
+    let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
+    tenants::judge_budget(world, spec, &most)?;
     if let Some(deadline) = spec.deadline
         && deadline < load.shortest
     {
         return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
     }
+    if let Some(session) = spec.session {
+        sessions::judge(world, &rules, session, &most)?;
+    }
+    let next = load.wait(spec.class, 0).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
+    tenants::judge_limits(world, &rules, spec, next)?;
     let queues = world.resource::<Queues>();
     let count = |class| queues.len(spec.model, class) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
     let ahead = waiting.ahead(spec.class);
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: load.wait(spec.class, ahead), of: None });
+        return Ok(Place { predicted_start: load.wait(spec.class, ahead), most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -121,7 +137,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     };
     let predicted_start = load.wait(spec.class, if class == spec.class { ahead - 1 } else { ahead });
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
-    Ok(Place { predicted_start, of: Some((victim, failure)) })
+    Ok(Place { predicted_start, most, of: Some((victim, failure)) })
 }
 
 /// When the line will have drained, at the rate that was observed: its own, which the other class and the
@@ -172,7 +188,8 @@ impl Load {
 
 fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Permille) -> Load {
     let (slots, batch_slots) = (Slots::default(), Slots::default());
-    let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
+    let (longest, never) = (Ticks(0), Ticks(u64::MAX));
+    let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: never, longest, service: never };
     let ready = |w: &&Worker| w.model == spec.model && w.state == WorkerState::Ready;
     for worker in world.workers().into_iter().filter(ready) {
         load.slots.all += u64::from(worker.facts.slots);
@@ -187,6 +204,7 @@ fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Per
         load.shortest = load.shortest.min(estimate::run(&first_token, worker.prefill, worker.decode, 1));
         let guess = estimate::run(spec, worker.prefill, worker.decode, worker.facts.slots.into());
         load.service = load.service.min(guess);
+        load.longest = load.longest.max(guess);
     }
     load.service = learned.unwrap_or(load.service);
     load
@@ -197,23 +215,39 @@ fn has_memory(world: &World, worker: &Worker, spec: &TaskSpec) -> bool {
     world.device(worker.facts.device).is_some_and(|device| needed <= device.residual())
 }
 
-fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {
+fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
     let (now, ordinal) = (core.now, core.ordinals);
-    let earned = core.rules.as_ref().map_or(0, |r| u64::from(r.retry.budget.0));
+    let Some(rules) = core.rules.clone() else { return };
+    let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
     let deadline = spec.deadline.map(|length| now + length);
     let mut queues = world.resource_mut::<Queues>();
     let position = queues.len(spec.model, spec.class) as u32;
     let life = Life::Queued;
-    let task = Task { id, ordinal, spec, admitted: now, deadline, attempts: 0, placed: Tick(0), tokens_out: 0, life };
+    let task = Task {
+        id,
+        ordinal,
+        spec,
+        admitted: now,
+        deadline,
+        attempts: 0,
+        placed: Tick(0),
+        tokens_out: 0,
+        reserved,
+        life,
+    };
     queues.push(&task);
     let mut wheel = world.resource_mut::<Wheel>();
     let timers = TaskTimers { deadline: deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id))), retry: None };
+    let mut left = tenants::charge(world, &rules, &task);
+    if let Some(session) = task.spec.session {
+        left = left.least(sessions::begin_turn(world, &rules, session, &task));
+    }
     let model = task.spec.model;
     world.enlist(Key::Task(id), (task, timers));
     let mut mail = world.resource_mut::<Mail>();
     mail.stirred.insert(model);
-    mail.notice(Notice::Accepted { task: id, position, predicted_start });
+    mail.notice(Notice::Accepted { task: id, position, predicted_start, left });
 }

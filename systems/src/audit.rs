@@ -5,11 +5,13 @@
 //! effects by the scenario stage.
 
 use bevy_ecs::prelude::World;
+use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
+use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::wheel::{TimerKey, Wheel};
@@ -27,7 +29,7 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 11] = [
+pub const AUDITS: [(&str, Audit); 13] = [
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
@@ -35,6 +37,8 @@ pub const AUDITS: [(&str, Audit); 11] = [
     ("8 no lease on a worker that is not ready", leases_only_on_ready),
     ("12 attempts within the limit", attempts_within_limit),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
+    ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("20 armed timers are those the entities call for", timers_match),
     ("queues hold exactly the queued tasks", queues_match_tasks),
     ("the index of free workers is what the workers say", index_matches),
@@ -135,6 +139,50 @@ fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
     late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
 }
 
+fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let idle = ledger.sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect();
+    let called_for = SessionIndex { count: ledger.sessions.len(), idle };
+    let index = world.resource::<SessionIndex>();
+    check(*index == called_for, || format!("{index:?} are indexed, {called_for:?} are there"))?;
+    let fits = index.count <= rules.sessions.max as usize || index.idle.is_empty();
+    check(fits, || {
+        format!("{} sessions, {} of them idle, bound {}", index.count, index.idle.len(), rules.sessions.max)
+    })?;
+    let mut turns: BTreeMap<_, Vec<TaskId>> = BTreeMap::new();
+    for task in &ledger.tasks {
+        task.spec.session.iter().for_each(|session| turns.entry(*session).or_default().push(task.id));
+    }
+    ledger.sessions.iter().try_for_each(|session| {
+        let open = session.state == SessionState::Open;
+        check(session.turns <= session.turns_max, || format!("{session:?} has too many turns"))?;
+        check(!open || session.expires > ledger.core.now, || format!("{session:?} is over at {:?}", ledger.core.now))?;
+        check(open || !session.is_idle(), || format!("{session:?} has nothing to live for"))?;
+        let tasks = turns.remove(&session.id).unwrap_or_default();
+        check(tasks == session.tasks, || format!("{tasks:?} are turns of {session:?}"))
+    })?;
+    check(turns.is_empty(), || format!("{turns:?} are turns of no session"))
+}
+
+fn budgets_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let sum = |tasks: &mut dyn Iterator<Item = &Task>| {
+        let mut account = Account::default();
+        let count = tasks.map(|task| account.reserve(&task.reserved)).count();
+        (account.reserved, count)
+    };
+    ledger.tenants.iter().try_for_each(|tenant| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.tenant == tenant.id));
+        check(tenant.account.holds(), || format!("{tenant:?} is overdrawn"))?;
+        let kept = (tenant.account.reserved, tenant.live as usize);
+        check(held == kept, || format!("its tasks hold {held:?} of {tenant:?}"))
+    })?;
+    ledger.sessions.iter().try_for_each(|session| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.session == Some(session.id)));
+        check(session.account.holds(), || format!("{session:?} is overdrawn"))?;
+        check(held.0 == session.account.reserved, || format!("its turns hold {held:?} of {session:?}"))
+    })
+}
+
 fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let rules = ledger.core.rules.as_deref();
     let deadlines = ledger.tasks.iter().filter_map(|t| Some((t.deadline?, TimerKey::Deadline(t.id))));
@@ -142,14 +190,16 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
-    let mut called_for: Vec<_> = deadlines.chain(retries).collect();
+    let open = ledger.sessions.iter().filter(|s| s.state == SessionState::Open);
+    let sessions = open.map(|s| (s.expires, TimerKey::Session(s.id)));
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Session(_) => exact.push((due, key)),
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;

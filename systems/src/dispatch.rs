@@ -18,7 +18,12 @@ pub(crate) fn dispatch(world: &mut World) {
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
         task.placed = now;
-        let attempt = Attempt(task.attempts);
+        let (attempt, session) = (Attempt(task.attempts), task.spec.session);
+        if let Some(session) = session
+            && let Some(mut session) = world.session_mut(session)
+        {
+            session.worker = Some(worker);
+        }
         let mut mail = world.resource_mut::<Mail>();
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });

@@ -15,13 +15,14 @@ pub mod placement;
 mod progress;
 mod release;
 mod report;
+mod sessions;
 pub mod tick;
 
 use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Class, Effect, Input};
 use orchestrion_world::queues::Queues;
@@ -31,6 +32,7 @@ use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
 use orchestrion_world::worker::WorkerState;
 use placement::explain::DecisionLog;
+pub use sessions::SessionView;
 use std::fmt;
 
 /// A world and the schedule that moves it.
@@ -188,6 +190,11 @@ impl Simulation {
             gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
         }
         gauges
+    }
+
+    /// What can be said of a session; none where there is no such session.
+    pub fn session(&self, id: SessionId) -> Option<SessionView> {
+        sessions::view(&self.world, id)
     }
 
     /// From here on, keeps every placement decision about this task in full.

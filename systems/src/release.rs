@@ -1,7 +1,8 @@
 //! Release: what ends gives back what it held. Attempts end, workers' orphans are retried or given up,
 //! cancels and deadlines end tasks in any phase, backoffs run out. Nothing is placed here.
 
-use crate::estimate;
+use crate::admission::tenants;
+use crate::{estimate, sessions};
 use bevy_ecs::prelude::World;
 use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
@@ -42,7 +43,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Deadline(task) => fail(world, task, Failure::DeadlinePassed),
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
-            TimerKey::Beat(_) => {}
+            TimerKey::Beat(_) | TimerKey::Session(_) => {}
         }
     }
 }
@@ -133,6 +134,11 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
         world.resource_mut::<Mail>().order(order);
     }
     disarm(world, id);
+    let used = tenants::used(world, &ended, before, &outcome);
+    tenants::settle(world, &ended, &used);
+    if let Some(session) = ended.spec.session {
+        sessions::end_turn(world, session, &ended, &used);
+    }
     world.resource_mut::<Mail>().stirred.insert(ended.spec.model);
     world.discharge(Key::Task(id));
 }

@@ -3,7 +3,9 @@
 
 pub mod overrides;
 
+use crate::budget::Budget;
 use crate::id::TenantId;
+use crate::session::SessionRules;
 use crate::tenant::{self, TenantRules};
 use crate::time::Ticks;
 use crate::units::Permille;
@@ -18,6 +20,7 @@ pub struct Rules {
     pub pools: Vec<PoolRules>,
     /// Sorted by `TenantId`, which is a digest of the name. Who is not here is the default tenant.
     pub tenants: Vec<TenantRules>,
+    pub sessions: SessionRules,
     pub queue: QueueRules,
     pub placement: PlacementRules,
     pub health: HealthRules,
@@ -122,6 +125,7 @@ impl Default for Rules {
             models: vec![],
             pools: vec![],
             tenants: vec![],
+            sessions: SessionRules { ttl: Ticks(600_000), turns_max: 8, max: 4_096, budget: Budget::default() },
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
@@ -155,7 +159,7 @@ pub enum RulesError {
 /// Ids are 16 bits wide.
 const NAMES_MAX: usize = u16::MAX as usize;
 /// About 35 years: no sum of such lengths comes near the end of the tick's range.
-const LENGTH_MAX: u64 = 1 << 40;
+pub(crate) const LENGTH_MAX: u64 = 1 << 40;
 
 impl Rules {
     /// What holds for a tenant, where it is named.
@@ -177,8 +181,9 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry } = self;
+        let Rules { models: _, pools: _, tenants, sessions, queue: _, placement, health, retry } = self;
         tenant::check(tenants)?;
+        sessions.check()?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;

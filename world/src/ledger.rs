@@ -8,8 +8,10 @@ use crate::config::Rules;
 use crate::mail::Mail;
 use crate::protocol::Class;
 use crate::queues::Queues;
+use crate::session::{Session, SessionIndex, SessionState};
 use crate::store::{FreeIndex, Key, Print, Roster, Store, Sum};
 use crate::task::{Life, Task, TaskTimers};
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::vram::{Device, Shard};
@@ -58,6 +60,8 @@ pub struct Ledger {
     pub shards: Vec<Shard>,
     pub workers: Vec<Worker>,
     pub tasks: Vec<Task>,
+    pub tenants: Vec<Tenant>,
+    pub sessions: Vec<Session>,
 }
 
 impl Ledger {
@@ -72,7 +76,17 @@ impl Ledger {
             rules: None,
             rules_digest: Digest(0),
         };
-        Ledger { core, models: vec![], pools: vec![], devices: vec![], shards: vec![], workers: vec![], tasks: vec![] }
+        Ledger {
+            core,
+            models: vec![],
+            pools: vec![],
+            devices: vec![],
+            shards: vec![],
+            workers: vec![],
+            tasks: vec![],
+            tenants: vec![],
+            sessions: vec![],
+        }
     }
 
     /// Reads the world. Brings nothing up to date: call between steps.
@@ -87,6 +101,8 @@ impl Ledger {
                 Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
                 Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
                 Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
+                Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
+                Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
             }
         }
         ledger
@@ -95,18 +111,20 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions } = self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
             && shards.is_sorted_by(|a, b| (a.device, a.digest) < (b.device, b.digest))
             && workers.is_sorted_by(|a, b| a.id < b.id)
             && tasks.is_sorted_by(|a, b| a.id < b.id)
+            && tenants.is_sorted_by(|a, b| a.id < b.id)
+            && sessions.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = self.clone();
         let mut world = World::new();
         world.insert_resource(Roster::default());
         world.insert_resource(Queues::default());
@@ -138,6 +156,18 @@ impl Ledger {
             let alarm = worker.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Beat(id)));
             world.enlist(Key::Worker(id), (worker, Alarm(alarm)));
             world.index_worker(id);
+        }
+        for tenant in tenants {
+            world.enlist(Key::Tenant(tenant.id), tenant);
+        }
+        world.insert_resource(SessionIndex {
+            count: sessions.len(),
+            idle: sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect(),
+        });
+        for session in sessions {
+            let (id, open) = (session.id, session.state == SessionState::Open);
+            let alarm = open.then(|| wheel.arm(session.expires, TimerKey::Session(id)));
+            world.enlist(Key::Session(id), (session, Alarm(alarm)));
         }
         for task in tasks {
             let key = Key::Task(task.id);
@@ -171,6 +201,8 @@ pub fn update_digest(world: &mut World) -> Digest {
             Key::Pool(_) => world.get::<Pool>(entity).map(|c| print(key, c, &mut buffer)),
             Key::Device(_) => world.get::<Device>(entity).map(|c| print(key, c, &mut buffer)),
             Key::Shard(..) => world.get::<Shard>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Tenant(_) => world.get::<Tenant>(entity).map(|c| print(key, c, &mut buffer)),
+            Key::Session(_) => world.get::<Session>(entity).map(|c| print(key, c, &mut buffer)),
         };
         let Some(print) = print else { continue };
         sum = sum.wrapping_add(print);
@@ -191,7 +223,7 @@ pub fn digest(world: &World) -> Digest {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -201,6 +233,8 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     shards.iter().for_each(|s| add(print(Key::Shard(s.device, s.digest), s, &mut buffer)));
     workers.iter().for_each(|w| add(print(Key::Worker(w.id), w, &mut buffer)));
     tasks.iter().for_each(|t| add(print(Key::Task(t.id), t, &mut buffer)));
+    tenants.iter().for_each(|t| add(print(Key::Tenant(t.id), t, &mut buffer)));
+    sessions.iter().for_each(|s| add(print(Key::Session(s.id), s, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 
@@ -218,6 +252,9 @@ fn print(key: Key, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
         Key::Pool(_) => 4,
         Key::Device(_) => 5,
         Key::Shard(..) => 6,
+        // 7 is the core's.
+        Key::Tenant(_) => 8,
+        Key::Session(_) => 9,
     };
     hash(kind, component, buffer)
 }

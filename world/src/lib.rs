@@ -4,6 +4,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+pub mod budget;
 pub mod config;
 pub mod dice;
 pub mod id;
@@ -12,6 +13,8 @@ pub mod mail;
 pub mod payload;
 pub mod protocol;
 pub mod queues;
+pub mod rate;
+pub mod session;
 pub mod store;
 pub mod task;
 pub mod tenant;

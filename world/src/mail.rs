@@ -1,7 +1,7 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use crate::id::{Attempt, Epoch, ModelId, SessionId, TaskId, WorkerId};
 use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
@@ -20,6 +20,9 @@ pub struct Mail {
     pub cancels: Vec<(TaskId, CancelReason)>,
     /// Release, from health: attempts whose worker was lost.
     pub orphans: Vec<(TaskId, Attempt)>,
+    /// Sessions, from intake: those whose time is over, and those that their clients closed.
+    pub expired: Vec<SessionId>,
+    pub closed: Vec<SessionId>,
     /// Admission.
     pub submits: Vec<(TaskId, TaskSpec)>,
     /// Admission, from release: cancels of tasks that may be among the submits of this step.

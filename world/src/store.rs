@@ -4,8 +4,10 @@
 //! by looking at what changed and at nothing else. The roster and the index of workers with room are derived
 //! from the entities: [`crate::ledger`] rebuilds them.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::session::Session;
 use crate::task::Task;
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
@@ -23,6 +25,8 @@ pub enum Key {
     Pool(PoolId),
     Device(DeviceId),
     Shard(DeviceId, Sha256),
+    Tenant(TenantId),
+    Session(SessionId),
 }
 
 /// Where each entity stands.
@@ -94,12 +98,26 @@ pub trait Store {
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
     }
+    fn tenant(&self, id: TenantId) -> Option<&Tenant> {
+        self.get_by(Key::Tenant(id))
+    }
+    fn tenant_mut(&mut self, id: TenantId) -> Option<Mut<'_, Tenant>> {
+        self.get_by_mut(Key::Tenant(id))
+    }
+    fn session(&self, id: SessionId) -> Option<&Session> {
+        self.get_by(Key::Session(id))
+    }
+    fn session_mut(&mut self, id: SessionId) -> Option<Mut<'_, Session>> {
+        self.get_by_mut(Key::Session(id))
+    }
     /// Every worker, by id.
     fn workers(&self) -> Vec<&Worker>;
     /// Every device, by id.
     fn devices(&self) -> Vec<&Device>;
-    /// Replaces the one timer of a worker or a model.
+    /// Replaces the one timer of a worker, a model or a session.
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Every tenant's id, in order.
+    fn tenants(&self) -> Vec<TenantId>;
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
 }
@@ -157,6 +175,12 @@ impl Store for World {
         let roster = self.resource::<Roster>();
         let all = Key::Device(DeviceId(0))..=Key::Device(DeviceId(u32::MAX));
         roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+    }
+
+    fn tenants(&self) -> Vec<TenantId> {
+        let all = Key::Tenant(TenantId(0))..=Key::Tenant(TenantId(u64::MAX));
+        let tenant = |(key, _): (&Key, _)| if let Key::Tenant(id) = key { Some(*id) } else { None };
+        self.resource::<Roster>().entities.range(all).filter_map(tenant).collect()
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {

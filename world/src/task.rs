@@ -1,5 +1,6 @@
 //! Tasks: what was asked, and where in its life it is.
 
+use crate::budget::Amount;
 use crate::id::{TaskId, WorkerId};
 use crate::protocol::{Outcome, TaskSpec};
 use crate::time::Tick;
@@ -22,6 +23,8 @@ pub struct Task {
     pub placed: Tick,
     /// Tokens its worker has reported.
     pub tokens_out: u32,
+    /// Held back for it of its tenant's and its session's budgets.
+    pub reserved: Amount,
     pub life: Life,
 }
 

@@ -5,7 +5,7 @@
 //! together fire in the order of their keys, so the wheel can be rebuilt from the entities that armed
 //! it: it is derived state and not in the Ledger.
 
-use crate::id::{ModelId, TaskId, WorkerId};
+use crate::id::{ModelId, SessionId, TaskId, WorkerId};
 use crate::time::Tick;
 use bevy_ecs::prelude::{Component, Resource};
 use slotmap::{SlotMap, new_key_type};
@@ -26,9 +26,12 @@ pub enum TimerKey {
     Beat(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// The session's time is over.
+    Session(SessionId),
 }
 
-/// The one timer of a worker (its next beat) or of a model (its strandedness), while it is armed.
+/// The one timer of a worker (its next beat), of a model (its strandedness) or of a session (its time), while it
+/// is armed.
 /// Derived: not in the Ledger.
 #[derive(Component, Clone, Copy, Debug, Default)]
 pub struct Alarm(pub Option<TimerHandle>);

@@ -1,6 +1,7 @@
 //! Shares and orders, without a world.
 
 use super::*;
+use crate::budget::Amount;
 use crate::protocol::TaskSpec;
 use crate::task::Life;
 use crate::time::Tick;
@@ -22,7 +23,18 @@ fn task(ordinal: u64, tenant: u64, tokens: u32) -> Task {
         seed: 0,
     };
     let (id, life) = (TaskId(ordinal.into()), Life::Queued);
-    Task { id, ordinal, spec, admitted: Tick(0), deadline: None, attempts: 0, placed: Tick(0), tokens_out: 0, life }
+    Task {
+        id,
+        ordinal,
+        spec,
+        admitted: Tick(0),
+        deadline: None,
+        attempts: 0,
+        placed: Tick(0),
+        tokens_out: 0,
+        reserved: Amount::default(),
+        life,
+    }
 }
 
 /// The order in which tasks leave, by tenant, where tenant n has the weight `weights[n]`.
