@@ -4,6 +4,7 @@
 //! [`transcript`] writes question and answer as one text. The cases beside this crate are the regression
 //! suite of the scheduler and the documentation of how it behaves.
 
+pub mod bench;
 pub mod cluster;
 pub mod cost;
 pub mod engine;

@@ -8,8 +8,9 @@ use crate::config::Rules;
 use crate::mail::Mail;
 use crate::protocol::Class;
 use crate::queues::Queues;
+use crate::roster::{Kind, Print, Roster, Sum, Touched};
 use crate::session::{Session, SessionIndex, SessionState};
-use crate::store::{FreeIndex, Key, Print, Roster, Store, Sum};
+use crate::store::{FreeIndex, Key, Store};
 use crate::task::{Life, Task, TaskTimers};
 use crate::tenant::Tenant;
 use crate::time::Tick;
@@ -126,7 +127,7 @@ impl Ledger {
     pub fn restore(&self) -> World {
         let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = self.clone();
         let mut world = World::new();
-        world.insert_resource(Roster::default());
+        world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(FreeIndex::default());
         world.insert_resource(Mail::default());
@@ -187,38 +188,40 @@ impl Ledger {
     }
 }
 
-/// Brings the sum up to date with what the step touched, and returns the state's digest.
+/// Brings the sum up to date with what was touched, and returns the state's digest.
 pub fn update_digest(world: &mut World) -> Digest {
-    let mut sum = world.resource::<Sum>().0;
+    let Sum { mut prints, mut round } = *world.resource::<Sum>();
+    round += 1;
     let mut buffer = Vec::with_capacity(256);
-    for key in world.take_touched() {
+    let touched = world.resource_mut::<Roster>().take_touched();
+    for &Touched { entity, kind } in &touched {
         // What was discharged took its print along.
-        let Some(entity) = world.whereabouts(key) else { continue };
-        let print = match key {
-            Key::Task(_) => world.get::<Task>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Worker(_) => world.get::<Worker>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Model(_) => world.get::<Model>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Pool(_) => world.get::<Pool>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Device(_) => world.get::<Device>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Shard(..) => world.get::<Shard>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Tenant(_) => world.get::<Tenant>(entity).map(|c| print(key, c, &mut buffer)),
-            Key::Session(_) => world.get::<Session>(entity).map(|c| print(key, c, &mut buffer)),
-        };
-        let Some(print) = print else { continue };
-        sum = sum.wrapping_add(print);
-        if let Some(before) = world.get_mut::<Print>(entity).map(|mut p| std::mem::replace(&mut p.0, print)) {
-            sum = sum.wrapping_sub(before);
-        } else {
-            world.entity_mut(entity).insert(Print(print));
+        let Ok(mut entity) = world.get_entity_mut(entity) else { continue };
+        if entity.get::<Print>().is_none_or(|print| print.round == round) {
+            continue;
         }
+        let value = match kind {
+            Kind::Task => entity.get::<Task>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Worker => entity.get::<Worker>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Model => entity.get::<Model>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Pool => entity.get::<Pool>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Device => entity.get::<Device>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Shard => entity.get::<Shard>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Tenant => entity.get::<Tenant>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Session => entity.get::<Session>().map(|c| print(kind, c, &mut buffer)),
+        };
+        let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
+        prints = prints.wrapping_add(value).wrapping_sub(print.value);
+        *print = Print { value, round };
     }
-    world.resource_mut::<Sum>().0 = sum;
-    seal(sum, world.resource::<Core>(), &mut buffer)
+    world.resource_mut::<Roster>().reuse(touched);
+    *world.resource_mut::<Sum>() = Sum { prints, round };
+    seal(prints, world.resource::<Core>(), &mut buffer)
 }
 
 /// The digest as of the last update.
 pub fn digest(world: &World) -> Digest {
-    seal(world.resource::<Sum>().0, world.resource::<Core>(), &mut Vec::new())
+    seal(world.resource::<Sum>().prints, world.resource::<Core>(), &mut Vec::new())
 }
 
 /// The digest of a Ledger, from nothing but the Ledger.
@@ -227,14 +230,14 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
-    models.iter().for_each(|m| add(print(Key::Model(m.id), m, &mut buffer)));
-    pools.iter().for_each(|p| add(print(Key::Pool(p.id), p, &mut buffer)));
-    devices.iter().for_each(|d| add(print(Key::Device(d.id), d, &mut buffer)));
-    shards.iter().for_each(|s| add(print(Key::Shard(s.device, s.digest), s, &mut buffer)));
-    workers.iter().for_each(|w| add(print(Key::Worker(w.id), w, &mut buffer)));
-    tasks.iter().for_each(|t| add(print(Key::Task(t.id), t, &mut buffer)));
-    tenants.iter().for_each(|t| add(print(Key::Tenant(t.id), t, &mut buffer)));
-    sessions.iter().for_each(|s| add(print(Key::Session(s.id), s, &mut buffer)));
+    models.iter().for_each(|m| add(print(Kind::Model, m, &mut buffer)));
+    pools.iter().for_each(|p| add(print(Kind::Pool, p, &mut buffer)));
+    devices.iter().for_each(|d| add(print(Kind::Device, d, &mut buffer)));
+    shards.iter().for_each(|s| add(print(Kind::Shard, s, &mut buffer)));
+    workers.iter().for_each(|w| add(print(Kind::Worker, w, &mut buffer)));
+    tasks.iter().for_each(|t| add(print(Kind::Task, t, &mut buffer)));
+    tenants.iter().for_each(|t| add(print(Kind::Tenant, t, &mut buffer)));
+    sessions.iter().for_each(|s| add(print(Kind::Session, s, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 
@@ -243,20 +246,8 @@ pub fn digest_of(value: &impl Serialize) -> Digest {
     Digest(hash(0, value, &mut Vec::new()))
 }
 
-fn print(key: Key, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
-    // Two kinds with equal bytes must not cancel each other out.
-    let kind = match key {
-        Key::Task(_) => 1,
-        Key::Worker(_) => 2,
-        Key::Model(_) => 3,
-        Key::Pool(_) => 4,
-        Key::Device(_) => 5,
-        Key::Shard(..) => 6,
-        // 7 is the core's.
-        Key::Tenant(_) => 8,
-        Key::Session(_) => 9,
-    };
-    hash(kind, component, buffer)
+fn print(kind: Kind, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
+    hash(kind as u64, component, buffer)
 }
 
 fn seal(sum: u128, core: &Core, buffer: &mut Vec<u8>) -> Digest {

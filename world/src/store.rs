@@ -1,10 +1,11 @@
 //! The world by our own ids: finds entities, and notes which ones a step touched.
 //!
 //! Every mutable access goes through here, so that the step's end can bring the state digest up to date
-//! by looking at what changed and at nothing else. The roster and the index of workers with room are derived
-//! from the entities: [`crate::ledger`] rebuilds them.
+//! by looking at what changed and at nothing else. The index of workers with room is derived from the
+//! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
 
 use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::roster::{Print, Roster, Sum};
 use crate::session::Session;
 use crate::task::Task;
 use crate::tenant::Tenant;
@@ -29,22 +30,6 @@ pub enum Key {
     Session(SessionId),
 }
 
-/// Where each entity stands.
-#[derive(Resource, Debug, Default)]
-pub struct Roster {
-    entities: BTreeMap<Key, Entity>,
-    /// Touched since the digest was last brought up to date; may name one entity several times.
-    touched: Vec<Key>,
-}
-
-/// The sum of the prints of all entities.
-#[derive(Resource, Debug, Default)]
-pub struct Sum(pub u128);
-
-/// An entity's part of the sum.
-#[derive(Component, Debug)]
-pub struct Print(pub u128);
-
 /// Workers of each model that are ready and have a free slot.
 #[derive(Resource, Debug, Default, PartialEq, Eq)]
 pub struct FreeIndex {
@@ -60,9 +45,7 @@ pub trait Store {
     /// Removes an entity and its part of the digest.
     fn discharge(&mut self, key: Key);
     fn whereabouts(&self, key: Key) -> Option<Entity>;
-    /// What was touched since the last call, each once, sorted.
-    fn take_touched(&mut self) -> Vec<Key>;
-    /// Every name, sorted.
+    /// Every name, sorted by kind and id.
     fn names(&self) -> Vec<Key>;
 
     fn task(&self, id: TaskId) -> Option<&Task> {
@@ -129,58 +112,48 @@ impl Store for World {
 
     fn get_by_mut<C: Component<Mutability = bevy_ecs::component::Mutable>>(&mut self, key: Key) -> Option<Mut<'_, C>> {
         let mut roster = self.resource_mut::<Roster>();
-        let entity = *roster.entities.get(&key)?;
-        roster.touched.push(key);
+        let entity = roster.get(key)?;
+        roster.touch(entity, key.kind());
         self.get_mut(entity)
     }
 
     fn enlist(&mut self, key: Key, components: impl Bundle) {
-        let entity = self.spawn(components).id();
+        // All at once: a component that came later would move the entity to another table.
+        let entity = self.spawn((components, Print::default())).id();
         let mut roster = self.resource_mut::<Roster>();
-        roster.touched.push(key);
-        let before = roster.entities.insert(key, entity);
+        roster.touch(entity, key.kind());
+        let before = roster.insert(key, entity);
         assert!(before.is_none(), "audit `one entity a name`: {key:?} was enlisted twice");
     }
 
     fn discharge(&mut self, key: Key) {
-        let Some(entity) = self.resource_mut::<Roster>().entities.remove(&key) else { return };
-        let print = self.get::<Print>(entity).map_or(0, |print| print.0);
+        let Some(entity) = self.resource_mut::<Roster>().remove(key) else { return };
+        let print = self.get::<Print>(entity).map_or(0, |print| print.value);
         let mut sum = self.resource_mut::<Sum>();
-        sum.0 = sum.0.wrapping_sub(print);
+        sum.prints = sum.prints.wrapping_sub(print);
         self.despawn(entity);
     }
 
     fn whereabouts(&self, key: Key) -> Option<Entity> {
-        self.resource::<Roster>().entities.get(&key).copied()
-    }
-
-    fn take_touched(&mut self) -> Vec<Key> {
-        let mut touched = std::mem::take(&mut self.resource_mut::<Roster>().touched);
-        touched.sort_unstable();
-        touched.dedup();
-        touched
+        self.resource::<Roster>().get(key)
     }
 
     fn names(&self) -> Vec<Key> {
-        self.resource::<Roster>().entities.keys().copied().collect()
+        self.resource::<Roster>().names()
     }
 
     fn workers(&self) -> Vec<&Worker> {
-        let roster = self.resource::<Roster>();
-        let all = Key::Worker(WorkerId(0))..=Key::Worker(WorkerId(u32::MAX));
-        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+        let all = self.resource::<Roster>().workers();
+        all.into_iter().filter_map(|entity| self.get(entity)).collect()
     }
 
     fn devices(&self) -> Vec<&Device> {
-        let roster = self.resource::<Roster>();
-        let all = Key::Device(DeviceId(0))..=Key::Device(DeviceId(u32::MAX));
-        roster.entities.range(all).filter_map(|(_, &entity)| self.get(entity)).collect()
+        let all = self.resource::<Roster>().devices();
+        all.into_iter().filter_map(|entity| self.get(entity)).collect()
     }
 
     fn tenants(&self) -> Vec<TenantId> {
-        let all = Key::Tenant(TenantId(0))..=Key::Tenant(TenantId(u64::MAX));
-        let tenant = |(key, _): (&Key, _)| if let Key::Tenant(id) = key { Some(*id) } else { None };
-        self.resource::<Roster>().entities.range(all).filter_map(tenant).collect()
+        self.resource::<Roster>().tenants()
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {

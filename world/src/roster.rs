@@ -1,0 +1,180 @@
+//! Who is there: each entity by its id, and what changed since the state was last digested.
+//!
+//! Derived from the entities, so not in the Ledger. The digest is a sum of one print for each entity, which
+//! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
+
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::places::Places;
+use crate::store::Key;
+use crate::units::Sha256;
+use bevy_ecs::prelude::{Component, Entity, Resource};
+use std::collections::BTreeMap;
+
+/// Where each entity stands, and which ones changed.
+#[derive(Resource, Debug)]
+pub(crate) struct Roster {
+    tasks: Places<TaskId>,
+    workers: Places<WorkerId>,
+    models: Places<ModelId>,
+    pools: Places<PoolId>,
+    devices: Places<DeviceId>,
+    shards: BTreeMap<(DeviceId, Sha256), Entity>,
+    tenants: Places<TenantId>,
+    sessions: Places<SessionId>,
+    /// Since the digest was last brought up to date; may name one entity several times.
+    touched: Vec<Touched>,
+}
+
+/// An entity that may have changed, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Touched {
+    pub(crate) entity: Entity,
+    pub(crate) kind: Kind,
+}
+
+/// What an entity is. Two kinds with equal bytes have different prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Task = 1,
+    Worker,
+    Model,
+    Pool,
+    Device,
+    Shard,
+    /// 7 is the core's.
+    Tenant = 8,
+    Session,
+}
+
+impl Key {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Key::Task(_) => Kind::Task,
+            Key::Worker(_) => Kind::Worker,
+            Key::Model(_) => Kind::Model,
+            Key::Pool(_) => Kind::Pool,
+            Key::Device(_) => Kind::Device,
+            Key::Shard(..) => Kind::Shard,
+            Key::Tenant(_) => Kind::Tenant,
+            Key::Session(_) => Kind::Session,
+        }
+    }
+}
+
+impl Roster {
+    /// Nobody is there yet.
+    pub(crate) fn seeded(seed: u64) -> Roster {
+        Roster {
+            tasks: Places::seeded(seed),
+            workers: Places::seeded(seed),
+            models: Places::seeded(seed),
+            pools: Places::seeded(seed),
+            devices: Places::seeded(seed),
+            shards: BTreeMap::new(),
+            tenants: Places::seeded(seed),
+            sessions: Places::seeded(seed),
+            touched: Vec::new(),
+        }
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<Entity> {
+        match key {
+            Key::Task(id) => self.tasks.get(id),
+            Key::Worker(id) => self.workers.get(id),
+            Key::Model(id) => self.models.get(id),
+            Key::Pool(id) => self.pools.get(id),
+            Key::Device(id) => self.devices.get(id),
+            Key::Shard(device, digest) => self.shards.get(&(device, digest)).copied(),
+            Key::Tenant(id) => self.tenants.get(id),
+            Key::Session(id) => self.sessions.get(id),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, key: Key, entity: Entity) -> Option<Entity> {
+        match key {
+            Key::Task(id) => self.tasks.insert(id, entity),
+            Key::Worker(id) => self.workers.insert(id, entity),
+            Key::Model(id) => self.models.insert(id, entity),
+            Key::Pool(id) => self.pools.insert(id, entity),
+            Key::Device(id) => self.devices.insert(id, entity),
+            Key::Shard(device, digest) => self.shards.insert((device, digest), entity),
+            Key::Tenant(id) => self.tenants.insert(id, entity),
+            Key::Session(id) => self.sessions.insert(id, entity),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Entity> {
+        match key {
+            Key::Task(id) => self.tasks.remove(id),
+            Key::Worker(id) => self.workers.remove(id),
+            Key::Model(id) => self.models.remove(id),
+            Key::Pool(id) => self.pools.remove(id),
+            Key::Device(id) => self.devices.remove(id),
+            Key::Shard(device, digest) => self.shards.remove(&(device, digest)),
+            Key::Tenant(id) => self.tenants.remove(id),
+            Key::Session(id) => self.sessions.remove(id),
+        }
+    }
+
+    pub(crate) fn touch(&mut self, entity: Entity, kind: Kind) {
+        let touched = Touched { entity, kind };
+        if self.touched.last() != Some(&touched) {
+            self.touched.push(touched);
+        }
+    }
+
+    /// Takes the list of what was touched; [`Roster::reuse`] gives it back for the next touches.
+    pub(crate) fn take_touched(&mut self) -> Vec<Touched> {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub(crate) fn reuse(&mut self, mut list: Vec<Touched>) {
+        list.clear();
+        self.touched = list;
+    }
+
+    /// Every name, sorted by kind and id.
+    pub(crate) fn names(&self) -> Vec<Key> {
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, touched: _ } = self;
+        let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
+        names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
+        names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
+        names.extend(models.sorted().into_iter().map(|(id, _)| Key::Model(id)));
+        names.extend(pools.sorted().into_iter().map(|(id, _)| Key::Pool(id)));
+        names.extend(devices.sorted().into_iter().map(|(id, _)| Key::Device(id)));
+        names.extend(shards.keys().map(|&(device, digest)| Key::Shard(device, digest)));
+        names.extend(tenants.sorted().into_iter().map(|(id, _)| Key::Tenant(id)));
+        names.extend(sessions.sorted().into_iter().map(|(id, _)| Key::Session(id)));
+        names
+    }
+
+    /// Every worker, by id.
+    pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = Entity> {
+        self.workers.sorted().into_iter().map(|(_, entity)| entity)
+    }
+
+    /// Every tenant, by id.
+    pub(crate) fn tenants(&self) -> Vec<TenantId> {
+        self.tenants.sorted().into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Every device, by id.
+    pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = Entity> {
+        self.devices.sorted().into_iter().map(|(_, entity)| entity)
+    }
+}
+
+/// The sum of the prints of all entities.
+#[derive(Resource, Debug, Default)]
+pub(crate) struct Sum {
+    pub(crate) prints: u128,
+    /// How often it was brought up to date.
+    pub(crate) round: u64,
+}
+
+/// An entity's part of the sum, as of a round.
+#[derive(Component, Debug, Default)]
+pub(crate) struct Print {
+    pub(crate) value: u128,
+    pub(crate) round: u64,
+}
