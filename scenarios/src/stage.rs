@@ -134,7 +134,7 @@ impl Stage {
             }
             Act::Close(session) => Some(Input::Intent(Intent::Close { session: *session })),
             Act::Look(session, name) => {
-                let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session));
+                let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session, now));
                 self.run.transcript += &format!("< {} {name} {}\n", now.0, transcript::session(view.as_ref()));
                 None
             }

@@ -192,9 +192,9 @@ impl Simulation {
         gauges
     }
 
-    /// What can be said of a session; none where there is no such session.
-    pub fn session(&self, id: SessionId) -> Option<SessionView> {
-        sessions::view(&self.world, id)
+    /// What can be said of a session at `now`; none where there is no such session.
+    pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
+        sessions::view(&self.world, id, now)
     }
 
     /// From here on, keeps every placement decision about this task in full.

@@ -12,7 +12,7 @@ use orchestrion_world::protocol::{Payer, Refusal, SessionOver};
 use orchestrion_world::session::{Session, SessionIndex, SessionState};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::Task;
-use orchestrion_world::time::Ticks;
+use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::wheel::{Alarm, TimerKey};
 
@@ -136,13 +136,12 @@ fn forget(world: &mut World, id: SessionId) {
 }
 
 /// What a client may see of it; none where there is no such session.
-pub(crate) fn view(world: &World, id: SessionId) -> Option<SessionView> {
-    let session = world.session(id)?;
+pub(crate) fn view(world: &World, id: SessionId, now: Tick) -> Option<SessionView> {
+    let session = world.session(id).filter(|session| session.expires > now || !session.is_idle())?;
     let held = |task| {
         let worker = world.worker(world.task(task)?.life.worker()?)?;
         worker.leases.iter().find(|lease| lease.task == task).map(|lease| lease.kv.0)
     };
     let kv = Bytes(session.tasks.iter().filter_map(|&task| held(task)).sum());
-    let ttl = session.expires.since(world.resource::<Core>().now);
-    Some(SessionView { ttl, turns: session.turns, kv, left: session.account.left() })
+    Some(SessionView { ttl: session.expires.since(now), turns: session.turns, kv, left: session.account.left() })
 }
