@@ -8,8 +8,9 @@
 use crate::port::PrepareError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use orchestrion_world::budget::{COST_PER_MILLI, Kind};
 use orchestrion_world::config::OverloadPolicy;
-use orchestrion_world::protocol::{CancelReason, Failure, Refusal};
+use orchestrion_world::protocol::{CancelReason, Failure, Payer, Refusal, SessionOver, TenantLimit};
 use orchestrion_world::time::Ticks;
 use serde_json::{Map, Value, json};
 
@@ -28,6 +29,7 @@ pub enum ErrorCode {
     QueueFullDropLru,
     ShedLowPriority,
     RateLimited,
+    BudgetExhausted,
     PoolUnready,
     PoolUnavailable,
     WorkerReset,
@@ -36,7 +38,7 @@ pub enum ErrorCode {
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 18] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
     (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
@@ -49,6 +51,7 @@ pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
     (ErrorCode::QueueFullDropLru, "QUEUE_FULL_DROP_LRU", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::ShedLowPriority, "SHED_LOW_PRIORITY", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::RateLimited, "RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::BudgetExhausted, "BUDGET_EXHAUSTED", StatusCode::TOO_MANY_REQUESTS, false),
     (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
@@ -210,6 +213,18 @@ impl Problem {
                      give more time or ask for fewer tokens"
                 ),
             ),
+            Refusal::BudgetExhausted { of, kind, needed, left } => exhausted(of, kind, needed, left),
+            Refusal::TenantLimited { limit, bound, retry_after } => limited(limit, bound).after(retry_after.0),
+            Refusal::SessionOver { over } => session_over(over),
+            Refusal::SessionsFull { bound, retry_after } => Problem::new(
+                ErrorCode::AdmissionReject,
+                format!(
+                    "there are {bound} sessions and each has a task that waits or runs; retry after the time given, \
+                     or leave `session_id` out"
+                ),
+            )
+            .label("sessions")
+            .after(retry_after.0),
             Refusal::QueueFull { policy, bound, retry_after } => Problem::new(
                 full(policy),
                 format!("the queue is full at {bound} tasks and none of them gives way; retry after the time given"),
@@ -323,6 +338,48 @@ impl Problem {
         }
         response
     }
+}
+
+fn exhausted(of: Payer, kind: Kind, needed: u64, left: u64) -> Problem {
+    let (what, unit) = match kind {
+        Kind::Tokens => ("tokens", 1),
+        Kind::Time => ("ms", 1),
+        Kind::Cost => ("milli-units of cost", COST_PER_MILLI),
+    };
+    let (needed, left) = (needed.div_ceil(unit), left / unit);
+    let (whose, advice) = match of {
+        Payer::Tenant => ("your budget", "ask for fewer tokens, or have the budget raised"),
+        Payer::Session => ("the session's budget", "ask for fewer tokens, or go on in another session"),
+    };
+    let message = format!("the task may use {needed} {what} and {whose} has {left} left; {advice}");
+    Problem::new(ErrorCode::BudgetExhausted, message).label("budget")
+}
+
+fn limited(limit: TenantLimit, bound: u64) -> Problem {
+    let message = match limit {
+        TenantLimit::TaskRate => "you have asked for as many tasks as your rate allows".to_owned(),
+        TenantLimit::TokenRate => "you have asked for as many tokens as your rate allows".to_owned(),
+        TenantLimit::Queued => format!("{bound} of your tasks wait, which is as many as may"),
+        TenantLimit::Live => format!("{bound} of your tasks wait or run, which is as many as may"),
+    };
+    Problem::new(ErrorCode::RateLimited, message + "; retry after the time given").label("tenant-limit")
+}
+
+fn session_over(over: SessionOver) -> Problem {
+    let message = match over {
+        SessionOver::Turns(most) => {
+            format!("the session has had its {most} turns; go on with another `session_id`, or delete this one first")
+        }
+        SessionOver::Expired => {
+            "the session's time is over and its last task is not; go on with another `session_id`, \
+                                 or send this again once that task has ended"
+                .to_owned()
+        }
+        SessionOver::Closed => "the session was deleted and its last task still waits or runs; go on with another \
+                                `session_id`, or send this again once that task has ended"
+            .to_owned(),
+    };
+    Problem { param: Some("session_id".into()), ..Problem::new(ErrorCode::Conflict, message) }
 }
 
 /// What the clients of a full queue are told, by who gives way there.

@@ -123,7 +123,7 @@ impl Switchboard {
     /// The core has spoken.
     fn hear(&self, notice: &Notice) {
         match *notice {
-            Notice::Accepted { task, position, predicted_start } => {
+            Notice::Accepted { task, position, predicted_start, left: _ } => {
                 let Some(entry) = self.find(task) else { return };
                 self.telemetry.enqueued(u64::from(entry.prompt_tokens));
                 entry.change(|state| {

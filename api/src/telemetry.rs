@@ -195,6 +195,10 @@ impl Telemetry {
             Refusal::DuplicateTask => "duplicate_task",
             Refusal::ContextExceeded { .. } => "context_exceeded",
             Refusal::DeadlineInfeasible { .. } => "deadline_infeasible",
+            Refusal::BudgetExhausted { .. } => "budget_exhausted",
+            Refusal::TenantLimited { .. } => "tenant_limited",
+            Refusal::SessionOver { .. } => "session_over",
+            Refusal::SessionsFull { .. } => "sessions_full",
             Refusal::QueueFull { policy, .. } => {
                 self.pressed(policy);
                 match policy {

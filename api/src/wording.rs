@@ -4,11 +4,12 @@
 //! from the rules in force; without any, ids stand in their place.
 
 use jiff::Timestamp;
+use orchestrion_world::budget::Kind;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Refusal, Report,
-    TaskSpec, Usage,
+    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Payer, Refusal,
+    Report, SessionOver, TaskSpec, TenantLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -81,6 +82,35 @@ impl Names {
                 length(*deadline),
                 length(*needed)
             ),
+            Refusal::BudgetExhausted { of, kind, needed, left } => {
+                let whose = match of {
+                    Payer::Tenant => "tenant",
+                    Payer::Session => "session",
+                };
+                let what = match kind {
+                    Kind::Tokens => "tokens",
+                    Kind::Time => "ms on a slot",
+                    Kind::Cost => "millionths of a milli-unit",
+                };
+                format!("it may use {needed} {what}, and the budget of its {whose} has {left} left")
+            }
+            Refusal::TenantLimited { limit, bound, retry_after } => {
+                let what = match limit {
+                    TenantLimit::TaskRate => "asked for as many tasks as its rate allows",
+                    TenantLimit::TokenRate => "asked for as many tokens as its rate allows",
+                    TenantLimit::Queued => "has as many tasks waiting as it may",
+                    TenantLimit::Live => "has as many tasks here as it may",
+                };
+                format!("its tenant {what} ({bound}); it may again after {}", length(*retry_after))
+            }
+            Refusal::SessionOver { over } => match over {
+                SessionOver::Turns(most) => format!("its session has had its {most} turns"),
+                SessionOver::Expired => "its session's time is over".to_owned(),
+                SessionOver::Closed => "its session was closed".to_owned(),
+            },
+            Refusal::SessionsFull { bound, .. } => {
+                format!("there are {bound} sessions and a task of each waits or runs")
+            }
             Refusal::QueueFull { policy, bound, retry_after } => format!(
                 "the queue is full ({bound} tasks) and by its policy, {}, none of them gives way; room is expected after {}",
                 policy.label(),

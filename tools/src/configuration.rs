@@ -7,7 +7,7 @@ mod queue;
 mod tenants;
 
 pub(crate) use queue::Queue;
-pub(crate) use tenants::Tenant;
+pub(crate) use tenants::{Sessions, Tenant};
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -36,6 +36,7 @@ pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
     pub tenants: Vec<Tenant>,
+    pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
     pub health: Health,
@@ -258,7 +259,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, health, retry, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -268,6 +269,7 @@ impl Config {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
             tenants,
+            sessions: sessions.rules(),
             queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {

@@ -17,6 +17,7 @@ fn every_code_has_one_row_and_the_contract_s_status() {
         ("QUEUE_FULL_DROP_LRU", 429, true),
         ("SHED_LOW_PRIORITY", 429, true),
         ("RATE_LIMITED", 429, true),
+        ("BUDGET_EXHAUSTED", 429, false),
         ("POOL_UNREADY", 503, true),
         ("POOL_UNAVAILABLE", 503, true),
         ("WORKER_RESET", 503, true),
