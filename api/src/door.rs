@@ -24,7 +24,7 @@ use crate::telemetry::{Telemetry, Turned};
 use orchestrion_systems::SessionView;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{SessionId, TaskId, TenantId};
-use orchestrion_world::protocol::{CancelReason, Class, Intent, TaskSpec};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -109,6 +109,7 @@ pub(crate) struct Ticket {
     pub(crate) class: Class,
     pub(crate) session: Option<SessionId>,
     pub(crate) deadline: Option<Ticks>,
+    pub(crate) determinism: Determinism,
 }
 
 /// A request, read and checked.
@@ -201,7 +202,7 @@ impl Door {
 
     /// Sends it to the core, without a wait.
     fn submit(self: &Arc<Self>, tenant: TenantId, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
-        let Ticket { task, body, surface, class, session, deadline } = ticket;
+        let Ticket { task, body, surface, class, session, deadline, determinism } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
             class,
@@ -212,6 +213,7 @@ impl Door {
             max_tokens: prepared.payload.max_tokens,
             deadline,
             seed: prepared.payload.sampling.seed,
+            determinism,
         };
         let fingerprint = prepared.fingerprint.into();
         let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };

@@ -9,7 +9,7 @@ use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
-    Class, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
+    Class, Determinism, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
@@ -31,7 +31,7 @@ const FILL: u32 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     pub workers: u32,
-    /// Tasks that wait.
+    /// Tasks that wait; with none, slots are free.
     pub waiting: u32,
 }
 
@@ -59,9 +59,17 @@ struct Leased {
 const EPOCH: Epoch = Epoch(1);
 
 impl Bench {
-    /// A cluster of this size, full: every slot has a task, `waiting` more stand in line.
+    /// A cluster of this size. Where tasks wait, every slot has a task; where none do, all slots are free.
     pub fn new(size: Size) -> Bench {
-        let mut bench = Bench::empty(size);
+        let mut bench = Bench::up(size);
+        if size.waiting == 0 {
+            // Tasks come, start, run and end: in every step from the fourth on.
+            for _ in 0..3 {
+                let inputs = bench.inputs();
+                bench.run(inputs);
+            }
+            return bench;
+        }
         let slots = size.workers * slots_each(size.workers);
         let mut missing = size.waiting + slots;
         while missing > 0 {
@@ -83,7 +91,7 @@ impl Bench {
     }
 
     /// The workers are up, nobody has asked for anything.
-    pub fn empty(size: Size) -> Bench {
+    fn up(size: Size) -> Bench {
         let simulation = Simulation::new(1);
         let (ordered, running) = (VecDeque::new(), VecDeque::new());
         let mut bench = Bench { simulation, workers: size.workers, tick: 0, tasks: 0, turn: 0, ordered, running };
@@ -92,14 +100,15 @@ impl Bench {
         rules.queue.interactive_max = u32::MAX;
         rules.health.workers_max = size.workers;
         bench.run(vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(rules))]);
-        bench.run((0..size.workers).map(|n| Input::Report(up(n, slots_each(size.workers)))).collect());
+        bench.run((0..size.workers).map(|n| Input::Report(announced(n, slots_each(size.workers)))).collect());
         bench
     }
 
     /// The next step's inputs, which the last step's effects decide.
     pub fn inputs(&mut self) -> Vec<Input> {
         let mut inputs = Vec::with_capacity(INPUTS);
-        let done = self.running.len().min(PACE);
+        // Some always run, to make progress.
+        let done = self.running.len().saturating_sub(PACE).min(PACE);
         let done: Vec<Leased> = self.running.drain(..done).collect();
         for leased in &self.running.iter().take(BEATS).copied().collect::<Vec<_>>() {
             let made = vec![(leased.task, leased.attempt, 8)];
@@ -171,6 +180,7 @@ impl Bench {
             max_tokens: 16 + (spread >> 32) as u32 % 240,
             deadline: Some(Ticks(3_600_000)),
             seed: spread,
+            determinism: Determinism::BestEffort,
         };
         Input::Intent(Intent::Submit { task, spec })
     }
@@ -181,12 +191,13 @@ fn slots_each(workers: u32) -> u32 {
 }
 
 /// Worker `n` has a device of its own, with memory for every slot at its longest.
-fn up(n: u32, slots: u32) -> Report {
+fn announced(n: u32, slots: u32) -> Report {
     let facts = WorkerFacts {
         pool: PoolId(0),
         device: DeviceId(n),
         device_capacity: Bytes(80 << 30),
         model_digest: Sha256([7; 32]),
+        fingerprint: Sha256([8; 32]),
         weights: Bytes(16 << 30),
         kv_per_token: Bytes(128 << 10),
         ctx_max: 4_096,
@@ -224,8 +235,8 @@ mod tests {
 
     #[test]
     fn it_ends_as_many_tasks_as_it_takes_in_and_breaks_no_invariant() {
-        for workers in [1, 7, 40] {
-            let mut bench = Bench::new(Size { workers, waiting: 50 });
+        for (workers, waiting) in [(1, 50), (7, 50), (40, 50), (40, 0)] {
+            let mut bench = Bench::new(Size { workers, waiting });
             let gauges = bench.simulation().gauges();
             for _ in 0..20 {
                 let inputs = bench.inputs();

@@ -18,8 +18,8 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
-use orchestrion_world::task::{Life, Task, TaskTimers};
-use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::task::{Task, TaskTimers};
+use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Model, Worker, WorkerState};
@@ -222,25 +222,13 @@ fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predic
     let Some(rules) = core.rules.clone() else { return };
     let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
-    let deadline = spec.deadline.map(|length| now + length);
     let mut queues = world.resource_mut::<Queues>();
     let position = queues.len(spec.model, spec.class) as u32;
-    let life = Life::Queued;
-    let task = Task {
-        id,
-        ordinal,
-        spec,
-        admitted: now,
-        deadline,
-        attempts: 0,
-        placed: Tick(0),
-        tokens_out: 0,
-        reserved,
-        life,
-    };
+    let task = Task { reserved, ..Task::queued(id, ordinal, spec, now) };
     queues.push(&task);
     let mut wheel = world.resource_mut::<Wheel>();
-    let timers = TaskTimers { deadline: deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id))), retry: None };
+    let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id)));
+    let timers = TaskTimers { deadline, ..TaskTimers::default() };
     let mut left = tenants::charge(world, &rules, &task);
     if let Some(session) = task.spec.session {
         left = left.least(sessions::begin_turn(world, &rules, session, &task));

@@ -25,6 +25,12 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.
     Explain(ExplainArgs),
+    /// Fit the cost of a station's work to what a journal recorded.
+    Calibrate(CalibrateArgs),
+    /// Run a recorded day again under other rules, simulated, and compare.
+    Whatif(WhatifArgs),
+    /// Write the part of a journal that one task's story takes, without names, to show to others.
+    Bundle(BundleArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
     /// Fetch a model of the catalog into the cache.
@@ -33,6 +39,8 @@ pub(crate) enum Command {
     Gen(GenArgs),
     /// Say whether `orch serve` would work here, what is wrong and how to mend it.
     Doctor(DoctorArgs),
+    /// Measure how fast the scheduler and its journal are on this machine.
+    Bench(BenchArgs),
     /// Print a shell's completions.
     Completions(CompletionsArgs),
     /// Print the version.
@@ -192,6 +200,73 @@ pub(crate) struct ExplainArgs {
     pub output: Output,
 }
 
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch calibrate                                     the figures, and how far off they are
+  orch calibrate ./journal --out cost.toml           to be simulated with later
+  orch calibrate ./journal --half first --out cost.toml && orch whatif ./journal --half second --cost cost.toml")]
+pub(crate) struct CalibrateArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Only tasks that came in this half of the recorded time
+    #[arg(long, value_name = "HALF")]
+    pub half: Option<Half>,
+    /// Write the cost to this file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch whatif --set placement.policy=least-loaded
+  orch whatif ./journal --set queue.interactive_max=32 --set queue.policy=drop-lru
+  orch whatif ./journal --cost cost.toml -o json     without a change: how true the simulation is")]
+pub(crate) struct WhatifArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Change a rule; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// A cost that `orch calibrate` wrote [default: fitted to the journal itself]
+    #[arg(long, value_name = "FILE")]
+    pub cost: Option<PathBuf>,
+    /// Tell only of tasks that came in this half of the recorded time; all of them are run
+    #[arg(long, value_name = "HALF")]
+    pub half: Option<Half>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Half {
+    First,
+    Second,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch bundle --around 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11 --out slow.orj && orch replay slow.orj")]
+pub(crate) struct BundleArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
+    #[arg(long, value_name = "TASK")]
+    pub around: String,
+    /// The file to write; it must not be there yet
+    #[arg(long, default_value = "bundle.orj", value_name = "FILE")]
+    pub out: PathBuf,
+    /// How to tell what it is
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     Text,
@@ -274,6 +349,66 @@ pub(crate) struct DoctorArgs {
     /// The folder of the journal, as for `orch serve`
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub topic: BenchTopic,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchTopic {
+    /// Full task lifecycles a second through the core, and what an idle step costs.
+    Scheduler(BenchSchedulerArgs),
+    /// Inputs a second into the journal, and how long it takes to execute them again.
+    Journal(BenchJournalArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench scheduler                                   three clusters, with few and with a million tasks waiting
+  orch bench scheduler --workers 50 --waiting 0,10000    one of 50 workers, with free slots and with a queue
+  orch bench scheduler -o json")]
+pub(crate) struct BenchSchedulerArgs {
+    /// Workers of each cluster
+    #[arg(long, default_value = "1,1000,10000", value_delimiter = ',', value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub workers: Vec<u32>,
+    /// Tasks that wait in each; with 0 its slots are free, with more they are busy
+    #[arg(long, default_value = "0,1000,1000000", value_delimiter = ',', value_name = "N",
+          value_parser = clap::value_parser!(u32).range(..=10_000_000))]
+    pub waiting: Vec<u32>,
+    /// Runs whose median is told, after one to warm up
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// CPU time of each run
+    #[arg(long = "ms", default_value_t = 300, value_name = "MILLISECONDS")]
+    pub millis: u64,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench journal                         on the file system of temporary files
+  orch bench journal --dir /var/lib/orch     on the disk that a journal is to stand on")]
+pub(crate) struct BenchJournalArgs {
+    /// Inputs of a run
+    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    pub inputs: usize,
+    /// Runs whose median is told, after one to warm up
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Where to write [default: the folder of temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

@@ -3,6 +3,9 @@
 //! Each subcommand is a file. Data goes to stdout, progress and logs to stderr; an error says what
 //! happened and what to do, and decides the exit code.
 
+mod bench;
+mod bundle;
+mod calibrate;
 mod chat;
 mod cli;
 mod client;
@@ -22,6 +25,7 @@ mod serve;
 mod submit;
 mod tidy;
 mod version;
+mod whatif;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -34,10 +38,14 @@ fn main() -> ExitCode {
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Whatif(args) => whatif::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "orch", &mut std::io::stdout());
             Ok(())

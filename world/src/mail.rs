@@ -20,6 +20,8 @@ pub struct Mail {
     pub cancels: Vec<(TaskId, CancelReason)>,
     /// Release, from health: attempts whose worker was lost.
     pub orphans: Vec<(TaskId, Attempt)>,
+    /// Release, from intake: tasks whose tokens were lost with the process that showed them.
+    pub cut: Vec<TaskId>,
     /// Sessions, from intake: those whose time is over, and those that their clients closed.
     pub expired: Vec<SessionId>,
     pub closed: Vec<SessionId>,

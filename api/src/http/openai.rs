@@ -22,7 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::Likelihood;
-use orchestrion_world::protocol::{Class, Outcome, Usage};
+use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,8 +159,15 @@ pub(crate) fn read(
     let task = TaskId(uuid::Uuid::now_v7().as_u128());
     let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
     // Nobody can send this id again: it has just been made.
-    let (surface, class) = (Surface::OpenAi, Class::Interactive);
-    let ticket = Ticket { task, body: [0; 32], surface, class, session: None, deadline };
+    let ticket = Ticket {
+        task,
+        body: [0; 32],
+        surface: Surface::OpenAi,
+        class: Class::Interactive,
+        session: None,
+        deadline,
+        determinism: Determinism::BestEffort,
+    };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
     let bias = logprobs::bias(&mut fields)?;
     let words = |content| {

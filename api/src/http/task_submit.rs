@@ -16,25 +16,20 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::{TaskId, TenantId};
-use orchestrion_world::protocol::Class;
+use orchestrion_world::protocol::{Class, Determinism};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 7] = [
+const UNSUPPORTED: [Unsupported; 6] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
     Unsupported { name: "placement", harmless: is_auto, problem: "only `auto` placement is supported" },
-    Unsupported {
-        name: "determinism",
-        harmless: |v| v == "strict" || v == "best_effort",
-        problem: "must be `strict` or `best_effort`",
-    },
 ];
 
 fn is_auto(value: &Value) -> bool {
@@ -93,11 +88,16 @@ fn read(
         Some("batch") => Class::Batch,
         Some(_) => return Err(Problem::invalid("priority", "must be `interactive` or `batch`")),
     };
+    let determinism = match fields.string("determinism")?.as_deref() {
+        None | Some("best_effort") => Determinism::BestEffort,
+        Some("strict") => Determinism::Strict,
+        Some(_) => return Err(Problem::invalid("determinism", "must be `strict` or `best_effort`")),
+    };
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
     let deadline = deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?;
     let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
     Ok(Wish {
-        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline },
+        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
             model,

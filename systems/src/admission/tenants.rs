@@ -10,7 +10,7 @@ use orchestrion_world::protocol::{Outcome, Payer, Refusal, TaskSpec, TenantLimit
 use orchestrion_world::queues::Queues;
 use orchestrion_world::rate::{Bucket, Rate};
 use orchestrion_world::store::{Key, Store};
-use orchestrion_world::task::{Life, Task};
+use orchestrion_world::task::Task;
 use orchestrion_world::tenant::{Tenant, TenantRules};
 use orchestrion_world::time::Ticks;
 
@@ -103,16 +103,16 @@ pub(super) fn charge(world: &mut World, rules: &Rules, task: &Task) -> Left {
     account.left()
 }
 
-/// What an ended task used: its prompt once it was given to a worker, the tokens it made, and the time it held
+/// What a task used that ends now: its prompt once it was given to a worker, the tokens it made, and the time it held
 /// its last slot. That an attempt was lost is not its tenant's fault.
-pub(crate) fn used(world: &World, task: &Task, before: Life, outcome: &Outcome) -> Amount {
+pub(crate) fn used(world: &World, task: &Task, outcome: &Outcome) -> Amount {
     let core = world.resource::<Core>();
     let prompt = if task.attempts > 0 { task.spec.prompt_tokens } else { 0 };
     let (prompt, answer) = match *outcome {
         Outcome::Done(usage) => (usage.tokens_in, usage.tokens_out),
         Outcome::Cancelled { tokens_out, .. } | Outcome::Failed { tokens_out, .. } => (prompt, tokens_out),
     };
-    let held = before.worker().map_or(0, |_| core.now.since(task.placed).0);
+    let held = task.life.worker().map_or(0, |_| core.now.since(task.placed).0);
     let price = core.rules.as_ref().and_then(|rules| Some(rules.tenant(task.spec.tenant)?.price)).unwrap_or_default();
     Amount([u64::from(prompt) + u64::from(answer), held, price.of(prompt, answer)])
 }
