@@ -4,6 +4,7 @@
 //! What only a history can show (a task ends exactly once, no token after a cancel) is audited over the
 //! effects by the scenario stage.
 
+use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
@@ -14,6 +15,7 @@ use orchestrion_world::queues::Queues;
 use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
+use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Worker, WorkerState};
 use std::collections::BTreeMap;
@@ -29,7 +31,7 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 15] = [
+pub const AUDITS: &[(&str, Audit)] = &[
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
@@ -42,15 +44,16 @@ pub const AUDITS: [(&str, Audit); 15] = [
     ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
     ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("20 armed timers are those the entities call for", timers_match),
+    ("nobody waits who could start", nobody_waits_in_vain),
+    ("a pool counts its ready workers", pools_count_ready),
     ("queues hold exactly the queued tasks", queues_match_tasks),
     ("the index of free workers is what the workers say", index_matches),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
 
-/// Runs them all.
-pub(crate) fn audit(world: &World) -> Result<(), Broken> {
-    let ledger = Ledger::of(world);
-    AUDITS.iter().try_for_each(|&(name, check)| check(world, &ledger).map_err(|found| Broken { name, found }))
+/// Runs them all on a world and its ledger.
+pub(crate) fn audit(world: &World, ledger: &Ledger) -> Result<(), Broken> {
+    AUDITS.iter().try_for_each(|&(name, check)| check(world, ledger).map_err(|found| Broken { name, found }))
 }
 
 fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
@@ -95,7 +98,7 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         }
     }
     ledger.tasks.iter().filter_map(|t| t.life.worker().map(|w| (t, w))).try_for_each(|(task, id)| {
-        let worker = ledger.workers.iter().find(|w| w.id == id);
+        let worker = ledger.workers.binary_search_by_key(&id, |w| w.id).ok().map(|at| &ledger.workers[at]);
         let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
         check(lease.is_some_and(|l| l.attempt.0 == task.attempts), || format!("{} has no lease on {id}", task.id))
     })
@@ -223,7 +226,9 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
     for worker in &ledger.workers {
-        let (armed, due) = (alarms.remove(&TimerKey::Beat(worker.id)), worker.alarm_at(rules));
+        // One that is overdue by new rules rings with the next tick.
+        let due = worker.alarm_at(rules).map(|due| due.max(ledger.core.now + Ticks(1)));
+        let armed = alarms.remove(&TimerKey::Beat(worker.id));
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
     }
     for model in &ledger.models {
@@ -236,6 +241,20 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: {armed:?}, {due:?}", task.id))?;
     }
     check(alarms.is_empty(), || format!("nobody's alarms: {alarms:?}"))
+}
+
+/// A wakeup that got lost shows here in the step that lost it.
+fn nobody_waits_in_vain(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let could = ledger.models.iter().find_map(|model| placement::startable(world, model.id));
+    could.map_or(Ok(()), |(task, worker)| Err(format!("{task} waits, and {worker} has room for it")))
+}
+
+fn pools_count_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.pools.iter().try_for_each(|pool| {
+        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.state == WorkerState::Ready;
+        let ready = ledger.workers.iter().filter(of_pool).count();
+        check(ready == usize::from(pool.ready), || format!("{pool:?} has {ready} ready workers"))
+    })
 }
 
 fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
@@ -265,7 +284,11 @@ fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
     called_for.sort_unstable();
     let index = world.resource::<FreeIndex>();
     let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
-    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))
+    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
+    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.facts.device, w.model, w.id)).collect();
+    called_for.sort_unstable();
+    let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
+    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

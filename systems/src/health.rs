@@ -1,6 +1,7 @@
 //! Health: workers come, beat, go and fall silent. Writes workers, shards, devices and pools; hands the
 //! attempts that a lost worker held to release in the same step, and says nothing of tasks itself.
 
+use crate::release::stir_device;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Epoch, PoolId, WorkerId};
@@ -152,6 +153,7 @@ fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
     world.resource_mut::<Mail>().orphans.extend(orphans);
     world.set_alarm(Key::Worker(id), None);
     world.index_worker(id);
+    stir_device(world, facts.device);
     count_ready(world, facts.pool, -1);
     let stranded = world.workers().iter().all(|w| w.model != model || w.state != WorkerState::Ready);
     if stranded {

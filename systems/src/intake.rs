@@ -107,6 +107,9 @@ fn set_rules(world: &mut World, rules: Rules) {
         renew_grace(world, &rules);
         tenants::renew(world, Some(&before), &rules);
         sessions::renew(world, &rules);
+        if before.health.beat_timeout != rules.health.beat_timeout {
+            renew_beats(world, &rules);
+        }
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
         world.resource_mut::<Mail>().stirred.extend(models);
@@ -117,6 +120,14 @@ fn set_rules(world: &mut World, rules: Rules) {
         }
     } else {
         world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+    }
+}
+
+/// A shorter patience holds for those that are up as well. Walks all workers: such rules are rare.
+fn renew_beats(world: &mut World, rules: &Rules) {
+    let alarms: Vec<_> = world.workers().into_iter().map(|w| (w.id, w.alarm_at(Some(rules)))).collect();
+    for (id, due) in alarms {
+        world.set_alarm(Key::Worker(id), due.map(|due| (due, TimerKey::Beat(id))));
     }
 }
 

@@ -209,7 +209,14 @@ impl Simulation {
 
     /// Checks every invariant; the first broken one by name.
     pub fn audit(&self) -> Result<(), audit::Broken> {
-        audit::audit(&self.world)
+        self.audited().map(drop)
+    }
+
+    /// As [`Simulation::audit`], and gives the state that was checked, which is the dearer half of it.
+    pub fn audited(&self) -> Result<Ledger, audit::Broken> {
+        let ledger = self.ledger();
+        audit::audit(&self.world, &ledger)?;
+        Ok(ledger)
     }
 
     /// The names of the systems, in the order in which they run.

@@ -7,12 +7,12 @@ mod retry;
 use crate::admission::tenants;
 use crate::{estimate, sessions};
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{FreeIndex, Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
@@ -70,6 +70,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     }
     world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(model);
+    stir_device(world, device);
     if lease.revoked {
         return;
     }
@@ -87,6 +88,13 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         }
         Err(class) => set_back(world, task, attempt, Setback::Fault(class)),
     }
+}
+
+/// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
+pub(crate) fn stir_device(world: &mut World, id: DeviceId) {
+    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
+    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
+    world.resource_mut::<Mail>().stirred.extend(models);
 }
 
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.

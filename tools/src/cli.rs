@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Whatif(WhatifArgs),
     /// Write the part of a journal that one task's story takes, without names, to show to others.
     Bundle(BundleArgs),
+    /// Throw drawn clusters, loads and faults at the scheduler, and demand what must hold of all.
+    Storm(StormArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
     /// Fetch a model of the catalog into the cache.
@@ -198,6 +200,34 @@ pub(crate) struct ExplainArgs {
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch storm --seed 7                      one seed, with what befalls it
+  orch storm --seeds 2000 --ticks 20000    as the soak does
+  orch storm --minutes 60                  from a seed that nobody chose
+  orch storm storm-7.scn                   what an earlier storm found, or any scenario")]
+pub(crate) struct StormArgs {
+    /// A scenario to run with every proof, instead of seeds
+    #[arg(value_name = "FILE", conflicts_with_all = ["seed", "seeds", "minutes"])]
+    pub file: Option<PathBuf>,
+    /// The first seed [default: drawn]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// So many seeds
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Virtual milliseconds of each before it heals
+    #[arg(long, default_value_t = 20_000, value_name = "T", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub ticks: u64,
+    /// As many seeds as this time allows
+    #[arg(long, value_name = "M", conflicts_with = "seeds")]
+    pub minutes: Option<u64>,
+    /// Where a finding is written
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -22,6 +22,7 @@ mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod storm;
 mod submit;
 mod tidy;
 mod version;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Whatif(args) => whatif::run(&args),

@@ -34,6 +34,8 @@ pub enum Key {
 #[derive(Resource, Debug, Default, PartialEq, Eq)]
 pub struct FreeIndex {
     pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
+    /// The same workers, by the device that they share memory on.
+    pub by_device: BTreeMap<DeviceId, BTreeSet<(ModelId, WorkerId)>>,
 }
 
 /// Access to entities by id. Mutable access marks the entity as touched.
@@ -168,13 +170,16 @@ impl Store for World {
 
     fn index_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.worker(id) else { return };
-        let (model, free) = (worker.model, worker.state == WorkerState::Ready && worker.free_slots() > 0);
-        let mut index = self.resource_mut::<FreeIndex>();
-        let free_ones = index.by_model.entry(model).or_default();
+        let (model, device) = (worker.model, worker.facts.device);
+        let free = worker.state == WorkerState::Ready && worker.free_slots() > 0;
+        let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
+        let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
         if free {
-            free_ones.insert(id)
+            of_model.insert(id);
+            of_device.insert((model, id));
         } else {
-            free_ones.remove(&id)
-        };
+            of_model.remove(&id);
+            of_device.remove(&(model, id));
+        }
     }
 }

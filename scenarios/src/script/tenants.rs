@@ -3,16 +3,17 @@
 
 use super::{Words, number};
 use orchestrion_world::budget::{Budget, Price};
-use orchestrion_world::config::Rules;
 use orchestrion_world::id::{SessionId, TenantId};
 use orchestrion_world::rate::Rate;
 use orchestrion_world::session::SessionRules;
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 
-pub(super) fn tenant(words: &mut Words<'_>) -> Result<TenantRules, String> {
+/// In the place of one of the same name, if there is one.
+pub(super) fn declare(tenants: &mut Vec<TenantRules>, words: &mut Words<'_>) -> Result<(), String> {
     let name = words.name()?.to_owned();
-    Ok(TenantRules {
+    tenants.retain(|tenant| tenant.name != name);
+    tenants.push(TenantRules {
         weight: words.or("weight", 1)?,
         tasks: rate(words, "tasks", "burst")?,
         tokens: rate(words, "tokens", "tokens_burst")?,
@@ -21,7 +22,9 @@ pub(super) fn tenant(words: &mut Words<'_>) -> Result<TenantRules, String> {
         budget: budget(words)?,
         price: Price { prompt: words.or("prompt_price", 0)?, answer: words.or("answer_price", 0)? },
         ..TenantRules::new(name, 1)
-    })
+    });
+    tenants.sort_by_key(TenantRules::id);
+    Ok(())
 }
 
 /// `tasks=5/1000` is five in a second.
@@ -41,8 +44,8 @@ fn budget(words: &mut Words<'_>) -> Result<Budget, String> {
     })
 }
 
-pub(super) fn sessions(words: &mut Words<'_>) -> Result<SessionRules, String> {
-    let SessionRules { ttl, turns_max, max, budget: _ } = Rules::default().sessions;
+pub(super) fn sessions(before: &SessionRules, words: &mut Words<'_>) -> Result<SessionRules, String> {
+    let SessionRules { ttl, turns_max, max, budget: _ } = *before;
     Ok(SessionRules {
         ttl: Ticks(words.or("ttl", ttl.0)?),
         turns_max: words.or("turns", turns_max)?,

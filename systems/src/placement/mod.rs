@@ -52,6 +52,14 @@ pub(crate) fn place(world: &mut World) {
     }
 }
 
+/// The task at the head of a model's queue and the worker it could start on now, where there are both.
+pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
+    let rules = world.resource::<Core>().rules.as_ref()?.placement;
+    let head = world.task(world.resource::<Queues>().head(model)?)?;
+    let worker = choose(rules, &Request::of(head), room(world, model).map(|worker| candidate(world, worker)))?;
+    Some((head.id, worker))
+}
+
 /// Keeps count of how fast a line drains, for those who find it full.
 fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
     let waiting = world.resource::<Queues>().len(id, class) > 0;
