@@ -208,13 +208,31 @@ impl Problem {
                     ),
                 )
             },
-            Refusal::DeadlineInfeasible { deadline: Ticks(left), needed: Ticks(needed) } => Problem::new(
-                ErrorCode::DeadlineUnmet,
+            Refusal::DeadlineInfeasible { deadline: Ticks(left), needed: Ticks(needed), retry_after } => Problem {
+                retry_after_ms: retry_after.map(|after| after.0),
+                ..Problem::new(
+                    ErrorCode::DeadlineUnmet,
+                    match retry_after {
+                        None => format!(
+                            "the deadline leaves {left} ms and the shortest run takes {needed} ms; \
+                             give more time or ask for fewer tokens"
+                        ),
+                        Some(_) => format!(
+                            "the deadline leaves {left} ms and with those that wait before it a first token takes \
+                             {needed} ms; give more time, or ask again after the time given"
+                        ),
+                    },
+                )
+            },
+            Refusal::QueueDelayed { expected: Ticks(expected), target: Ticks(target), retry_after } => Problem::new(
+                ErrorCode::AdmissionReject,
                 format!(
-                    "the deadline leaves {left} ms and the shortest run takes {needed} ms; \
-                     give more time or ask for fewer tokens"
+                    "the task would wait {expected} ms and the queue is held to {target} ms while it is too long; \
+                     retry after the time given"
                 ),
-            ),
+            )
+            .label("queue-delay")
+            .after(retry_after.0),
             Refusal::BudgetExhausted { of, kind, needed, left } => exhausted(of, kind, needed, left),
             Refusal::TenantLimited { limit, bound, retry_after } => limited(limit, bound).after(retry_after.0),
             Refusal::SessionOver { over } => session_over(over),

@@ -174,7 +174,7 @@ impl Switchboard {
                 self.telemetry.pool_ready(pool, ready);
             }
             // Between the core and its operator: no client waits for these.
-            Notice::RulesRefused | Notice::WorkerRefused { .. } => {}
+            Notice::RulesRefused | Notice::WorkerRefused { .. } | Notice::ModeChanged { .. } => {}
         }
     }
 

@@ -8,8 +8,8 @@ use orchestrion_world::budget::Kind;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Payer, Refusal,
-    Report, SessionOver, Setback, TaskSpec, TenantLimit, TimeLimit, Usage,
+    AdmissionMode, CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome,
+    Payer, Refusal, Report, SessionOver, Setback, TaskSpec, TenantLimit, TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -63,6 +63,21 @@ impl Names {
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
             }
+            Notice::ModeChanged { model, class, mode, delay, target } => {
+                let line = match class {
+                    Class::Interactive => "interactive",
+                    Class::Batch => "batch",
+                };
+                match mode {
+                    AdmissionMode::Held => format!(
+                        "the {line} queue of {} is held to a wait of {}: nobody waited less than {}",
+                        self.model(*model),
+                        length(*target),
+                        length(*delay)
+                    ),
+                    AdmissionMode::Open => format!("the {line} queue of {} takes all again", self.model(*model)),
+                }
+            }
             Notice::RulesRefused => "the new rules were not taken".to_owned(),
             Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
         }
@@ -75,10 +90,21 @@ impl Names {
             Refusal::ContextExceeded { tokens, ctx_max } => {
                 format!("its {tokens} tokens exceed the largest context there is, {ctx_max}")
             }
-            Refusal::DeadlineInfeasible { deadline, needed } => format!(
-                "its deadline of {} is nearer than the shortest possible run, {}",
+            Refusal::DeadlineInfeasible { deadline, needed, retry_after } => format!(
+                "its deadline of {} is nearer than {}, {}",
                 length(*deadline),
+                if retry_after.is_some() {
+                    "a first token behind those that wait"
+                } else {
+                    "the shortest possible run"
+                },
                 length(*needed)
+            ),
+            Refusal::QueueDelayed { expected, target, retry_after } => format!(
+                "it would wait {} in a queue that is held to {}; it would not after {}",
+                length(*expected),
+                length(*target),
+                length(*retry_after)
             ),
             Refusal::BudgetExhausted { of, kind, needed, left } => {
                 let whose = match of {
@@ -182,7 +208,10 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Started { task, .. }
         | Notice::Retrying { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
-        Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => None,
+        Notice::PoolChanged { .. }
+        | Notice::ModeChanged { .. }
+        | Notice::RulesRefused
+        | Notice::WorkerRefused { .. } => None,
     }
 }
 

@@ -87,7 +87,10 @@ impl History {
                 (task, Told::Ended)
             }
             Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => return Ok(()),
+            Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));

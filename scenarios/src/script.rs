@@ -106,7 +106,7 @@ const DECLARATIONS: [&str; 7] = ["tenant", "sessions", "queue", "retry", "timeou
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
     Rules {
-        queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
+        queue: QueueRules { interactive_max: 100, batch_max: 100, ..Rules::default().queue },
         health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
         ..Rules::default()
     }
@@ -297,6 +297,9 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             let queue = &mut rules.queue;
             queue.interactive_max = words.or("interactive", queue.interactive_max)?;
             queue.batch_max = words.or("batch", queue.batch_max)?;
+            queue.interactive_delay = Ticks(words.or("interactive_delay", queue.interactive_delay.0)?);
+            queue.batch_delay = Ticks(words.or("batch_delay", queue.batch_delay.0)?);
+            queue.delay_interval = Ticks(words.or("delay_interval", queue.delay_interval.0)?);
             if let Some(name) = words.optional("policy") {
                 let unknown = || format!("no overload policy is called `{name}`");
                 queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;

@@ -43,6 +43,10 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
+        Notice::ModeChanged { model, class, mode, delay, target } => {
+            let name = rules.models.get(usize::from(model.0)).map_or("?", |name| name);
+            format!("{name} {class:?} is {mode:?} delay={} target={}", delay.0, target.0)
+        }
         Notice::RulesRefused => "rules refused".into(),
         Notice::WorkerRefused { worker, reason } => format!("{worker} not taken in: {reason:?}"),
     }
@@ -80,7 +84,13 @@ fn tell_refusal(refusal: &Refusal) -> String {
         Refusal::UnknownModel => "unknown model".into(),
         Refusal::DuplicateTask => "duplicate task".into(),
         Refusal::ContextExceeded { tokens, ctx_max } => format!("context {tokens} > {ctx_max}"),
-        Refusal::DeadlineInfeasible { deadline, needed } => format!("deadline {} < {}", deadline.0, needed.0),
+        Refusal::DeadlineInfeasible { deadline, needed, retry_after } => {
+            let told = format!("deadline {} < {}", deadline.0, needed.0);
+            told + &retry_after.map(|after| format!(" retry_after={}", after.0)).unwrap_or_default()
+        }
+        Refusal::QueueDelayed { expected, target, retry_after } => {
+            format!("queue delayed {} > {} retry_after={}", expected.0, target.0, retry_after.0)
+        }
         Refusal::BudgetExhausted { of, kind, needed, left } => {
             format!("budget of its {of:?}: {} {needed} > {left}", kind_name(*kind))
         }

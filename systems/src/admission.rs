@@ -1,7 +1,9 @@
 //! Admission: who may wait. Checks a submission against the model, its workers, its tenant's budget, its deadline,
-//! its session, its tenant's limits and the places of its queue, in this order; refuses with the figures compared, or queues it, and where the
+//! its session, its tenant's limits, its queue's delay and places, in this order; refuses with the figures compared, or queues it, and where the
 //! policy says so ends a task that waits, to make the place.
 
+pub(crate) mod delay;
+mod forecast;
 mod overload;
 pub(crate) mod tenants;
 
@@ -10,6 +12,7 @@ use crate::placement::effective_ctx;
 use crate::release::end_task;
 use crate::sessions;
 use bevy_ecs::prelude::World;
+use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::id::{TaskId, TenantId};
@@ -108,22 +111,24 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let time = spec.deadline.map_or(load.longest, |deadline| deadline.min(load.longest));
     let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
     tenants::judge_budget(world, spec, &most)?;
-    if let Some(deadline) = spec.deadline
-        && deadline < load.shortest
-    {
-        return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
-    }
+    let queues = world.resource::<Queues>();
+    let count = |class| queues.len(spec.model, class) as u64;
+    let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
+    let position = forecast::position(queues, &rules, spec);
+    let forecast = forecast(model, &load, spec.class, waiting, position);
+    let start = forecast.start;
+    judge_deadline(spec, load.shortest, forecast)?;
     if let Some(session) = spec.session {
         sessions::judge(world, &rules, session, &most)?;
     }
     let next = load.wait(spec.class, 0).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
     tenants::judge_limits(world, &rules, spec, next)?;
-    let queues = world.resource::<Queues>();
-    let count = |class| queues.len(spec.model, class) as u64;
-    let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
-    let ahead = waiting.ahead(spec.class);
+    if let Some(target) = delay::held(&rules.queue, model, spec.class).filter(|target| start > *target) {
+        let retry_after = forecast.shorter_by(Ticks(start.0 - target.0));
+        return Err(Refusal::QueueDelayed { expected: start, target, retry_after });
+    }
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: load.wait(spec.class, ahead), most, of: None });
+        return Ok(Place { predicted_start: start, most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -135,9 +140,19 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         let policy = overload::refuses_by(policy, spec.class);
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
-    let predicted_start = load.wait(spec.class, if class == spec.class { ahead - 1 } else { ahead });
+    let position = if class == spec.class { position.saturating_sub(1) } else { position };
+    let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
     Ok(Place { predicted_start, most, of: Some((victim, failure)) })
+}
+
+/// Whether there is time for a first token, if the task starts as soon as it could.
+fn judge_deadline(spec: &TaskSpec, shortest: Ticks, forecast: Forecast) -> Result<(), Refusal> {
+    let needed = Ticks(shortest.0.saturating_add(forecast.soonest.0));
+    let Some(deadline) = spec.deadline.filter(|deadline| *deadline < needed) else { return Ok(()) };
+    // Where only the queue is in the way, there is time once it is shorter.
+    let retry_after = (deadline >= shortest).then(|| forecast.shorter_by(Ticks(needed.0 - deadline.0)));
+    Err(Refusal::DeadlineInfeasible { deadline, needed, retry_after })
 }
 
 /// When the line will have drained, at the rate that was observed: its own, which the other class and the
@@ -223,7 +238,7 @@ fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predic
     let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
     let mut queues = world.resource_mut::<Queues>();
-    let position = queues.len(spec.model, spec.class) as u32;
+    let position = u32::try_from(forecast::position(&queues, &rules, &spec)).unwrap_or(u32::MAX);
     let task = Task { reserved, ..Task::queued(id, ordinal, spec, now) };
     queues.push(&task);
     let mut wheel = world.resource_mut::<Wheel>();

@@ -62,7 +62,7 @@ fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
 
 fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let QueueRules { interactive_max, batch_max, policy } = rules.queue;
+    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
     let queues = world.resource::<Queues>();
     ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.

@@ -24,13 +24,13 @@ use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
 use orchestrion_world::id::{SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
-use orchestrion_world::protocol::{Class, Effect, Input};
+use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
-use orchestrion_world::worker::WorkerState;
+use orchestrion_world::worker::{Model, WorkerState};
 use placement::explain::DecisionLog;
 pub use sessions::SessionView;
 use std::fmt;
@@ -57,6 +57,8 @@ pub struct Step {
 pub struct Gauges {
     pub queued_interactive: u64,
     pub queued_batch: u64,
+    /// Lines that refuse who would wait too long.
+    pub lines_held: u64,
     pub leases: u64,
     pub slots: u64,
     pub kv_reserved_bytes: u64,
@@ -173,7 +175,9 @@ impl Simulation {
     /// How full the world is.
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges::default();
-        for (_, class, waiting) in self.world.resource::<Queues>().lines() {
+        for (model, class, waiting) in self.world.resource::<Queues>().lines() {
+            let held = |model: &Model| model.line(class).delay.mode == AdmissionMode::Held;
+            gauges.lines_held += u64::from(self.world.model(model).is_some_and(held));
             match class {
                 Class::Interactive => gauges.queued_interactive += waiting as u64,
                 Class::Batch => gauges.queued_batch += waiting as u64,

@@ -42,6 +42,11 @@ pub struct QueueRules {
     pub interactive_max: u32,
     pub batch_max: u32,
     pub policy: OverloadPolicy,
+    /// A queue that stands longer is held to this, or to a few tasks' time where that is more; zero never is.
+    pub interactive_delay: Ticks,
+    pub batch_delay: Ticks,
+    /// It stands when nobody waited less for as long as this, or as the delay where that is more.
+    pub delay_interval: Ticks,
 }
 
 /// Who gives way where a queue is full. In a text it is its label; in a journal its place here, which serde's
@@ -139,7 +144,14 @@ impl Default for Rules {
             pools: vec![],
             tenants: vec![],
             sessions: SessionRules { ttl: Ticks(600_000), turns_max: 8, max: 4_096, budget: Budget::default() },
-            queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
+            queue: QueueRules {
+                interactive_max: 256,
+                batch_max: 1_024,
+                policy: OverloadPolicy::Reject,
+                interactive_delay: Ticks(250),
+                batch_delay: Ticks(5_000),
+                delay_interval: Ticks(1_000),
+            },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },
@@ -198,9 +210,12 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, tenants, sessions, queue: _, placement, health, retry, timeouts } = self;
+        let Rules { models: _, pools: _, tenants, sessions, queue, placement, health, retry, timeouts } = self;
         tenant::check(tenants)?;
         sessions.check()?;
+        within("queue.interactive_delay", queue.interactive_delay.0, 0, LENGTH_MAX)?;
+        within("queue.batch_delay", queue.batch_delay.0, 0, LENGTH_MAX)?;
+        within("queue.delay_interval", queue.delay_interval.0, 1, LENGTH_MAX)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;

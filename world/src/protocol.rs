@@ -283,8 +283,21 @@ pub enum Notice {
     /// New rules are out of bounds, or name other models or pools than the journal began with: they
     /// were not taken.
     RulesRefused,
+    /// A line begins or ceases to refuse who would wait longer than `target`: the least that anybody waited in it
+    /// was `delay`.
+    ModeChanged { model: ModelId, class: Class, mode: AdmissionMode, delay: Ticks, target: Ticks },
     /// A worker announced itself and was not taken in.
     WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+}
+
+/// Whom a line takes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AdmissionMode {
+    /// All for whom there is a place.
+    #[default]
+    Open,
+    /// Who would not wait longer than the target.
+    Held,
 }
 
 /// Why a worker was not taken in.
@@ -309,8 +322,11 @@ pub enum Refusal {
     DuplicateTask,
     /// Prompt and answer exceed every worker's context.
     ContextExceeded { tokens: u64, ctx_max: u32 },
-    /// The deadline is nearer than the shortest possible run.
-    DeadlineInfeasible { deadline: Ticks, needed: Ticks },
+    /// The deadline is nearer than the soonest start and the shortest run from there. Waiting helps where it is the
+    /// queue that is in the way.
+    DeadlineInfeasible { deadline: Ticks, needed: Ticks, retry_after: Option<Ticks> },
+    /// The queue has stood too long, and the task would have to wait longer than the target.
+    QueueDelayed { expected: Ticks, target: Ticks, retry_after: Ticks },
     /// A budget has less than the task may use at most.
     BudgetExhausted { of: Payer, kind: Kind, needed: u64, left: u64 },
     /// The tenant has or asks for as much as it may at a time.

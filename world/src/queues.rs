@@ -11,6 +11,7 @@
 mod fifo;
 
 use crate::id::{ModelId, TaskId, TenantId};
+use crate::ledger::Core;
 use crate::protocol::Class;
 use crate::store::Store;
 use crate::task::Task;
@@ -188,9 +189,17 @@ impl Queues {
 
 /// Takes a task that goes to a slot out of its line.
 pub fn dequeue(world: &mut World, task: &Task, weight: u32) {
-    let Some((now, tag)) = world.resource_mut::<Queues>().take(task, weight) else { return };
+    let mut queues = world.resource_mut::<Queues>();
+    let Some((time, tag)) = queues.take(task, weight) else { return };
+    // Who leaves nobody of its own behind did not stand in a queue.
+    let stood = task.attempts == 0 && queues.tasks(task.spec.model, task.spec.class, task.spec.tenant).next().is_some();
+    let waited = world.resource::<Core>().now.since(task.admitted);
     if let Some(mut model) = world.model_mut(task.spec.model) {
-        model.line_mut(task.spec.class).shares.advance(now, task.spec.tenant, tag);
+        let line = model.line_mut(task.spec.class);
+        line.shares.advance(time, task.spec.tenant, tag);
+        if stood {
+            line.delay.note(waited);
+        }
     }
 }
 

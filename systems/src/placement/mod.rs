@@ -8,6 +8,7 @@ pub mod explain;
 mod rank;
 
 use crate::Watch;
+use crate::admission::delay;
 use crate::estimate;
 use crate::release::fail;
 use bevy_ecs::prelude::World;
@@ -47,8 +48,10 @@ pub(crate) fn place(world: &mut World) {
                 None => break,
             }
         }
-        watch_drain(world, model, Class::Interactive, interactive);
-        watch_drain(world, model, Class::Batch, batch);
+        for (class, left) in [(Class::Interactive, interactive), (Class::Batch, batch)] {
+            watch_drain(world, model, class, left);
+            delay::watch(world, &shared, model, class);
+        }
     }
 }
 
