@@ -88,3 +88,37 @@ pub(crate) fn check(tenants: &[TenantRules]) -> Result<(), RulesError> {
         within("tenants.answer_price_milli", tenant.price.answer.into(), 0, PRICE_MAX)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Ticks;
+
+    #[test]
+    fn tenants_are_bounded_and_sorted() {
+        let mut tenants: Vec<TenantRules> = (0..=256).map(|n| TenantRules::new(format!("t{n}"), 1)).collect();
+        tenants.sort_by_key(TenantRules::id);
+        assert!(matches!(check(&tenants), Err(RulesError::TooMany { found: 257, max: 256, .. })));
+        assert_eq!(check(&tenants[1..]), Ok(()));
+        let twice = [tenants[0].clone(), tenants[0].clone()];
+        assert!(matches!(check(&twice), Err(RulesError::Misplaced { .. })));
+        let bad = |change: fn(&mut TenantRules)| {
+            let mut tenant = TenantRules::new("t", 1);
+            change(&mut tenant);
+            check(&[tenant]).unwrap_err().to_string()
+        };
+        assert_eq!(bad(|t| t.weight = 0), "tenants.weight must be between 1 and 1000, not 0");
+        assert_eq!(bad(|t| t.weight = 1_001), "tenants.weight must be between 1 and 1000, not 1001");
+        let still = Rate { amount: 0, per: Ticks(1), burst: 1 };
+        assert!(matches!(check(&[TenantRules { tasks: Some(still), ..TenantRules::new("t", 1) }]), Err(_)));
+        assert!(bad(|t| t.budget.tokens = Some(u64::MAX)).starts_with("a budget of tokens"));
+        assert!(bad(|t| t.price.answer = u32::MAX).starts_with("tenants.answer_price_milli"));
+    }
+
+    #[test]
+    fn a_tenant_is_known_by_its_name_alone() {
+        assert_eq!(TenantId::of("default"), TenantId::DEFAULT);
+        assert_eq!(TenantId::of("a"), TenantRules::new("a", 7).id());
+        assert!(TenantId::of("a") != TenantId::of("b") && TenantId::of("") != TenantId::DEFAULT);
+    }
+}
