@@ -8,8 +8,9 @@ use orchestrion_world::budget::Kind;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    AdmissionMode, CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome,
-    Payer, Refusal, Report, SessionOver, Setback, TaskSpec, TenantLimit, TimeLimit, Usage,
+    AdmissionMode, CancelReason, Class, Effect, EvictionReason, Failure, FaultClass, Finish, Input, Intent, Notice,
+    Order, Outcome, Payer, Refusal, Report, SessionOver, Setback, ShardChange, ShardFault, TaskSpec, TenantLimit,
+    TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -36,8 +37,33 @@ impl Names {
     /// An effect, said of its task or worker.
     pub(crate) fn effect(&self, effect: &Effect) -> String {
         match effect {
-            Effect::Order(order) => order_words(order),
+            Effect::Order(order) => self.order(order),
             Effect::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn order(&self, order: &Order) -> String {
+        match order {
+            Order::Start { worker, epoch, attempt, .. } => {
+                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+            }
+            Order::Cancel { worker, attempt, .. } => {
+                format!("was called back from worker {worker}, attempt {}", attempt.0)
+            }
+            Order::Reset { worker, epoch } => {
+                format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
+            }
+            Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
+            Order::SpawnWorker { worker, epoch } => {
+                format!("worker {worker} was told to load its model and begin life {}", epoch.0)
+            }
+            Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
+            Order::LoadShard { worker, model, .. } => {
+                format!("worker {worker} was told to load {}", self.model(*model))
+            }
+            Order::FreeShard { worker, model, .. } => {
+                format!("worker {worker} was told to free {}", self.model(*model))
+            }
         }
     }
 
@@ -78,8 +104,50 @@ impl Names {
                     AdmissionMode::Open => format!("the {line} queue of {} takes all again", self.model(*model)),
                 }
             }
+            Notice::ShardChanged { worker, model, change } => {
+                format!("{} on worker {worker} {}", self.model(*model), self.change(change))
+            }
             Notice::RulesRefused => "the new rules were not taken".to_owned(),
             Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
+            Notice::Restarted { worker, pool, loss } => {
+                format!("worker {worker} of {} begins again after its loss ({})", self.pool(*pool), loss.label())
+            }
+            Notice::RestartsStopped { pool } => {
+                format!(
+                    "{} lost its workers too often: those that are down stay down until it is resumed",
+                    self.pool(*pool)
+                )
+            }
+            Notice::BreakerChanged { worker, breaker } => {
+                format!("the breaker of worker {worker} is {}", breaker.label())
+            }
+            Notice::Quarantined { device } => {
+                format!("device {device} is in quarantine until a pool that stands on it is resumed")
+            }
+        }
+    }
+
+    fn change(&self, change: &ShardChange) -> String {
+        match change {
+            ShardChange::Loading { takes } => format!("is being loaded, which should take {}", length(*takes)),
+            ShardChange::Loaded => "serves".to_owned(),
+            ShardChange::Failed { fault: ShardFault::Fixed } => {
+                "stays as it is: the worker can load no other".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Corrupt } => {
+                "has other bytes than it should: it is not served".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Transient } => "could not be loaded".to_owned(),
+            ShardChange::Yielding { to } => format!("takes no more tasks, to make way for {}", self.model(*to)),
+            ShardChange::Stays => "stays after all".to_owned(),
+            ShardChange::Evicting { reason: EvictionReason::Demand { by } } => {
+                format!("is evicted for {}", self.model(*by))
+            }
+            ShardChange::Evicting { reason: EvictionReason::Pressure } => {
+                "is evicted: its device is too full".to_owned()
+            }
+            ShardChange::Evicting { reason: EvictionReason::Corrupt } => "is thrown away".to_owned(),
+            ShardChange::Gone => "is gone".to_owned(),
         }
     }
 
@@ -195,7 +263,14 @@ pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
 pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
     match effect {
         Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
-        Effect::Order(Order::Reset { .. }) => None,
+        Effect::Order(
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. },
+        ) => None,
         Effect::Notice(notice) => task_of_notice(notice),
     }
 }
@@ -210,18 +285,13 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
         | Notice::ModeChanged { .. }
+        | Notice::ShardChanged { .. }
         | Notice::RulesRefused
-        | Notice::WorkerRefused { .. } => None,
-    }
-}
-
-fn order_words(order: &Order) -> String {
-    match order {
-        Order::Start { worker, epoch, attempt, .. } => {
-            format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
-        }
-        Order::Cancel { worker, attempt, .. } => format!("was called back from worker {worker}, attempt {}", attempt.0),
-        Order::Reset { worker, epoch } => format!("worker {worker}, life {}, was told to begin again", epoch.0),
+        | Notice::WorkerRefused { .. }
+        | Notice::Restarted { .. }
+        | Notice::RestartsStopped { .. }
+        | Notice::BreakerChanged { .. }
+        | Notice::Quarantined { .. } => None,
     }
 }
 

@@ -114,10 +114,15 @@ pub fn worker_of(report: &Report) -> WorkerId {
         Report::WorkerUp { worker, .. }
         | Report::WorkerDown { worker, .. }
         | Report::Beat { worker, .. }
+        | Report::Loading { worker, .. }
+        | Report::ShardCorrupt { worker, .. }
         | Report::Started { worker, .. }
         | Report::Progress { worker, .. }
         | Report::Finished { worker, .. }
-        | Report::Faulted { worker, .. } => worker,
+        | Report::Faulted { worker, .. }
+        | Report::ShardLoaded { worker, .. }
+        | Report::ShardFailed { worker, .. }
+        | Report::ShardFreed { worker, .. } => worker,
     }
 }
 

@@ -9,11 +9,12 @@ use crate::script::{Act, Event, Script};
 use crate::transcript;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::Rules;
-use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::health::WorkerState;
+use orchestrion_world::id::{ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Order, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::slice::Iter;
@@ -66,7 +67,8 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     let mut stage = Stage::new(script);
     let mut first = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(script.rules.clone()))];
     for (id, facts) in &script.workers {
-        first.extend(stage.engine.rise(Tick(0), *id, Some(facts)).map(Input::Report));
+        let model = model_of(&script.rules, facts.pool);
+        first.extend(stage.engine.rise(Tick(0), *id, Some((facts, model))).map(Input::Report));
     }
     stage.step(Tick(0), first, handling)?;
     let last = script.events.last().map_or(Tick(0), |e| e.at);
@@ -84,6 +86,13 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     stage.run.living = stage.history.living();
     stage.run.ledger = stage.ledger;
     Ok(stage.run)
+}
+
+/// The model that workers of a pool come with.
+fn model_of(rules: &Rules, pool: PoolId) -> ModelId {
+    let name = rules.pools.get(usize::from(pool.0)).map(|pool| &pool.model);
+    let at = name.and_then(|name| rules.models.binary_search(name).ok());
+    ModelId(at.unwrap_or_default() as u16)
 }
 
 struct Stage {
@@ -195,7 +204,7 @@ impl Stage {
     fn boot(&mut self, now: Tick) -> Vec<Input> {
         self.down = None;
         let mut inputs = vec![Input::Boot { wall_ms: now.0 }, Input::SetRules(Box::new(self.rules.clone()))];
-        let ready = self.ledger.workers.iter().filter(|w| w.state == WorkerState::Ready);
+        let ready = self.ledger.workers.iter().filter(|w| w.state.is_up());
         inputs.extend(ready.map(|w| {
             let (worker, epoch) = (w.id, w.epoch);
             Input::Report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) })
@@ -233,6 +242,15 @@ impl Stage {
                 let fault = self.engine.fault(*task, *class);
                 befell("fault", fault.is_some());
                 fault.into_iter().collect()
+            }
+            Act::Flaw(worker, flaw) => {
+                befell("flaw", self.engine.flaw(*worker, *flaw));
+                vec![]
+            }
+            Act::Corrupt(worker) => {
+                let corrupt = self.engine.corrupt(*worker);
+                befell("corrupt", corrupt.is_some());
+                corrupt.into_iter().collect()
             }
             Act::FaultAt(worker, class) => {
                 let fault = self.engine.running(*worker).and_then(|task| self.engine.fault(task, *class));
@@ -278,6 +296,11 @@ impl Stage {
             Act::StallAt(worker) => {
                 let stalled = self.engine.running(*worker).is_some_and(|task| self.engine.stall(task));
                 befell("stall", stalled);
+                vec![]
+            }
+            Act::Spoil(worker, fault) => {
+                befell("spoil", true);
+                self.engine.spoil(*worker, *fault);
                 vec![]
             }
             Act::Boot => return inputs.push(Input::Boot { wall_ms: now.0 }),
@@ -333,7 +356,13 @@ impl Stage {
             if let Effect::Order(order) = effect {
                 let spec = match order {
                     Order::Start { task, .. } => self.specs.get(task),
-                    Order::Cancel { .. } | Order::Reset { .. } => None,
+                    Order::Cancel { .. }
+                    | Order::Reset { .. }
+                    | Order::Probe { .. }
+                    | Order::SpawnWorker { .. }
+                    | Order::StopWorker { .. }
+                    | Order::LoadShard { .. }
+                    | Order::FreeShard { .. } => None,
                 };
                 self.said.extend(self.engine.order(now, order, spec));
             }

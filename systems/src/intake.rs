@@ -7,7 +7,7 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
+use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::Task;
@@ -50,7 +50,9 @@ fn boot(world: &mut World, wall_ms: u64) {
     // Every task is looked at, once in the life of a process.
     let shown = |key: &Key| world.get_by::<Task>(*key).filter(|task| task.tokens_out > 0).map(|task| task.id);
     let cut: Vec<TaskId> = world.names().iter().filter_map(shown).collect();
-    world.resource_mut::<Mail>().cut.extend(cut);
+    let mut mail = world.resource_mut::<Mail>();
+    mail.cut.extend(cut);
+    mail.booted = true;
 }
 
 fn sort_intent(mail: &mut Mail, intent: Intent) {
@@ -64,7 +66,9 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
 fn sort_report(mail: &mut Mail, report: Report) {
     match report {
         Report::WorkerUp { worker, epoch, facts } => mail.words.push(Word::Up(worker, epoch, facts)),
-        Report::WorkerDown { worker, epoch, error: _ } => mail.words.push(Word::Down(worker, epoch)),
+        Report::WorkerDown { worker, epoch, error } => mail.words.push(Word::Down(worker, epoch, error)),
+        Report::Loading { worker, epoch } => mail.words.push(Word::Loading(worker, epoch)),
+        Report::ShardCorrupt { worker, epoch, digest } => mail.words.push(Word::Corrupt(worker, epoch, digest)),
         Report::Beat { worker, epoch } => mail.words.push(Word::Alive(worker, epoch)),
         Report::Started { worker, epoch, task, attempt } => mail.starts.push((worker, epoch, task, attempt)),
         Report::Progress { worker, epoch, made } => mail.progress.push(Made { worker, epoch, tokens: made }),
@@ -74,6 +78,13 @@ fn sort_report(mail: &mut Mail, report: Report) {
         Report::Faulted { worker, epoch, task, attempt, class } => {
             mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
         }
+        Report::ShardLoaded { worker, epoch, model, facts } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Loaded(facts)));
+        }
+        Report::ShardFailed { worker, epoch, model, fault } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Failed(fault)));
+        }
+        Report::ShardFreed { worker, epoch, model } => mail.shards.push((worker, epoch, model, ShardWord::Freed)),
     }
 }
 
@@ -95,7 +106,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         for (n, pool) in rules.pools.iter().enumerate() {
             let Ok(model) = rules.models.binary_search(&pool.model) else { continue };
             let (id, model) = (PoolId(n as u16), ModelId(model as u16));
-            world.enlist(Key::Pool(id), Pool { id, model, ready: 0 });
+            world.enlist(Key::Pool(id), Pool::new(id, model));
         }
         tenants::renew(world, None, &rules);
         let mut core = world.resource_mut::<Core>();
@@ -103,7 +114,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         core.set_rules(rules);
         return;
     };
-    if before.models == rules.models && before.pools == rules.pools {
+    if before.models == rules.models && before.pools == rules.pools && before.loadable == rules.loadable {
         renew_grace(world, &rules);
         tenants::renew(world, Some(&before), &rules);
         sessions::renew(world, &rules);

@@ -9,8 +9,10 @@ mod admission;
 pub mod audit;
 mod dispatch;
 mod estimate;
+mod eviction;
 mod health;
 mod intake;
+mod memory;
 pub mod placement;
 mod progress;
 mod release;
@@ -30,7 +32,7 @@ use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
-use orchestrion_world::worker::{Model, WorkerState};
+use orchestrion_world::worker::Model;
 use placement::explain::DecisionLog;
 pub use sessions::SessionView;
 use std::fmt;
@@ -185,8 +187,8 @@ impl Simulation {
         }
         for worker in self.world.workers() {
             gauges.leases += worker.leases.len() as u64;
-            if worker.state == WorkerState::Ready {
-                gauges.slots += u64::from(worker.facts.slots);
+            if worker.takes() {
+                gauges.slots += u64::from(worker.offered());
             }
         }
         for device in self.world.devices() {

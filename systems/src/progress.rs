@@ -9,7 +9,6 @@ use orchestrion_world::mail::{Made, Mail};
 use orchestrion_world::protocol::Notice;
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
-use orchestrion_world::worker::WorkerState;
 
 pub(crate) fn follow(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
@@ -35,7 +34,9 @@ pub(crate) fn follow(world: &mut World) {
 /// An attempt that follows another makes again what readers have before it makes more.
 fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
     let now = world.resource::<Core>().now;
-    let fingerprint = world.worker(worker).map(|worker| worker.facts.fingerprint);
+    let Some(model) = world.task(id).map(|task| task.spec.model) else { return };
+    let resident = world.worker(worker).and_then(|worker| worker.resident(model));
+    let fingerprint = resident.map(|resident| resident.facts.fingerprint);
     let Some(mut task) = world.task_mut(id) else { return };
     let first = task.made == 0;
     task.heard = now;
@@ -51,7 +52,7 @@ fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
 /// Whether this life of the worker holds a live lease for this attempt.
 fn holds(world: &World, id: WorkerId, epoch: Epoch, task: TaskId, attempt: Attempt) -> bool {
     world.worker(id).is_some_and(|worker| {
-        worker.state == WorkerState::Ready
+        worker.state.is_up()
             && worker.epoch == epoch
             && worker.lease_at(task, attempt).is_some_and(|at| !worker.leases[at].revoked)
     })

@@ -3,9 +3,12 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod eviction;
+mod health;
 mod queue;
 mod tenants;
 
+pub(crate) use health::Health;
 pub(crate) use queue::Queue;
 pub(crate) use tenants::{Sessions, Tenant};
 
@@ -18,9 +21,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{
-    HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules,
-};
+use orchestrion_world::config::{PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -41,6 +42,7 @@ pub(crate) struct Config {
     pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
+    pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
     pub timeouts: Timeouts,
@@ -66,14 +68,6 @@ pub(crate) enum Policy {
     PredictedEnd,
     LeastLoaded,
     Pack,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Health {
-    pub beat_timeout_ms: u64,
-    pub no_worker_grace_ms: u64,
-    pub workers_max: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,13 +174,6 @@ impl Default for Placement {
     }
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        let HealthRules { beat_timeout, no_worker_grace, workers_max } = Rules::default().health;
-        Health { beat_timeout_ms: beat_timeout.0, no_worker_grace_ms: no_worker_grace.0, workers_max }
-    }
-}
-
 impl Default for Retry {
     fn default() -> Self {
         let RetryRules { attempts_max, backoff, backoff_max, jitter, budget } = Rules::default().retry;
@@ -278,7 +265,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, sessions, queue, placement, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -298,11 +285,7 @@ impl Config {
                 },
                 batch_share: Permille(placement.batch_share_permille),
             },
-            health: HealthRules {
-                beat_timeout: Ticks(health.beat_timeout_ms),
-                no_worker_grace: Ticks(health.no_worker_grace_ms),
-                workers_max: health.workers_max,
-            },
+            health: health.rules(),
             retry: RetryRules {
                 attempts_max: retry.attempts_max,
                 backoff: Ticks(retry.backoff_ms),
@@ -315,6 +298,9 @@ impl Config {
                 idle: Ticks(timeouts.idle_ms),
                 wall: Ticks(timeouts.wall_ms),
             },
+            eviction: eviction.rules(),
+            // Stations serve the model they start with.
+            loadable: vec![],
         }
     }
 

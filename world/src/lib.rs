@@ -6,7 +6,9 @@
 
 pub mod budget;
 pub mod config;
+pub mod crew;
 pub mod dice;
+pub mod health;
 pub mod id;
 pub mod ledger;
 pub mod mail;

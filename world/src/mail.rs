@@ -1,8 +1,11 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, Epoch, ModelId, SessionId, TaskId, WorkerId};
-use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, SessionId, TaskId, WorkerId};
+use crate::protocol::{
+    CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
+};
+use crate::units::Sha256;
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
 use std::collections::BTreeSet;
@@ -10,11 +13,17 @@ use std::collections::BTreeSet;
 /// See the module's head. Each list is drained by the phase named beside it.
 #[derive(Resource, Debug, Default)]
 pub struct Mail {
+    /// Health: a process began, and with it whatever lived in the last one is gone.
+    pub booted: bool,
     /// Health, in order of arrival.
     pub words: Vec<Word>,
     /// Progress, in order of arrival.
     pub starts: Vec<(WorkerId, Epoch, TaskId, Attempt)>,
     pub progress: Vec<Made>,
+    /// Eviction, in order of arrival.
+    pub shards: Vec<(WorkerId, Epoch, ModelId, ShardWord)>,
+    /// Eviction: devices on which memory was taken.
+    pub pressed: BTreeSet<DeviceId>,
     /// Release.
     pub ends: Vec<AttemptEnd>,
     pub cancels: Vec<(TaskId, CancelReason)>,
@@ -33,6 +42,8 @@ pub struct Mail {
     pub due: Vec<TimerKey>,
     /// Placement: models whose queue grew or whose capacity did.
     pub stirred: BTreeSet<ModelId>,
+    /// Placement: models that found no memory before, and may find some now.
+    pub hopeful: BTreeSet<ModelId>,
     /// Dispatch, from placement.
     pub placed: Vec<(TaskId, WorkerId)>,
     /// Leaves with the step, in order of decision.
@@ -51,8 +62,18 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub enum Word {
     Up(WorkerId, Epoch, WorkerFacts),
-    Down(WorkerId, Epoch),
+    Loading(WorkerId, Epoch),
+    Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
+    Corrupt(WorkerId, Epoch, Sha256),
+}
+
+/// What became of an order to load or free a model.
+#[derive(Clone, Copy, Debug)]
+pub enum ShardWord {
+    Loaded(ModelFacts),
+    Failed(ShardFault),
+    Freed,
 }
 
 /// How an attempt ended at its worker.

@@ -7,9 +7,10 @@
 
 use crate::budget::{Kind, Left};
 use crate::config::{OverloadPolicy, Rules};
+use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Sha256};
+use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
 
 /// What enters a step.
@@ -144,30 +145,103 @@ pub enum Report {
         attempt: Attempt,
         class: FaultClass,
     },
+    /// A model stands in the worker's memory and its seal was checked. `facts` as measured.
+    ShardLoaded {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        facts: ModelFacts,
+    },
+    /// A `LoadShard` or `FreeShard` came to nothing.
+    ShardFailed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        fault: ShardFault,
+    },
+    /// What a model took of the worker's memory is free.
+    ShardFreed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
+    /// A worker that was told to begin lives and loads its model.
+    Loading {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// The weights of this file that the worker uses are not what was loaded.
+    ShardCorrupt {
+        worker: WorkerId,
+        epoch: Epoch,
+        digest: Sha256,
+    },
+}
+
+/// Why a model could not be loaded or freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ShardFault {
+    /// The worker serves the model it came with and no other.
+    Fixed,
+    /// The bytes that arrived are not those of the model: they are never served from.
+    Corrupt,
+    /// Another try may work.
+    Transient,
 }
 
 /// What a worker is, as it announces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {
     pub pool: PoolId,
+    /// What it spans, by id, each with its share of every model and context; the shares are the whole.
+    pub devices: Vec<DeviceShare>,
+    /// Tasks at a time, of all its models together.
+    pub slots: u16,
+    /// Of the pool's model, where the worker came with it loaded.
+    pub came_with: Option<ModelFacts>,
+    /// What it can load on order; none where it serves the model it came with and no other.
+    pub loader: Option<Loader>,
+}
+
+/// A device, as one worker sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShare {
     pub device: DeviceId,
-    /// Memory of that device that workers may use.
-    pub device_capacity: Bytes,
+    /// Memory of the device that workers may use.
+    pub capacity: Bytes,
+    pub share: Permille,
+}
+
+/// A model as it stands on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFacts {
     /// SHA-256 of the model file.
-    pub model_digest: Sha256,
+    pub digest: Sha256,
     /// Of all that its tokens depend on besides the request: model file, engine and numerics.
     pub fingerprint: Sha256,
-    /// What the model's weights take.
+    /// What the model's weights take, on all devices together.
     pub weights: Bytes,
     /// What one token of context takes while its task runs.
     pub kv_per_token: Bytes,
     /// Prompt and answer together.
     pub ctx_max: u32,
-    /// Tasks at a time.
-    pub slots: u16,
-    /// Measured when the model was loaded; the core learns better ones.
+    /// Tokens of all its tasks together, measured when the model was loaded; the core learns better ones.
     pub prefill: MilliRate,
     pub decode: MilliRate,
+}
+
+/// What a worker can load, and how fast it would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loader {
+    /// Bytes that it loads in a second.
+    pub load: Bytes,
+    /// Bytes of weights that it goes through in a second for prompts and for answers: each token takes them all.
+    pub prompt: Bytes,
+    pub answer: Bytes,
+    /// Of its least able device, in tenths: 86 is 8.6.
+    pub compute: u16,
+    /// Sorted: quantizations, architectures and features that its engine has.
+    pub abilities: Vec<String>,
 }
 
 /// What an attempt came to.
@@ -251,13 +325,48 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
+    /// Take the model into memory. Answered by one `ShardLoaded` or `ShardFailed`.
+    LoadShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        expects: ModelFacts,
+    },
+    /// Let the model's memory go. Answered by one `ShardFreed` or `ShardFailed`.
+    FreeShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
+    /// Say that you live.
+    Probe {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Begin a life of this epoch: load the model and announce yourself.
+    SpawnWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Drop all work, give the memory back and end.
+    StopWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
 }
 
 impl Order {
     /// The worker it is for.
     pub fn worker(&self) -> WorkerId {
         match *self {
-            Order::Start { worker, .. } | Order::Cancel { worker, .. } | Order::Reset { worker, .. } => worker,
+            Order::Start { worker, .. }
+            | Order::Cancel { worker, .. }
+            | Order::Reset { worker, .. }
+            | Order::LoadShard { worker, .. }
+            | Order::FreeShard { worker, .. }
+            | Order::Probe { worker, .. }
+            | Order::SpawnWorker { worker, .. }
+            | Order::StopWorker { worker, .. } => worker,
         }
     }
 }
@@ -267,27 +376,125 @@ impl Order {
 pub enum Notice {
     /// The task will end exactly once. `position` counts from 0 within its class; `left` is what its tenant and
     /// its session have left once it is paid for, whichever has less.
-    Accepted { task: TaskId, position: u32, predicted_start: Ticks, left: Left },
+    Accepted {
+        task: TaskId,
+        position: u32,
+        predicted_start: Ticks,
+        left: Left,
+    },
     /// The task never was.
-    Refused { task: TaskId, refusal: Refusal },
+    Refused {
+        task: TaskId,
+        refusal: Refusal,
+    },
     /// A worker was chosen.
-    Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
+    Placed {
+        task: TaskId,
+        attempt: Attempt,
+        pool: PoolId,
+        worker: WorkerId,
+    },
     /// The engine took it up.
-    Started { task: TaskId, attempt: Attempt, worker: WorkerId },
+    Started {
+        task: TaskId,
+        attempt: Attempt,
+        worker: WorkerId,
+    },
     /// An attempt was lost; the task waits for the next.
-    Retrying { task: TaskId, lost: Attempt, until: Tick, why: Setback },
+    Retrying {
+        task: TaskId,
+        lost: Attempt,
+        until: Tick,
+        why: Setback,
+    },
     /// The one end.
-    Ended { task: TaskId, outcome: Outcome },
+    Ended {
+        task: TaskId,
+        outcome: Outcome,
+    },
     /// A worker came or went: how many are ready in its pool now.
-    PoolChanged { pool: PoolId, ready: u16 },
-    /// New rules are out of bounds, or name other models or pools than the journal began with: they
+    PoolChanged {
+        pool: PoolId,
+        ready: u16,
+    },
+    /// A model came, goes or went on a worker.
+    ShardChanged {
+        worker: WorkerId,
+        model: ModelId,
+        change: ShardChange,
+    },
+    /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
     /// were not taken.
     RulesRefused,
     /// A line begins or ceases to refuse who would wait longer than `target`: the least that anybody waited in it
     /// was `delay`.
-    ModeChanged { model: ModelId, class: Class, mode: AdmissionMode, delay: Ticks, target: Ticks },
+    ModeChanged {
+        model: ModelId,
+        class: Class,
+        mode: AdmissionMode,
+        delay: Ticks,
+        target: Ticks,
+    },
     /// A worker announced itself and was not taken in.
-    WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+    WorkerRefused {
+        worker: WorkerId,
+        reason: WorkerRefusal,
+    },
+    /// A lost worker was told to begin again.
+    Restarted {
+        worker: WorkerId,
+        pool: PoolId,
+        loss: Loss,
+    },
+    /// The pool's workers were lost too often: those that are down stay down until somebody resumes it.
+    RestartsStopped {
+        pool: PoolId,
+    },
+    BreakerChanged {
+        worker: WorkerId,
+        breaker: Breaker,
+    },
+    /// Nothing runs on the device until somebody resumes a pool that stands on it.
+    Quarantined {
+        device: DeviceId,
+    },
+}
+
+/// What happens to a model on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShardChange {
+    /// It is loaded, which is expected to take this long.
+    Loading {
+        takes: Ticks,
+    },
+    /// It serves.
+    Loaded,
+    /// It could not be loaded or freed.
+    Failed {
+        fault: ShardFault,
+    },
+    /// It takes no more tasks, to make way.
+    Yielding {
+        to: ModelId,
+    },
+    /// Nobody wants its place any more: it serves again.
+    Stays,
+    Evicting {
+        reason: EvictionReason,
+    },
+    /// Its memory is free.
+    Gone,
+}
+
+/// Why a model is evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EvictionReason {
+    /// Another needs its memory.
+    Demand { by: ModelId },
+    /// Its device is fuller than the rules like.
+    Pressure,
+    /// Its bytes are not those of the model.
+    Corrupt,
 }
 
 /// Whom a line takes in.
@@ -311,6 +518,10 @@ pub enum WorkerRefusal {
     NoMemory { needed: Bytes, free: Bytes },
     /// It has no slots.
     NoSlots,
+    /// Its devices are none, too many, out of order, or their shares are not the whole.
+    Devices,
+    /// Its device is in quarantine.
+    Quarantined { device: DeviceId },
 }
 
 /// Why a task was not admitted, with the figures compared.

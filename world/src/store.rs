@@ -12,8 +12,8 @@ use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
-use crate::wheel::{Alarm, TimerKey, Wheel};
-use crate::worker::{Model, Pool, Worker, WorkerState};
+use crate::wheel::{Alarm, Fuse, TimerHandle, TimerKey, Wheel};
+use crate::worker::{Model, Pool, Worker};
 use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,6 +80,9 @@ pub trait Store {
     fn device_mut(&mut self, id: DeviceId) -> Option<Mut<'_, Device>> {
         self.get_by_mut(Key::Device(id))
     }
+    fn shard(&self, device: DeviceId, digest: Sha256) -> Option<&Shard> {
+        self.get_by(Key::Shard(device, digest))
+    }
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
     }
@@ -103,8 +106,12 @@ pub trait Store {
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Every tenant's id, in order.
     fn tenants(&self) -> Vec<TenantId>;
+    /// Replaces the timer of a worker's breaker.
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
+    /// A model is on a worker no more.
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId);
 }
 
 impl Store for World {
@@ -159,27 +166,54 @@ impl Store for World {
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
-        let Some(entity) = self.whereabouts(key) else { return };
-        let mut wheel = self.resource_mut::<Wheel>();
-        let armed = timer.map(|(due, timer)| wheel.arm(due, timer));
-        let before = self.get_mut::<Alarm>(entity).and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
-        if let Some(before) = before {
-            self.resource_mut::<Wheel>().disarm(before);
-        }
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let alarm = self.whereabouts(key).and_then(|entity| self.get_mut::<Alarm>(entity));
+        let before = alarm.and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
+        disarm(self, before);
+    }
+
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let fuse = self.whereabouts(key).and_then(|entity| self.get_mut::<Fuse>(entity));
+        let before = fuse.and_then(|mut fuse| std::mem::replace(&mut fuse.0, armed));
+        disarm(self, before);
     }
 
     fn index_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.worker(id) else { return };
-        let (model, device) = (worker.model, worker.facts.device);
-        let free = worker.state == WorkerState::Ready && worker.free_slots() > 0;
-        let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
+        for n in 0.. {
+            let Some(worker) = self.worker(id) else { return };
+            let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
+            let has_room = worker.takes() && worker.free_slots() > 0 && worker.serving(model).is_some();
+            index_model(self, id, model, has_room);
+        }
+    }
+
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
+        index_model(self, id, model, false);
+        if let Some(mut worker) = self.worker_mut(id) {
+            worker.residents.retain(|r| r.model != model);
+        }
+    }
+}
+
+fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) {
+    for n in 0.. {
+        let Some(worker) = world.worker(id) else { return };
+        let Some(device) = worker.facts.devices.get(n).map(|part| part.device) else { return };
+        let FreeIndex { by_model, by_device } = &mut *world.resource_mut::<FreeIndex>();
         let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
-        if free {
+        if has_room {
             of_model.insert(id);
             of_device.insert((model, id));
         } else {
             of_model.remove(&id);
             of_device.remove(&(model, id));
         }
+    }
+}
+
+fn disarm(world: &mut World, timer: Option<TimerHandle>) {
+    if let Some(timer) = timer {
+        world.resource_mut::<Wheel>().disarm(timer);
     }
 }

@@ -232,7 +232,13 @@ impl Beat {
                 }
                 payload
             }
-            Order::Cancel { .. } | Order::Reset { .. } => None,
+            Order::Cancel { .. }
+            | Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => None,
         };
         self.stations.order(order, payload);
     }

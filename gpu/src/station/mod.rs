@@ -15,7 +15,7 @@ mod text;
 
 use crate::engine::Engine;
 use crate::tokenizer::Tokenizer;
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report};
 use orchestrion_world::units::{Bytes, Sha256};
@@ -71,9 +71,25 @@ pub struct StationModel {
 /// What a station is told.
 #[derive(Debug)]
 enum Order {
-    Start { task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload },
-    Cancel { task: TaskId, attempt: Attempt },
-    Reset { epoch: Epoch },
+    Start {
+        task: TaskId,
+        attempt: Attempt,
+        epoch: Epoch,
+        payload: Payload,
+    },
+    Cancel {
+        task: TaskId,
+        attempt: Attempt,
+    },
+    Reset {
+        epoch: Epoch,
+    },
+    Probe,
+    /// Load or free a model.
+    Change {
+        epoch: Epoch,
+        model: ModelId,
+    },
 }
 
 /// An order that did not reach its station.
@@ -117,6 +133,22 @@ impl Station {
     /// Drops all work; the worker comes back as `epoch`.
     pub fn reset(&self, epoch: Epoch) -> Result<(), OrderError> {
         self.send(Order::Reset { epoch })
+    }
+
+    /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
+    pub fn change(&self, epoch: Epoch, model: ModelId) -> Result<(), OrderError> {
+        self.send(Order::Change { epoch, model })
+    }
+
+    /// Has it say that it lives, as soon as its step is over.
+    pub fn probe(&self) -> Result<(), OrderError> {
+        self.send(Order::Probe)
+    }
+
+    /// Ends the station after its current step, without waiting: the handle tells when it is over, and with it
+    /// whatever it held gone.
+    pub fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 
     /// Ends the station after its current step and waits for it. Work in progress is dropped.
