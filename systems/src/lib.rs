@@ -24,13 +24,14 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::{SessionId, TaskId};
+use orchestrion_world::id::{DeviceId, SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
-use orchestrion_world::units::Digest;
+use orchestrion_world::units::{Bytes, Digest};
+use orchestrion_world::vram::Device;
 use orchestrion_world::wheel::Wheel;
 use orchestrion_world::worker::Model;
 use placement::explain::DecisionLog;
@@ -201,6 +202,12 @@ impl Simulation {
     /// What can be said of a session at `now`; none where there is no such session.
     pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
         sessions::view(&self.world, id, now)
+    }
+
+    /// Every device, by id: what is used of it, and how much there is.
+    pub fn devices(&self) -> Vec<(DeviceId, Bytes, Bytes)> {
+        let used = |device: &Device| Bytes(device.weights.0 + device.reserved.0);
+        self.world.devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
     }
 
     /// From here on, keeps every placement decision about this task in full.
