@@ -1,5 +1,6 @@
 //! Tasks: what was asked, and where in its life it is.
 
+use crate::budget::Amount;
 use crate::config::TimeoutRules;
 use crate::id::{TaskId, WorkerId};
 use crate::protocol::{Determinism, Outcome, TaskSpec, TimeLimit};
@@ -33,6 +34,8 @@ pub struct Task {
     pub preempted: u32,
     /// The worker that the last lost attempt failed on.
     pub failed_on: Option<WorkerId>,
+    /// Held back for it of its tenant's and its session's budgets.
+    pub reserved: Amount,
     pub life: Life,
 }
 
@@ -53,6 +56,7 @@ impl Task {
             fingerprint: None,
             preempted: 0,
             failed_on: None,
+            reserved: Amount::default(),
             life: Life::Queued,
         }
     }
