@@ -6,6 +6,7 @@
 
 use crate::config::Rules;
 use crate::mail::Mail;
+use crate::plain;
 use crate::protocol::Class;
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
@@ -221,13 +222,10 @@ fn seal(sum: u128, core: &Core, buffer: &mut Vec<u8>) -> Digest {
     Digest(hash(7, &(sum, seed, now, ordinals, retry_budget, booted, rules_digest), buffer))
 }
 
-#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 fn hash(kind: u64, value: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
     buffer.clear();
-    let bytes = postcard::to_extend(value, std::mem::take(buffer)).expect("plain data serialises");
-    let hash = xxh3_128_with_seed(&bytes, kind);
-    *buffer = bytes;
-    hash
+    plain::write(value, buffer);
+    xxh3_128_with_seed(buffer, kind)
 }
 
 mod shared_rules {

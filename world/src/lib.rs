@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod mail;
 pub mod payload;
 mod places;
+mod plain;
 pub mod protocol;
 pub mod queues;
 mod roster;
