@@ -22,7 +22,7 @@ use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
 use crate::telemetry::{Telemetry, Turned};
 use orchestrion_world::id::{TaskId, TenantId};
-use orchestrion_world::protocol::{CancelReason, Class, Intent, TaskSpec};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -106,6 +106,7 @@ pub(crate) struct Ticket {
     pub(crate) surface: Surface,
     pub(crate) class: Class,
     pub(crate) deadline: Option<Ticks>,
+    pub(crate) determinism: Determinism,
 }
 
 /// A request, read and checked.
@@ -195,7 +196,7 @@ impl Door {
 
     /// Sends it to the core, without a wait.
     fn submit(self: &Arc<Self>, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
-        let Ticket { task, body, surface, class, deadline } = ticket;
+        let Ticket { task, body, surface, class, deadline, determinism } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
             class,
@@ -206,6 +207,7 @@ impl Door {
             max_tokens: prepared.payload.max_tokens,
             deadline,
             seed: prepared.payload.sampling.seed,
+            determinism,
         };
         let fingerprint = prepared.fingerprint.into();
         let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };

@@ -10,7 +10,9 @@ use orchestrion_world::config::{HealthRules, OverloadPolicy, PoolRules, QueueRul
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::payload::Token;
-use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts};
+use orchestrion_world::protocol::{
+    Class, Determinism, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts,
+};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ pub(crate) fn up(worker: u32, pool: u16, slots: u16, decode: u64) -> Input {
         device: DeviceId(worker),
         device_capacity: Bytes(8 << 30),
         model_digest: Sha256([7; 32]),
+        fingerprint: Sha256([8; 32]),
         weights: Bytes(1 << 30),
         kv_per_token: Bytes(1 << 10),
         ctx_max: 4096,
@@ -61,6 +64,7 @@ pub(crate) fn spec() -> TaskSpec {
         max_tokens: 16,
         deadline: None,
         seed: 3,
+        determinism: Determinism::BestEffort,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::port::PrepareError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::config::OverloadPolicy;
-use orchestrion_world::protocol::{CancelReason, Failure, Refusal};
+use orchestrion_world::protocol::{CancelReason, Failure, Refusal, TimeLimit};
 use orchestrion_world::time::Ticks;
 use serde_json::{Map, Value, json};
 
@@ -31,12 +31,13 @@ pub enum ErrorCode {
     PoolUnready,
     PoolUnavailable,
     WorkerReset,
+    DecodeTimeout,
     Cancelled,
     Internal,
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 18] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
     (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
@@ -52,6 +53,7 @@ pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 17] = [
     (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
+    (ErrorCode::DecodeTimeout, "DECODE_TIMEOUT", StatusCode::GATEWAY_TIMEOUT, true),
     // Only a non-streamed answer shows this status: nginx's "client closed request".
     (ErrorCode::Cancelled, "CANCELLED", CLIENT_CLOSED, false),
     (ErrorCode::Internal, "INTERNAL", StatusCode::INTERNAL_SERVER_ERROR, false),
@@ -246,6 +248,19 @@ impl Problem {
             )
             .label(policy.label())
             .after(retry_after.0),
+            Failure::TimedOut(limit) => {
+                let message = match limit {
+                    TimeLimit::FirstToken => {
+                        "no worker made a first token in the time allowed (`timeouts.first_token_ms`)"
+                    }
+                    TimeLimit::Idle => "no further token came in the time allowed (`timeouts.idle_ms`)",
+                    TimeLimit::Wall => {
+                        "the answer took longer than is allowed (`timeouts.wall_ms`); ask for fewer tokens"
+                    }
+                };
+                Problem::new(ErrorCode::DecodeTimeout, message)
+            }
+            Failure::Diverged => Problem::diverged(),
         }
     }
 

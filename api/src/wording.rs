@@ -8,7 +8,7 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
     CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Refusal, Report,
-    TaskSpec, Usage,
+    Setback, TaskSpec, TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -54,11 +54,9 @@ impl Names {
             Notice::Started { attempt, worker, .. } => {
                 format!("was taken up by worker {worker} (attempt {})", attempt.0)
             }
-            Notice::Retrying { lost, until, .. } => {
-                format!(
-                    "lost attempt {} before its first token and waits until tick {} to be tried again",
-                    lost.0, until.0
-                )
+            Notice::Retrying { lost, until, why, .. } => {
+                let why = setback_words(*why);
+                format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.0, until.0)
             }
             Notice::Ended { outcome, .. } => outcome_words(outcome),
             Notice::PoolChanged { pool, ready } => {
@@ -101,11 +99,7 @@ impl Names {
                 Some(format!("was to be cancelled: {}", reason_words(*reason)))
             }
             Input::Report(Report::Faulted { worker, task: id, attempt, class, .. }) if *id == task => {
-                let kind = match class {
-                    FaultClass::Transient => "a fault that another try may not meet",
-                    FaultClass::InvalidInput => "a fault of the request itself",
-                    FaultClass::Fatal => "a fault that broke the worker",
-                };
+                let kind = fault_words(*class);
                 Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.0))
             }
             _ => None,
@@ -189,9 +183,37 @@ fn outcome_words(outcome: &Outcome) -> String {
                     policy.label(),
                     length(*retry_after)
                 ),
+                Failure::TimedOut(limit) => limit_words(*limit).to_owned(),
+                Failure::Diverged => "two attempts made different tokens".to_owned(),
             };
             format!("ended, failed after {}: {why}", count(*tokens_out, "token"))
         }
+    }
+}
+
+fn fault_words(class: FaultClass) -> &'static str {
+    match class {
+        FaultClass::Transient => "a fault that another try may not meet",
+        FaultClass::InvalidInput => "a fault of the request itself",
+        FaultClass::Fatal => "a fault that broke the worker",
+        FaultClass::Retryable => "the worker had no room for it",
+        FaultClass::Diverged => "it made other tokens than readers were shown",
+    }
+}
+
+fn limit_words(limit: TimeLimit) -> &'static str {
+    match limit {
+        TimeLimit::FirstToken => "no first token came in the time allowed",
+        TimeLimit::Idle => "no further token came in the time allowed",
+        TimeLimit::Wall => "it took longer than is allowed",
+    }
+}
+
+fn setback_words(why: Setback) -> &'static str {
+    match why {
+        Setback::WorkerLost => "its worker was lost",
+        Setback::Fault(class) => fault_words(class),
+        Setback::TimedOut(limit) => limit_words(limit),
     }
 }
 

@@ -9,7 +9,7 @@ use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
-    Class, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
+    Class, Determinism, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
@@ -180,6 +180,7 @@ impl Bench {
             max_tokens: 16 + (spread >> 32) as u32 % 240,
             deadline: Some(Ticks(3_600_000)),
             seed: spread,
+            determinism: Determinism::BestEffort,
         };
         Input::Intent(Intent::Submit { task, spec })
     }
@@ -196,6 +197,7 @@ fn announced(n: u32, slots: u32) -> Report {
         device: DeviceId(n),
         device_capacity: Bytes(80 << 30),
         model_digest: Sha256([7; 32]),
+        fingerprint: Sha256([8; 32]),
         weights: Bytes(16 << 30),
         kv_per_token: Bytes(128 << 10),
         ctx_max: 4_096,

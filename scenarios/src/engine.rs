@@ -5,10 +5,12 @@
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Finish, Order, Report, TaskSpec, Usage, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a worker says that it lives.
 pub const BEAT: Ticks = Ticks(1_000);
+/// How often a worker tells of tokens.
+const PROGRESS: Ticks = Ticks(100);
 /// From an order to the engine's taking it up.
 const TAKE_UP: Ticks = Ticks(2);
 
@@ -26,13 +28,16 @@ struct Sim {
     epoch: Epoch,
     alive: bool,
     running: BTreeMap<TaskId, Attempt>,
+    /// Attempts that hold their slot and make no more tokens.
+    stalled: BTreeSet<(TaskId, Attempt)>,
 }
 
 #[derive(Clone, Debug)]
 enum Planned {
     Beat,
     Start(TaskId, Attempt),
-    FirstToken(TaskId, Attempt),
+    /// What was made since the first token came, of which so many were told.
+    Tokens(TaskId, Attempt, Tick, u32),
     End(TaskId, Attempt, Usage),
 }
 
@@ -51,7 +56,8 @@ impl Engine {
     }
 
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
-        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, running: BTreeMap::new() });
+        let (running, stalled) = (BTreeMap::new(), BTreeSet::new());
+        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, running, stalled });
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
     }
@@ -70,11 +76,18 @@ impl Engine {
         }
     }
 
+    /// The attempt that runs this task gets no further, and nobody says so.
+    pub fn stall(&mut self, task: TaskId) {
+        for sim in self.workers.values_mut().filter(|sim| sim.alive) {
+            sim.stalled.extend(sim.running.get(&task).map(|&attempt| (task, attempt)));
+        }
+    }
+
     /// The attempt that runs this task fails.
-    pub fn fault(&mut self, task: TaskId) -> Option<Report> {
+    pub fn fault(&mut self, task: TaskId, class: FaultClass) -> Option<Report> {
         let (&worker, sim) = self.workers.iter_mut().find(|(_, sim)| sim.alive && sim.running.contains_key(&task))?;
         let attempt = sim.running.remove(&task)?;
-        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class: FaultClass::Transient })
+        Some(Report::Faulted { worker, epoch: sim.epoch, task, attempt, class })
     }
 
     /// Carries out an order; what it says at once comes back.
@@ -100,7 +113,7 @@ impl Engine {
                 };
                 let first = now + TAKE_UP + prefill;
                 self.plan(now + TAKE_UP, worker, epoch, Planned::Start(task, attempt));
-                self.plan(first, worker, epoch, Planned::FirstToken(task, attempt));
+                self.plan(first, worker, epoch, Planned::Tokens(task, attempt, first, 0));
                 self.plan(first + decode, worker, epoch, Planned::End(task, attempt, usage));
                 None
             }
@@ -133,7 +146,9 @@ impl Engine {
 
     fn report(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, planned: Planned) -> Option<Report> {
         let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
-        let runs = |sim: &Sim, task, attempt| sim.running.get(&task) == Some(&attempt);
+        let runs = |sim: &Sim, task, attempt| {
+            sim.running.get(&task) == Some(&attempt) && !sim.stalled.contains(&(task, attempt))
+        };
         match planned {
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);
@@ -142,14 +157,16 @@ impl Engine {
             Planned::Start(task, attempt) if runs(sim, task, attempt) => {
                 Some(Report::Started { worker, epoch, task, attempt })
             }
-            Planned::FirstToken(task, attempt) if runs(sim, task, attempt) => {
-                Some(Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] })
+            Planned::Tokens(task, attempt, first, told) if runs(sim, task, attempt) => {
+                let made = 1 + (now.since(first).0 * sim.facts.decode.0 / 1_000_000) as u32;
+                self.plan(now + PROGRESS, worker, epoch, Planned::Tokens(task, attempt, first, made));
+                (made > told).then(|| Report::Progress { worker, epoch, made: vec![(task, attempt, made - told)] })
             }
             Planned::End(task, attempt, usage) if runs(sim, task, attempt) => {
                 sim.running.remove(&task);
                 Some(Report::Finished { worker, epoch, task, attempt, usage })
             }
-            Planned::Start(..) | Planned::FirstToken(..) | Planned::End(..) => None,
+            Planned::Start(..) | Planned::Tokens(..) | Planned::End(..) => None,
         }
     }
 

@@ -94,9 +94,13 @@ impl History {
                 let placed = self.lives.get(&task) == Some(&Told::Placed(attempt));
                 placed.then_some(()).ok_or(format!("11: {task} is started without a placement"))
             }
-            Order::Cancel { task, .. } => {
-                let ended = self.lives.get(&task) == Some(&Told::Ended);
-                ended.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before its end was told"))
+            Order::Cancel { task, attempt, .. } => {
+                let over = match self.lives.get(&task) {
+                    Some(Told::Ended) => true,
+                    Some(Told::Waiting(lost)) => attempt <= *lost,
+                    Some(Told::Placed(_) | Told::Started(_)) | None => false,
+                };
+                over.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before that was told"))
             }
             Order::Reset { .. } => Ok(()),
         }

@@ -12,10 +12,10 @@
 //! ```
 
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules,
+    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
 };
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
@@ -51,8 +51,12 @@ pub enum Act {
     Hang(WorkerId),
     /// A worker that died comes back.
     Rise(WorkerId),
-    /// The attempt that runs this task fails in a way that may pass.
-    Fault(TaskId),
+    /// The attempt that runs this task fails.
+    Fault(TaskId, FaultClass),
+    /// The attempt that runs this task makes no more tokens, though its worker lives.
+    Stall(TaskId),
+    /// A process takes the journal up: what the one before showed its readers is gone.
+    Boot,
     /// The placement rules change.
     Rule(PlacementRules),
     /// From here on, every placement decision about this task is told in full.
@@ -134,6 +138,12 @@ impl Script {
                 self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
                 self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
             }
+            "timeouts" => {
+                let TimeoutRules { first_token, idle, wall } = &mut self.rules.timeouts;
+                *first_token = Ticks(words.or("first_token", first_token.0)?);
+                *idle = Ticks(words.or("idle", idle.0)?);
+                *wall = Ticks(words.or("wall", wall.0)?);
+            }
             "health" => {
                 self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
                 self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
@@ -154,7 +164,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "health" | "placement" => Ok(()),
+                "pool" | "tenant" | "queue" | "retry" | "timeouts" | "health" | "placement" => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
@@ -177,7 +187,11 @@ impl Script {
             "die" => Act::Die(worker_id(words.name()?)?),
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
-            "fault" => Act::Fault(task_id(words.name()?)?),
+            "fault" => {
+                Act::Fault(task_id(words.name()?)?, fault_class(words.optional("class").unwrap_or("transient"))?)
+            }
+            "stall" => Act::Stall(task_id(words.name()?)?),
+            "boot" => Act::Boot,
             "rule" => Act::Rule(self.placement(words)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
@@ -186,6 +200,7 @@ impl Script {
     }
 
     fn spec(&self, words: &mut Words<'_>) -> Result<TaskSpec, String> {
+        let strict = words.flag("strict");
         let class = if words.flag("batch") { Class::Batch } else { Class::Interactive };
         let model = match words.optional("model") {
             // A name nobody serves is a question too.
@@ -203,6 +218,7 @@ impl Script {
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,
+            determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
 
@@ -221,11 +237,14 @@ impl Script {
         let mib = |n: u64| Bytes(n << 20);
         let mut model_digest = Sha256::default();
         model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
+        let mut fingerprint = model_digest;
+        fingerprint.0[1] = words.or("engine", 0)?;
         Ok(WorkerFacts {
             pool: PoolId(pool as u16),
             device: DeviceId(words.or("device", 0)?),
             device_capacity: mib(words.or("capacity", 1 << 20)?),
             model_digest,
+            fingerprint,
             weights: mib(words.or("weights", 100)?),
             kv_per_token: Bytes(words.or("kv", 1024)?),
             ctx_max: words.or("ctx", 4096)?,
@@ -240,6 +259,17 @@ impl Script {
 pub fn task_id(name: &str) -> Result<TaskId, String> {
     let number = name.strip_prefix('t').and_then(|n| n.parse().ok());
     number.map(TaskId).ok_or_else(|| format!("a task is called t1, t2, …, not `{name}`"))
+}
+
+fn fault_class(name: &str) -> Result<FaultClass, String> {
+    match name {
+        "transient" => Ok(FaultClass::Transient),
+        "retryable" => Ok(FaultClass::Retryable),
+        "invalid-input" => Ok(FaultClass::InvalidInput),
+        "fatal" => Ok(FaultClass::Fatal),
+        "diverged" => Ok(FaultClass::Diverged),
+        other => Err(format!("no class of faults is called `{other}`")),
+    }
 }
 
 fn worker_id(name: &str) -> Result<WorkerId, String> {

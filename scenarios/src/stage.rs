@@ -123,7 +123,12 @@ impl Stage {
                 None
             }
             Act::Rise(worker) => self.engine.rise(now, *worker, None).map(Input::Report),
-            Act::Fault(task) => self.engine.fault(*task).map(Input::Report),
+            Act::Fault(task, class) => self.engine.fault(*task, *class).map(Input::Report),
+            Act::Stall(task) => {
+                self.engine.stall(*task);
+                None
+            }
+            Act::Boot => Some(Input::Boot { wall_ms: now.0 }),
             Act::Rule(rule) => {
                 let rules = orchestrion_world::config::Rules { placement: *rule, ..script.rules.clone() };
                 Some(Input::SetRules(Box::new(rules)))

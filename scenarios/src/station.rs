@@ -262,7 +262,7 @@ impl Station {
                 let full = self.rows.len() >= usize::from(self.facts.slots);
                 let runs = job.prompt > 0 && job.prompt < self.facts.ctx_max && job.answer > 0;
                 if full || !runs {
-                    let class = if full { FaultClass::Transient } else { FaultClass::InvalidInput };
+                    let class = if full { FaultClass::Retryable } else { FaultClass::InvalidInput };
                     return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
                 }
                 let row = Row { task, attempt, job, read: 0, made: 0, told: 0, reading: 0, begun: None, first: 0 };

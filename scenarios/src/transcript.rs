@@ -2,7 +2,7 @@
 
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::TaskId;
-use orchestrion_world::protocol::{Effect, Failure, Notice, Order, Outcome, Refusal};
+use orchestrion_world::protocol::{Effect, Failure, Notice, Order, Outcome, Refusal, Setback};
 use orchestrion_world::time::Tick;
 
 /// An effect as a transcript tells it.
@@ -35,11 +35,21 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::Refused { task, refusal } => format!("{} refused {}", t(*task), tell_refusal(refusal)),
         Notice::Placed { task, pool: id, worker, .. } => format!("{} placed on {worker} of {}", t(*task), pool(id)),
         Notice::Started { task, worker, .. } => format!("{} started on {worker}", t(*task)),
-        Notice::Retrying { task, lost, until } => format!("{} lost attempt={} retry_at={}", t(*task), lost.0, until.0),
+        Notice::Retrying { task, lost, until, why } => {
+            format!("{} lost attempt={} to {} retry_at={}", t(*task), lost.0, tell_setback(*why), until.0)
+        }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
         Notice::RulesRefused => "rules refused".into(),
         Notice::WorkerRefused { worker, reason } => format!("{worker} not taken in: {reason:?}"),
+    }
+}
+
+fn tell_setback(setback: Setback) -> String {
+    match setback {
+        Setback::WorkerLost => "its worker's loss".into(),
+        Setback::Fault(class) => format!("a fault, {class:?},"),
+        Setback::TimedOut(limit) => format!("its time, {limit:?},"),
     }
 }
 

@@ -27,13 +27,15 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 11] = [
+pub const AUDITS: [(&str, Audit); 13] = [
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not ready", leases_only_on_ready),
     ("12 attempts within the limit", attempts_within_limit),
+    ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
+    ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
     ("20 armed timers are those the entities call for", timers_match),
     ("queues hold exactly the queued tasks", queues_match_tasks),
@@ -130,6 +132,23 @@ fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
     over.map_or(Ok(()), |t| Err(format!("{} was tried {} times", t.id, t.attempts)))
 }
 
+fn repeats_are_strict(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.tasks.iter().filter(|t| t.tokens_out > t.made).try_for_each(|task| {
+        let shown = || format!("{} may be told two stories: {} tokens were shown", task.id, task.tokens_out);
+        check(task.is_repeatable() && task.fingerprint.is_some(), shown)?;
+        let worker = task.life.worker().and_then(|id| ledger.workers.iter().find(|w| w.id == id));
+        let same = worker.is_none_or(|w| task.fingerprint == Some(w.facts.fingerprint));
+        check(same, || format!("{} runs where its tokens may be others", task.id))
+    })
+}
+
+fn patience_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let over = |t: &&Task| t.patience(&rules.timeouts).is_some_and(|(due, _)| due <= ledger.core.now);
+    let over = ledger.tasks.iter().find(over);
+    over.map_or(Ok(()), |t| Err(format!("{} holds a slot at {:?}, past its time", t.id, ledger.core.now)))
+}
+
 fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
     let late = ledger.tasks.iter().find(|t| t.deadline.is_some_and(|due| due <= ledger.core.now));
     late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
@@ -148,7 +167,7 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
-            TimerKey::Beat(_) | TimerKey::Stranded(_) => drop(alarms.insert(key, due)),
+            TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
             TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
         }
     }
@@ -160,6 +179,11 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     for model in &ledger.models {
         let armed = alarms.remove(&TimerKey::Stranded(model.id)).is_some();
         check(armed == model.stranded.is_some(), || format!("{model:?}: alarm {armed}"))?;
+    }
+    for task in &ledger.tasks {
+        let due = rules.and_then(|rules| task.patience(&rules.timeouts)).map(|(due, _)| due);
+        let armed = alarms.remove(&TimerKey::Patience(task.id));
+        check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: {armed:?}, {due:?}", task.id))?;
     }
     check(alarms.is_empty(), || format!("nobody's alarms: {alarms:?}"))
 }

@@ -1,6 +1,7 @@
 //! Dispatch: turns leases into orders. A station has as many slots as its worker's leases can fill, so
 //! an order never finds it full.
 
+use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::Core;
@@ -17,8 +18,9 @@ pub(crate) fn dispatch(world: &mut World) {
         let legal = task.life.advance(Life::Placed { worker });
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
-        task.placed = now;
+        (task.placed, task.heard) = (now, now);
         let attempt = Attempt(task.attempts);
+        patience::wind(world, id);
         let mut mail = world.resource_mut::<Mail>();
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });

@@ -1,13 +1,15 @@
 //! Intake: sorts the step's inputs by who reads them, takes in boots and rules, fires due timers.
 
 use crate::Inbox;
+use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
-use orchestrion_world::id::{ModelId, PoolId};
+use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
+use orchestrion_world::task::Task;
 use orchestrion_world::wheel::{Alarm, TimerKey, Wheel};
 use orchestrion_world::worker::{Model, Pool};
 
@@ -25,12 +27,23 @@ pub(crate) fn take_in(world: &mut World) {
     world.resource_mut::<Mail>().due.extend(fired.into_iter().map(|(_, key)| key));
     for input in inputs {
         match input {
-            Input::Boot { wall_ms } => world.resource_mut::<Core>().booted = Some((wall_ms, now)),
+            Input::Boot { wall_ms } => boot(world, wall_ms),
             Input::SetRules(rules) => set_rules(world, *rules),
             Input::Intent(intent) => sort_intent(&mut world.resource_mut::<Mail>(), intent),
             Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
         }
     }
+}
+
+/// What readers were shown died with the process that showed it: nobody could tell whether another attempt says
+/// the same.
+fn boot(world: &mut World, wall_ms: u64) {
+    let mut core = world.resource_mut::<Core>();
+    core.booted = Some((wall_ms, core.now));
+    // Every task is looked at, once in the life of a process.
+    let shown = |key: &Key| world.get_by::<Task>(*key).filter(|task| task.tokens_out > 0).map(|task| task.id);
+    let cut: Vec<TaskId> = world.names().iter().filter_map(shown).collect();
+    world.resource_mut::<Mail>().cut.extend(cut);
 }
 
 fn sort_intent(mail: &mut Mail, intent: Intent) {
@@ -86,7 +99,11 @@ fn set_rules(world: &mut World, rules: Rules) {
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
         world.resource_mut::<Mail>().stirred.extend(models);
+        let timeouts = before.timeouts != rules.timeouts;
         world.resource_mut::<Core>().set_rules(rules);
+        if timeouts {
+            patience::rewind(world);
+        }
     } else {
         world.resource_mut::<Mail>().notice(Notice::RulesRefused);
     }

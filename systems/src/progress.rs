@@ -1,8 +1,10 @@
 //! Progress: what workers say of attempts that run. Fenced by epoch and attempt: what an older life of a
 //! worker or a revoked lease says changes nothing.
 
+use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
+use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{Made, Mail};
 use orchestrion_world::protocol::Notice;
 use orchestrion_world::store::Store;
@@ -23,12 +25,26 @@ pub(crate) fn follow(world: &mut World) {
     }
     for Made { worker, epoch, tokens: made } in progress {
         for (task, attempt, tokens) in made {
-            if holds(world, worker, epoch, task, attempt)
-                && let Some(mut task) = world.task_mut(task)
-            {
-                task.tokens_out = task.tokens_out.saturating_add(tokens);
+            if tokens > 0 && holds(world, worker, epoch, task, attempt) {
+                count(world, worker, task, tokens);
             }
         }
+    }
+}
+
+/// An attempt that follows another makes again what readers have before it makes more.
+fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
+    let now = world.resource::<Core>().now;
+    let fingerprint = world.worker(worker).map(|worker| worker.facts.fingerprint);
+    let Some(mut task) = world.task_mut(id) else { return };
+    let first = task.made == 0;
+    task.heard = now;
+    task.made = task.made.saturating_add(tokens);
+    task.tokens_out = task.tokens_out.max(task.made);
+    task.fingerprint = task.fingerprint.or(fingerprint);
+    if first {
+        // The next token may have to come sooner than the first one had to.
+        patience::wind(world, id);
     }
 }
 

@@ -1,23 +1,23 @@
-//! Release: what ends gives back what it held. Attempts end, workers' orphans are retried or given up,
-//! cancels and deadlines end tasks in any phase, backoffs run out. Nothing is placed here.
+//! Release: what ends gives back what it held. Attempts end, workers' orphans are retried or given up (see
+//! `retry`), cancels and deadlines end tasks in any phase, patience and backoffs run out. Nothing is placed here.
+
+pub(crate) mod patience;
+mod retry;
 
 use crate::estimate;
 use bevy_ecs::prelude::World;
-use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
-use orchestrion_world::protocol::{CancelReason, Failure, FaultClass, Finish, Notice, Order, Outcome, Usage};
+use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
-use orchestrion_world::task::{Life, TaskTimers};
+use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::WorkerState;
-
-/// What a retry costs of the retry budget.
-const ONE_RETRY: u64 = 1_000;
+use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
@@ -25,11 +25,15 @@ pub(crate) fn release(world: &mut World) {
     let orphans = std::mem::take(&mut mail.orphans);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
+    let cut = std::mem::take(&mut mail.cut);
     for end in ends {
         end_attempt(world, end);
     }
+    for task in cut {
+        fail(world, task, Failure::WorkerLost);
+    }
     for (task, attempt) in orphans {
-        retry_or_fail(world, task, attempt);
+        set_back(world, task, attempt, Setback::WorkerLost);
     }
     for (task, reason) in cancels {
         match world.task(task).map(|t| t.tokens_out) {
@@ -42,6 +46,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Deadline(task) => fail(world, task, Failure::DeadlinePassed),
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
+            TimerKey::Patience(task) => patience::check(world, task),
             TimerKey::Beat(_) => {}
         }
     }
@@ -79,8 +84,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
             };
             end_task(world, task, outcome);
         }
-        Err(FaultClass::InvalidInput) => fail(world, task, Failure::InvalidInput),
-        Err(FaultClass::Transient | FaultClass::Fatal) => retry_or_fail(world, task, attempt),
+        Err(class) => set_back(world, task, attempt, Setback::Fault(class)),
     }
 }
 
@@ -106,25 +110,33 @@ fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: 
     }
 }
 
-fn fail(world: &mut World, task: TaskId, failure: Failure) {
+pub(crate) fn fail(world: &mut World, task: TaskId, failure: Failure) {
     if let Some(tokens_out) = world.task(task).map(|t| t.tokens_out) {
         end_task(world, task, Outcome::Failed { failure, tokens_out });
     }
 }
 
-/// The one place where tasks end. A lease it still holds is revoked: the slot is free when the worker
-/// lets go, not before.
+/// The one place where tasks end.
 pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     let Some(mut task) = world.task_mut(id) else { return };
-    let before = task.life;
+    let before = task.clone();
     let legal = task.life.advance(Life::Ended(outcome));
     assert!(legal.is_ok(), "audit `an admitted task ends exactly once`: {id}: {legal:?}");
-    let (attempt, ended) = (Attempt(task.attempts), task.clone());
     world.resource_mut::<Mail>().notice(Notice::Ended { task: id, outcome });
-    if before == Life::Queued {
-        world.resource_mut::<Queues>().remove(&ended);
+    if before.life == Life::Queued {
+        world.resource_mut::<Queues>().remove(&before);
     }
-    if let Some(worker) = before.worker()
+    revoke(world, &before);
+    disarm(world, id);
+    world.resource_mut::<Mail>().stirred.insert(before.spec.model);
+    world.discharge(Key::Task(id));
+}
+
+/// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,
+/// not before.
+fn revoke(world: &mut World, task: &Task) {
+    let (id, attempt) = (task.id, Attempt(task.attempts));
+    if let Some(worker) = task.life.worker()
         && let Some(mut worker) = world.worker_mut(worker)
         && let Some(at) = worker.lease_at(id, attempt)
     {
@@ -132,52 +144,25 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
         let order = Order::Cancel { worker: worker.id, epoch: worker.epoch, task: id, attempt };
         world.resource_mut::<Mail>().order(order);
     }
-    disarm(world, id);
-    world.resource_mut::<Mail>().stirred.insert(ended.spec.model);
-    world.discharge(Key::Task(id));
+}
+
+/// As [`revoke`], of a task that goes on: its time on the slot is over.
+pub(crate) fn take_back(world: &mut World, id: TaskId) {
+    let Some(task) = world.task(id).cloned() else { return };
+    revoke(world, &task);
+    let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
+    let patience = world.get_mut::<TaskTimers>(entity).and_then(|mut timers| timers.patience.take());
+    if let Some(timer) = patience {
+        world.resource_mut::<Wheel>().disarm(timer);
+    }
 }
 
 fn disarm(world: &mut World, id: TaskId) {
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
     let timers = world.get::<TaskTimers>(entity).copied().unwrap_or_default();
     let mut wheel = world.resource_mut::<Wheel>();
-    timers.deadline.into_iter().chain(timers.retry).for_each(|timer| wheel.disarm(timer));
-}
-
-/// An attempt was lost. Before its first token the task may be tried again, if the budget has it.
-fn retry_or_fail(world: &mut World, id: TaskId, lost: Attempt) {
-    let core = world.resource::<Core>();
-    let (now, seed, budget) = (core.now, core.seed, core.retry_budget);
-    let Some(retry) = core.rules.as_ref().map(|r| r.retry.clone()) else { return };
-    let Some(task) = world.task(id) else { return };
-    if task.tokens_out > 0 || task.attempts >= retry.attempts_max || budget < ONE_RETRY {
-        return fail(world, id, Failure::WorkerLost);
-    }
-    let doubled = retry.backoff.0.checked_shl(task.attempts - 1).unwrap_or(u64::MAX);
-    let backoff = Ticks(doubled.min(retry.backoff_max.0));
-    let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter);
-    world.resource_mut::<Core>().retry_budget -= ONE_RETRY;
-    if let Some(mut task) = world.task_mut(id) {
-        let legal = task.life.advance(Life::Backoff { until });
-        assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
-    }
-    let timer = world.resource_mut::<Wheel>().arm(until, TimerKey::Retry(id));
-    if let Some(entity) = world.whereabouts(Key::Task(id))
-        && let Some(mut timers) = world.get_mut::<TaskTimers>(entity)
-    {
-        timers.retry = Some(timer);
-    }
-    world.resource_mut::<Mail>().notice(Notice::Retrying { task: id, lost, until });
-}
-
-fn requeue(world: &mut World, id: TaskId) {
-    let Some(mut task) = world.task_mut(id) else { return };
-    if task.life.advance(Life::Queued).is_err() {
-        return;
-    }
-    let queued = task.clone();
-    world.resource_mut::<Queues>().push(&queued);
-    world.resource_mut::<Mail>().stirred.insert(queued.spec.model);
+    let TaskTimers { deadline, retry, patience } = timers;
+    [deadline, retry, patience].into_iter().flatten().for_each(|timer| wheel.disarm(timer));
 }
 
 /// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the alarm

@@ -18,7 +18,9 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules};
+use orchestrion_world::config::{
+    HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules,
+};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -40,6 +42,7 @@ pub(crate) struct Config {
     pub placement: Placement,
     pub health: Health,
     pub retry: Retry,
+    pub timeouts: Timeouts,
     pub journal: Journal,
     pub models: Models,
     /// One worker each. Without any, one pool `default` with the demo model.
@@ -80,6 +83,15 @@ pub(crate) struct Retry {
     pub backoff_max_ms: u64,
     pub jitter_permille: u32,
     pub budget_permille: u32,
+}
+
+/// How long an attempt may take; 0 is for ever.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Timeouts {
+    pub first_token_ms: u64,
+    pub idle_ms: u64,
+    pub wall_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -187,6 +199,13 @@ impl Default for Retry {
     }
 }
 
+impl Default for Timeouts {
+    fn default() -> Self {
+        let TimeoutRules { first_token, idle, wall } = Rules::default().timeouts;
+        Timeouts { first_token_ms: first_token.0, idle_ms: idle.0, wall_ms: wall.0 }
+    }
+}
+
 impl Default for Journal {
     fn default() -> Self {
         Journal {
@@ -258,7 +277,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, pools, .. } = self;
+        let Config { tenants, queue, placement, health, retry, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -288,6 +307,11 @@ impl Config {
                 backoff_max: Ticks(retry.backoff_max_ms),
                 jitter: Permille(retry.jitter_permille),
                 budget: Permille(retry.budget_permille),
+            },
+            timeouts: TimeoutRules {
+                first_token: Ticks(timeouts.first_token_ms),
+                idle: Ticks(timeouts.idle_ms),
+                wall: Ticks(timeouts.wall_ms),
             },
         }
     }

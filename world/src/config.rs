@@ -22,6 +22,7 @@ pub struct Rules {
     pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
+    pub timeouts: TimeoutRules,
 }
 
 /// One pool: workers that serve one model.
@@ -115,6 +116,18 @@ pub struct RetryRules {
     pub budget: Permille,
 }
 
+/// How long an attempt may take; zero is for ever. That a worker fell silent is for its beats to show: these
+/// end attempts that a live worker does not get on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutRules {
+    /// From its slot to its first token, the worker's other prompts before its own included.
+    pub first_token: Ticks,
+    /// From one token to the next.
+    pub idle: Ticks,
+    /// From its slot to its end.
+    pub wall: Ticks,
+}
+
 /// No models, no pools; bounds and policies that suit one machine.
 impl Default for Rules {
     fn default() -> Self {
@@ -133,6 +146,10 @@ impl Default for Rules {
                 jitter: Permille(200),
                 budget: Permille(100),
             },
+            // Nobody is to be killed for being slow. A core that reads 35 prompt tokens in a second is through
+            // with five prompts of 4,000 in time; a token of an answer takes an engine step, and a beat would
+            // be missed before a minute is over. How long an answer takes is its client's to say, by a deadline.
+            timeouts: TimeoutRules { first_token: Ticks(600_000), idle: Ticks(60_000), wall: Ticks(0) },
         }
     }
 }
@@ -177,7 +194,7 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry } = self;
+        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry, timeouts } = self;
         tenant::check(tenants)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
@@ -188,7 +205,10 @@ impl Rules {
         within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
         within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;
         within("retry.jitter", retry.jitter.0.into(), 0, 1000)?;
-        within("retry.budget", retry.budget.0.into(), 0, 1000)
+        within("retry.budget", retry.budget.0.into(), 0, 1000)?;
+        within("timeouts.first_token", timeouts.first_token.0, 0, LENGTH_MAX)?;
+        within("timeouts.idle", timeouts.idle.0, 0, LENGTH_MAX)?;
+        within("timeouts.wall", timeouts.wall.0, 0, LENGTH_MAX)
     }
 }
 

@@ -148,10 +148,12 @@ impl Ledger {
                 Life::Backoff { until } => Some(wheel.arm(until, TimerKey::Retry(task.id))),
                 Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
             };
+            let patience = rules.as_ref().and_then(|rules| task.patience(&rules.timeouts));
+            let patience = patience.map(|(due, _)| wheel.arm(due, TimerKey::Patience(task.id)));
             if task.life == Life::Queued {
                 world.resource_mut::<Queues>().push(&task);
             }
-            world.enlist(key, (task, TaskTimers { deadline, retry }));
+            world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
         world.insert_resource(wheel);
         update_digest(&mut world);

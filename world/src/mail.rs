@@ -20,6 +20,8 @@ pub struct Mail {
     pub cancels: Vec<(TaskId, CancelReason)>,
     /// Release, from health: attempts whose worker was lost.
     pub orphans: Vec<(TaskId, Attempt)>,
+    /// Release, from intake: tasks whose tokens were lost with the process that showed them.
+    pub cut: Vec<TaskId>,
     /// Admission.
     pub submits: Vec<(TaskId, TaskSpec)>,
     /// Admission, from release: cancels of tasks that may be among the submits of this step.

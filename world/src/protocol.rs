@@ -48,6 +48,18 @@ pub struct TaskSpec {
     pub deadline: Option<Ticks>,
     /// Answers can be produced again from model, prompt, seed and parameters.
     pub seed: u64,
+    pub determinism: Determinism,
+}
+
+/// What an attempt owes to what readers of an earlier one were shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Determinism {
+    /// The task is run again only while nobody was shown a token.
+    #[default]
+    BestEffort,
+    /// It may be run again after that, on a worker of the same fingerprint: what was shown is made again,
+    /// compared and not sent again.
+    Strict,
 }
 
 /// Which of the two queues of a model a task waits in.
@@ -132,6 +144,8 @@ pub struct WorkerFacts {
     pub device_capacity: Bytes,
     /// SHA-256 of the model file.
     pub model_digest: Sha256,
+    /// Of all that its tokens depend on besides the request: model file, engine and numerics.
+    pub fingerprint: Sha256,
     /// What the model's weights take.
     pub weights: Bytes,
     /// What one token of context takes while its task runs.
@@ -177,6 +191,26 @@ pub enum FaultClass {
     InvalidInput,
     /// The worker is broken.
     Fatal,
+    /// The worker had no room for it, and nothing is wrong with either.
+    Retryable,
+    /// It made other tokens than readers were shown by an earlier attempt: the worker is not to be trusted.
+    Diverged,
+}
+
+/// Which of an attempt's times was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TimeLimit {
+    FirstToken,
+    Idle,
+    Wall,
+}
+
+/// What befell an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Setback {
+    WorkerLost,
+    Fault(FaultClass),
+    TimedOut(TimeLimit),
 }
 
 /// What leaves a step.
@@ -228,8 +262,8 @@ pub enum Notice {
     Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
     /// The engine took it up.
     Started { task: TaskId, attempt: Attempt, worker: WorkerId },
-    /// An attempt was lost before its first token; the task waits for the next.
-    Retrying { task: TaskId, lost: Attempt, until: Tick },
+    /// An attempt was lost; the task waits for the next.
+    Retrying { task: TaskId, lost: Attempt, until: Tick, why: Setback },
     /// The one end.
     Ended { task: TaskId, outcome: Outcome },
     /// A worker came or went: how many are ready in its pool now.
@@ -295,4 +329,8 @@ pub enum Failure {
         by: TaskId,
         retry_after: Ticks,
     },
+    /// An attempt took longer than the rules allow, and another was not to be had.
+    TimedOut(TimeLimit),
+    /// Two attempts made different tokens.
+    Diverged,
 }

@@ -1,8 +1,10 @@
 //! Tasks: what was asked, and where in its life it is.
 
+use crate::config::TimeoutRules;
 use crate::id::{TaskId, WorkerId};
-use crate::protocol::{Outcome, TaskSpec};
-use crate::time::Tick;
+use crate::protocol::{Determinism, Outcome, TaskSpec, TimeLimit};
+use crate::time::{Tick, Ticks};
+use crate::units::Sha256;
 use crate::wheel::TimerHandle;
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
@@ -20,9 +22,57 @@ pub struct Task {
     pub attempts: u32,
     /// Of the live attempt.
     pub placed: Tick,
-    /// Tokens its worker has reported.
+    /// When the live attempt was last heard to make a token, and how many it made.
+    pub heard: Tick,
+    pub made: u32,
+    /// Tokens that readers may have been shown, by any attempt.
     pub tokens_out: u32,
+    /// Of the worker that made the first of them: another may make others.
+    pub fingerprint: Option<Sha256>,
+    /// The worker that the last lost attempt failed on.
+    pub failed_on: Option<WorkerId>,
     pub life: Life,
+}
+
+impl Task {
+    /// One that was just admitted.
+    pub fn queued(id: TaskId, ordinal: u64, spec: TaskSpec, admitted: Tick) -> Task {
+        Task {
+            id,
+            ordinal,
+            admitted,
+            deadline: spec.deadline.map(|length| admitted + length),
+            spec,
+            attempts: 0,
+            placed: Tick(0),
+            heard: Tick(0),
+            made: 0,
+            tokens_out: 0,
+            fingerprint: None,
+            failed_on: None,
+            life: Life::Queued,
+        }
+    }
+
+    /// Whether a lost attempt may be followed by another: readers must not be told two stories.
+    pub fn is_repeatable(&self) -> bool {
+        self.tokens_out == 0 || self.spec.determinism == Determinism::Strict
+    }
+
+    /// When the live attempt's time is over if it makes no more tokens, and which of its times that is.
+    pub fn patience(&self, rules: &TimeoutRules) -> Option<(Tick, TimeLimit)> {
+        self.life.worker()?;
+        let next = match self.made {
+            0 => (self.placed, rules.first_token, TimeLimit::FirstToken),
+            _ => (self.heard, rules.idle, TimeLimit::Idle),
+        };
+        let limits = [next, (self.placed, rules.wall, TimeLimit::Wall)];
+        limits
+            .into_iter()
+            .filter(|(_, length, _)| *length > Ticks(0))
+            .map(|(from, length, of)| (from + length, of))
+            .min()
+    }
 }
 
 /// A task's lifecycle. [`Life::advance`] is its only writer.
@@ -80,6 +130,8 @@ impl Life {
 pub struct TaskTimers {
     pub deadline: Option<TimerHandle>,
     pub retry: Option<TimerHandle>,
+    /// Of the live attempt: rings at the end of its patience or before.
+    pub patience: Option<TimerHandle>,
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub enum TimerKey {
     Beat(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// The task's attempt ought to have got on.
+    Patience(TaskId),
 }
 
 /// The one timer of a worker (its next beat) or of a model (its strandedness), while it is armed.

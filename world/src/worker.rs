@@ -179,6 +179,7 @@ mod tests {
             device: DeviceId(0),
             device_capacity: Bytes(0),
             model_digest: Sha256::default(),
+            fingerprint: Sha256::default(),
             weights: Bytes(0),
             kv_per_token: Bytes(0),
             ctx_max: 0,

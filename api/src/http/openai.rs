@@ -21,7 +21,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::Likelihood;
-use orchestrion_world::protocol::{Class, Outcome, Usage};
+use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +158,14 @@ pub(crate) fn read(
     let task = TaskId(uuid::Uuid::now_v7().as_u128());
     let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
     // Nobody can send this id again: it has just been made.
-    let ticket = Ticket { task, body: [0; 32], surface: Surface::OpenAi, class: Class::Interactive, deadline };
+    let ticket = Ticket {
+        task,
+        body: [0; 32],
+        surface: Surface::OpenAi,
+        class: Class::Interactive,
+        deadline,
+        determinism: Determinism::BestEffort,
+    };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
     let bias = logprobs::bias(&mut fields)?;
     let words = |content| {

@@ -14,14 +14,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::id::TaskId;
-use orchestrion_world::protocol::Class;
+use orchestrion_world::protocol::{Class, Determinism};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 8] = [
+const UNSUPPORTED: [Unsupported; 7] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "session_id", harmless: |_| false, problem: "sessions are not supported" },
@@ -29,11 +29,6 @@ const UNSUPPORTED: [Unsupported; 8] = [
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
     Unsupported { name: "placement", harmless: is_auto, problem: "only `auto` placement is supported" },
-    Unsupported {
-        name: "determinism",
-        harmless: |v| v == "strict" || v == "best_effort",
-        problem: "must be `strict` or `best_effort`",
-    },
 ];
 
 fn is_auto(value: &Value) -> bool {
@@ -83,10 +78,15 @@ fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64)
         Some("batch") => Class::Batch,
         Some(_) => return Err(Problem::invalid("priority", "must be `interactive` or `batch`")),
     };
+    let determinism = match fields.string("determinism")?.as_deref() {
+        None | Some("best_effort") => Determinism::BestEffort,
+        Some("strict") => Determinism::Strict,
+        Some(_) => return Err(Problem::invalid("determinism", "must be `strict` or `best_effort`")),
+    };
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
     let deadline = deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?;
     Ok(Wish {
-        ticket: Ticket { task, body, surface: Surface::Queue, class, deadline },
+        ticket: Ticket { task, body, surface: Surface::Queue, class, deadline, determinism },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
             model,

@@ -20,6 +20,7 @@ fn every_code_has_one_row_and_the_contract_s_status() {
         ("POOL_UNREADY", 503, true),
         ("POOL_UNAVAILABLE", 503, true),
         ("WORKER_RESET", 503, true),
+        ("DECODE_TIMEOUT", 504, true),
         ("CANCELLED", 499, false),
         ("INTERNAL", 500, false),
     ];

@@ -5,7 +5,7 @@ use crate::fixture::token;
 use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::id::WorkerId;
 use orchestrion_world::payload::{Likelihood, Sampling};
-use orchestrion_world::protocol::{CancelReason, Class, Finish, Usage};
+use orchestrion_world::protocol::{CancelReason, Class, Finish, Setback, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -189,7 +189,7 @@ fn an_answer_is_one_allocation_in_the_entry_in_the_spool_and_in_results() {
 fn a_retry_shuts_the_lost_attempt_out() {
     let (board, task) = (board(LONG), TaskId(1));
     admit(&board, task, Surface::Queue);
-    board.hear(&Notice::Retrying { task, lost: Attempt(1), until: Tick(5) });
+    board.hear(&Notice::Retrying { task, lost: Attempt(1), until: Tick(5), why: Setback::WorkerLost });
     assert_eq!(board.token(task, Attempt(1), token(0, 7, "a")), Pushed::Closed);
     assert_eq!(board.token(task, Attempt(2), token(0, 7, "a")), Pushed::Taken);
     assert!(board.payload(task).is_some(), "the next attempt needs it");

@@ -28,8 +28,17 @@ use std::thread::JoinHandle;
 /// Where a station's words go.
 pub trait Outlet: Send + Sync + 'static {
     fn report(&self, report: Report);
-    /// A token of the task's attempt; they come in order.
-    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>);
+    /// A token of the task's attempt; they come in order, from the first on for every attempt.
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception;
+}
+
+/// What became of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// It goes to its readers, they have it, or nobody wants it any more: a cancel is on its way then.
+    Taken,
+    /// Readers have another in its place: the attempt is at fault.
+    Contradicted,
 }
 
 /// Who the station is and how much it takes on.
@@ -55,6 +64,8 @@ pub struct StationModel {
     pub tokenizer: Arc<Tokenizer>,
     /// SHA-256 of the model file.
     pub digest: Sha256,
+    /// Model file, engine and numerics: what tokens depend on besides their request.
+    pub fingerprint: String,
 }
 
 /// What a station is told.

@@ -8,12 +8,13 @@
 //! tasks: that was the core's, and the order of arrival is kept.
 
 use super::task::{Made, Task};
-use super::{Order, Outlet, StationModel, StationSpec};
+use super::{Order, Outlet, Reception, StationModel, StationSpec};
 use crate::engine::{StepError, Work};
 use orchestrion_world::id::{Attempt, Epoch, TaskId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Finish, Report, WorkerFacts};
-use orchestrion_world::units::MilliRate;
+use orchestrion_world::units::{MilliRate, Sha256};
+use sha2::{Digest, Sha256 as Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -108,6 +109,7 @@ impl<'a> Runner<'a> {
             device: self.spec.device,
             device_capacity: self.spec.device_capacity,
             model_digest: self.model.digest,
+            fingerprint: Sha256(Hasher::digest(self.model.fingerprint.as_bytes()).into()),
             weights: engine.weights(),
             kv_per_token: engine.kv_per_token(),
             ctx_max: engine.ctx_max(),
@@ -145,7 +147,7 @@ impl<'a> Runner<'a> {
 
     fn start(&mut self, task: TaskId, attempt: Attempt, payload: Payload) {
         if self.tasks.len() >= usize::from(self.spec.slots) {
-            return self.fault(task, attempt, FaultClass::Transient);
+            return self.fault(task, attempt, FaultClass::Retryable);
         }
         match Task::new(&mut self.model.engine, &self.model.tokenizer, (task, attempt), payload) {
             Some(task) => self.tasks.push(task),
@@ -218,7 +220,11 @@ impl<'a> Runner<'a> {
         let answers: Vec<_> = plan
             .iter()
             .enumerate()
-            .map(|(at, (i, tokens))| (*i, self.tasks[*i].advance(*tokens, step.logits(at), now)))
+            .map(|(at, (i, tokens))| {
+                let answer = self.tasks[*i].advance(*tokens, step.logits(at), now);
+                // The numbers are the same on every try: another would meet them again.
+                (*i, answer.map_err(|_| FaultClass::InvalidInput))
+            })
             .collect();
         self.publish(answers, now);
         Ok(())
@@ -226,7 +232,7 @@ impl<'a> Runner<'a> {
 
     /// Counts first, then words, then ends: no reader sees a token the core has not heard of, and no
     /// count comes after its task's end.
-    fn publish<E>(&mut self, mut answers: Vec<(usize, Result<Option<Made>, E>)>, now: Instant) {
+    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>, now: Instant) {
         let mut urgent = false;
         for (i, answer) in &answers {
             let task = &self.tasks[*i];
@@ -247,7 +253,9 @@ impl<'a> Runner<'a> {
                 let task = &self.tasks[*i];
                 let likelihood = made.likelihood.take();
                 let token = Token { index: made.index, id: made.id, text: &made.text, likelihood };
-                self.outlet.token(task.task, task.attempt, token);
+                if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
+                    *answer = Err(FaultClass::Diverged);
+                }
             }
         }
         let mut gone = 0;
@@ -255,11 +263,10 @@ impl<'a> Runner<'a> {
             match answer {
                 Ok(Some(Made { finish: Some(finish), .. })) => self.finish(i - gone, finish),
                 Ok(_) => continue,
-                Err(_) => {
-                    // The numbers are the same on every try: another would meet them again.
+                Err(class) => {
                     let task = self.tasks.remove(i - gone);
                     self.model.engine.close(task.sequence);
-                    self.fault(task.task, task.attempt, FaultClass::InvalidInput);
+                    self.fault(task.task, task.attempt, class);
                 }
             }
             gone += 1;

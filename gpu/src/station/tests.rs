@@ -25,6 +25,8 @@ struct Ear {
     more: Condvar,
     /// Panics at the token of this index.
     bomb: Option<u32>,
+    /// Readers have another token in the place of this one.
+    contradicts: Option<(Attempt, u32)>,
 }
 
 impl Outlet for Ear {
@@ -33,11 +35,12 @@ impl Outlet for Ear {
         self.more.notify_all();
     }
 
-    fn token(&self, task: TaskId, _: Attempt, token: Token<'_>) {
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception {
         let Token { index, id, text, likelihood } = token;
         assert!(self.bomb != Some(index), "boom");
         self.heard.lock().unwrap().push(Event::Token { task, index, id, text: text.to_owned(), likelihood });
         self.more.notify_all();
+        if self.contradicts == Some((attempt, index)) { Reception::Contradicted } else { Reception::Taken }
     }
 }
 
@@ -96,6 +99,7 @@ fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
         engine: Engine::load(&gguf, options).unwrap(),
         tokenizer: Arc::new(Tokenizer::from_gguf(&gguf).unwrap()),
         digest: gguf.digest(),
+        fingerprint: "a file and an engine".into(),
     };
     let spec = StationSpec {
         worker: WorkerId(1),
@@ -306,7 +310,7 @@ fn what_cannot_run_is_refused() {
     station.start(task(50), Attempt(1), EPOCH, Payload { max_tokens: 500, ..base.clone() }).unwrap();
     station.start(task(51), Attempt(1), EPOCH, base).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 6);
-    assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Transient)));
+    assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Retryable)));
     station.stop();
 }
 
@@ -357,6 +361,21 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     assert_eq!(end(2).finish, Finish::Stop);
     assert!(end(2).tokens_out < 24);
     assert_eq!((end(3).finish, end(3).tokens_out), (Finish::Length, 10));
+}
+
+#[test]
+fn an_attempt_that_contradicts_another_is_at_fault_and_its_neighbour_is_not() {
+    let ear = Arc::new(Ear { contradicts: Some((Attempt(2), 5)), ..Ear::default() });
+    let station = station(SETUP, &ear);
+    for (i, attempt) in [(0, Attempt(2)), (1, Attempt(1))] {
+        station.start(task(i), attempt, EPOCH, payload(i)).unwrap();
+    }
+    let heard = ear.wait(|heard| ends(heard).len() == 2);
+    station.stop();
+    let end = |i| ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap().1;
+    assert_eq!(end(0), Err(FaultClass::Diverged));
+    assert_eq!(tokens(&heard, task(0)).len(), 6, "no token after the one that was contradicted");
+    assert!(end(1).is_ok());
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn facts(slots: u16) -> WorkerFacts {
         device: DeviceId(0),
         device_capacity: Bytes(1 << 30),
         model_digest: Sha256::default(),
+        fingerprint: Sha256::default(),
         weights: Bytes(0),
         kv_per_token: Bytes(0),
         ctx_max: 4_096,
@@ -96,7 +97,7 @@ fn a_full_station_and_a_hopeless_task_fault() {
             _ => None,
         })
         .collect();
-    assert_eq!(faults, [(8, FaultClass::Transient), (9, FaultClass::Transient)]);
+    assert_eq!(faults, [(8, FaultClass::Retryable), (9, FaultClass::Retryable)]);
 }
 
 #[test]

@@ -10,11 +10,12 @@ use proptest::prelude::*;
 fn scripts() -> impl Strategy<Value = String> {
     let worker = (1u32..4, 1u32..5, 20u32..200, 200u32..5000);
     let workers = prop::collection::vec(worker, 1..4);
-    let events = prop::collection::vec((0u64..400, 0u8..14, 1u32..30, 1u32..4, 1u32..300), 1..60);
+    let events = prop::collection::vec((0u64..400, 0u8..17, 1u32..30, 1u32..4, 1u32..300), 1..60);
     let policy = prop::sample::select(OverloadPolicy::ALL.as_slice());
     (workers, events, 1u32..6, 1u32..4, policy, 1u32..=1000).prop_map(|(workers, events, bound, attempts, policy, share)| {
         let policy = policy.label();
         let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
+        text += &format!("> timeouts first_token={} idle={} wall={}\n", bound * 400, bound * 100, attempts / 3 * 5_000);
         text += &format!("> placement predicted-end batch_share={share}\n");
         text += "> pool a model=m\n> pool b model=m\n";
         for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
@@ -36,7 +37,13 @@ fn scripts() -> impl Strategy<Value = String> {
                 9 => format!("> {at} die w{worker}\n"),
                 10 => format!("> {at} hang w{worker}\n"),
                 11 => format!("> {at} rise w{worker}\n"),
-                12 => format!("> {at} fault t{task}\n"),
+                12 => {
+                    let class = ["transient", "retryable", "fatal", "invalid-input", "diverged"][size as usize % 5];
+                    format!("> {at} fault t{task} class={class}\n")
+                }
+                13 => format!("> {at} submit t{task} strict prompt={size} answer={size}\n"),
+                14 => format!("> {at} stall t{task}\n"),
+                15 if size < 30 => format!("> {at} boot\n"),
                 _ => format!("> {at} rule {}\n", ["pack", "least-loaded", "predicted-end"][worker as usize % 3]),
             };
         }

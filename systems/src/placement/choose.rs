@@ -6,7 +6,7 @@ use orchestrion_world::config::{PlacementRule, PlacementRules};
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
-use orchestrion_world::units::Bytes;
+use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::worker::{Worker, WorkerState};
 use std::cmp::Ordering;
 
@@ -15,11 +15,16 @@ use std::cmp::Ordering;
 pub(crate) struct Request {
     pub task: TaskId,
     pub spec: TaskSpec,
+    /// Readers were shown tokens of such a worker.
+    pub fingerprint: Option<Sha256>,
+    /// The worker that its last attempt failed on.
+    pub failed_on: Option<WorkerId>,
 }
 
 impl Request {
     pub(crate) fn of(task: &Task) -> Self {
-        Request { task: task.id, spec: task.spec.clone() }
+        let (fingerprint, failed_on) = (task.fingerprint, task.failed_on);
+        Request { task: task.id, spec: task.spec.clone(), fingerprint, failed_on }
     }
 
     /// The context it takes at its longest.
@@ -52,6 +57,8 @@ pub enum Filter {
     },
     /// It still holds a revoked lease of a task with this id.
     LettingGo,
+    /// Its tokens may be others than those that readers were shown.
+    OtherFingerprint,
     ContextTooShort {
         needed: u64,
         ctx_max: u32,
@@ -78,6 +85,8 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
         Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
     } else if worker.leases.binary_search_by_key(&request.task, |l| l.task).is_ok() {
         Some(Filter::LettingGo)
+    } else if request.fingerprint.is_some_and(|shown| shown != worker.facts.fingerprint) {
+        Some(Filter::OtherFingerprint)
     } else if needed > u64::from(worker.facts.ctx_max) {
         Some(Filter::ContextTooShort { needed, ctx_max: worker.facts.ctx_max })
     } else if memory > residual {
@@ -112,9 +121,9 @@ mod tests {
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
-    use orchestrion_world::protocol::{Class, WorkerFacts};
+    use orchestrion_world::protocol::{Class, Determinism, WorkerFacts};
     use orchestrion_world::time::Tick;
-    use orchestrion_world::units::{MilliRate, Permille, Sha256};
+    use orchestrion_world::units::{MilliRate, Permille};
     use orchestrion_world::worker::Lease;
     use proptest::prelude::*;
 
@@ -125,41 +134,49 @@ mod tests {
 
     /// Few distinct values, so that ties are common.
     fn worker() -> impl Strategy<Value = (Worker, Bytes)> {
-        ((0u16..2, 0u16..2, any::<bool>()), (1u16..5, 0usize..5, 0u128..5), (1u64..4, 1u64..4), (0u64..4, 1u32..4))
-            .prop_map(|((pool, model, ready), (slots, used, batch), (prefill, decode), (residual, ctx))| {
-                let class = |n| if n < batch { Class::Batch } else { Class::Interactive };
-                let lease = |n| Lease {
-                    task: TaskId(n),
-                    attempt: Attempt(1),
-                    class: class(n),
-                    kv: Bytes(0),
-                    revoked: n % 2 == 1,
-                };
-                let facts = WorkerFacts {
-                    pool: PoolId(pool),
-                    device: DeviceId(0),
-                    device_capacity: Bytes(1 << 30),
-                    model_digest: Sha256::default(),
-                    weights: Bytes(0),
-                    kv_per_token: Bytes(1),
-                    ctx_max: ctx * 40,
-                    slots,
-                    prefill: MilliRate(prefill * 1000),
-                    decode: MilliRate(decode * 1000),
-                };
-                let worker = Worker {
-                    id: WorkerId(0),
-                    epoch: Epoch(1),
-                    model: ModelId(model),
-                    state: if ready { WorkerState::Ready } else { WorkerState::Lost },
-                    heard: Tick(0),
-                    leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
-                    prefill: facts.prefill,
-                    decode: facts.decode,
-                    facts,
-                };
-                (worker, Bytes(residual * 40))
-            })
+        (
+            (0u16..2, 0u16..2, any::<bool>(), 0u8..2),
+            (1u16..5, 0usize..5, 0u128..5),
+            (1u64..4, 1u64..4),
+            (0u64..4, 1u32..4),
+        )
+            .prop_map(
+                |((pool, model, ready, print), (slots, used, batch), (prefill, decode), (residual, ctx))| {
+                    let class = |n| if n < batch { Class::Batch } else { Class::Interactive };
+                    let lease = |n| Lease {
+                        task: TaskId(n),
+                        attempt: Attempt(1),
+                        class: class(n),
+                        kv: Bytes(0),
+                        revoked: n % 2 == 1,
+                    };
+                    let facts = WorkerFacts {
+                        pool: PoolId(pool),
+                        device: DeviceId(0),
+                        device_capacity: Bytes(1 << 30),
+                        model_digest: Sha256::default(),
+                        fingerprint: Sha256([print; 32]),
+                        weights: Bytes(0),
+                        kv_per_token: Bytes(1),
+                        ctx_max: ctx * 40,
+                        slots,
+                        prefill: MilliRate(prefill * 1000),
+                        decode: MilliRate(decode * 1000),
+                    };
+                    let worker = Worker {
+                        id: WorkerId(0),
+                        epoch: Epoch(1),
+                        model: ModelId(model),
+                        state: if ready { WorkerState::Ready } else { WorkerState::Lost },
+                        heard: Tick(0),
+                        leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
+                        prefill: facts.prefill,
+                        decode: facts.decode,
+                        facts,
+                    };
+                    (worker, Bytes(residual * 40))
+                },
+            )
     }
 
     proptest! {
@@ -173,13 +190,15 @@ mod tests {
             policy in prop::sample::select(vec![PlacementRule::PredictedEnd, PlacementRule::LeastLoaded, PlacementRule::Pack]),
             class in prop::sample::select(vec![Class::Interactive, Class::Batch]),
             batch_share in 1u32..=1000,
+            (shown, failed_on) in (prop::option::of(0u8..2), prop::option::of(0u32..8)),
         ) {
             workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
             let spec = TaskSpec {
                 model: ModelId(0), class, tenant: TenantId::DEFAULT, session: None, prompt_tokens: prompt, prompt_digest: Sha256::default(),
-                max_tokens: answer, deadline: None, seed: 0,
+                max_tokens: answer, deadline: None, seed: 0, determinism: Determinism::Strict,
             };
-            let request = Request { task: TaskId(task), spec };
+            let fingerprint = shown.map(|print| Sha256([print; 32]));
+            let request = Request { task: TaskId(task), spec, fingerprint, failed_on: failed_on.map(WorkerId) };
             let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
             let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);

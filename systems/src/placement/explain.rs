@@ -123,6 +123,9 @@ impl fmt::Display for Considered {
                 held.saturating_sub(may) + 1
             ),
             Some(Filter::LettingGo) => write!(f, "out, it has not let go of an earlier task with this id"),
+            Some(Filter::OtherFingerprint) => {
+                write!(f, "out, readers were shown tokens of another model file or engine, and its own may be others")
+            }
             Some(Filter::ContextTooShort { needed, ctx_max }) => {
                 write!(f, "out, {needed} tokens exceed its context of {ctx_max}")
             }
@@ -139,6 +142,9 @@ impl Decider {
         let Decider { term, runner_up, margin } = *self;
         let more = margin.saturating_add(1);
         match term {
+            Term::FailedBefore => {
+                format!("{runner_up} had just failed the task; had it not, it might have been chosen before {winner}.")
+            }
             Term::PredictedEnd => {
                 format!(
                     "{winner} ends {margin} ms sooner than {runner_up}; {more} ms less on {runner_up} would have flipped it."

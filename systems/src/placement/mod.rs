@@ -9,14 +9,14 @@ mod rank;
 
 use crate::Watch;
 use crate::estimate;
-use crate::release::end_task;
+use crate::release::fail;
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, Outcome};
+use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::{FreeIndex, Store};
 use orchestrion_world::worker::{Lease, Worker, WorkerState};
@@ -42,7 +42,7 @@ pub(crate) fn place(world: &mut World) {
                     }
                 }
                 None if fits_nowhere(world, model, &request) => {
-                    end_task(world, id, Outcome::Failed { failure: Failure::NoWorker, tokens_out: 0 });
+                    fail(world, id, Failure::NoWorker);
                 }
                 None => break,
             }
@@ -86,7 +86,11 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
 fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
     let mut ready =
         world.workers().into_iter().filter(|w| w.model == model && w.state == WorkerState::Ready).peekable();
-    ready.peek().is_some() && ready.all(|w| u64::from(effective_ctx(world, w)) < request.tokens())
+    ready.peek().is_some()
+        && ready.all(|w| {
+            let other = request.fingerprint.is_some_and(|shown| shown != w.facts.fingerprint);
+            other || u64::from(effective_ctx(world, w)) < request.tokens()
+        })
 }
 
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {

@@ -9,6 +9,8 @@ use orchestrion_world::time::Ticks;
 /// What candidates are compared by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Term {
+    /// 1 where the task's last attempt failed there.
+    FailedBefore,
     PredictedEnd,
     LeastLoaded,
     MostLoaded,
@@ -24,12 +26,14 @@ use Term::*;
 pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term] {
     match rule {
         PlacementRule::PredictedEnd => {
-            &[PredictedEnd, LeastLoaded, MostResidualMemory, FastestDecode, PoolName, WorkerId]
+            &[FailedBefore, PredictedEnd, LeastLoaded, MostResidualMemory, FastestDecode, PoolName, WorkerId]
         }
         PlacementRule::LeastLoaded => {
-            &[LeastLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId]
+            &[FailedBefore, LeastLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId]
         }
-        PlacementRule::Pack => &[MostLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId],
+        PlacementRule::Pack => {
+            &[FailedBefore, MostLoaded, PredictedEnd, MostResidualMemory, FastestDecode, PoolName, WorkerId]
+        }
     }
 }
 
@@ -43,6 +47,7 @@ pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Tic
 pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) -> u64 {
     let worker = candidate.worker;
     match term {
+        FailedBefore => (request.failed_on == Some(worker.id)).into(),
         PredictedEnd => predicted_run(request, candidate).0,
         LeastLoaded => worker.load().0.into(),
         MostLoaded => u64::MAX - u64::from(worker.load().0),

@@ -74,8 +74,9 @@ pub(crate) fn pools(
             // In the lane before the worker, so that it is not given one of them.
             leave(&heritage.strangers(model, &recipe.fingerprint), &wires.urgent);
         }
+        let model = StationModel { engine, tokenizer, digest, fingerprint: recipe.fingerprint.clone() };
         kitchen.put(&pool.model_name(), recipe);
-        let station = Station::spawn(spec, StationModel { engine, tokenizer, digest }, Arc::clone(&wires) as _)?;
+        let station = Station::spawn(spec, model, Arc::clone(&wires) as _)?;
         depot.add(worker, station);
     }
     for _ in &config.pools {

@@ -2,7 +2,8 @@
 
 use orchestrion_api::port::{Stations, Urgent};
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::station::{OrderError, Outlet, Station};
+use orchestrion_api::token_log::Pushed;
+use orchestrion_gpu::station::{OrderError, Outlet, Reception, Station};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Order, Report};
@@ -66,8 +67,11 @@ impl Outlet for Wires {
         }
     }
 
-    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) {
-        // What the log does not take it had a reason for; a cancel or a loss is on its way here.
-        let _ = self.switchboard.token(task, attempt, token);
+    fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception {
+        match self.switchboard.token(task, attempt, token) {
+            // Behind a closed gate nobody waits; a cancel is on its way here.
+            Pushed::Taken | Pushed::Skipped | Pushed::Closed => Reception::Taken,
+            Pushed::Diverged => Reception::Contradicted,
+        }
     }
 }

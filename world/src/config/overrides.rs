@@ -37,6 +37,9 @@ const KEYS: &[(&str, Set)] = &[
     ("retry.backoff_max_ms", |rules, value| ticks(value, &mut rules.retry.backoff_max)),
     ("retry.jitter_permille", |rules, value| permille(value, &mut rules.retry.jitter)),
     ("retry.budget_permille", |rules, value| permille(value, &mut rules.retry.budget)),
+    ("timeouts.first_token_ms", |rules, value| ticks(value, &mut rules.timeouts.first_token)),
+    ("timeouts.idle_ms", |rules, value| ticks(value, &mut rules.timeouts.idle)),
+    ("timeouts.wall_ms", |rules, value| ticks(value, &mut rules.timeouts.wall)),
 ];
 
 /// Every key there is.

@@ -1,8 +1,7 @@
 //! Shares and orders, without a world.
 
 use super::*;
-use crate::protocol::TaskSpec;
-use crate::task::Life;
+use crate::protocol::{Determinism, TaskSpec};
 use crate::time::Tick;
 use crate::units::Sha256;
 use proptest::prelude::*;
@@ -20,9 +19,9 @@ fn task(ordinal: u64, tenant: u64, tokens: u32) -> Task {
         max_tokens: 0,
         deadline: None,
         seed: 0,
+        determinism: Determinism::BestEffort,
     };
-    let (id, life) = (TaskId(ordinal.into()), Life::Queued);
-    Task { id, ordinal, spec, admitted: Tick(0), deadline: None, attempts: 0, placed: Tick(0), tokens_out: 0, life }
+    Task::queued(TaskId(ordinal.into()), ordinal, spec, Tick(0))
 }
 
 /// The order in which tasks leave, by tenant, where tenant n has the weight `weights[n]`.

@@ -1,0 +1,47 @@
+//! Patience: attempts that a live worker does not get on with. One timer for each lease, which rings at the
+//! end of its time or before: a token moves nothing in the wheel, the bell looks how late it has become.
+
+use super::retry::set_back;
+use bevy_ecs::prelude::World;
+use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::Setback;
+use orchestrion_world::store::{Key, Store};
+use orchestrion_world::task::TaskTimers;
+use orchestrion_world::wheel::{TimerKey, Wheel};
+
+/// Sets the timer to when the attempt's time is over as it stands, and takes it away where it has none.
+pub(crate) fn wind(world: &mut World, id: TaskId) {
+    let rules = world.resource::<Core>().rules.clone();
+    let due = rules.zip(world.task(id)).and_then(|(rules, task)| task.patience(&rules.timeouts));
+    let armed = due.map(|(due, _)| world.resource_mut::<Wheel>().arm(due, TimerKey::Patience(id)));
+    let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
+    let timers = world.get_mut::<TaskTimers>(entity);
+    let before = timers.and_then(|mut timers| std::mem::replace(&mut timers.patience, armed));
+    if let Some(before) = before {
+        world.resource_mut::<Wheel>().disarm(before);
+    }
+}
+
+/// The timer rang.
+pub(crate) fn check(world: &mut World, id: TaskId) {
+    let core = world.resource::<Core>();
+    let (now, rules) = (core.now, core.rules.clone());
+    let Some((task, rules)) = world.task(id).zip(rules) else { return };
+    match task.patience(&rules.timeouts) {
+        Some((due, limit)) if due <= now => {
+            set_back(world, id, Attempt(task.attempts), Setback::TimedOut(limit));
+        }
+        Some(_) | None => wind(world, id),
+    }
+}
+
+/// The rules have changed: every bell rings in this step, and is set by the new ones.
+pub(crate) fn rewind(world: &mut World) {
+    // A change of rules is rare, and no other step looks at every lease.
+    let workers = world.workers().into_iter();
+    let leases = workers.flat_map(|w| &w.leases).filter(|l| !l.revoked);
+    let bells: Vec<TimerKey> = leases.map(|l| TimerKey::Patience(l.task)).collect();
+    world.resource_mut::<Mail>().due.extend(bells);
+}
