@@ -76,11 +76,25 @@ pub struct Proof {
 /// through every run that took it over.
 pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
     let runs = runs(path)?;
+    let Chapters { chapters, came_in: _ } = chapters(&runs, task)?;
+    tell(&chapters, task)
+}
+
+/// The parts of the runs that hold a task's story, in order.
+pub(crate) struct Chapters<'a> {
+    pub(crate) chapters: Vec<&'a [Segment]>,
+    /// The step of the first one in which it was submitted; none where it was there before.
+    pub(crate) came_in: Option<u64>,
+}
+
+pub(crate) fn chapters(runs: &[Run], task: TaskId) -> Result<Chapters<'_>, ExplainError> {
     let mut chapters: Vec<&[Segment]> = Vec::new();
+    let mut came_in = None;
     for run in runs.iter().rev() {
         match find(run, task)? {
-            Some(Found::CameIn(segment)) => {
+            Some(Found::CameIn { segment, seq }) => {
                 chapters.push(run.from(segment));
+                came_in = Some(seq);
                 break;
             }
             Some(Found::TakenOver) => chapters.push(&run.segments),
@@ -93,13 +107,13 @@ pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
         return Err(ExplainError::Unknown { task });
     }
     chapters.reverse();
-    tell(&chapters, task)
+    Ok(Chapters { chapters, came_in })
 }
 
 /// How a run holds a task.
 enum Found {
-    /// It was submitted in this segment.
-    CameIn(usize),
+    /// It was submitted in this segment, in the step of this number.
+    CameIn { segment: usize, seq: u64 },
     /// The run began with it.
     TakenOver,
 }
@@ -122,7 +136,7 @@ fn find(run: &Run, task: TaskId) -> Result<Option<Found>, JournalError> {
                 let submits =
                     |input: &Input| matches!(input, Input::Intent(Intent::Submit { task: id, .. }) if *id == task);
                 if record.inputs.iter().any(submits) {
-                    return Ok(Some(Found::CameIn(segments - 1)));
+                    return Ok(Some(Found::CameIn { segment: segments - 1, seq: record.seq }));
                 }
             }
         }

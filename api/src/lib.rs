@@ -3,6 +3,7 @@
 //! Start with [`port`]: the lanes into the pulse and what the binary fills in.
 
 pub mod auth;
+pub mod bundle;
 mod clock;
 pub mod door;
 pub mod explain;
@@ -13,6 +14,7 @@ pub mod journal;
 pub mod port;
 pub mod problem;
 pub mod pulse;
+pub mod recording;
 pub mod recovery;
 pub mod replay;
 pub mod serve;

@@ -1,18 +1,27 @@
 //! Audits of what only a history can show: over the effects of a run, in order.
 
-use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::health::Breaker;
+use orchestrion_world::id::{Attempt, ModelId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{Class, Effect, Failure, Input, Intent, Notice, Order, Outcome};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What has been said of each task so far.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     lives: BTreeMap<TaskId, Told>,
-    /// Of the tasks that were accepted.
-    classes: BTreeMap<TaskId, Class>,
+    /// Of the tasks that were accepted: their line, and which admission they were.
+    places: BTreeMap<TaskId, (Line, u64)>,
+    /// Who waits for a first attempt, by admission.
+    fresh: BTreeMap<Line, BTreeSet<u64>>,
+    admissions: u64,
     /// Submitted in this step and not answered yet, in order.
-    asked: VecDeque<(TaskId, Class)>,
+    asked: VecDeque<(TaskId, Line)>,
+    /// As last told.
+    breakers: BTreeMap<WorkerId, Breaker>,
 }
+
+/// The queue that a task waits in, and whose part of it.
+type Line = (ModelId, Class, TenantId);
 
 /// The last thing told of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +33,34 @@ enum Told {
 }
 
 impl History {
-    /// Takes in what a step is about to hear. Every submission of the step before was answered.
-    pub fn ask(&mut self, inputs: &[Input]) -> Result<(), String> {
+    /// Takes in what a step is about to hear.
+    pub fn ask(&mut self, inputs: &[Input]) {
         let submits = inputs.iter().filter_map(|input| match input {
-            Input::Intent(Intent::Submit { task, spec }) => Some((*task, spec.class)),
+            Input::Intent(Intent::Submit { task, spec }) => Some((*task, (spec.model, spec.class, spec.tenant))),
             Input::Intent(_) | Input::Report(_) | Input::Boot { .. } | Input::SetRules(_) => None,
         });
-        let unanswered = std::mem::replace(&mut self.asked, submits.collect());
-        unanswered.is_empty().then_some(()).ok_or(format!("25: nobody answered {unanswered:?}"))
+        self.asked = submits.collect();
+    }
+
+    /// The step is over: every submission was answered.
+    pub fn close(&self) -> Result<(), String> {
+        let unanswered = &self.asked;
+        unanswered.is_empty().then_some(()).ok_or_else(|| format!("25: nobody answered {unanswered:?}"))
     }
 
     /// The submission that is next to be answered.
-    fn answered(&mut self, task: TaskId) -> Result<Class, String> {
+    fn answered(&mut self, task: TaskId) -> Result<Line, String> {
         let asked = self.asked.pop_front().filter(|(id, _)| *id == task);
-        asked.map(|(_, class)| class).ok_or(format!("25: {task} was answered out of turn"))
+        asked.map(|(_, line)| line).ok_or_else(|| format!("25: {task} was answered out of turn"))
     }
 
     /// Only for a newcomer that is about to be let in, and never interactive work for batch work.
     fn may_displace(&self, task: TaskId, by: TaskId) -> Result<(), String> {
-        let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, class)| *class);
-        let newcomer = newcomer.ok_or(format!("25: {task} gave way to {by}, which nobody submits"))?;
-        let fits = self.classes.get(&task).is_some_and(|class| *class >= newcomer);
+        let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, (_, class, _))| *class);
+        let newcomer = newcomer.ok_or_else(|| format!("25: {task} gave way to {by}, which nobody submits"))?;
+        let fits = self.places.get(&task).is_some_and(|((_, class, _), _)| *class >= newcomer);
         let fresh = self.lives.get(&task) == Some(&Told::Waiting(Attempt(0)));
-        (fits && fresh).then_some(()).ok_or(format!("5: {task} gave way to {by}, which is not above it"))
+        (fits && fresh).then_some(()).ok_or_else(|| format!("5: {task} gave way to {by}, which is not above it"))
     }
 
     /// Takes in an effect; the broken rule where it cannot follow what was told before.
@@ -54,23 +68,41 @@ impl History {
         let Effect::Notice(notice) = effect else { return self.hear_order(effect) };
         let (task, next) = match *notice {
             Notice::Accepted { task, .. } => {
-                let class = self.answered(task)?;
-                self.classes.insert(task, class);
+                let line = self.answered(task)?;
+                self.admissions += 1;
+                self.places.insert(task, (line, self.admissions));
+                self.fresh.entry(line).or_default().insert(self.admissions);
                 let before = self.lives.insert(task, Told::Waiting(Attempt(0)));
                 let fresh = before.is_none_or(|told| told == Told::Ended);
-                return fresh.then_some(()).ok_or(format!("1: {task} was accepted while it lived"));
+                return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { task, attempt, .. } => (task, Told::Placed(attempt)),
+            Notice::Placed { task, attempt, worker, .. } => {
+                let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
+                let open = open.then(|| format!("8: {task} was placed on {worker}, whose breaker is open"));
+                open.map_or(Ok(()), Err)?;
+                self.goes_first(task, attempt)?;
+                (task, Told::Placed(attempt))
+            }
             Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
             Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
             Notice::Ended { task, outcome } => {
                 if let Outcome::Failed { failure: Failure::Displaced { by, .. }, .. } = outcome {
                     self.may_displace(task, by)?;
                 }
+                self.leave(task);
                 (task, Told::Ended)
             }
             Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => return Ok(()),
+            Notice::BreakerChanged { worker, breaker } => {
+                self.breakers.insert(worker, breaker);
+                return Ok(());
+            }
+            Notice::PoolChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. }
+            | Notice::Restarted { .. }
+            | Notice::RestartsStopped { .. }
+            | Notice::Quarantined { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));
@@ -84,7 +116,31 @@ impl History {
             _ => false,
         };
         let before = std::mem::replace(told, next);
-        follows.then_some(()).ok_or(format!("1, 11: {task} was told {next:?} after {before:?}"))
+        follows.then_some(()).ok_or_else(|| format!("1, 11: {task} was told {next:?} after {before:?}"))
+    }
+
+    /// Nobody of its line came before it and waits still, and batch work leaves none interactive behind.
+    fn goes_first(&mut self, task: TaskId, attempt: Attempt) -> Result<(), String> {
+        let Some(&(line, place)) = self.places.get(&task) else { return Ok(()) };
+        let (model, class, _) = line;
+        let interactive = (model, Class::Interactive, TenantId(0))..=(model, Class::Interactive, TenantId(u64::MAX));
+        let left = self.fresh.range(interactive).find_map(|(_, waiting)| waiting.first());
+        if let (Class::Batch, Some(older)) = (class, left) {
+            return Err(format!("5: {task} of the batch class was placed before interactive admission {older}"));
+        }
+        let first = self.fresh.get(&line).and_then(BTreeSet::first).filter(|first| **first < place);
+        if let (Attempt(1), Some(older)) = (attempt, first) {
+            return Err(format!("4: {task}, admission {place}, was placed before {older} of its line"));
+        }
+        self.leave(task);
+        Ok(())
+    }
+
+    fn leave(&mut self, task: TaskId) {
+        let line = self.places.get(&task).and_then(|(line, place)| Some((self.fresh.get_mut(line)?, place)));
+        if let Some((line, place)) = line {
+            line.remove(place);
+        }
     }
 
     fn hear_order(&self, effect: &Effect) -> Result<(), String> {
@@ -92,7 +148,7 @@ impl History {
         match *order {
             Order::Start { task, attempt, .. } => {
                 let placed = self.lives.get(&task) == Some(&Told::Placed(attempt));
-                placed.then_some(()).ok_or(format!("11: {task} is started without a placement"))
+                placed.then_some(()).ok_or_else(|| format!("11: {task} is started without a placement"))
             }
             Order::Cancel { task, attempt, .. } => {
                 let over = match self.lives.get(&task) {
@@ -100,9 +156,9 @@ impl History {
                     Some(Told::Waiting(lost)) => attempt <= *lost,
                     Some(Told::Placed(_) | Told::Started(_)) | None => false,
                 };
-                over.then_some(()).ok_or(format!("2: {task} is cancelled at its worker before that was told"))
+                over.then_some(()).ok_or_else(|| format!("2: {task} is cancelled at its worker before that was told"))
             }
-            Order::Reset { .. } => Ok(()),
+            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. } => Ok(()),
         }
     }
 

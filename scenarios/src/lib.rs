@@ -2,14 +2,18 @@
 //!
 //! [`script`] reads a scenario, [`stage`] runs it in virtual time with every audit after every step,
 //! [`transcript`] writes question and answer as one text. The cases beside this crate are the regression
-//! suite of the scheduler and the documentation of how it behaves.
+//! suite of the scheduler and the documentation of how it behaves. [`storm`] draws scenarios from a seed and
+//! demands of each what must hold of all.
 
 pub mod bench;
 pub mod cluster;
 pub mod cost;
 pub mod engine;
 pub mod history;
+pub mod line;
+pub mod moves;
 pub mod script;
 pub mod stage;
 pub mod station;
+pub mod storm;
 pub mod transcript;

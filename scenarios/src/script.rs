@@ -9,8 +9,12 @@
 //! > worker w1 pool=a slots=2 prefill=1000 decode=50
 //! > 0 submit t1 prompt=100 answer=50
 //! > 30 cancel t1
+//! > 40 set queue interactive=3
+//! > 50 late w1 by=20 for=300
 //! ```
 
+use crate::engine::Flaw;
+use crate::line::Trouble;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
 };
@@ -25,6 +29,8 @@ use std::str::FromStr;
 /// A scenario as read.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// Of the world.
+    pub seed: u64,
     pub rules: Rules,
     pub workers: Vec<(WorkerId, WorkerFacts)>,
     /// By time; what stands together happens in one step, in this order.
@@ -53,12 +59,30 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails.
     Fault(TaskId, FaultClass),
+    /// From here on something is wrong with the worker, or nothing is any more.
+    Flaw(WorkerId, Option<Flaw>),
+    /// The weights that the worker uses are found to be corrupt.
+    Corrupt(WorkerId),
+    /// One of the attempts that run on this worker fails.
+    FaultAt(WorkerId, FaultClass),
+    /// From here on, tasks take this share of their time there.
+    Slow(WorkerId, Permille),
+    /// For a while, what the worker says arrives otherwise.
+    Trouble(WorkerId, Trouble, Ticks),
+    /// What the worker said last arrives once more, of older lives too.
+    Ghost(WorkerId),
+    /// The process is killed, workers and all; it is back, with its state, after so long.
+    Restart(Ticks),
+    /// Every trouble ends and every worker is up. A run that goes on from here has to settle.
+    Heal,
     /// The attempt that runs this task makes no more tokens, though its worker lives.
     Stall(TaskId),
+    /// One of the attempts that run on this worker makes no more.
+    StallAt(WorkerId),
     /// A process takes the journal up: what the one before showed its readers is gone.
     Boot,
-    /// The placement rules change.
-    Rule(PlacementRules),
+    /// The rules change.
+    Rule(Box<Rules>),
     /// From here on, every placement decision about this task is told in full.
     Watch(TaskId),
     /// Nothing: the transcript goes on to here.
@@ -74,12 +98,19 @@ pub struct ScriptError {
     pub problem: String,
 }
 
+/// The seed of a world whose script names none.
+const SEED: u64 = 1;
+/// Sections of the rules.
+const DECLARATIONS: [&str; 5] = ["queue", "retry", "timeouts", "health", "placement"];
+
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
+    let rules = Rules::default();
+    let health = rules.health.clone();
     Rules {
         queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
-        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
-        ..Rules::default()
+        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64, ..health },
+        ..rules
     }
 }
 
@@ -87,16 +118,17 @@ impl FromStr for Script {
     type Err = ScriptError;
 
     fn from_str(text: &str) -> Result<Script, ScriptError> {
-        let mut script = Script { rules: default_rules(), workers: vec![], events: vec![] };
+        let mut script = Script { seed: SEED, rules: default_rules(), workers: vec![], events: vec![] };
         let statements = text.lines().enumerate().filter_map(|(n, l)| Some((n + 1, l.strip_prefix("> ")?)));
         // Ids are places in sorted lists, so pools and models are collected before workers and tasks.
         for (line, text) in statements {
-            script.declare(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
+            script.open(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
         }
         script.rules.pools.sort_by(|a, b| a.name.cmp(&b.name));
         script.rules.models = script.rules.pools.iter().map(|p| p.model.clone()).collect();
         script.rules.models.sort();
         script.rules.models.dedup();
+        let mut rules = script.rules.clone();
         let mut prose = String::new();
         for (n, line) in text.lines().enumerate() {
             if line.starts_with('#') {
@@ -105,7 +137,7 @@ impl FromStr for Script {
             } else if let Some(text) = line.strip_prefix("> ") {
                 let told = std::mem::take(&mut prose);
                 let error = |problem| ScriptError { line: n + 1, text: text.into(), problem };
-                script.follow(text, told).map_err(error)?;
+                script.follow(&mut rules, text, told).map_err(error)?;
             }
         }
         Ok(script)
@@ -113,48 +145,27 @@ impl FromStr for Script {
 }
 
 impl Script {
-    fn declare(&mut self, text: &str) -> Result<(), String> {
+    /// What has to be known before the rest can be read.
+    fn open(&mut self, text: &str) -> Result<(), String> {
         let mut words = Words::of(text);
         match words.verb {
+            "seed" => self.seed = number(words.name()?)?,
             "pool" => {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
-            }
-            "queue" => {
-                self.rules.queue.interactive_max = words.or("interactive", 100)?;
-                self.rules.queue.batch_max = words.or("batch", 100)?;
-                if let Some(name) = words.optional("policy") {
-                    let unknown = || format!("no overload policy is called `{name}`");
-                    self.rules.queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
-                }
             }
             "tenant" => {
                 let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
                 self.rules.tenants.push(TenantRules { name, weight });
                 self.rules.tenants.sort_by_key(TenantRules::id);
             }
-            "retry" => {
-                self.rules.retry.attempts_max = words.or("attempts", 3)?;
-                self.rules.retry.backoff = Ticks(words.or("backoff", 100)?);
-                self.rules.retry.jitter = Permille(words.or("jitter", 200)?);
-            }
-            "timeouts" => {
-                let TimeoutRules { first_token, idle, wall } = &mut self.rules.timeouts;
-                *first_token = Ticks(words.or("first_token", first_token.0)?);
-                *idle = Ticks(words.or("idle", idle.0)?);
-                *wall = Ticks(words.or("wall", wall.0)?);
-            }
-            "health" => {
-                self.rules.health.beat_timeout = Ticks(words.or("beat_timeout", 3_000)?);
-                self.rules.health.no_worker_grace = Ticks(words.or("no_worker_grace", 10_000)?);
-            }
-            "placement" => self.rules.placement = self.placement(&mut words)?,
+            verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
         }
         words.end()
     }
 
-    fn follow(&mut self, text: &str, prose: String) -> Result<(), String> {
+    fn follow(&mut self, rules: &mut Rules, text: &str, prose: String) -> Result<(), String> {
         let mut words = Words::of(text);
         if words.verb == "worker" {
             let id = worker_id(words.name()?)?;
@@ -164,20 +175,21 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "pool" | "tenant" | "queue" | "retry" | "timeouts" | "health" | "placement" => Ok(()),
+                "seed" | "pool" | "tenant" => Ok(()),
+                verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
         };
         if self.events.last().is_some_and(|before| before.at > at) {
             return Err("events go forward in time".into());
         }
-        let act = self.act(&mut words)?;
+        let act = self.act(rules, &mut words)?;
         words.end()?;
         self.events.push(Event { at, act, text: format!("{prose}> {text}") });
         Ok(())
     }
 
-    fn act(&self, words: &mut Words<'_>) -> Result<Act, String> {
+    fn act(&self, rules: &mut Rules, words: &mut Words<'_>) -> Result<Act, String> {
         Ok(match words.name()? {
             "submit" => {
                 let id = task_id(words.name()?)?;
@@ -188,11 +200,42 @@ impl Script {
             "hang" => Act::Hang(worker_id(words.name()?)?),
             "rise" => Act::Rise(worker_id(words.name()?)?),
             "fault" => {
-                Act::Fault(task_id(words.name()?)?, fault_class(words.optional("class").unwrap_or("transient"))?)
+                let whose = words.name()?;
+                let class = fault_class(words.optional("class").unwrap_or("transient"))?;
+                match worker_id(whose) {
+                    Ok(worker) => Act::FaultAt(worker, class),
+                    Err(_) => Act::Fault(task_id(whose)?, class),
+                }
             }
-            "stall" => Act::Stall(task_id(words.name()?)?),
+            "slow" => Act::Slow(worker_id(words.name()?)?, Permille(words.or("share", 1000)?)),
+            word @ ("mute" | "late" | "jumble" | "twice") => {
+                let worker = worker_id(words.name()?)?;
+                Act::Trouble(worker, trouble(word, words)?, Ticks(words.or("for", 1_000)?))
+            }
+            "ghost" => Act::Ghost(worker_id(words.name()?)?),
+            "restart" => Act::Restart(Ticks(words.or("down", 0)?)),
+            "heal" => Act::Heal,
+            "rule" => {
+                rules.placement = placement(rules, words)?;
+                Act::Rule(Box::new(rules.clone()))
+            }
+            "set" => {
+                words.verb = words.name()?;
+                declare(rules, words)?;
+                Act::Rule(Box::new(rules.clone()))
+            }
+            "stall" => {
+                let whose = words.name()?;
+                match worker_id(whose) {
+                    Ok(worker) => Act::StallAt(worker),
+                    Err(_) => Act::Stall(task_id(whose)?),
+                }
+            }
             "boot" => Act::Boot,
-            "rule" => Act::Rule(self.placement(words)?),
+            "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
+            "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
+            "mend" => Act::Flaw(worker_id(words.name()?)?, None),
+            "corrupt" => Act::Corrupt(worker_id(words.name()?)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
@@ -222,15 +265,6 @@ impl Script {
         })
     }
 
-    /// What is not named stays as it is.
-    fn placement(&self, words: &mut Words<'_>) -> Result<PlacementRules, String> {
-        let share = words.optional("batch_share").map(number).transpose()?;
-        Ok(PlacementRules {
-            policy: words.rule()?,
-            batch_share: share.map_or(self.rules.placement.batch_share, Permille),
-        })
-    }
-
     fn worker(&self, words: &mut Words<'_>) -> Result<WorkerFacts, String> {
         let pool: String = words.take("pool")?;
         let pool = self.rules.pools.binary_search_by(|p| p.name.cmp(&pool)).map_err(|_| format!("no pool `{pool}`"))?;
@@ -253,6 +287,65 @@ impl Script {
             decode: MilliRate(words.or("decode", 50u64)? * 1_000),
         })
     }
+}
+
+/// The rules by section, each a declaration; what is not named stays as it is.
+fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
+    match words.verb {
+        "queue" => {
+            let queue = &mut rules.queue;
+            queue.interactive_max = words.or("interactive", queue.interactive_max)?;
+            queue.batch_max = words.or("batch", queue.batch_max)?;
+            if let Some(name) = words.optional("policy") {
+                let unknown = || format!("no overload policy is called `{name}`");
+                queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
+            }
+        }
+        "retry" => {
+            let retry = &mut rules.retry;
+            retry.attempts_max = words.or("attempts", retry.attempts_max)?;
+            retry.backoff = Ticks(words.or("backoff", retry.backoff.0)?);
+            retry.jitter = Permille(words.or("jitter", retry.jitter.0)?);
+            retry.budget = Permille(words.or("budget", retry.budget.0)?);
+        }
+        "timeouts" => {
+            let TimeoutRules { first_token, idle, wall } = &mut rules.timeouts;
+            *first_token = Ticks(words.or("first_token", first_token.0)?);
+            *idle = Ticks(words.or("idle", idle.0)?);
+            *wall = Ticks(words.or("wall", wall.0)?);
+        }
+        "health" => {
+            let health = &mut rules.health;
+            health.beat_timeout = Ticks(words.or("beat_timeout", health.beat_timeout.0)?);
+            health.no_worker_grace = Ticks(words.or("no_worker_grace", health.no_worker_grace.0)?);
+            health.load_timeout = Ticks(words.or("load_timeout", health.load_timeout.0)?);
+            health.restart.backoff = Ticks(words.or("restart", health.restart.backoff.0)?);
+            health.restart.jitter = Permille(words.or("restart_jitter", health.restart.jitter.0)?);
+            health.restart.storm_max = words.or("storm", health.restart.storm_max)?;
+            health.breaker.failures = words.or("breaker", health.breaker.failures)?;
+            health.breaker.open = Ticks(words.or("breaker_open", health.breaker.open.0)?);
+            health.breaker.stable = Ticks(words.or("breaker_stable", health.breaker.stable.0)?);
+            health.fatal_max = words.or("fatal_max", health.fatal_max)?;
+        }
+        "placement" => rules.placement = placement(rules, words)?,
+        other => return Err(format!("no section of the rules is called `{other}`")),
+    }
+    Ok(())
+}
+
+fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, String> {
+    let batch_share = Permille(words.or("batch_share", rules.placement.batch_share.0)?);
+    Ok(PlacementRules { policy: words.rule()?, batch_share })
+}
+
+fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {
+    Ok(match word {
+        "mute" => Trouble::Mute,
+        "late" => Trouble::Late(Ticks(words.or("by", 100)?)),
+        "jumble" => Trouble::Jumble(Ticks(words.or("by", 100)?)),
+        "twice" => Trouble::Twice,
+        other => return Err(format!("no trouble is called `{other}`")),
+    })
 }
 
 /// `t7` is task 7.

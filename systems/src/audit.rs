@@ -4,16 +4,20 @@
 //! What only a history can show (a task ends exactly once, no token after a cancel) is audited over the
 //! effects by the scenario stage.
 
+use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
+use orchestrion_world::crew::Crews;
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
+use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::{Model, Pool, Worker};
 use std::collections::BTreeMap;
 
 /// A broken invariant: its name in [`AUDITS`], and what was found.
@@ -27,26 +31,30 @@ pub struct Broken {
 type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
-pub const AUDITS: [(&str, Audit); 13] = [
+pub const AUDITS: &[(&str, Audit)] = &[
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
-    ("8 no lease on a worker that is not ready", leases_only_on_ready),
+    ("8 no lease on a worker that is not up", leases_only_where_up),
+    ("8 nothing runs on a device in quarantine", quarantine_holds),
+    ("pools and models count the workers that take tasks, and crews are who they are", crews_match),
     ("12 attempts within the limit", attempts_within_limit),
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
+    ("nobody waits who could start", nobody_waits_in_vain),
+    ("a pool counts its ready workers", pools_count_ready),
     ("queues hold exactly the queued tasks", queues_match_tasks),
     ("the index of free workers is what the workers say", index_matches),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
 
-/// Runs them all.
-pub(crate) fn audit(world: &World) -> Result<(), Broken> {
-    let ledger = Ledger::of(world);
-    AUDITS.iter().try_for_each(|&(name, check)| check(world, &ledger).map_err(|found| Broken { name, found }))
+/// Runs them all on a world and its ledger.
+pub(crate) fn audit(world: &World, ledger: &Ledger) -> Result<(), Broken> {
+    AUDITS.iter().try_for_each(|&(name, check)| check(world, ledger).map_err(|found| Broken { name, found }))
 }
 
 fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
@@ -91,7 +99,7 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         }
     }
     ledger.tasks.iter().filter_map(|t| t.life.worker().map(|w| (t, w))).try_for_each(|(task, id)| {
-        let worker = ledger.workers.iter().find(|w| w.id == id);
+        let worker = ledger.workers.binary_search_by_key(&id, |w| w.id).ok().map(|at| &ledger.workers[at]);
         let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
         check(lease.is_some_and(|l| l.attempt.0 == task.attempts), || format!("{} has no lease on {id}", task.id))
     })
@@ -116,14 +124,41 @@ fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
     })?;
     ledger.shards.iter().try_for_each(|shard| {
         let of_shard = |w: &&Worker| w.facts.device == shard.device && w.facts.model_digest == shard.digest;
-        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state == WorkerState::Ready).count();
+        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state.is_up()).count();
         check(holders == usize::from(shard.holders), || format!("{shard:?} has {holders} holders"))
     })
 }
 
-fn leases_only_on_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let lost = |w: &&Worker| w.state == WorkerState::Lost && !w.leases.is_empty();
-    ledger.workers.iter().find(lost).map_or(Ok(()), |w| Err(format!("{} is lost and has leases", w.id)))
+fn leases_only_where_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let down = |w: &&Worker| !w.state.is_up() && !w.leases.is_empty();
+    ledger.workers.iter().find(down).map_or(Ok(()), |w| Err(format!("{} is {:?} and has leases", w.id, w.state)))
+}
+
+fn quarantine_holds(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let shut = |id| ledger.devices.iter().any(|device| device.id == id && device.quarantined);
+    let at_large = |w: &&Worker| w.state != WorkerState::Stopped && shut(w.facts.device);
+    ledger.workers.iter().find(at_large).map_or(Ok(()), |w| Err(format!("{} is {:?} in quarantine", w.id, w.state)))
+}
+
+fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut crews = Crews::default();
+    let (mut pools, mut models) = (BTreeMap::new(), BTreeMap::new());
+    for worker in &ledger.workers {
+        crews.join(worker.id, &worker.facts);
+        *pools.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
+        *models.entry(worker.model).or_insert(0) += u32::from(worker.takes());
+    }
+    check(&crews == world.resource::<Crews>(), || format!("{:?} are kept, {crews:?} are", world.resource::<Crews>()))?;
+    let of = |pool: &&Pool| pool.ready != pools.get(&pool.id).copied().unwrap_or_default();
+    ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {pools:?} are ready")))?;
+    let of = |model: &&Model| model.ready != models.get(&model.id).copied().unwrap_or_default();
+    ledger.models.iter().find(of).map_or(Ok(()), |model| Err(format!("{model:?}: {models:?} are ready")))
+}
+
+fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
+    over.map_or(Ok(()), |pool| Err(format!("{pool:?} was restarted too often")))
 }
 
 fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
@@ -161,19 +196,22 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
-    let mut called_for: Vec<_> = deadlines.chain(retries).collect();
+    let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) => exact.push((due, key)),
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
     for worker in &ledger.workers {
-        let (armed, due) = (alarms.remove(&TimerKey::Beat(worker.id)), worker.alarm_at(rules));
+        // One that is overdue by new rules rings with the next tick.
+        let due = worker.alarm_at(rules).map(|due| due.max(ledger.core.now + Ticks(1)));
+        let armed = alarms.remove(&TimerKey::Beat(worker.id));
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
     }
     for model in &ledger.models {
@@ -186,6 +224,20 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: {armed:?}, {due:?}", task.id))?;
     }
     check(alarms.is_empty(), || format!("nobody's alarms: {alarms:?}"))
+}
+
+/// A wakeup that got lost shows here in the step that lost it.
+fn nobody_waits_in_vain(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let could = ledger.models.iter().find_map(|model| placement::startable(world, model.id));
+    could.map_or(Ok(()), |(task, worker)| Err(format!("{task} waits, and {worker} has room for it")))
+}
+
+fn pools_count_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.pools.iter().try_for_each(|pool| {
+        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.takes();
+        let ready = ledger.workers.iter().filter(of_pool).count();
+        check(ready == usize::from(pool.ready), || format!("{pool:?} has {ready} ready workers"))
+    })
 }
 
 fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
@@ -210,12 +262,16 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let free = |w: &&Worker| w.state == WorkerState::Ready && w.free_slots() > 0;
+    let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
     let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.model, w.id)).collect();
     called_for.sort_unstable();
     let index = world.resource::<FreeIndex>();
     let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
-    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))
+    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
+    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.facts.device, w.model, w.id)).collect();
+    called_for.sort_unstable();
+    let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
+    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

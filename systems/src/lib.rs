@@ -29,7 +29,6 @@ use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
-use orchestrion_world::worker::WorkerState;
 use placement::explain::DecisionLog;
 use std::fmt;
 
@@ -179,8 +178,8 @@ impl Simulation {
         }
         for worker in self.world.workers() {
             gauges.leases += worker.leases.len() as u64;
-            if worker.state == WorkerState::Ready {
-                gauges.slots += u64::from(worker.facts.slots);
+            if worker.takes() {
+                gauges.slots += u64::from(worker.offered());
             }
         }
         for device in self.world.devices() {
@@ -202,7 +201,14 @@ impl Simulation {
 
     /// Checks every invariant; the first broken one by name.
     pub fn audit(&self) -> Result<(), audit::Broken> {
-        audit::audit(&self.world)
+        self.audited().map(drop)
+    }
+
+    /// As [`Simulation::audit`], and gives the state that was checked, which is the dearer half of it.
+    pub fn audited(&self) -> Result<Ledger, audit::Broken> {
+        let ledger = self.ledger();
+        audit::audit(&self.world, &ledger)?;
+        Ok(ledger)
     }
 
     /// The names of the systems, in the order in which they run.

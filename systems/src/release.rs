@@ -5,24 +5,23 @@ pub(crate) mod patience;
 mod retry;
 
 use crate::estimate;
+use crate::health;
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{FreeIndex, Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::WorkerState;
 use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let ends = std::mem::take(&mut mail.ends);
-    let orphans = std::mem::take(&mut mail.orphans);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
     let cut = std::mem::take(&mut mail.cut);
@@ -32,7 +31,8 @@ pub(crate) fn release(world: &mut World) {
     for task in cut {
         fail(world, task, Failure::WorkerLost);
     }
-    for (task, attempt) in orphans {
+    // A fault that broke its worker leaves orphans too.
+    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
         set_back(world, task, attempt, Setback::WorkerLost);
     }
     for (task, reason) in cancels {
@@ -47,7 +47,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
-            TimerKey::Beat(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn release(world: &mut World) {
 fn end_attempt(world: &mut World, end: AttemptEnd) {
     let AttemptEnd { worker: id, epoch, task, attempt, result } = end;
     let Some(worker) = world.worker(id) else { return };
-    if worker.epoch != epoch || worker.state != WorkerState::Ready {
+    if worker.epoch != epoch || !worker.state.is_up() {
         return;
     }
     let Some(at) = worker.lease_at(task, attempt) else { return };
@@ -69,12 +69,16 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     }
     world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(model);
+    stir_device(world, device);
     if lease.revoked {
         return;
     }
     match result {
         Ok(usage) => {
             learn(world, id, task, &usage, sharers);
+            if usage.finish != Finish::Cancelled {
+                health::went_well(world, id);
+            }
             let outcome = match usage.finish {
                 Finish::Stop | Finish::Length => Outcome::Done(usage),
                 // Nobody asked the core: the station is going down.
@@ -84,8 +88,18 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
             };
             end_task(world, task, outcome);
         }
-        Err(class) => set_back(world, task, attempt, Setback::Fault(class)),
+        Err(class) => {
+            set_back(world, task, attempt, Setback::Fault(class));
+            health::went_wrong(world, id, class);
+        }
     }
+}
+
+/// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
+pub(crate) fn stir_device(world: &mut World, id: DeviceId) {
+    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
+    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
+    world.resource_mut::<Mail>().stirred.extend(models);
 }
 
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.

@@ -25,6 +25,14 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.
     Explain(ExplainArgs),
+    /// Fit the cost of a station's work to what a journal recorded.
+    Calibrate(CalibrateArgs),
+    /// Run a recorded day again under other rules, simulated, and compare.
+    Whatif(WhatifArgs),
+    /// Write the part of a journal that one task's story takes, without names, to show to others.
+    Bundle(BundleArgs),
+    /// Throw drawn clusters, loads and faults at the scheduler, and demand what must hold of all.
+    Storm(StormArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
     /// Fetch a model of the catalog into the cache.
@@ -190,6 +198,101 @@ pub(crate) struct ExplainArgs {
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
     /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch storm --seed 7                      one seed, with what befalls it
+  orch storm --seeds 2000 --ticks 20000    as the soak does
+  orch storm --minutes 60                  from a seed that nobody chose
+  orch storm storm-7.scn                   what an earlier storm found, or any scenario")]
+pub(crate) struct StormArgs {
+    /// A scenario to run with every proof, instead of seeds
+    #[arg(value_name = "FILE", conflicts_with_all = ["seed", "seeds", "minutes"])]
+    pub file: Option<PathBuf>,
+    /// The first seed [default: drawn]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// So many seeds
+    #[arg(long, default_value_t = 1, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Virtual milliseconds of each before it heals
+    #[arg(long, default_value_t = 20_000, value_name = "T", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub ticks: u64,
+    /// As many seeds as this time allows
+    #[arg(long, value_name = "M", conflicts_with = "seeds")]
+    pub minutes: Option<u64>,
+    /// Where a finding is written
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch calibrate                                     the figures, and how far off they are
+  orch calibrate ./journal --out cost.toml           to be simulated with later
+  orch calibrate ./journal --half first --out cost.toml && orch whatif ./journal --half second --cost cost.toml")]
+pub(crate) struct CalibrateArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Only tasks that came in this half of the recorded time
+    #[arg(long, value_name = "HALF")]
+    pub half: Option<Half>,
+    /// Write the cost to this file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch whatif --set placement.policy=least-loaded
+  orch whatif ./journal --set queue.interactive_max=32 --set queue.policy=drop-lru
+  orch whatif ./journal --cost cost.toml -o json     without a change: how true the simulation is")]
+pub(crate) struct WhatifArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Change a rule; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// A cost that `orch calibrate` wrote [default: fitted to the journal itself]
+    #[arg(long, value_name = "FILE")]
+    pub cost: Option<PathBuf>,
+    /// Tell only of tasks that came in this half of the recorded time; all of them are run
+    #[arg(long, value_name = "HALF")]
+    pub half: Option<Half>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Half {
+    First,
+    Second,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch bundle --around 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11 --out slow.orj && orch replay slow.orj")]
+pub(crate) struct BundleArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
+    #[arg(long, value_name = "TASK")]
+    pub around: String,
+    /// The file to write; it must not be there yet
+    #[arg(long, default_value = "bundle.orj", value_name = "FILE")]
+    pub out: PathBuf,
+    /// How to tell what it is
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,
 }

@@ -18,6 +18,6 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 }
 
 /// A chat completion's id is its task's behind a prefix.
-fn task_id(text: &str) -> Result<TaskId, Failure> {
+pub(crate) fn task_id(text: &str) -> Result<TaskId, Failure> {
     text.strip_prefix("chatcmpl-").unwrap_or(text).parse().map_err(Failure::of(Code::Failed))
 }

@@ -4,6 +4,8 @@
 //! happened and what to do, and decides the exit code.
 
 mod bench;
+mod bundle;
+mod calibrate;
 mod chat;
 mod cli;
 mod client;
@@ -20,9 +22,11 @@ mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod storm;
 mod submit;
 mod tidy;
 mod version;
+mod whatif;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
@@ -34,7 +38,11 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(&args),
         Command::Submit(args) => submit::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Whatif(args) => whatif::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),

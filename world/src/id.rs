@@ -83,7 +83,7 @@ pub struct PoolId(pub u16);
 pub struct ModelId(pub u16);
 
 /// Whose work it is: a digest of the tenant's name, so that it stays when the configuration changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub u64);
 
 impl TenantId {
@@ -99,8 +99,40 @@ impl TenantId {
 }
 
 /// A session: a digest of its tenant and of what the client calls it, made at the door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u128);
+
+/// People and JSON see 16 hexadecimal digits; journals the number.
+impl Serialize for TenantId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() { s.collect_str(&format_args!("{:016x}", self.0)) } else { self.0.serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for TenantId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<TenantId, D::Error> {
+        if !d.is_human_readable() {
+            return u64::deserialize(d).map(TenantId);
+        }
+        u64::from_str_radix(&String::deserialize(d)?, 16).map(TenantId).map_err(D::Error::custom)
+    }
+}
+
+/// People and JSON see 32 hexadecimal digits, since JSON has no number that wide; journals the number.
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        if s.is_human_readable() { s.collect_str(&format_args!("{:032x}", self.0)) } else { self.0.serialize(s) }
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<SessionId, D::Error> {
+        if !d.is_human_readable() {
+            return u128::deserialize(d).map(SessionId);
+        }
+        u128::from_str_radix(&String::deserialize(d)?, 16).map(SessionId).map_err(D::Error::custom)
+    }
+}
 
 /// Which life of a worker a message is about. A worker that comes back announces a higher one, and
 /// what an older life still says is ignored.

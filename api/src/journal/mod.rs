@@ -46,8 +46,9 @@ pub use cursor::Torn;
 pub(crate) use reader::tail;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
 pub use record::{Chain, Flaw, Outcome, Record};
+pub(crate) use record::{HEADER_MAX, RECORD_MAX};
+pub(crate) use segment::{FORMAT, file_name, retain};
 pub use segment::{Header, Origin, Place};
-pub(crate) use segment::{file_name, retain};
 pub use taken::Taken;
 pub use writer::{Fsync, JournalConfig, Writer};
 

@@ -11,3 +11,5 @@ mod golden;
 mod invariants;
 #[cfg(test)]
 mod schedule;
+#[cfg(test)]
+mod storm;

@@ -61,7 +61,8 @@ pub(crate) fn set_back(world: &mut World, id: TaskId, lost: Attempt, why: Setbac
     }
     let doubled = retry.backoff.0.checked_shl(failures - 1).unwrap_or(u64::MAX);
     let backoff = Ticks(doubled.min(retry.backoff_max.0));
-    let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter);
+    // What is due now was due before the wheel turned: the next tick is the first that can bring it.
+    let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter).max(Ticks(1));
     world.resource_mut::<Core>().retry_budget -= ONE_RETRY;
     world.resource_mut::<Mail>().notice(Notice::Retrying { task: id, lost, until, why });
     take_back(world, id);

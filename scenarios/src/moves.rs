@@ -1,0 +1,135 @@
+//! Audits of one step: the state before, what came in, what was decided, the state after. They show what
+//! neither a state nor the order of effects can: that nothing changed which must not.
+
+use orchestrion_world::config::Rules;
+use orchestrion_world::ledger::Ledger;
+use orchestrion_world::protocol::{Determinism, Effect, Input, Intent, Notice, Order, Report};
+use orchestrion_world::task::Task;
+use std::collections::BTreeSet;
+
+/// One step, from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Move<'s> {
+    pub before: &'s Ledger,
+    pub inputs: &'s [Input],
+    pub effects: &'s [Effect],
+    pub after: &'s Ledger,
+}
+
+type Audit = fn(&Move<'_>) -> Result<(), String>;
+
+/// Every audit of a step. The number is that of `docs/invariants.md`.
+pub const MOVES: &[(&str, Audit)] = &[
+    ("2 a task that is cancelled is over in that step", cancels_hold),
+    ("11 a worker is lost by its own word, its silence, or because it was told to end", losses_have_a_reason),
+    ("12 retries are paid for", retries_are_paid_for),
+    ("13 only a strict task is tried again after its first token", no_rerun_after_a_token),
+    ("what a task was admitted as does not change", tasks_stay_what_they_are),
+    ("time and admissions only go on", time_goes_on),
+];
+
+/// Runs them all.
+///
+/// # Errors
+/// The first broken one, by name, and what was found.
+pub fn audit(moved: &Move<'_>) -> Result<(), String> {
+    MOVES.iter().try_for_each(|(name, check)| check(moved).map_err(|found| format!("audit `{name}`: {found}")))
+}
+
+fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(found()) }
+}
+
+fn notices<'m>(moved: &Move<'m>) -> impl Iterator<Item = &'m Notice> {
+    moved.effects.iter().filter_map(|effect| match effect {
+        Effect::Notice(notice) => Some(notice),
+        Effect::Order(_) => None,
+    })
+}
+
+fn find(ledger: &Ledger, task: &Task) -> Option<usize> {
+    ledger.tasks.binary_search_by_key(&task.id, |t| t.id).ok()
+}
+
+/// Admitted tasks only: one that nobody knows has nothing to end.
+fn cancels_hold(moved: &Move<'_>) -> Result<(), String> {
+    for input in moved.inputs {
+        let Input::Intent(Intent::Cancel { task, .. }) = input else { continue };
+        let lives = |ledger: &Ledger| ledger.tasks.binary_search_by_key(task, |t| t.id).ok();
+        // It may have ended and been submitted again in the same step, by the same name.
+        let again = notices(moved).any(|n| matches!(n, Notice::Accepted { task: of, .. } if of == task));
+        let stays = lives(moved.after).is_some() && !again;
+        check(!stays, || format!("{task} lives after its cancel"))?;
+    }
+    Ok(())
+}
+
+fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {
+    let timeout = |rules: &Rules| rules.health.beat_timeout;
+    for worker in moved.before.workers.iter().filter(|w| w.state.is_up()) {
+        let Ok(at) = moved.after.workers.binary_search_by_key(&worker.id, |w| w.id) else {
+            return Err(format!("{} is gone", worker.id));
+        };
+        let after = &moved.after.workers[at];
+        if after.state.is_up() && after.epoch == worker.epoch {
+            continue;
+        }
+        let said = moved.inputs.iter().any(|input| match input {
+            Input::Report(Report::WorkerDown { worker: id, epoch, .. }) => *id == worker.id && *epoch == worker.epoch,
+            Input::Report(Report::WorkerUp { worker: id, epoch, .. }) => *id == worker.id && *epoch > worker.epoch,
+            // Who lived in the last process is gone with it.
+            Input::Boot { .. } => true,
+            _ => false,
+        });
+        let told = moved.effects.iter().any(|effect| match effect {
+            Effect::Order(Order::StopWorker { worker: id, epoch }) => *id == worker.id && *epoch == worker.epoch,
+            Effect::Order(_) | Effect::Notice(_) => false,
+        });
+        let now = moved.after.core.now;
+        let silent = moved.after.core.rules.as_deref().is_some_and(|r| worker.heard + timeout(r) <= now);
+        check(said || told || silent, || {
+            format!("{} of epoch {} was taken out at {}", worker.id, worker.epoch.0, now.0)
+        })?;
+    }
+    Ok(())
+}
+
+fn retries_are_paid_for(moved: &Move<'_>) -> Result<(), String> {
+    let (before, after) = (&moved.before.core, &moved.after.core);
+    let Some(rules) = before.rules.as_ref().and(after.rules.as_ref()) else { return Ok(()) };
+    let count = |of: fn(&Notice) -> bool| notices(moved).filter(|n| of(n)).count() as u64;
+    let earned = count(|n| matches!(n, Notice::Accepted { .. })) * u64::from(rules.retry.budget.0);
+    let spent = count(|n| matches!(n, Notice::Retrying { .. })) * 1_000;
+    check(after.retry_budget + spent <= before.retry_budget + earned, || {
+        format!("{} and {earned} earned are {} after {spent} were spent", before.retry_budget, after.retry_budget)
+    })
+}
+
+fn no_rerun_after_a_token(moved: &Move<'_>) -> Result<(), String> {
+    let loose = |t: &&Task| t.tokens_out > 0 && t.spec.determinism == Determinism::BestEffort;
+    let shown = moved.before.tasks.iter().filter(loose).map(|t| t.id).collect::<BTreeSet<_>>();
+    let again = notices(moved).find(|n| matches!(n, Notice::Retrying { task, .. } if shown.contains(task)));
+    again.map_or(Ok(()), |notice| Err(format!("{notice:?} after its first token")))
+}
+
+fn tasks_stay_what_they_are(moved: &Move<'_>) -> Result<(), String> {
+    moved.before.tasks.iter().try_for_each(|was| {
+        let Some(is) = find(moved.after, was).map(|at| &moved.after.tasks[at]) else { return Ok(()) };
+        // The same name again, for another task.
+        if is.ordinal > moved.before.core.ordinals {
+            return Ok(());
+        }
+        let same = (is.ordinal, is.admitted, is.deadline) == (was.ordinal, was.admitted, was.deadline)
+            && is.spec == was.spec
+            && is.attempts >= was.attempts;
+        check(same, || format!("{was:?} became {is:?}"))
+    })
+}
+
+fn time_goes_on(moved: &Move<'_>) -> Result<(), String> {
+    let (before, after) = (&moved.before.core, &moved.after.core);
+    let accepted = notices(moved).filter(|n| matches!(n, Notice::Accepted { .. })).count() as u64;
+    check(after.now >= before.now && after.ordinals == before.ordinals + accepted, || {
+        format!("{before:?} became {after:?} with {accepted} admissions")
+    })
+}

@@ -1,0 +1,189 @@
+//! What a seed stands for: a cluster, its rules, clients and what befalls the workers, drawn and written as
+//! a script, so that whatever breaks can be kept, cut down and run again.
+//!
+//! Numbers are small where small is where the trouble is: queues of a few places, memory that a few tasks
+//! fill, deadlines near the length of a run. Task `t2007` is the seventh of client 2.
+
+use super::draw::Draw;
+
+/// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
+pub(super) const FAULTS: [&str; 12] =
+    ["crash", "hang", "fault", "slow", "mute", "late", "jumble", "twice", "ghost", "restart", "rules", "rise"];
+/// Ticks that the figures of [`FAULTS`] are for.
+const SPAN: u64 = 20_000;
+/// Tasks of a client are counted within it.
+pub const TASKS_OF_CLIENT: u64 = 1_000_000;
+
+/// A drawn scenario.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The fault options, for people.
+    pub options: String,
+    /// The scenario.
+    pub text: String,
+}
+
+/// The cluster as far as the load has to know it.
+struct Cluster {
+    models: u64,
+    workers: u64,
+    ctx: u64,
+}
+
+/// The scenario of a seed, `ticks` long.
+pub fn plan(seed: u64, ticks: u64) -> Plan {
+    let draw = &mut Draw::new(seed, 1);
+    let rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
+    let told: Vec<String> = rates.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
+    let options = if told.is_empty() { "no faults".to_owned() } else { told.join(", ") };
+    let mut text = format!("# Storm {seed}, {ticks} ticks: {options}.\n> seed {seed}\n");
+    rules(&mut text, draw);
+    let cluster = cluster(&mut text, draw);
+    let mut events = Vec::new();
+    clients(&mut events, draw, &cluster, ticks);
+    for (kind, rate) in rates {
+        // Of the attempts that are to fail, few are there to fail.
+        let rate = if kind == "fault" || kind == "stall" { rate * 5 } else { rate };
+        for _ in 0..(rate * ticks).div_ceil(SPAN) {
+            let at = draw.below(ticks);
+            events.extend(fault(kind, draw, &cluster, at));
+        }
+    }
+    // All that would come after the end heals then anyway.
+    events.retain(|(at, _)| *at < ticks);
+    // What was drawn for one tick happens in the order in which it was drawn.
+    events.sort_by_key(|(at, _)| *at);
+    for (at, event) in events {
+        text += &format!("> {at} {event}\n");
+    }
+    text += &format!("> {ticks} heal\n");
+    Plan { options, text }
+}
+
+fn rules(text: &mut String, draw: &mut Draw) {
+    let (interactive, batch) = (draw.of(&[0, 1, 2, 3, 5, 8, 20]), draw.of(&[0, 1, 2, 3, 5, 8, 20]));
+    let policy = draw.of(&["reject", "drop-lru", "shed-low-priority"]);
+    let placement = draw.of(&["predicted-end", "least-loaded", "pack"]);
+    let share = draw.of(&[1, 250, 500, 750, 1000]);
+    let (attempts, backoff) = (draw.within(1, 4), draw.of(&[1, 20, 100, 1_000]));
+    let (jitter, budget) = (draw.of(&[0, 200, 1000]), draw.of(&[0, 10, 100, 1000]));
+    let (first_token, idle, wall) =
+        (draw.of(&[50, 500, 30_000]), draw.of(&[100, 2_000]), draw.of(&[300, 5_000, 60_000]));
+    let (timeout, grace) = (draw.within(1_100, 5_000), draw.of(&[1, 500, 3_000, 20_000]));
+    *text += &format!(
+        "> queue interactive={interactive} batch={batch} policy={policy}\n\
+         > placement {placement} batch_share={share}\n\
+         > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
+         > timeouts first_token={first_token} idle={idle} wall={wall}\n\
+         > health beat_timeout={timeout} no_worker_grace={grace}\n\
+         > tenant n1 weight={}\n",
+        draw.of(&[1, 3, 1_000]),
+    );
+}
+
+fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
+    let (models, pools, workers) = (draw.within(1, 3), draw.within(1, 4), draw.within(1, 6));
+    let devices = draw.within(1, workers);
+    let ctx = draw.of(&[200, 400, 1_000]);
+    for pool in 0..pools.max(models) {
+        let model = if pool < models { pool } else { draw.below(models) };
+        *text += &format!("> pool p{pool} model=m{model}\n");
+    }
+    let capacity: Vec<u64> = (0..devices).map(|_| draw.of(&[60, 150, 300, 2_000])).collect();
+    for worker in 1..=workers {
+        let device = draw.below(devices);
+        *text += &format!(
+            "> worker w{worker} pool=p{} device={device} slots={} prefill={} decode={} kv={} weights={} \
+             capacity={} ctx={}\n",
+            // The first of them one to each pool, so that few models are without.
+            if worker <= pools.max(models) { worker - 1 } else { draw.below(pools.max(models)) },
+            draw.within(1, 4),
+            draw.of(&[500, 2_000, 20_000]),
+            draw.of(&[20, 100, 500]),
+            draw.of(&[1 << 10, 1 << 17, 1 << 18]),
+            draw.of(&[10, 40, 90]),
+            capacity[device as usize],
+            draw.of(&[ctx / 2, ctx, ctx]),
+        );
+    }
+    Cluster { models, workers, ctx }
+}
+
+/// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
+fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64) {
+    let (clients, tenants) = (draw.within(1, 6), draw.within(1, 3));
+    for client in 1..=clients {
+        let gap = draw.of(&[100, 250, 500, 2_000]) * clients;
+        let burst = draw.of(&[1, 1, 2, 8]);
+        let batch = draw.of(&[0, 0, 50, 100]);
+        let [deadlines, cancels, again] = [0, 1, 2].map(|_| draw.of(&[0, 0, 10, 40]));
+        let (model, tenant) = (draw.below(cluster.models), draw.below(tenants));
+        // The first is nobody in particular.
+        let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
+        let (mut at, mut number) = (draw.below(gap), 0);
+        while at < ticks {
+            for _ in 0..draw.within(1, burst) {
+                number += 1;
+                let task = client * TASKS_OF_CLIENT + number;
+                let submit = submit(draw, cluster, model, batch, deadlines);
+                events.push((at, format!("submit t{task} {submit}{tenant}")));
+                if draw.chance(cancels) {
+                    let after = draw.of(&[0, 0, 1, 2, 5, 50, 500, 3_000]);
+                    events.push((at + after, format!("cancel t{task}")));
+                }
+                if draw.chance(again) {
+                    let after = draw.of(&[0, 1, 100, 1_000]);
+                    events.push((at + after, format!("submit t{task} {submit}{tenant}")));
+                }
+            }
+            at += draw.within(1, gap * 2);
+        }
+    }
+}
+
+fn submit(draw: &mut Draw, cluster: &Cluster, model: u64, batch: u64, deadlines: u64) -> String {
+    let class = if draw.chance(batch) { "batch " } else { "" };
+    // One that nobody serves, and ones too long for anybody, now and then.
+    let model = if draw.chance(1) { 9 } else { model };
+    let long = if draw.chance(3) { cluster.ctx } else { 0 };
+    let prompt = draw.within(1, cluster.ctx / 2 + long);
+    let answer = draw.of(&[1, 2, 10, 50, 100]).min(cluster.ctx / 2);
+    let deadline = if draw.chance(deadlines) { format!(" deadline={}", draw.within(1, 4_000)) } else { String::new() };
+    let strict = if draw.chance(15) { "strict " } else { "" };
+    format!("{class}{strict}model=m{model} prompt={prompt} answer={answer}{deadline}")
+}
+
+/// One fault, and what brings back whom it befell: nobody else restarts a worker that crashed.
+fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, String)> {
+    let worker = draw.within(1, cluster.workers);
+    let (length, by) = (draw.of(&[10, 200, 2_000, 6_000]), draw.of(&[1, 10, 100, 2_000]));
+    let event = match kind {
+        "crash" => {
+            let back = at + draw.of(&[0, 1, 300, 3_000]);
+            // A worker that nobody brings back is what healing is for.
+            return vec![(at, format!("die w{worker}")), (back, format!("rise w{worker}"))];
+        }
+        "hang" => format!("hang w{worker}"),
+        "fault" => {
+            let class = draw.of(&["transient", "retryable", "invalid-input", "fatal", "diverged"]);
+            format!("fault w{worker} class={class}")
+        }
+        "stall" => format!("stall w{worker}"),
+        "slow" => format!("slow w{worker} share={}", draw.of(&[500, 2_000, 10_000])),
+        "mute" => format!("mute w{worker} for={length}"),
+        "late" | "jumble" => format!("{kind} w{worker} by={by} for={length}"),
+        "twice" => format!("twice w{worker} for={length}"),
+        "ghost" => format!("ghost w{worker}"),
+        "restart" => format!("restart down={}", draw.of(&[0, 1, 50, 2_000])),
+        // The worker comes back while its former life may still run.
+        "rise" => format!("rise w{worker}"),
+        "rules" => match draw.below(4) {
+            0 => format!("set placement {}", draw.of(&["predicted-end", "least-loaded", "pack"])),
+            1 => format!("set retry backoff={} jitter={}", draw.of(&[1, 500]), draw.of(&[0, 999])),
+            2 => format!("set health no_worker_grace={}", draw.of(&[1, 1_000, 20_000])),
+            _ => format!("set health beat_timeout={}", draw.within(1_100, 5_000)),
+        },
+        _ => return vec![],
+    };
+    vec![(at, event)]
+}
