@@ -23,11 +23,11 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
+use orchestrion_world::field::{Field, Totals};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Class, Effect, Input};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
@@ -178,17 +178,8 @@ impl Simulation {
                 Class::Batch => gauges.queued_batch += waiting as u64,
             }
         }
-        for worker in self.world.workers() {
-            gauges.leases += worker.leases.len() as u64;
-            if worker.takes() {
-                gauges.slots += u64::from(worker.offered());
-            }
-        }
-        for device in self.world.devices() {
-            gauges.kv_reserved_bytes += device.reserved.0;
-            gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
-        }
-        gauges
+        let Totals { leases, slots, reserved, used } = self.world.resource::<Field>().totals;
+        Gauges { leases, slots, kv_reserved_bytes: reserved, vram_used_bytes: used, ..gauges }
     }
 
     /// From here on, keeps every placement decision about this task in full.

@@ -6,12 +6,13 @@
 
 use crate::config::Rules;
 use crate::crew::Crews;
+use crate::field::{self, Field};
 use crate::mail::Mail;
 use crate::plain;
 use crate::protocol::Class;
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
-use crate::store::{FreeIndex, Key, Store};
+use crate::store::{Key, Store};
 use crate::task::{Life, Task, TaskTimers};
 use crate::time::Tick;
 use crate::units::Digest;
@@ -113,7 +114,7 @@ impl Ledger {
         let mut world = World::new();
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
-        world.insert_resource(FreeIndex::default());
+        world.insert_resource(Field::default());
         world.insert_resource(Crews::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
@@ -144,7 +145,6 @@ impl Ledger {
             let fuse = worker.fuse_at().map(|due| wheel.arm(due, TimerKey::Breaker(id)));
             world.resource_mut::<Crews>().join(id, &worker.facts);
             world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
-            world.index_worker(id);
         }
         for task in tasks {
             let key = Key::Task(task.id);
@@ -161,6 +161,7 @@ impl Ledger {
             world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
         world.insert_resource(wheel);
+        field::refresh(&mut world);
         update_digest(&mut world);
         world
     }

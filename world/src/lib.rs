@@ -7,6 +7,7 @@
 pub mod config;
 pub mod crew;
 pub mod dice;
+pub mod field;
 pub mod health;
 pub mod id;
 pub mod ledger;

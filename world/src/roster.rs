@@ -21,6 +21,9 @@ pub(crate) struct Roster {
     shards: BTreeMap<(DeviceId, Sha256), Entity>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
+    /// Of those, since the field was.
+    stale_workers: Vec<WorkerId>,
+    stale_devices: Vec<DeviceId>,
 }
 
 /// An entity that may have changed, and what it is.
@@ -65,6 +68,8 @@ impl Roster {
             devices: Places::seeded(seed),
             shards: BTreeMap::new(),
             touched: Vec::new(),
+            stale_workers: Vec::new(),
+            stale_devices: Vec::new(),
         }
     }
 
@@ -101,8 +106,13 @@ impl Roster {
         }
     }
 
-    pub(crate) fn touch(&mut self, entity: Entity, kind: Kind) {
-        let touched = Touched { entity, kind };
+    pub(crate) fn touch(&mut self, key: Key, entity: Entity) {
+        match key {
+            Key::Worker(id) => self.stale_workers.push(id),
+            Key::Device(id) => self.stale_devices.push(id),
+            Key::Task(_) | Key::Model(_) | Key::Pool(_) | Key::Shard(..) => {}
+        }
+        let touched = Touched { entity, kind: key.kind() };
         if self.touched.last() != Some(&touched) {
             self.touched.push(touched);
         }
@@ -118,9 +128,21 @@ impl Roster {
         self.touched = list;
     }
 
+    /// Takes the lists of workers and devices that the field has not seen; [`Roster::reuse_stale`] gives them back.
+    pub(crate) fn take_stale(&mut self) -> (Vec<WorkerId>, Vec<DeviceId>) {
+        (std::mem::take(&mut self.stale_workers), std::mem::take(&mut self.stale_devices))
+    }
+
+    pub(crate) fn reuse_stale(&mut self, mut workers: Vec<WorkerId>, mut devices: Vec<DeviceId>) {
+        workers.clear();
+        devices.clear();
+        (self.stale_workers, self.stale_devices) = (workers, devices);
+    }
+
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, touched: _ } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, touched: _, stale_workers: _, stale_devices: _ } =
+            self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
