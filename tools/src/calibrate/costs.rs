@@ -47,6 +47,11 @@ impl Costs {
         Ok((costs, residuals))
     }
 
+    #[cfg(test)]
+    pub(crate) fn one(pool: &str, cost: Cost) -> Costs {
+        Costs { pools: [(pool.to_owned(), cost)].into() }
+    }
+
     /// What a worker's work costs; guessed from what it measured of itself where its pool was not fitted.
     pub(crate) fn of(&self, rules: &Rules, facts: &WorkerFacts) -> Cost {
         let pool = rules.pools.get(usize::from(facts.pool.0));

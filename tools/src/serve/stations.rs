@@ -144,7 +144,12 @@ impl Stations for Depot {
                 // Its thread says `WorkerDown` when it ends.
                 return self.floor.retire(worker);
             }
-            Order::Start { .. } | Order::Cancel { .. } | Order::Reset { .. } | Order::Probe { .. } => {}
+            Order::Start { .. }
+            | Order::Cancel { .. }
+            | Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => {}
         }
         let depot = self.floor.read();
         let Some(station) = depot.get(&worker) else { return };
