@@ -4,12 +4,12 @@
 use crate::{Outbox, Step};
 use bevy_ecs::prelude::World;
 use orchestrion_world::field::refresh;
-use orchestrion_world::ledger::{digest_of, update_digest};
+use orchestrion_world::ledger::{decisions, update_digest};
 use orchestrion_world::mail::Mail;
 
 pub(crate) fn report(world: &mut World) {
     let effects = std::mem::take(&mut world.resource_mut::<Mail>().effects);
-    let decisions = digest_of(&effects);
+    let decisions = decisions(&effects);
     refresh(world);
     let state = update_digest(world);
     world.resource_mut::<Outbox>().0 = Some(Step { effects, decisions, state });

@@ -9,7 +9,7 @@ use crate::crew::Crews;
 use crate::field::{self, Field};
 use crate::mail::Mail;
 use crate::plain;
-use crate::protocol::Class;
+use crate::protocol::{Class, Effect};
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
 use crate::store::{Key, Store};
@@ -216,9 +216,15 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     seal(sum, core, &mut buffer)
 }
 
-/// The digest of any journalled value.
+/// The digest of any journalled value, as it stands in a journal.
+#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 pub fn digest_of(value: &impl Serialize) -> Digest {
-    Digest(hash(0, value, &mut Vec::new()))
+    Digest(xxh3_128_with_seed(&postcard::to_stdvec(value).expect("plain data serialises"), 0))
+}
+
+/// The digest of a step's effects.
+pub fn decisions(effects: &[Effect]) -> Digest {
+    Digest(hash(0, &effects, &mut Vec::with_capacity(64 * effects.len())))
 }
 
 fn print(kind: Kind, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
