@@ -43,6 +43,9 @@ pub struct Offer {
     pub fastest_prefill: MilliRate,
     pub fastest_decode: MilliRate,
     pub fewest_slots: u16,
+    pub slowest_prefill: MilliRate,
+    pub slowest_decode: MilliRate,
+    pub most_slots: u16,
 }
 
 impl Offer {
@@ -63,6 +66,9 @@ impl Offer {
         fastest_prefill: MilliRate(0),
         fastest_decode: MilliRate(0),
         fewest_slots: u16::MAX,
+        slowest_prefill: MilliRate(u64::MAX),
+        slowest_decode: MilliRate(u64::MAX),
+        most_slots: 0,
     };
 
     /// Of one worker for one model that it serves.
@@ -72,6 +78,9 @@ impl Offer {
             fastest_prefill: facts.prefill,
             fastest_decode: facts.decode,
             fewest_slots: worker.facts.slots,
+            slowest_prefill: facts.prefill,
+            slowest_decode: facts.decode,
+            most_slots: worker.facts.slots,
             ..Offer::NONE
         };
         if worker.free_slots() == 0 {
@@ -119,6 +128,9 @@ impl Offer {
             fastest_prefill: self.fastest_prefill.max(other.fastest_prefill),
             fastest_decode: self.fastest_decode.max(other.fastest_decode),
             fewest_slots: self.fewest_slots.min(other.fewest_slots),
+            slowest_prefill: self.slowest_prefill.min(other.slowest_prefill),
+            slowest_decode: self.slowest_decode.min(other.slowest_decode),
+            most_slots: self.most_slots.max(other.most_slots),
         }
     }
 }
