@@ -68,7 +68,6 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let lease = worker.leases.remove(at);
     memory::unreserve(world, id, &lease);
     eviction::left(world, id, lease.model);
-    world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.called_back {
         world.resource_mut::<Victims>().let_go(lease.model);

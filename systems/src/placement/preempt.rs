@@ -5,10 +5,11 @@
 //! go of it, which is a step of its engine, and interactive work is served first.
 
 use super::choose::{Candidate, Request, filter};
-use crate::memory;
+
 use crate::release::put_back;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::PlacementRules;
+use orchestrion_world::field::residual;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
@@ -39,7 +40,7 @@ fn victim(world: &World, rules: PlacementRules, model: ModelId, request: &Reques
         let mut without = worker.clone();
         let lease = without.leases.iter().position(|l| l.task == *id).map(|at| without.leases.remove(at));
         let freed = lease.map_or(0, |lease| lease.kv.0);
-        let residual = Bytes(memory::residual(world, worker).0.saturating_add(freed));
+        let residual = Bytes(residual(world, worker).0.saturating_add(freed));
         filter(rules, request, &Candidate { worker: &without, serving: without.serving(model), residual }).is_none()
     };
     world.resource::<Victims>().of(model).take(LOOKED_AT).find(suits)
