@@ -1,7 +1,7 @@
 //! The hot decision: pure, over candidates, without allocation. [`super::explain`] makes the same one at
 //! leisure; a property test holds them together.
 
-use super::rank;
+use super::rank::{self, Term};
 use orchestrion_world::config::PlacementRules;
 use orchestrion_world::field::{Offer, Tree};
 use orchestrion_world::health::WorkerState;
@@ -11,6 +11,7 @@ use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::Resident;
 use orchestrion_world::worker::Worker;
+use std::cmp::Ordering;
 
 /// What is to be placed.
 #[derive(Clone, Debug)]
@@ -116,16 +117,22 @@ pub(crate) fn choose(
     tree: &Tree,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
-    let terms = rank::terms(rules.policy);
-    let score = |offer: &Offer, one: Option<WorkerId>| {
-        feasible(&request.spec, offer).then(|| terms.map(|term| rank::offered(term, request, offer, one)))
+    // The first two terms tell most workers apart; the others are computed only where they tie.
+    let [past, main, rest @ ..] = rank::terms(rules.policy);
+    let first = |offer: &Offer, one: Option<WorkerId>| {
+        feasible(&request.spec, offer).then(|| [past, main].map(|&term| rank::offered(term, request, offer, one)))
     };
-    tree.least(score, takes)
+    let value = |term: &Term, offer: &Offer| rank::offered(*term, request, offer, None);
+    let then = |a: &Offer, b: &Offer| {
+        let ordering = rest.iter().map(|term| value(term, a).cmp(&value(term, b))).find(|ordering| ordering.is_ne());
+        ordering.unwrap_or(Ordering::Equal)
+    };
+    tree.least(first, then, takes)
 }
 
 /// Whether some worker could take the task now.
 pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree) -> bool {
-    tree.least(|offer, _| feasible(spec, offer).then_some(()), |_| true).is_some()
+    tree.least(|offer, _| feasible(spec, offer).then_some(()), |_, _| Ordering::Equal, |_| true).is_some()
 }
 
 /// The filters, as far as they can be told from an offer.
