@@ -2,7 +2,6 @@
 //!
 //! Taken from a step's inputs and effects, recorded or simulated alike, so that both can be compared.
 
-use orchestrion_systems::Gauges;
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Order, Outcome, Refusal, Report, TaskSpec, Usage};
 use orchestrion_world::time::{Tick, Ticks};
@@ -40,23 +39,6 @@ pub struct Courses {
     tasks: BTreeMap<TaskId, Course>,
     /// How many were there before; nobody knows when those came.
     pub left_out: usize,
-}
-
-/// The most there was at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peaks {
-    pub queued: u64,
-    pub leases: u64,
-    pub vram_bytes: u64,
-}
-
-impl Peaks {
-    pub fn take(&mut self, gauges: Option<Gauges>) {
-        let Some(gauges) = gauges else { return };
-        self.queued = self.queued.max(gauges.queued_interactive + gauges.queued_batch);
-        self.leases = self.leases.max(gauges.leases);
-        self.vram_bytes = self.vram_bytes.max(gauges.vram_used_bytes + gauges.kv_reserved_bytes);
-    }
 }
 
 impl Course {
