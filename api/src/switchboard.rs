@@ -174,7 +174,7 @@ impl Switchboard {
                 self.telemetry.pool_ready(pool, ready);
             }
             // Between the core and its operator: no client waits for the rest.
-            Notice::RulesRefused => {}
+            Notice::ShardChanged { .. } | Notice::RulesRefused => {}
             Notice::WorkerRefused { worker, reason } => {
                 tracing::warn!(%worker, ?reason, "the core did not take a worker in");
             }

@@ -9,6 +9,7 @@ use crate::station::{Command, Job, Said, Station};
 use orchestrion_world::id::{Epoch, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Order, Report, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -101,7 +102,8 @@ impl Cluster {
     /// How long a worker takes from its start to being ready.
     pub fn loads_in(&self, worker: WorkerId) -> Option<Ticks> {
         let seat = &self.seats[*self.places.get(&worker)?];
-        Some(Ticks(seat.cost.load(seat.facts.weights).div_ceil(TICK)))
+        let model = seat.facts.came_with?;
+        Some(Ticks(seat.cost.load(model.weights).div_ceil(TICK)))
     }
 
     /// Carries an order to its station; a dead one hears nothing but that it is to begin again. A start needs to
@@ -114,6 +116,9 @@ impl Cluster {
             },
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
+            Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. } => {
+                Command::Change(epoch, model)
+            }
             Order::Probe { .. } => Command::Probe,
             Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
@@ -125,7 +130,8 @@ impl Cluster {
     fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, said: &mut Said) {
         let Some(&place) = self.places.get(&worker) else { return };
         let seat = &mut self.seats[place];
-        let loaded = (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.weights));
+        let loaded =
+            (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.came_with.map_or(Bytes(0), |model| model.weights)));
         (seat.station, seat.loading, seat.epoch) = (None, Some((loaded, epoch)), epoch);
         said.reports.push(Report::Loading { worker, epoch });
         self.plan(place);

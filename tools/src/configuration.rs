@@ -3,6 +3,7 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod eviction;
 mod health;
 mod queue;
 mod tenants;
@@ -40,6 +41,7 @@ pub(crate) struct Config {
     pub tenants: Vec<Tenant>,
     pub queue: Queue,
     pub placement: Placement,
+    pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
     pub timeouts: Timeouts,
@@ -262,7 +264,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -294,6 +296,9 @@ impl Config {
                 idle: Ticks(timeouts.idle_ms),
                 wall: Ticks(timeouts.wall_ms),
             },
+            eviction: eviction.rules(),
+            // Stations serve the model they start with.
+            loadable: vec![],
         }
     }
 

@@ -28,6 +28,8 @@ pub enum TimerKey {
     Breaker(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// Loading the model is weighed again. It is never disarmed.
+    Weigh(ModelId),
     /// The task's attempt ought to have got on.
     Patience(TaskId),
 }

@@ -6,9 +6,9 @@ use orchestrion_api::recording::{Course, Courses, Event, Gauged};
 use orchestrion_scenarios::cost::Cost;
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, Determinism, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, DeviceShare, ModelFacts, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, Digest, Sha256};
+use orchestrion_world::units::{Bytes, Digest, Permille, Sha256};
 
 const COST: Cost = Cost {
     take_up: 700_000,
@@ -23,19 +23,17 @@ const COST: Cost = Cost {
 
 fn facts(slots: u16) -> WorkerFacts {
     let (prefill, decode) = COST.rates();
-    WorkerFacts {
-        pool: PoolId(0),
-        device: DeviceId(0),
-        device_capacity: Bytes(4 << 30),
-        model_digest: Sha256([7; 32]),
+    let model = ModelFacts {
+        digest: Sha256([7; 32]),
         fingerprint: Sha256([8; 32]),
         weights: Bytes(100 << 20),
         kv_per_token: Bytes(1 << 10),
         ctx_max: 4_096,
-        slots,
         prefill,
         decode,
-    }
+    };
+    let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(4 << 30), share: Permille(1000) }];
+    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
 }
 
 /// Arrivals of both classes, some of them cancelled, at about two thirds of what a worker of four slots does.
