@@ -39,6 +39,9 @@ pub struct Courses {
     tasks: BTreeMap<TaskId, Course>,
     /// How many were there before; nobody knows when those came.
     pub left_out: usize,
+    /// Models that workers were told to load, and to let go.
+    pub loads: u64,
+    pub evictions: u64,
 }
 
 impl Course {
@@ -81,6 +84,8 @@ impl Courses {
                         attempt.called_back = Some(now);
                     }
                 }
+                Effect::Order(Order::LoadShard { .. }) => self.loads += 1,
+                Effect::Order(Order::FreeShard { .. }) => self.evictions += 1,
                 Effect::Order(_) => {}
                 Effect::Notice(notice) => self.told(now, notice),
             }

@@ -94,7 +94,9 @@ impl Run<'_> {
         if event.is_none() && self.living == 0 {
             return None;
         }
-        [event, self.cluster.next_due(), self.simulation.next_wake()].into_iter().flatten().min()
+        // What an order was answered with at once is heard at once.
+        let said = (!self.said.reports.is_empty()).then(|| self.simulation.now());
+        [event, said, self.cluster.next_due(), self.simulation.next_wake()].into_iter().flatten().min()
     }
 
     fn changed(&self, rules: &Rules) -> Result<Box<Rules>, Failure> {

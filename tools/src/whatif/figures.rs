@@ -37,6 +37,8 @@ pub(crate) struct Figures {
     pub(crate) done_per_1000_s: u64,
     pub(crate) tokens_per_1000_s: u64,
     pub(crate) attempts_lost: u64,
+    pub(crate) loads: u64,
+    pub(crate) evictions: u64,
     pub(crate) queued_most: u64,
     pub(crate) vram_most_mib: u64,
 }
@@ -76,6 +78,8 @@ impl Figures {
             done_per_1000_s: per_1000_s(done.len() as u64),
             tokens_per_1000_s: per_1000_s(done.iter().map(|(_, usage)| u64::from(usage.tokens_out)).sum()),
             attempts_lost: counted.iter().map(|course| course.tries.len().saturating_sub(1) as u64).sum(),
+            loads: courses.loads,
+            evictions: courses.evictions,
             queued_most: gauged.queued_most,
             vram_most_mib: gauged.vram_most >> 20,
         }
