@@ -23,13 +23,14 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{DeviceId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
-use orchestrion_world::units::Digest;
+use orchestrion_world::units::{Bytes, Digest};
+use orchestrion_world::vram::Device;
 use orchestrion_world::wheel::Wheel;
 use placement::explain::DecisionLog;
 use std::fmt;
@@ -189,6 +190,12 @@ impl Simulation {
             gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
         }
         gauges
+    }
+
+    /// Every device, by id: what is used of it, and how much there is.
+    pub fn devices(&self) -> Vec<(DeviceId, Bytes, Bytes)> {
+        let used = |device: &Device| Bytes(device.weights.0 + device.reserved.0);
+        self.world.devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
     }
 
     /// From here on, keeps every placement decision about this task in full.
