@@ -185,6 +185,7 @@ impl Clients {
             | Notice::Started { .. }
             | Notice::Retrying { .. }
             | Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
             | Notice::RulesRefused
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
@@ -256,10 +257,16 @@ fn task(number: u64, tries: u32) -> TaskId {
 /// How long a client that is refused waits, if another try may work.
 fn again(refusal: &Refusal) -> Option<Ticks> {
     match refusal {
-        Refusal::QueueFull { retry_after, .. } | Refusal::PoolUnready { retry_after } => Some(*retry_after),
+        Refusal::QueueFull { retry_after, .. }
+        | Refusal::QueueDelayed { retry_after, .. }
+        | Refusal::TenantLimited { retry_after, .. }
+        | Refusal::SessionsFull { retry_after, .. }
+        | Refusal::PoolUnready { retry_after } => Some(*retry_after),
         Refusal::UnknownModel
         | Refusal::DuplicateTask
         | Refusal::ContextExceeded { .. }
+        | Refusal::BudgetExhausted { .. }
+        | Refusal::SessionOver { .. }
         | Refusal::DeadlineInfeasible { .. } => None,
     }
 }
