@@ -41,6 +41,8 @@ pub struct Lease {
     /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
     pub revoked: bool,
+    /// Revoked for interactive work, which has the slot next.
+    pub called_back: bool,
 }
 
 impl Worker {
@@ -117,6 +119,11 @@ impl Worker {
         self.resident(model).filter(|r| r.life == Residence::Sealed)
     }
 
+    /// The model, where the worker takes tasks of it now.
+    pub fn serves(&self, model: ModelId) -> Option<&Resident> {
+        self.serving(model).filter(|_| self.takes())
+    }
+
     /// Tasks of the model that it holds, also those it has yet to let go of.
     pub fn leases_of(&self, model: ModelId) -> usize {
         self.leases.iter().filter(|lease| lease.model == model).count()
@@ -125,6 +132,15 @@ impl Worker {
     /// What is booked on each of its devices for so many bytes in all.
     pub fn parts(&self, whole: Bytes) -> impl Iterator<Item = (DeviceId, Bytes)> + '_ {
         self.facts.devices.iter().map(move |d| (d.device, whole.share(d.share)))
+    }
+
+    /// The least whole that `free` of each device allows.
+    pub fn least(&self, free: impl Fn(DeviceId) -> Bytes) -> Bytes {
+        let wholes = self.facts.devices.iter().map(|part| match part.share {
+            Permille(1000) => free(part.device),
+            share => free(part.device).whole(share),
+        });
+        wholes.min().unwrap_or_default()
     }
 
     /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.
@@ -269,10 +285,11 @@ mod tests {
     use super::*;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
-        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let model = ModelId(0);
-        let lease =
-            |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, model, class, kv, revoked };
+        let (attempt, model, kv) = (Attempt(1), ModelId(0), Bytes(0));
+        let lease = |(n, &class): (usize, &Class)| {
+            let task = TaskId(n as u128);
+            Lease { task, attempt, model, class, kv, revoked: false, called_back: false }
+        };
         let facts = WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None };
         let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![], Tick(0));
         worker.leases = classes.iter().enumerate().map(lease).collect();
