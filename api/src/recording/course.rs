@@ -42,6 +42,9 @@ pub struct Courses {
     /// Models that workers were told to load, and to let go.
     pub loads: u64,
     pub evictions: u64,
+    /// Lost workers that were told to begin again, and pools that lost too many for that.
+    pub restarts: u64,
+    pub restarts_stopped: u64,
 }
 
 impl Course {
@@ -149,6 +152,8 @@ impl Courses {
                     course.end = Some((now, *outcome));
                 }
             }
+            Notice::Restarted { .. } => self.restarts += 1,
+            Notice::RestartsStopped { .. } => self.restarts_stopped += 1,
             _ => {}
         }
     }

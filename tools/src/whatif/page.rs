@@ -56,7 +56,8 @@ fn outcome(day: &Day<'_>, span: Span) -> Outcome {
         samples: day.gauged.samples.iter().map(sample).collect(),
         retries: 0,
         attempts_lost: counted().map(|course| course.tries.len().saturating_sub(1) as u64).sum(),
-        workers_lost: 0,
+        restarts: day.courses.restarts,
+        restarts_stopped: day.courses.restarts_stopped,
         unfinished: counted().filter(|course| course.refused.is_none() && course.end.is_none()).count() as u64,
     }
 }
