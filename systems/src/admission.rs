@@ -178,6 +178,9 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
     let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
     for (worker, facts) in eviction::hosts(world, rules, spec.model) {
         let served = worker.serving(spec.model).is_some();
+        if !served && eviction::effective_ctx(world, worker, &facts).is_none() {
+            continue;
+        }
         if served {
             load.slots.all += u64::from(worker.offered());
             load.batch_slots.all += u64::from(worker.batch_slots(batch_share));

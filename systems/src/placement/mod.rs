@@ -12,7 +12,7 @@ use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::Rules;
+use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
@@ -53,7 +53,14 @@ pub(crate) fn place(world: &mut World) {
         watch_drain(world, model, Class::Interactive, interactive);
         watch_drain(world, model, Class::Batch, batch);
     }
-    world.resource_mut::<Mail>().hopeful.clear();
+    let hopeful = std::mem::take(&mut world.resource_mut::<Mail>().hopeful);
+    // Something came, went or moved: there may be room now that there was not.
+    for row in shared.loadable.iter().filter(|row| row.keep == Keep::Warm && !hopeful.is_empty()) {
+        if let Some(model) = row.id(&shared) {
+            load::keep_warm(world, &shared, model, row.keep);
+        }
+    }
+    eviction::relieve(world, &shared);
 }
 
 /// The task at the head of a model's queue and the worker it could start on now, where there are both.
