@@ -8,7 +8,7 @@ use crate::cost::Cost;
 use crate::station::{Command, Job, Said, Station};
 use orchestrion_world::id::{Epoch, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Order, Report, WorkerFacts};
-use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::time::Tick;
 use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -35,6 +35,8 @@ struct Seat {
     station: Option<Station>,
     /// When its model will be loaded, and the life that begins then.
     loading: Option<(u64, Epoch)>,
+    /// What has loaded before does not come up.
+    fails_until: u64,
     planned: u32,
 }
 
@@ -65,7 +67,12 @@ impl Cluster {
             if let Some(station) = &mut self.seats[place].station {
                 station.turn(at, said);
             } else if let Some((_, epoch)) = self.seats[place].loading.take() {
-                self.begin(place, at, epoch, said);
+                let Seat { worker, fails_until, .. } = self.seats[place];
+                if at < fails_until {
+                    said.reports.push(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) });
+                } else {
+                    self.begin(place, at, epoch, said);
+                }
             }
             self.plan(place);
         }
@@ -84,7 +91,7 @@ impl Cluster {
             (None, Some((cost, facts))) => {
                 self.places.insert(worker, self.seats.len());
                 let (epoch, station, loading) = (Epoch(0), None, None);
-                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, planned: 0 });
+                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, fails_until: 0, planned: 0 });
                 self.seats.len() - 1
             }
             (None, None) => return,
@@ -97,13 +104,6 @@ impl Cluster {
         let epoch = Epoch(seat.epoch.0 + 1);
         self.begin(place, now.0 * TICK, epoch, said);
         self.plan(place);
-    }
-
-    /// How long a worker takes from its start to being ready.
-    pub fn loads_in(&self, worker: WorkerId) -> Option<Ticks> {
-        let seat = &self.seats[*self.places.get(&worker)?];
-        let model = seat.facts.came_with?;
-        Some(Ticks(seat.cost.load(model.weights).div_ceil(TICK)))
     }
 
     /// Carries an order to its station; a dead one hears nothing but that it is to begin again. A start needs to
@@ -146,6 +146,13 @@ impl Cluster {
         }
     }
 
+    /// A worker that loads before then does not come up.
+    pub fn fail(&mut self, worker: WorkerId, until: Tick) {
+        if let Some(&place) = self.places.get(&worker) {
+            self.seats[place].fails_until = until.0.saturating_mul(TICK);
+        }
+    }
+
     /// A worker's process ends and says so.
     pub fn crash(&mut self, worker: WorkerId, said: &mut Said) {
         let Some(seat) = self.places.get(&worker).map(|&place| &mut self.seats[place]) else { return };
@@ -153,6 +160,16 @@ impl Cluster {
             seat.epoch = station.epoch;
             let error = Some(FaultClass::Fatal);
             said.reports.push(Report::WorkerDown { worker, epoch: station.epoch, error });
+        }
+    }
+
+    /// A worker finds that its weights are not those that were loaded.
+    pub fn corrupt(&mut self, worker: WorkerId, said: &mut Said) {
+        let seat = self.places.get(&worker).map(|&place| &self.seats[place]);
+        if let Some(station) = seat.and_then(|seat| seat.station.as_ref()) {
+            let epoch = station.epoch;
+            let digests = station.facts.came_with.map(|model| model.digest);
+            said.reports.extend(digests.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
         }
     }
 

@@ -6,6 +6,7 @@
 
 use crate::placement;
 use bevy_ecs::prelude::World;
+use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
@@ -13,6 +14,7 @@ use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
+use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
@@ -48,6 +50,8 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
+    ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
@@ -68,7 +72,7 @@ fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
 
 fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let QueueRules { interactive_max, batch_max, policy } = rules.queue;
+    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
     let queues = world.resource::<Queues>();
     ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.
@@ -260,6 +264,50 @@ fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
     late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
 }
 
+fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let idle = ledger.sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect();
+    let called_for = SessionIndex { count: ledger.sessions.len(), idle };
+    let index = world.resource::<SessionIndex>();
+    check(*index == called_for, || format!("{index:?} are indexed, {called_for:?} are there"))?;
+    let fits = index.count <= rules.sessions.max as usize || index.idle.is_empty();
+    check(fits, || {
+        format!("{} sessions, {} of them idle, bound {}", index.count, index.idle.len(), rules.sessions.max)
+    })?;
+    let mut turns: BTreeMap<_, Vec<TaskId>> = BTreeMap::new();
+    for task in &ledger.tasks {
+        task.spec.session.iter().for_each(|session| turns.entry(*session).or_default().push(task.id));
+    }
+    ledger.sessions.iter().try_for_each(|session| {
+        let open = session.state == SessionState::Open;
+        check(session.turns <= session.turns_max, || format!("{session:?} has too many turns"))?;
+        check(!open || session.expires > ledger.core.now, || format!("{session:?} is over at {:?}", ledger.core.now))?;
+        check(open || !session.is_idle(), || format!("{session:?} has nothing to live for"))?;
+        let tasks = turns.remove(&session.id).unwrap_or_default();
+        check(tasks == session.tasks, || format!("{tasks:?} are turns of {session:?}"))
+    })?;
+    check(turns.is_empty(), || format!("{turns:?} are turns of no session"))
+}
+
+fn budgets_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let sum = |tasks: &mut dyn Iterator<Item = &Task>| {
+        let mut account = Account::default();
+        let count = tasks.map(|task| account.reserve(&task.reserved)).count();
+        (account.reserved, count)
+    };
+    ledger.tenants.iter().try_for_each(|tenant| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.tenant == tenant.id));
+        check(tenant.account.holds(), || format!("{tenant:?} is overdrawn"))?;
+        let kept = (tenant.account.reserved, tenant.live as usize);
+        check(held == kept, || format!("its tasks hold {held:?} of {tenant:?}"))
+    })?;
+    ledger.sessions.iter().try_for_each(|session| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.session == Some(session.id)));
+        check(session.account.holds(), || format!("{session:?} is overdrawn"))?;
+        check(held.0 == session.account.reserved, || format!("its turns hold {held:?} of {session:?}"))
+    })
+}
+
 fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let rules = ledger.core.rules.as_deref();
     let deadlines = ledger.tasks.iter().filter_map(|t| Some((t.deadline?, TimerKey::Deadline(t.id))));
@@ -267,16 +315,22 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
+    let open = ledger.sessions.iter().filter(|s| s.state == SessionState::Open);
+    let sessions = open.map(|s| (s.expires, TimerKey::Session(s.id)));
     let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
     let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).chain(weighings).collect();
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(breakers).chain(weighings).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) | TimerKey::Weigh(_) => {
+            TimerKey::Deadline(_)
+            | TimerKey::Retry(_)
+            | TimerKey::Session(_)
+            | TimerKey::Breaker(_)
+            | TimerKey::Weigh(_) => {
                 exact.push((due, key));
             }
         }

@@ -4,7 +4,8 @@
 pub(crate) mod patience;
 mod retry;
 
-use crate::{estimate, eviction, health, memory, placement};
+use crate::admission::tenants;
+use crate::{estimate, eviction, health, memory, placement, sessions};
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
@@ -47,7 +48,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
-            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) | TimerKey::Session(_) => {}
         }
     }
 }
@@ -133,6 +134,11 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     revoke(world, &before);
     disarm(world, id);
+    let used = tenants::used(world, &before, &outcome);
+    tenants::settle(world, &before, &used);
+    if let Some(session) = before.spec.session {
+        sessions::end_turn(world, session, &before, &used);
+    }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
 }

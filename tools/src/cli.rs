@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Storm(StormArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
+    /// Run a scenario file in virtual time and say whether it keeps what it promises.
+    Simulate(SimulateArgs),
     /// Fetch a model of the catalog into the cache.
     Pull(PullArgs),
     /// Write a tiny model with random weights, for tests.
@@ -255,6 +257,32 @@ pub(crate) struct InspectArgs {
     /// Tokens of prompt and answer [default: what the model was trained for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub ctx: Option<u64>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch simulate scenarios/library/overload.toml
+  orch simulate my.toml --set queue.policy=drop-lru --seed 7
+  orch simulate my.toml --report out.html        charts, in one file
+  orch simulate my.toml -o json | jq .groups
+
+Exits with 1 where an expectation is not met. `docs/simulation.md` explains the file.")]
+pub(crate) struct SimulateArgs {
+    /// A scenario file
+    pub file: PathBuf,
+    /// Another seed than the file's
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Change a rule of the file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Write a page with tables and charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

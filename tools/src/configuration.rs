@@ -10,7 +10,7 @@ mod tenants;
 
 pub(crate) use health::Health;
 pub(crate) use queue::Queue;
-pub(crate) use tenants::Tenant;
+pub(crate) use tenants::{Sessions, Tenant};
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
     pub tenants: Vec<Tenant>,
+    pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
     pub eviction: eviction::Eviction,
@@ -264,7 +265,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -274,6 +275,7 @@ impl Config {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
             tenants,
+            sessions: sessions.rules(),
             queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {

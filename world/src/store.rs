@@ -4,9 +4,11 @@
 //! by looking at what changed and at nothing else. The index of workers with room is derived from the
 //! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::roster::{Print, Roster, Sum};
+use crate::session::Session;
 use crate::task::Task;
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
@@ -24,6 +26,8 @@ pub enum Key {
     Pool(PoolId),
     Device(DeviceId),
     Shard(DeviceId, Sha256),
+    Tenant(TenantId),
+    Session(SessionId),
 }
 
 /// Workers of each model that are ready and have a free slot.
@@ -82,12 +86,26 @@ pub trait Store {
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
     }
+    fn tenant(&self, id: TenantId) -> Option<&Tenant> {
+        self.get_by(Key::Tenant(id))
+    }
+    fn tenant_mut(&mut self, id: TenantId) -> Option<Mut<'_, Tenant>> {
+        self.get_by_mut(Key::Tenant(id))
+    }
+    fn session(&self, id: SessionId) -> Option<&Session> {
+        self.get_by(Key::Session(id))
+    }
+    fn session_mut(&mut self, id: SessionId) -> Option<Mut<'_, Session>> {
+        self.get_by_mut(Key::Session(id))
+    }
     /// Every worker, by id.
     fn workers(&self) -> Vec<&Worker>;
     /// Every device, by id.
     fn devices(&self) -> Vec<&Device>;
-    /// Replaces the one timer of a worker or a model.
+    /// Replaces the one timer of a worker, a model or a session.
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Every tenant's id, in order.
+    fn tenants(&self) -> Vec<TenantId>;
     /// Replaces the timer of a worker's breaker.
     fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
@@ -141,6 +159,10 @@ impl Store for World {
     fn devices(&self) -> Vec<&Device> {
         let all = self.resource::<Roster>().devices();
         all.into_iter().filter_map(|entity| self.get(entity)).collect()
+    }
+
+    fn tenants(&self) -> Vec<TenantId> {
+        self.resource::<Roster>().tenants()
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {

@@ -3,7 +3,7 @@
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::{Class, WorkerFacts};
+use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, Permille};
@@ -200,6 +200,7 @@ pub struct Line {
     /// How long its tasks hold a slot, on average; `None` until the first has finished.
     pub service: Option<Ticks>,
     pub drain: Drain,
+    pub delay: Delay,
     pub shares: Shares,
 }
 
@@ -211,6 +212,23 @@ pub struct Drain {
     /// Ticks, and tasks that left for a slot in them.
     pub ticks: u64,
     pub left: u64,
+}
+
+/// Whether a line takes all who come, and the delay that decides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// When the interval that is watched is over.
+    pub until: Option<Tick>,
+    /// The least that anybody waited in it who left others of its tenant behind.
+    pub least: Option<Ticks>,
+    pub mode: AdmissionMode,
+}
+
+impl Delay {
+    /// A task left after it had waited so long.
+    pub fn note(&mut self, waited: Ticks) {
+        self.least = Some(self.least.map_or(waited, |least| least.min(waited)));
+    }
 }
 
 impl Model {

@@ -65,6 +65,7 @@ pub(crate) fn watch_workers(world: &mut World) {
             | TimerKey::Retry(_)
             | TimerKey::Patience(_)
             | TimerKey::Stranded(_)
+            | TimerKey::Session(_)
             | TimerKey::Weigh(_) => {
                 rest.push(key);
             }
@@ -112,7 +113,7 @@ fn begin_anew(world: &mut World) {
                     device.quarantined = false;
                 }
             }
-            Key::Task(_) | Key::Model(_) | Key::Shard(..) => {}
+            Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod explain;
 mod load;
 mod rank;
 
+use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
@@ -50,8 +51,10 @@ pub(crate) fn place(world: &mut World) {
                 }
             }
         }
-        watch_drain(world, model, Class::Interactive, interactive);
-        watch_drain(world, model, Class::Batch, batch);
+        for (class, left) in [(Class::Interactive, interactive), (Class::Batch, batch)] {
+            watch_drain(world, model, class, left);
+            delay::watch(world, &shared, model, class);
+        }
     }
     let hopeful = std::mem::take(&mut world.resource_mut::<Mail>().hopeful);
     // Something came, went or moved: there may be room now that there was not.
