@@ -8,6 +8,7 @@
 mod arrivals;
 mod cluster;
 mod faults;
+mod streams;
 
 pub use arrivals::Arrivals;
 
@@ -98,7 +99,7 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     });
     let expectations = expectations.collect::<Result<_, _>>()?;
     let faults = faults::resolve(&read, &file.faults, &cluster)?;
-    let requests = arrivals::requests(&read, &file.arrivals, &rules, seed)?;
+    let requests = streams::requests(&read, &file.arrivals, &rules, seed)?;
     let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults };
     Ok(Scenario { title: file.title, plan, expectations })
 }
