@@ -115,7 +115,7 @@ impl Cluster {
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
             Order::Probe { .. } => Command::Probe,
-            Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
+            Order::SpawnWorker { worker, epoch, .. } => return self.load(now, worker, epoch, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
         };
         self.touch(order.worker(), |station| station.order(now.0 * TICK, command));

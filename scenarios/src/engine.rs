@@ -193,9 +193,12 @@ impl Engine {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
                 alive.then_some(Report::Beat { worker, epoch })
             }
-            Order::SpawnWorker { worker, epoch } => {
+            Order::SpawnWorker { worker, epoch, model } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                // As scripts name the files of models.
+                sim.facts.model_digest.0[0] = model.0 as u8;
+                sim.facts.fingerprint.0[0] = model.0 as u8;
                 self.plan(now + LOAD, worker, epoch, Planned::Up);
                 Some(Report::Loading { worker, epoch })
             }

@@ -83,6 +83,8 @@ fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {
         });
         let told = moved.effects.iter().any(|effect| match effect {
             Effect::Order(Order::StopWorker { worker: id, epoch }) => *id == worker.id && *epoch == worker.epoch,
+            // By a drain whose time is over.
+            Effect::Order(Order::Reset { worker: id, epoch }) => *id == worker.id && epoch.0 == worker.epoch.0 + 1,
             Effect::Order(_) | Effect::Notice(_) => false,
         });
         let now = moved.after.core.now;

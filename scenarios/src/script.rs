@@ -18,7 +18,8 @@ use crate::line::Trouble;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{DeviceId, JobId, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::job::Action;
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
@@ -59,6 +60,8 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails.
     Fault(TaskId, FaultClass),
+    /// An operator asks something of a pool; jobs are numbered as they stand in the script.
+    Operate(JobId, PoolId, Action),
     /// From here on something is wrong with the worker, or nothing is any more.
     Flaw(WorkerId, Option<Flaw>),
     /// The weights that the worker uses are found to be corrupt.
@@ -232,6 +235,14 @@ impl Script {
                 }
             }
             "boot" => Act::Boot,
+            verb @ ("drain" | "resume" | "reload" | "purge") => {
+                let pool = words.name()?;
+                let pool = self.rules.pools.binary_search_by(|p| p.name.as_str().cmp(pool));
+                let number = self.events.iter().filter(|event| matches!(event.act, Act::Operate(..))).count();
+                // One that nobody knows is a question too.
+                let pool = PoolId(pool.unwrap_or(self.rules.pools.len()) as u16);
+                Act::Operate(JobId(number as u64 + 1), pool, self.action(verb, words)?)
+            }
             "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
             "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
             "mend" => Act::Flaw(worker_id(words.name()?)?, None),
@@ -239,6 +250,22 @@ impl Script {
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
+        })
+    }
+
+    fn action(&self, verb: &str, words: &mut Words<'_>) -> Result<Action, String> {
+        let deadline = Ticks(words.or("deadline", 10_000)?);
+        Ok(match verb {
+            "drain" => Action::Drain { deadline },
+            "reload" => {
+                let model = self.rules.models.binary_search(&words.take("model")?);
+                Action::Reload { model: ModelId(model.unwrap_or(self.rules.models.len()) as u16), deadline }
+            }
+            "purge" => {
+                let (force, at_once) = (words.flag("force"), words.flag("at-once"));
+                Action::Purge { drain: (!at_once).then_some(deadline), force }
+            }
+            _ => Action::Resume,
         })
     }
 

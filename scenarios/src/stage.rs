@@ -235,6 +235,9 @@ impl Stage {
                 befell("fault", fault.is_some());
                 fault.into_iter().collect()
             }
+            Act::Operate(job, pool, action) => {
+                return inputs.push(Input::Intent(Intent::Operate { job: *job, pool: *pool, action: *action }));
+            }
             Act::Flaw(worker, flaw) => {
                 befell("flaw", self.engine.flaw(*worker, *flaw));
                 vec![]

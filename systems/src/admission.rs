@@ -9,7 +9,7 @@ use crate::placement::effective_ctx;
 use crate::release::end_task;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{QueueRules, Rules};
-use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_world::id::{PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
@@ -91,7 +91,10 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     }
     let load = load(world, spec, model.service(spec.class), rules.placement.batch_share);
     if load.slots.all == 0 {
-        return Err(Refusal::PoolUnready { retry_after: RETRY_AFTER_UNREADY });
+        let mut pools = (0..rules.pools.len()).filter_map(|n| world.pool(PoolId(n as u16)));
+        let closed = pools.any(|pool| pool.model == spec.model && pool.closed);
+        let retry_after = RETRY_AFTER_UNREADY;
+        return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
     if tokens > u64::from(load.ctx_max) {

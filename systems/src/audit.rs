@@ -10,6 +10,7 @@ use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::TaskId;
+use orchestrion_world::job::Finished;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
@@ -43,6 +44,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
@@ -155,6 +157,22 @@ fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.models.iter().find(of).map_or(Ok(()), |model| Err(format!("{model:?}: {models:?} are ready")))
 }
 
+fn jobs_keep_time(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut finished = Finished::default();
+    for job in &ledger.jobs {
+        let pool = ledger.pools.iter().find(|pool| pool.id == job.pool);
+        let runs = pool.is_some_and(|pool| pool.job == Some(job.id));
+        check(runs != job.state.is_over(), || format!("{job:?} and {pool:?} disagree"))?;
+        check(job.due > ledger.core.now, || format!("{job:?} is late at {:?}", ledger.core.now))?;
+        if job.state.is_over() {
+            finished.0.insert((job.due, job.id));
+        }
+    }
+    let most = ledger.core.rules.as_ref().map_or(0, |rules| rules.jobs.kept_max as usize);
+    check(finished.0.len() <= most, || format!("{} jobs are kept of {most}", finished.0.len()))?;
+    check(&finished == world.resource::<Finished>(), || format!("{finished:?} are over"))
+}
+
 fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
     let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
@@ -196,15 +214,18 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
+    let jobs = ledger.jobs.iter().map(|j| (j.due, TimerKey::Job(j.id)));
     let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).collect();
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).chain(jobs).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) | TimerKey::Job(_) => {
+                exact.push((due, key))
+            }
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;

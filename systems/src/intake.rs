@@ -52,6 +52,7 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
     match intent {
         Intent::Submit { task, spec } => mail.submits.push((task, spec)),
         Intent::Cancel { task, reason } => mail.cancels.push((task, reason)),
+        Intent::Operate { job, pool, action } => mail.operations.push((job, pool, action)),
     }
 }
 

@@ -11,6 +11,7 @@ mod dispatch;
 mod estimate;
 mod health;
 mod intake;
+mod jobs;
 pub mod placement;
 mod progress;
 mod release;

@@ -7,6 +7,7 @@ mod retry;
 use crate::estimate;
 use crate::health;
 use bevy_ecs::prelude::World;
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{Attempt, DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
@@ -32,9 +33,7 @@ pub(crate) fn release(world: &mut World) {
         fail(world, task, Failure::WorkerLost);
     }
     // A fault that broke its worker leaves orphans too.
-    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
-        set_back(world, task, attempt, Setback::WorkerLost);
-    }
+    settle_orphans(world);
     for (task, reason) in cancels {
         match world.task(task).map(|t| t.tokens_out) {
             Some(tokens_out) => end_task(world, task, Outcome::Cancelled { reason, tokens_out }),
@@ -47,8 +46,16 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
+            TimerKey::Job(job) => world.resource_mut::<Mail>().jobs_due.push(job),
             TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
         }
+    }
+}
+
+/// What lost workers held is tried again or ends.
+pub(crate) fn settle_orphans(world: &mut World) {
+    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
+        set_back(world, task, attempt, Setback::WorkerLost);
     }
 }
 
@@ -63,9 +70,13 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
+    let rid = worker.state == WorkerState::Draining && worker.leases.is_empty();
     let (model, device) = (worker.model, worker.facts.device);
     if let Some(mut device) = world.device_mut(device) {
         device.reserved.0 -= lease.kv.0;
+    }
+    if rid {
+        world.resource_mut::<Mail>().moved.push(id);
     }
     world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(model);

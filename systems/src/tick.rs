@@ -13,6 +13,7 @@ pub enum Phase {
     Health,
     Progress,
     Release,
+    Jobs,
     Admission,
     Placement,
     Dispatch,
@@ -20,11 +21,12 @@ pub enum Phase {
 }
 
 /// Every phase, in order.
-pub const PHASES: [Phase; 8] = [
+pub const PHASES: [Phase; 9] = [
     Phase::Intake,
     Phase::Health,
     Phase::Progress,
     Phase::Release,
+    Phase::Jobs,
     Phase::Admission,
     Phase::Placement,
     Phase::Dispatch,
@@ -45,13 +47,14 @@ pub(crate) fn schedule(settings: ScheduleBuildSettings) -> Schedule {
     let mut schedule = Schedule::default();
     schedule.set_executor(SingleThreadedExecutor::new());
     schedule.set_build_settings(settings);
-    let [a, b, c, d, e, f, g, h] = PHASES;
-    schedule.configure_sets((a, b, c, d, e, f, g, h).chain());
+    let [a, b, c, d, e, f, g, h, i] = PHASES;
+    schedule.configure_sets((a, b, c, d, e, f, g, h, i).chain());
     schedule.add_systems((
         crate::intake::take_in.in_set(Phase::Intake),
         crate::health::watch_workers.in_set(Phase::Health),
         crate::progress::follow.in_set(Phase::Progress),
         crate::release::release.in_set(Phase::Release),
+        crate::jobs::work_off.in_set(Phase::Jobs),
         crate::admission::admit.in_set(Phase::Admission),
         crate::placement::place.in_set(Phase::Placement),
         crate::dispatch::dispatch.in_set(Phase::Dispatch),

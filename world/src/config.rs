@@ -22,6 +22,7 @@ pub struct Rules {
     pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
+    pub jobs: JobRules,
     pub timeouts: TimeoutRules,
 }
 
@@ -112,6 +113,15 @@ pub struct HealthRules {
     pub corrupt_max: u32,
 }
 
+/// How long operators' jobs are remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRules {
+    /// After their end.
+    pub keep: Ticks,
+    /// Jobs that are over, of all pools together.
+    pub kept_max: u32,
+}
+
 /// How a lost worker is told to begin again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartRules {
@@ -200,6 +210,7 @@ impl Default for Rules {
                 jitter: Permille(200),
                 budget: Permille(100),
             },
+            jobs: JobRules { keep: Ticks(3_600_000), kept_max: 64 },
             // Nobody is to be killed for being slow. A core that reads 35 prompt tokens in a second is through
             // with five prompts of 4,000 in time; a token of an answer takes an engine step, and a beat would
             // be missed before a minute is over. How long an answer takes is its client's to say, by a deadline.
@@ -250,7 +261,7 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry, timeouts } = self;
+        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry, jobs, timeouts } = self;
         tenant::check(tenants)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
@@ -271,6 +282,8 @@ impl Rules {
         within("health.fatal_max", (*fatal_max).into(), 1, COUNTED_MAX)?;
         within("health.fatal_window", fatal_window.0, 1, LENGTH_MAX)?;
         within("health.corrupt_max", (*corrupt_max).into(), 1, COUNTED_MAX)?;
+        within("jobs.keep", jobs.keep.0, 1, LENGTH_MAX)?;
+        within("jobs.kept_max", jobs.kept_max.into(), 1, COUNTED_MAX)?;
         within("retry.attempts_max", retry.attempts_max.into(), 1, 100)?;
         within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
         within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;

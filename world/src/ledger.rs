@@ -6,6 +6,7 @@
 
 use crate::config::Rules;
 use crate::crew::Crews;
+use crate::job::{Finished, Job};
 use crate::mail::Mail;
 use crate::protocol::Class;
 use crate::queues::Queues;
@@ -60,6 +61,7 @@ pub struct Ledger {
     pub shards: Vec<Shard>,
     pub workers: Vec<Worker>,
     pub tasks: Vec<Task>,
+    pub jobs: Vec<Job>,
 }
 
 impl Ledger {
@@ -74,7 +76,16 @@ impl Ledger {
             rules: None,
             rules_digest: Digest(0),
         };
-        Ledger { core, models: vec![], pools: vec![], devices: vec![], shards: vec![], workers: vec![], tasks: vec![] }
+        Ledger {
+            core,
+            models: vec![],
+            pools: vec![],
+            devices: vec![],
+            shards: vec![],
+            workers: vec![],
+            tasks: vec![],
+            jobs: vec![],
+        }
     }
 
     /// Reads the world. Brings nothing up to date: call between steps.
@@ -89,6 +100,7 @@ impl Ledger {
                 Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
                 Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
                 Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
+                Key::Job(_) => ledger.jobs.extend(world.get_by::<Job>(key).cloned()),
             }
         }
         ledger
@@ -97,23 +109,25 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, jobs } = self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
             && shards.is_sorted_by(|a, b| (a.device, a.digest) < (b.device, b.digest))
             && workers.is_sorted_by(|a, b| a.id < b.id)
             && tasks.is_sorted_by(|a, b| a.id < b.id)
+            && jobs.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, jobs } = self.clone();
         let mut world = World::new();
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(FreeIndex::default());
         world.insert_resource(Crews::default());
+        world.insert_resource(Finished::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
         let mut wheel = Wheel::starting_at(core.now);
@@ -158,6 +172,13 @@ impl Ledger {
             }
             world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
+        for job in jobs {
+            let alarm = wheel.arm(job.due, TimerKey::Job(job.id));
+            if job.state.is_over() {
+                world.resource_mut::<Finished>().0.insert((job.due, job.id));
+            }
+            world.enlist(Key::Job(job.id), (job, Alarm(Some(alarm))));
+        }
         world.insert_resource(wheel);
         update_digest(&mut world);
         world
@@ -183,6 +204,7 @@ pub fn update_digest(world: &mut World) -> Digest {
             Kind::Pool => entity.get::<Pool>().map(|c| print(kind, c, &mut buffer)),
             Kind::Device => entity.get::<Device>().map(|c| print(kind, c, &mut buffer)),
             Kind::Shard => entity.get::<Shard>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Job => entity.get::<Job>().map(|c| print(kind, c, &mut buffer)),
         };
         let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
         prints = prints.wrapping_add(value).wrapping_sub(print.value);
@@ -200,7 +222,7 @@ pub fn digest(world: &World) -> Digest {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, jobs } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -210,6 +232,7 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     shards.iter().for_each(|s| add(print(Kind::Shard, s, &mut buffer)));
     workers.iter().for_each(|w| add(print(Kind::Worker, w, &mut buffer)));
     tasks.iter().for_each(|t| add(print(Kind::Task, t, &mut buffer)));
+    jobs.iter().for_each(|j| add(print(Kind::Job, j, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 

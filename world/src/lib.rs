@@ -9,6 +9,7 @@ pub mod crew;
 pub mod dice;
 pub mod health;
 pub mod id;
+pub mod job;
 pub mod ledger;
 pub mod mail;
 pub mod payload;

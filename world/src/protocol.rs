@@ -7,7 +7,8 @@
 
 use crate::config::{OverloadPolicy, Rules};
 use crate::health::{Breaker, Loss};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::job::{Action, Job, JobRefusal};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
 use serde::{Deserialize, Serialize};
@@ -28,8 +29,20 @@ pub enum Input {
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Intent {
-    Submit { task: TaskId, spec: TaskSpec },
-    Cancel { task: TaskId, reason: CancelReason },
+    Submit {
+        task: TaskId,
+        spec: TaskSpec,
+    },
+    Cancel {
+        task: TaskId,
+        reason: CancelReason,
+    },
+    /// An operator's; the job is the door's name for it.
+    Operate {
+        job: JobId,
+        pool: PoolId,
+        action: Action,
+    },
 }
 
 /// What the core needs to know of a task; the words stay outside (see `payload`).
@@ -261,6 +274,7 @@ pub enum Order {
     SpawnWorker {
         worker: WorkerId,
         epoch: Epoch,
+        model: ModelId,
     },
     /// Drop all work, give the memory back and end.
     StopWorker {
@@ -353,6 +367,15 @@ pub enum Notice {
     Quarantined {
         device: DeviceId,
     },
+    /// A job began, went a step on, or is over.
+    JobChanged {
+        job: Box<Job>,
+    },
+    /// The job never was.
+    JobRefused {
+        job: JobId,
+        refusal: JobRefusal,
+    },
 }
 
 /// Why a worker was not taken in.
@@ -385,6 +408,8 @@ pub enum Refusal {
     QueueFull { policy: OverloadPolicy, bound: u32, retry_after: Ticks },
     /// No worker of the model is up.
     PoolUnready { retry_after: Ticks },
+    /// An operator has closed the pools of the model.
+    PoolClosed { retry_after: Ticks },
 }
 
 /// How a task ended.

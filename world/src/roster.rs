@@ -3,7 +3,7 @@
 //! Derived from the entities, so not in the Ledger. The digest is a sum of one print for each entity, which
 //! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, JobId, ModelId, PoolId, TaskId, WorkerId};
 use crate::places::Places;
 use crate::store::Key;
 use crate::units::Sha256;
@@ -19,6 +19,7 @@ pub(crate) struct Roster {
     pools: Places<PoolId>,
     devices: Places<DeviceId>,
     shards: BTreeMap<(DeviceId, Sha256), Entity>,
+    jobs: BTreeMap<JobId, Entity>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
 }
@@ -39,6 +40,7 @@ pub(crate) enum Kind {
     Pool,
     Device,
     Shard,
+    Job,
 }
 
 impl Key {
@@ -50,6 +52,7 @@ impl Key {
             Key::Pool(_) => Kind::Pool,
             Key::Device(_) => Kind::Device,
             Key::Shard(..) => Kind::Shard,
+            Key::Job(_) => Kind::Job,
         }
     }
 }
@@ -64,6 +67,7 @@ impl Roster {
             pools: Places::seeded(seed),
             devices: Places::seeded(seed),
             shards: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             touched: Vec::new(),
         }
     }
@@ -76,6 +80,7 @@ impl Roster {
             Key::Pool(id) => self.pools.get(id),
             Key::Device(id) => self.devices.get(id),
             Key::Shard(device, digest) => self.shards.get(&(device, digest)).copied(),
+            Key::Job(id) => self.jobs.get(&id).copied(),
         }
     }
 
@@ -87,6 +92,7 @@ impl Roster {
             Key::Pool(id) => self.pools.insert(id, entity),
             Key::Device(id) => self.devices.insert(id, entity),
             Key::Shard(device, digest) => self.shards.insert((device, digest), entity),
+            Key::Job(id) => self.jobs.insert(id, entity),
         }
     }
 
@@ -98,6 +104,7 @@ impl Roster {
             Key::Pool(id) => self.pools.remove(id),
             Key::Device(id) => self.devices.remove(id),
             Key::Shard(device, digest) => self.shards.remove(&(device, digest)),
+            Key::Job(id) => self.jobs.remove(&id),
         }
     }
 
@@ -120,7 +127,7 @@ impl Roster {
 
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, touched: _ } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, jobs, touched: _ } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
@@ -128,6 +135,7 @@ impl Roster {
         names.extend(pools.sorted().into_iter().map(|(id, _)| Key::Pool(id)));
         names.extend(devices.sorted().into_iter().map(|(id, _)| Key::Device(id)));
         names.extend(shards.keys().map(|&(device, digest)| Key::Shard(device, digest)));
+        names.extend(jobs.keys().copied().map(Key::Job));
         names
     }
 

@@ -4,7 +4,8 @@
 //! by looking at what changed and at nothing else. The index of workers with room is derived from the
 //! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, JobId, ModelId, PoolId, TaskId, WorkerId};
+use crate::job::Job;
 use crate::roster::{Print, Roster, Sum};
 use crate::task::Task;
 use crate::time::Tick;
@@ -24,6 +25,7 @@ pub enum Key {
     Pool(PoolId),
     Device(DeviceId),
     Shard(DeviceId, Sha256),
+    Job(JobId),
 }
 
 /// Workers of each model that are ready and have a free slot.
@@ -78,6 +80,12 @@ pub trait Store {
     }
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
+    }
+    fn job(&self, id: JobId) -> Option<&Job> {
+        self.get_by(Key::Job(id))
+    }
+    fn job_mut(&mut self, id: JobId) -> Option<Mut<'_, Job>> {
+        self.get_by_mut(Key::Job(id))
     }
     /// Every worker, by id.
     fn workers(&self) -> Vec<&Worker>;

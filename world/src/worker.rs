@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
-use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
@@ -151,12 +151,16 @@ pub struct Pool {
     pub restarts: Vec<Tick>,
     /// There were too many of them: lost workers stay down until somebody resumes the pool.
     pub halted: bool,
+    /// Its workers take no tasks: an operator wants it so.
+    pub closed: bool,
+    /// The one that runs.
+    pub job: Option<JobId>,
 }
 
 impl Pool {
     /// Without workers.
     pub fn new(id: PoolId, model: ModelId) -> Pool {
-        Pool { id, model, ready: 0, restarts: vec![], halted: false }
+        Pool { id, model, ready: 0, restarts: vec![], halted: false, closed: false, job: None }
     }
 }
 

@@ -44,6 +44,7 @@ impl<'p> Permuted<'p> {
 enum Speaker {
     Process,
     Task(u128),
+    Operator,
     Worker(WorkerId),
 }
 
@@ -51,6 +52,7 @@ fn speaker(input: &Input) -> Speaker {
     match input {
         Input::Boot { .. } | Input::SetRules(_) => Speaker::Process,
         Input::Intent(Intent::Submit { task, .. } | Intent::Cancel { task, .. }) => Speaker::Task(task.0),
+        Input::Intent(Intent::Operate { .. }) => Speaker::Operator,
         Input::Report(report) => Speaker::Worker(worker_of(report)),
     }
 }

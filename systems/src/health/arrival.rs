@@ -21,7 +21,8 @@ pub(super) fn welcome(
     epoch: Epoch,
     facts: WorkerFacts,
 ) -> Result<(), WorkerRefusal> {
-    let model = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.model;
+    let pool = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?;
+    let (model, state) = (pool.model, if pool.closed { WorkerState::Draining } else { WorkerState::Ready });
     match world.worker(id) {
         Some(known) if known.epoch > epoch || (known.epoch == epoch && !known.state.is_coming()) => return Ok(()),
         // Another life of it that nobody saw end.
@@ -35,7 +36,7 @@ pub(super) fn welcome(
     let taken = room_for(world, &facts);
     let now = world.resource::<Core>().now;
     let fresh = Worker::new(id, epoch, model, facts, now);
-    begin_life(world, id, epoch, fresh, taken.is_ok());
+    begin_life(world, id, fresh, taken.is_ok().then_some(state));
     rearm(world, rules, id);
     taken
 }
@@ -54,13 +55,13 @@ fn room_for(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal>
 
 /// A known worker keeps what is held against it. One that is not taken in is left stopped; one that was
 /// never taken in is nobody.
-fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Worker, taken: bool) {
+fn begin_life(world: &mut World, id: WorkerId, fresh: Worker, taken: Option<WorkerState>) {
     let key = Key::Worker(id);
     let Some(known) = world.worker(id) else {
-        if taken {
+        if let Some(up) = taken {
             world.resource_mut::<Crews>().join(id, &fresh.facts);
             world.enlist(key, (fresh, Alarm::default(), Fuse::default()));
-            change(world, id, |worker| turn(worker, WorkerState::Ready));
+            change(world, id, |worker| turn(worker, up));
         }
         return;
     };
@@ -69,12 +70,12 @@ fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Worker, take
         let legal = state.advance(WorkerState::Starting);
         assert!(legal.is_ok(), "audit `a worker's states follow their table`: {id}: {legal:?}");
     }
-    if !taken {
+    let Some(up) = taken else {
         return change(world, id, |worker| {
-            (worker.state, worker.epoch, worker.restarts.due) = (state, epoch, None);
+            (worker.state, worker.epoch, worker.restarts.due) = (state, fresh.epoch, None);
             turn(worker, WorkerState::Stopped);
         });
-    }
+    };
     let mut crews = world.resource_mut::<Crews>();
     crews.leave(id, &facts);
     crews.join(id, &fresh.facts);
@@ -82,7 +83,7 @@ fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Worker, take
         let up_since = fresh.heard;
         *worker = Worker { breaker, restarts, state, ..fresh };
         (worker.restarts.up_since, worker.restarts.due) = (up_since, None);
-        turn(worker, WorkerState::Ready);
+        turn(worker, up);
     });
 }
 

@@ -44,6 +44,8 @@ const KEYS: &[(&str, Set)] = &[
     ("health.breaker.failures", |rules, value| number(value, &mut rules.health.breaker.failures)),
     ("health.breaker.open_ms", |rules, value| ticks(value, &mut rules.health.breaker.open)),
     ("health.breaker.stable_ms", |rules, value| ticks(value, &mut rules.health.breaker.stable)),
+    ("jobs.keep_ms", |rules, value| ticks(value, &mut rules.jobs.keep)),
+    ("jobs.kept_max", |rules, value| number(value, &mut rules.jobs.kept_max)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
     ("retry.attempts_max", |rules, value| number(value, &mut rules.retry.attempts_max)),
     ("retry.backoff_ms", |rules, value| ticks(value, &mut rules.retry.backoff)),
