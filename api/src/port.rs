@@ -3,7 +3,9 @@
 //! The api never sees the execution layer. It asks [`Prepare`] to turn words into tokens and hands
 //! orders to [`Stations`]; the binary connects both to gpu.
 
-use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_systems::view::PoolView;
+use orchestrion_world::id::{JobId, ModelId, PoolId, TaskId};
+use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::payload::{Bias, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
@@ -34,6 +36,17 @@ pub enum Urgent {
         task: TaskId,
         reason: CancelReason,
         reply: Option<oneshot::Sender<()>>,
+    },
+    /// `reply` is answered once the job stands in the journal, or with why it was not begun.
+    Operate {
+        job: JobId,
+        pool: PoolId,
+        action: Action,
+        reply: oneshot::Sender<Result<(), JobRefusal>>,
+    },
+    /// How the pools are, between two steps.
+    Look {
+        reply: oneshot::Sender<Vec<PoolView>>,
     },
 }
 

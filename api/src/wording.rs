@@ -76,6 +76,11 @@ impl Names {
             Notice::BreakerChanged { worker, breaker } => {
                 format!("the breaker of worker {worker} is {}", breaker.label())
             }
+            Notice::JobChanged { job } => {
+                let (kind, state) = (job.action.label(), job.state.label());
+                format!("job {} of {} ({kind}) is {state}", job.id, self.pool(job.pool))
+            }
+            Notice::JobRefused { job, refusal } => format!("job {job} was not begun ({refusal:?})"),
             Notice::Quarantined { device } => {
                 format!("device {device} is in quarantine until a pool that stands on it is resumed")
             }
@@ -99,6 +104,9 @@ impl Names {
                 policy.label(),
                 length(*retry_after)
             ),
+            Refusal::PoolClosed { retry_after } => {
+                format!("its pools were closed by an operator; ask again after {}", length(*retry_after))
+            }
             Refusal::PoolUnready { retry_after } => {
                 format!("no worker of its model is up; one may be after {}", length(*retry_after))
             }
@@ -175,7 +183,9 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Restarted { .. }
         | Notice::RestartsStopped { .. }
         | Notice::BreakerChanged { .. }
-        | Notice::Quarantined { .. } => None,
+        | Notice::Quarantined { .. }
+        | Notice::JobChanged { .. }
+        | Notice::JobRefused { .. } => None,
     }
 }
 
@@ -189,7 +199,7 @@ fn order_words(order: &Order) -> String {
             format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
         }
         Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
-        Order::SpawnWorker { worker, epoch } => {
+        Order::SpawnWorker { worker, epoch, .. } => {
             format!("worker {worker} was told to load its model and begin life {}", epoch.0)
         }
         Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),

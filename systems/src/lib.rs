@@ -17,6 +17,7 @@ mod progress;
 mod release;
 mod report;
 pub mod tick;
+pub mod view;
 
 use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
@@ -188,6 +189,11 @@ impl Simulation {
             gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
         }
         gauges
+    }
+
+    /// How pools and their workers are. Walks them all: for operators.
+    pub fn pools(&self) -> Vec<view::PoolView> {
+        view::pools(&self.world)
     }
 
     /// From here on, keeps every placement decision about this task in full.

@@ -4,10 +4,12 @@
 //! [`orchestrion_world::config::Rules`] here.
 
 mod health;
+mod jobs;
 mod queue;
 mod tenants;
 
 pub(crate) use health::Health;
+pub(crate) use jobs::Jobs;
 pub(crate) use queue::Queue;
 pub(crate) use tenants::Tenant;
 
@@ -42,6 +44,7 @@ pub(crate) struct Config {
     pub placement: Placement,
     pub health: Health,
     pub retry: Retry,
+    pub jobs: Jobs,
     pub timeouts: Timeouts,
     pub journal: Journal,
     pub models: Models,
@@ -262,7 +265,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, queue, placement, health, retry, jobs, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -282,6 +285,7 @@ impl Config {
                 batch_share: Permille(placement.batch_share_permille),
             },
             health: health.rules(),
+            jobs: jobs.rules(),
             retry: RetryRules {
                 attempts_max: retry.attempts_max,
                 backoff: Ticks(retry.backoff_ms),

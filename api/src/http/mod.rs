@@ -4,6 +4,7 @@
 //! A route reads and checks, asks the [`Door`], and writes; it decides nothing about scheduling.
 
 pub(crate) mod body;
+mod capabilities;
 mod chat;
 mod choice_frames;
 mod completions;
@@ -12,11 +13,13 @@ pub(crate) mod explain;
 mod fields;
 pub(crate) mod guard;
 mod health;
+mod jobs;
 mod keeper;
 pub(crate) mod logprobs;
 mod metrics;
 mod models;
 mod openai;
+mod pools;
 mod status;
 mod task_cancel;
 mod task_get;
@@ -48,6 +51,7 @@ pub(crate) struct Route {
 const FOLLOW: Access = Access::Scopes(&[Scope::Infer, Scope::Read]);
 const CANCEL: Access = Access::Scopes(&[Scope::Infer, Scope::Operate]);
 const LOOK: Access = Access::Scopes(&[Scope::Read, Scope::Operate]);
+const OPERATE: Access = Access::Scopes(&[Scope::Operate]);
 const ANY: Access = Access::Scopes(Scope::ALL);
 
 /// One row a route.
@@ -65,6 +69,13 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
         row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
+        row(Method::GET, "/v1/pools", LOOK, get(pools::list)),
+        row(Method::GET, "/v1/pools/{id}/health", LOOK, get(pools::health)),
+        row(Method::GET, "/v1/pools/{id}/status", LOOK, get(pools::status)),
+        // Drain, resume, reload and purge.
+        row(Method::POST, "/v1/pools/{id}/{verb}", OPERATE, post(pools::operate)),
+        row(Method::GET, "/v1/jobs/{id}", LOOK, get(jobs::show)),
+        row(Method::GET, "/v1/capabilities", ANY, get(capabilities::capabilities)),
         row(Method::GET, "/health/live", Access::Health, get(health::live)),
         row(Method::GET, "/health/ready", Access::Health, get(health::ready)),
         row(Method::GET, "/metrics", Access::Metrics, get(metrics::metrics)),

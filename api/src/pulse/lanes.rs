@@ -5,7 +5,9 @@
 
 use crate::port::{Envelope, Urgent, Verdict};
 use flume::{Receiver, RecvError, Selector, Sender, TryRecvError};
-use orchestrion_world::id::TaskId;
+use orchestrion_systems::view::PoolView;
+use orchestrion_world::id::{JobId, TaskId};
+use orchestrion_world::job::JobRefusal;
 use orchestrion_world::protocol::{Input, Intent};
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -42,6 +44,8 @@ pub(crate) struct Batch {
     pub(crate) inputs: Vec<Input>,
     pub(crate) submits: Vec<(TaskId, oneshot::Sender<Verdict>)>,
     pub(crate) cancels: Vec<oneshot::Sender<()>>,
+    pub(crate) operations: Vec<(JobId, oneshot::Sender<Result<(), JobRefusal>>)>,
+    pub(crate) looks: Vec<oneshot::Sender<Vec<PoolView>>>,
 }
 
 impl Batch {
@@ -52,6 +56,11 @@ impl Batch {
                 self.inputs.push(Input::Intent(Intent::Cancel { task, reason }));
                 self.cancels.extend(reply);
             }
+            Urgent::Operate { job, pool, action, reply } => {
+                self.inputs.push(Input::Intent(Intent::Operate { job, pool, action }));
+                self.operations.push((job, reply));
+            }
+            Urgent::Look { reply } => self.looks.push(reply),
         }
     }
 
