@@ -184,7 +184,7 @@ impl Switchboard {
             }
             // Whoever asked is answered.
             Notice::JobRefused { .. } => {}
-            Notice::RulesRefused => {}
+            Notice::ShardChanged { .. } | Notice::RulesRefused => {}
             Notice::WorkerRefused { worker, reason } => {
                 tracing::warn!(%worker, ?reason, "the core did not take a worker in");
             }

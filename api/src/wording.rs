@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Refusal, Report,
-    Setback, TaskSpec, TimeLimit, Usage,
+    CancelReason, Class, Effect, EvictionReason, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome,
+    Refusal, Report, Setback, ShardChange, ShardFault, TaskSpec, TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -35,8 +35,33 @@ impl Names {
     /// An effect, said of its task or worker.
     pub(crate) fn effect(&self, effect: &Effect) -> String {
         match effect {
-            Effect::Order(order) => order_words(order),
+            Effect::Order(order) => self.order(order),
             Effect::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn order(&self, order: &Order) -> String {
+        match order {
+            Order::Start { worker, epoch, attempt, .. } => {
+                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+            }
+            Order::Cancel { worker, attempt, .. } => {
+                format!("was called back from worker {worker}, attempt {}", attempt.0)
+            }
+            Order::Reset { worker, epoch } => {
+                format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
+            }
+            Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
+            Order::SpawnWorker { worker, epoch, .. } => {
+                format!("worker {worker} was told to load its model and begin life {}", epoch.0)
+            }
+            Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
+            Order::LoadShard { worker, model, .. } => {
+                format!("worker {worker} was told to load {}", self.model(*model))
+            }
+            Order::FreeShard { worker, model, .. } => {
+                format!("worker {worker} was told to free {}", self.model(*model))
+            }
         }
     }
 
@@ -62,6 +87,9 @@ impl Names {
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
             }
+            Notice::ShardChanged { worker, model, change } => {
+                format!("{} on worker {worker} {}", self.model(*model), self.change(change))
+            }
             Notice::RulesRefused => "the new rules were not taken".to_owned(),
             Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
             Notice::Restarted { worker, pool, loss } => {
@@ -84,6 +112,30 @@ impl Names {
             Notice::Quarantined { device } => {
                 format!("device {device} is in quarantine until a pool that stands on it is resumed")
             }
+        }
+    }
+
+    fn change(&self, change: &ShardChange) -> String {
+        match change {
+            ShardChange::Loading { takes } => format!("is being loaded, which should take {}", length(*takes)),
+            ShardChange::Loaded => "serves".to_owned(),
+            ShardChange::Failed { fault: ShardFault::Fixed } => {
+                "stays as it is: the worker can load no other".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Corrupt } => {
+                "has other bytes than it should: it is not served".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Transient } => "could not be loaded".to_owned(),
+            ShardChange::Yielding { to } => format!("takes no more tasks, to make way for {}", self.model(*to)),
+            ShardChange::Stays => "stays after all".to_owned(),
+            ShardChange::Evicting { reason: EvictionReason::Demand { by } } => {
+                format!("is evicted for {}", self.model(*by))
+            }
+            ShardChange::Evicting { reason: EvictionReason::Pressure } => {
+                "is evicted: its device is too full".to_owned()
+            }
+            ShardChange::Evicting { reason: EvictionReason::Corrupt } => "is thrown away".to_owned(),
+            ShardChange::Gone => "is gone".to_owned(),
         }
     }
 
@@ -163,7 +215,12 @@ pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
     match effect {
         Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
         Effect::Order(
-            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. },
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. },
         ) => None,
         Effect::Notice(notice) => task_of_notice(notice),
     }
@@ -178,6 +235,7 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Retrying { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
+        | Notice::ShardChanged { .. }
         | Notice::RulesRefused
         | Notice::WorkerRefused { .. }
         | Notice::Restarted { .. }
@@ -186,23 +244,6 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Quarantined { .. }
         | Notice::JobChanged { .. }
         | Notice::JobRefused { .. } => None,
-    }
-}
-
-fn order_words(order: &Order) -> String {
-    match order {
-        Order::Start { worker, epoch, attempt, .. } => {
-            format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
-        }
-        Order::Cancel { worker, attempt, .. } => format!("was called back from worker {worker}, attempt {}", attempt.0),
-        Order::Reset { worker, epoch } => {
-            format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
-        }
-        Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
-        Order::SpawnWorker { worker, epoch, .. } => {
-            format!("worker {worker} was told to load its model and begin life {}", epoch.0)
-        }
-        Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
     }
 }
 

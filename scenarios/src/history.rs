@@ -98,6 +98,7 @@ impl History {
                 return Ok(());
             }
             Notice::PoolChanged { .. }
+            | Notice::ShardChanged { .. }
             | Notice::RulesRefused
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
@@ -160,7 +161,12 @@ impl History {
                 };
                 over.then_some(()).ok_or_else(|| format!("2: {task} is cancelled at its worker before that was told"))
             }
-            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. } => Ok(()),
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => Ok(()),
         }
     }
 

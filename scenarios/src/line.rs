@@ -119,7 +119,10 @@ pub fn worker_of(report: &Report) -> WorkerId {
         | Report::Started { worker, .. }
         | Report::Progress { worker, .. }
         | Report::Finished { worker, .. }
-        | Report::Faulted { worker, .. } => worker,
+        | Report::Faulted { worker, .. }
+        | Report::ShardLoaded { worker, .. }
+        | Report::ShardFailed { worker, .. }
+        | Report::ShardFreed { worker, .. } => worker,
     }
 }
 

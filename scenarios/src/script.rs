@@ -13,17 +13,20 @@
 //! > 50 late w1 by=20 for=300
 //! ```
 
+mod cluster;
+
 use crate::engine::Flaw;
 use crate::line::Trouble;
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
+    EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
+    Rules, TimeoutRules,
 };
-use orchestrion_world::id::{DeviceId, JobId, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{JobId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::job::Action;
-use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use orchestrion_world::units::{Permille, Sha256};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -84,6 +87,8 @@ pub enum Act {
     StallAt(WorkerId),
     /// A process takes the journal up: what the one before showed its readers is gone.
     Boot,
+    /// The next load on the worker comes to nothing, or to other bytes.
+    Spoil(WorkerId, ShardFault),
     /// The rules change.
     Rule(Box<Rules>),
     /// From here on, every placement decision about this task is told in full.
@@ -104,7 +109,7 @@ pub struct ScriptError {
 /// The seed of a world whose script names none.
 const SEED: u64 = 1;
 /// Sections of the rules.
-const DECLARATIONS: [&str; 5] = ["queue", "retry", "timeouts", "health", "placement"];
+const DECLARATIONS: [&str; 6] = ["queue", "retry", "timeouts", "health", "placement", "eviction"];
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
@@ -127,10 +132,7 @@ impl FromStr for Script {
         for (line, text) in statements {
             script.open(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
         }
-        script.rules.pools.sort_by(|a, b| a.name.cmp(&b.name));
-        script.rules.models = script.rules.pools.iter().map(|p| p.model.clone()).collect();
-        script.rules.models.sort();
-        script.rules.models.dedup();
+        cluster::sort(&mut script.rules);
         let mut rules = script.rules.clone();
         let mut prose = String::new();
         for (n, line) in text.lines().enumerate() {
@@ -162,6 +164,7 @@ impl Script {
                 self.rules.tenants.push(TenantRules { name, weight });
                 self.rules.tenants.sort_by_key(TenantRules::id);
             }
+            "loadable" => self.rules.loadable.push(cluster::loadable(&mut words)?),
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
         }
@@ -172,13 +175,13 @@ impl Script {
         let mut words = Words::of(text);
         if words.verb == "worker" {
             let id = worker_id(words.name()?)?;
-            let facts = self.worker(&mut words)?;
+            let facts = cluster::worker(&self.rules, &mut words)?;
             self.workers.push((id, facts));
             return words.end();
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" | "tenant" => Ok(()),
+                "seed" | "pool" | "tenant" | "loadable" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -243,6 +246,15 @@ impl Script {
                 let pool = PoolId(pool.unwrap_or(self.rules.pools.len()) as u16);
                 Act::Operate(JobId(number as u64 + 1), pool, self.action(verb, words)?)
             }
+            "spoil" => {
+                let worker = worker_id(words.name()?)?;
+                let fault = match words.name()? {
+                    "load" => ShardFault::Transient,
+                    "bytes" => ShardFault::Corrupt,
+                    other => return Err(format!("a worker's next `load` or its `bytes` can be spoilt, not `{other}`")),
+                };
+                Act::Spoil(worker, fault)
+            }
             "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
             "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
             "mend" => Act::Flaw(worker_id(words.name()?)?, None),
@@ -291,29 +303,6 @@ impl Script {
             determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
-
-    fn worker(&self, words: &mut Words<'_>) -> Result<WorkerFacts, String> {
-        let pool: String = words.take("pool")?;
-        let pool = self.rules.pools.binary_search_by(|p| p.name.cmp(&pool)).map_err(|_| format!("no pool `{pool}`"))?;
-        let mib = |n: u64| Bytes(n << 20);
-        let mut model_digest = Sha256::default();
-        model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
-        let mut fingerprint = model_digest;
-        fingerprint.0[1] = words.or("engine", 0)?;
-        Ok(WorkerFacts {
-            pool: PoolId(pool as u16),
-            device: DeviceId(words.or("device", 0)?),
-            device_capacity: mib(words.or("capacity", 1 << 20)?),
-            model_digest,
-            fingerprint,
-            weights: mib(words.or("weights", 100)?),
-            kv_per_token: Bytes(words.or("kv", 1024)?),
-            ctx_max: words.or("ctx", 4096)?,
-            slots: words.or("slots", 1)?,
-            prefill: MilliRate(words.or("prefill", 1_000u64)? * 1_000),
-            decode: MilliRate(words.or("decode", 50u64)? * 1_000),
-        })
-    }
 }
 
 /// The rules by section, each a declaration; what is not named stays as it is.
@@ -355,6 +344,15 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             health.fatal_max = words.or("fatal_max", health.fatal_max)?;
         }
         "placement" => rules.placement = placement(rules, words)?,
+        "eviction" => {
+            let EvictionRules { policy, pressure, residency_min } = &mut rules.eviction;
+            if let Some(name) = words.optional("policy") {
+                let unknown = || format!("no eviction policy is called `{name}`");
+                *policy = EvictionRule::named(name).ok_or_else(unknown)?;
+            }
+            *pressure = Permille(words.or("pressure", pressure.0)?);
+            *residency_min = Ticks(words.or("residency_min", residency_min.0)?);
+        }
         other => return Err(format!("no section of the rules is called `{other}`")),
     }
     Ok(())

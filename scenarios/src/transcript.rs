@@ -2,15 +2,17 @@
 
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::Breaker;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::job::{Job, JobState};
-use orchestrion_world::protocol::{Effect, Failure, Notice, Order, Outcome, Refusal, Setback};
+use orchestrion_world::protocol::{
+    Effect, EvictionReason, Failure, Notice, Order, Outcome, Refusal, Setback, ShardChange,
+};
 use orchestrion_world::time::Tick;
 
 /// An effect as a transcript tells it.
 pub fn line(now: Tick, rules: &Rules, effect: &Effect) -> String {
     let words = match effect {
-        Effect::Order(order) => tell_order(order),
+        Effect::Order(order) => tell_order(rules, order),
         Effect::Notice(notice) => tell_notice(rules, notice),
     };
     format!("< {} {words}", now.0)
@@ -20,11 +22,17 @@ fn t(id: TaskId) -> String {
     format!("t{}", id.0)
 }
 
-fn tell_order(order: &Order) -> String {
+fn model(rules: &Rules, id: ModelId) -> &str {
+    rules.models.get(usize::from(id.0)).map_or("?", |name| name)
+}
+
+fn tell_order(rules: &Rules, order: &Order) -> String {
     match order {
         Order::Start { worker, task, attempt, .. } => format!("{worker} start {} attempt={}", t(*task), attempt.0),
         Order::Cancel { worker, task, attempt, .. } => format!("{worker} cancel {} attempt={}", t(*task), attempt.0),
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
+        Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
+        Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),
         Order::Probe { worker, .. } => format!("{worker} probe"),
         Order::SpawnWorker { worker, epoch, .. } => format!("{worker} spawn epoch={}", epoch.0),
         Order::StopWorker { worker, .. } => format!("{worker} stop"),
@@ -45,6 +53,9 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
+        Notice::ShardChanged { worker, model: id, change } => {
+            format!("{} on {worker} {}", model(rules, *id), tell_change(rules, *change))
+        }
         Notice::RulesRefused => "rules refused".into(),
         Notice::WorkerRefused { worker, reason } => format!("{worker} not taken in: {reason:?}"),
         Notice::Restarted { worker, loss, .. } => format!("{worker} restarted after {}", loss.label()),
@@ -56,6 +67,22 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::Quarantined { device } => format!("{device} quarantined"),
         Notice::JobChanged { job } => format!("job {} {}", job.id.0, tell_job(job)),
         Notice::JobRefused { job, refusal } => format!("job {} refused {refusal:?}", job.0),
+    }
+}
+
+fn tell_change(rules: &Rules, change: ShardChange) -> String {
+    match change {
+        ShardChange::Loading { takes } => format!("is loaded in {}", takes.0),
+        ShardChange::Loaded => "serves".into(),
+        ShardChange::Failed { fault } => format!("failed {fault:?}"),
+        ShardChange::Yielding { to } => format!("yields to {}", model(rules, to)),
+        ShardChange::Stays => "stays".into(),
+        ShardChange::Evicting { reason: EvictionReason::Demand { by } } => {
+            format!("is evicted for {}", model(rules, by))
+        }
+        ShardChange::Evicting { reason: EvictionReason::Pressure } => "is evicted under pressure".into(),
+        ShardChange::Evicting { reason: EvictionReason::Corrupt } => "is evicted as corrupt".into(),
+        ShardChange::Gone => "is gone".into(),
     }
 }
 

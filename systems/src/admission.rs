@@ -4,20 +4,18 @@
 
 mod overload;
 
-use crate::estimate;
-use crate::placement::effective_ctx;
 use crate::release::end_task;
+use crate::{estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::id::{PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::protocol::{Class, Failure, ModelFacts, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
-use orchestrion_world::units::Permille;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Model, Worker};
 use overload::{Waiting, Which};
@@ -68,7 +66,8 @@ struct Place {
 struct Load {
     slots: Slots,
     batch_slots: Slots,
-    ctx_max: u32,
+    /// Until some worker has loaded the model, where none serves it.
+    loaded_in: Ticks,
     /// The shortest run of the task on any worker as it is now.
     shortest: Ticks,
     /// How long a task holds a slot.
@@ -89,16 +88,16 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     if world.task(id).is_some() {
         return Err(Refusal::DuplicateTask);
     }
-    let load = load(world, spec, model.service(spec.class), rules.placement.batch_share);
-    if load.slots.all == 0 {
+    let load = load(world, &rules, spec, model);
+    if model.stranded.is_some() {
         let mut pools = (0..rules.pools.len()).filter_map(|n| world.pool(PoolId(n as u16)));
         let closed = pools.any(|pool| pool.model == spec.model && pool.closed);
         let retry_after = RETRY_AFTER_UNREADY;
         return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
-    if tokens > u64::from(load.ctx_max) {
-        return Err(Refusal::ContextExceeded { tokens, ctx_max: load.ctx_max });
+    if tokens > u64::from(model.reach) {
+        return Err(Refusal::ContextExceeded { tokens, ctx_max: model.reach });
     }
     if let Some(deadline) = spec.deadline
         && deadline < load.shortest
@@ -169,35 +168,47 @@ impl Load {
         };
         // Who waits could not start: what is free is not free for those behind.
         let free = if ahead == 0 { slots.free } else { 0 };
-        estimate::wait(ahead, free, slots.all, self.service)
+        Ticks(estimate::wait(ahead, free, slots.all, self.service).0.saturating_add(self.loaded_in.0))
     }
 }
 
-fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Permille) -> Load {
-    let (slots, batch_slots) = (Slots::default(), Slots::default());
-    let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
-    let ready = |w: &&Worker| w.model == spec.model && w.takes();
-    for worker in world.workers().into_iter().filter(ready) {
-        load.slots.all += u64::from(worker.offered());
-        load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
-        if has_memory(world, worker, spec) {
+fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
+    let (slots, batch_slots, batch_share) = (Slots::default(), Slots::default(), rules.placement.batch_share);
+    let (none, never) = (Ticks(0), Ticks(u64::MAX));
+    let mut load = Load { slots, batch_slots, loaded_in: none, shortest: never, service: never };
+    let mut loaded_in = (never, 0);
+    // The first token is the least that a deadline must leave room for.
+    let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
+    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
+        let served = worker.serving(spec.model).is_some();
+        if served {
+            load.slots.all += u64::from(worker.offered());
+            load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
+        }
+        if served && has_memory(world, worker, &facts, spec) {
             load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));
             load.batch_slots.free += u64::from(worker.room(Class::Batch, batch_share));
         }
-        load.ctx_max = load.ctx_max.max(effective_ctx(world, worker));
-        // The first token is the least that a deadline must leave room for.
-        let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
-        load.shortest = load.shortest.min(estimate::run(&first_token, worker.prefill, worker.decode, 1));
-        let guess = estimate::run(spec, worker.prefill, worker.decode, worker.facts.slots.into());
-        load.service = load.service.min(guess);
+        let takes = worker.facts.loader.as_ref().map_or(none, |loader| loader.load_time(facts.weights));
+        let takes = if served { none } else { takes };
+        loaded_in = loaded_in.min((takes, worker.facts.slots));
+        load.shortest = load.shortest.min(Ticks(takes.0.saturating_add(estimate::run(&first_token, &facts, 1).0)));
+        load.service = load.service.min(estimate::run(spec, &facts, worker.facts.slots.into()));
     }
-    load.service = learned.unwrap_or(load.service);
+    if load.slots.all == 0 {
+        // All its slots are free when the model is there.
+        let (takes, slots) = loaded_in;
+        load.loaded_in = takes;
+        load.slots = Slots { all: slots.into(), free: slots.into() };
+        load.batch_slots = load.slots;
+    }
+    load.service = model.service(spec.class).unwrap_or(load.service);
     load
 }
 
-fn has_memory(world: &World, worker: &Worker, spec: &TaskSpec) -> bool {
-    let needed = worker.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
-    world.device(worker.facts.device).is_some_and(|device| needed <= device.residual())
+fn has_memory(world: &World, worker: &Worker, facts: &ModelFacts, spec: &TaskSpec) -> bool {
+    let needed = facts.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
+    needed <= memory::residual(world, worker)
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {

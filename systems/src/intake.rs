@@ -6,7 +6,7 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
+use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::Task;
@@ -71,6 +71,13 @@ fn sort_report(mail: &mut Mail, report: Report) {
         Report::Faulted { worker, epoch, task, attempt, class } => {
             mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
         }
+        Report::ShardLoaded { worker, epoch, model, facts } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Loaded(facts)));
+        }
+        Report::ShardFailed { worker, epoch, model, fault } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Failed(fault)));
+        }
+        Report::ShardFreed { worker, epoch, model } => mail.shards.push((worker, epoch, model, ShardWord::Freed)),
     }
 }
 
@@ -99,7 +106,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         core.set_rules(rules);
         return;
     };
-    if before.models == rules.models && before.pools == rules.pools {
+    if before.models == rules.models && before.pools == rules.pools && before.loadable == rules.loadable {
         renew_grace(world, &rules);
         if before.health.beat_timeout != rules.health.beat_timeout {
             renew_beats(world, &rules);

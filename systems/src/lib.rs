@@ -9,9 +9,11 @@ mod admission;
 pub mod audit;
 mod dispatch;
 mod estimate;
+mod eviction;
 mod health;
 mod intake;
 mod jobs;
+mod memory;
 pub mod placement;
 mod progress;
 mod release;
@@ -23,13 +25,14 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{DeviceId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
-use orchestrion_world::units::Digest;
+use orchestrion_world::units::{Bytes, Digest};
+use orchestrion_world::vram::Device;
 use orchestrion_world::wheel::Wheel;
 use placement::explain::DecisionLog;
 use std::fmt;
@@ -194,6 +197,12 @@ impl Simulation {
     /// How pools and their workers are. Walks them all: for operators.
     pub fn pools(&self) -> Vec<view::PoolView> {
         view::pools(&self.world)
+    }
+
+    /// Every device, by id: what is used of it, and how much there is.
+    pub fn devices(&self) -> Vec<(DeviceId, Bytes, Bytes)> {
+        let used = |device: &Device| Bytes(device.weights.0 + device.reserved.0);
+        self.world.devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
     }
 
     /// From here on, keeps every placement decision about this task in full.

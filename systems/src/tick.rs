@@ -15,19 +15,21 @@ pub enum Phase {
     Release,
     Jobs,
     Admission,
+    Eviction,
     Placement,
     Dispatch,
     Report,
 }
 
 /// Every phase, in order.
-pub const PHASES: [Phase; 9] = [
+pub const PHASES: [Phase; 10] = [
     Phase::Intake,
     Phase::Health,
     Phase::Progress,
     Phase::Release,
     Phase::Jobs,
     Phase::Admission,
+    Phase::Eviction,
     Phase::Placement,
     Phase::Dispatch,
     Phase::Report,
@@ -47,8 +49,8 @@ pub(crate) fn schedule(settings: ScheduleBuildSettings) -> Schedule {
     let mut schedule = Schedule::default();
     schedule.set_executor(SingleThreadedExecutor::new());
     schedule.set_build_settings(settings);
-    let [a, b, c, d, e, f, g, h, i] = PHASES;
-    schedule.configure_sets((a, b, c, d, e, f, g, h, i).chain());
+    let [a, b, c, d, e, f, g, h, i, j] = PHASES;
+    schedule.configure_sets((a, b, c, d, e, f, g, h, i, j).chain());
     schedule.add_systems((
         crate::intake::take_in.in_set(Phase::Intake),
         crate::health::watch_workers.in_set(Phase::Health),
@@ -56,6 +58,7 @@ pub(crate) fn schedule(settings: ScheduleBuildSettings) -> Schedule {
         crate::release::release.in_set(Phase::Release),
         crate::jobs::work_off.in_set(Phase::Jobs),
         crate::admission::admit.in_set(Phase::Admission),
+        crate::eviction::evict.in_set(Phase::Eviction),
         crate::placement::place.in_set(Phase::Placement),
         crate::dispatch::dispatch.in_set(Phase::Dispatch),
         crate::report::report.in_set(Phase::Report),

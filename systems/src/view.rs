@@ -26,7 +26,7 @@ pub struct PoolView {
 pub struct WorkerView {
     pub id: WorkerId,
     pub epoch: Epoch,
-    pub device: DeviceId,
+    pub devices: Vec<DeviceId>,
     pub state: WorkerState,
     pub breaker: Breaker,
     pub quarantined: bool,
@@ -58,13 +58,13 @@ fn worker(world: &World, id: WorkerId) -> Option<WorkerView> {
     Some(WorkerView {
         id,
         epoch: worker.epoch,
-        device: worker.facts.device,
+        devices: worker.facts.devices.iter().map(|part| part.device).collect(),
         state: worker.state,
         breaker: worker.breaker,
-        quarantined: world.device(worker.facts.device).is_some_and(|device| device.quarantined),
+        quarantined: worker.facts.devices.iter().any(|part| world.device(part.device).is_some_and(|d| d.quarantined)),
         loss: worker.restarts.loss,
         leases: worker.leases.len() as u16,
         slots: worker.facts.slots,
-        ctx_max: worker.facts.ctx_max,
+        ctx_max: worker.residents.iter().map(|resident| resident.facts.ctx_max).max().unwrap_or_default(),
     })
 }

@@ -3,6 +3,7 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod eviction;
 mod health;
 mod jobs;
 mod queue;
@@ -42,6 +43,7 @@ pub(crate) struct Config {
     pub tenants: Vec<Tenant>,
     pub queue: Queue,
     pub placement: Placement,
+    pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
     pub jobs: Jobs,
@@ -265,7 +267,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, jobs, timeouts, pools, .. } = self;
+        let Config { tenants, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -298,6 +300,9 @@ impl Config {
                 idle: Ticks(timeouts.idle_ms),
                 wall: Ticks(timeouts.wall_ms),
             },
+            eviction: eviction.rules(),
+            // Stations serve the model they start with.
+            loadable: vec![],
         }
     }
 

@@ -139,6 +139,7 @@ impl Ledger {
                 world.resource_mut::<Queues>().restore(model.id, class, shares);
             }
             let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
+            model.weigh_at.map(|due| wheel.arm(due, TimerKey::Weigh(model.id)));
             world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
         }
         for pool in pools {

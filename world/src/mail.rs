@@ -1,9 +1,11 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
 use crate::job::Action;
-use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
+use crate::protocol::{
+    CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
+};
 use crate::units::Sha256;
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
@@ -19,6 +21,10 @@ pub struct Mail {
     /// Progress, in order of arrival.
     pub starts: Vec<(WorkerId, Epoch, TaskId, Attempt)>,
     pub progress: Vec<Made>,
+    /// Eviction, in order of arrival.
+    pub shards: Vec<(WorkerId, Epoch, ModelId, ShardWord)>,
+    /// Eviction: devices on which memory was taken.
+    pub pressed: BTreeSet<DeviceId>,
     /// Release.
     pub ends: Vec<AttemptEnd>,
     pub cancels: Vec<(TaskId, CancelReason)>,
@@ -40,6 +46,8 @@ pub struct Mail {
     pub jobs_due: Vec<JobId>,
     /// Jobs, from health and release: workers that came, went or let go of their last task.
     pub moved: Vec<WorkerId>,
+    /// Placement: models that found no memory before, and may find some now.
+    pub hopeful: BTreeSet<ModelId>,
     /// Dispatch, from placement.
     pub placed: Vec<(TaskId, WorkerId)>,
     /// Leaves with the step, in order of decision.
@@ -62,6 +70,14 @@ pub enum Word {
     Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
     Corrupt(WorkerId, Epoch, Sha256),
+}
+
+/// What became of an order to load or free a model.
+#[derive(Clone, Copy, Debug)]
+pub enum ShardWord {
+    Loaded(ModelFacts),
+    Failed(ShardFault),
+    Freed,
 }
 
 /// How an attempt ended at its worker.

@@ -10,7 +10,7 @@ use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::job::{Action, Job, JobRefusal};
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Sha256};
+use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
 
 /// What enters a step.
@@ -147,6 +147,26 @@ pub enum Report {
         attempt: Attempt,
         class: FaultClass,
     },
+    /// A model stands in the worker's memory and its seal was checked. `facts` as measured.
+    ShardLoaded {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        facts: ModelFacts,
+    },
+    /// A `LoadShard` or `FreeShard` came to nothing.
+    ShardFailed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        fault: ShardFault,
+    },
+    /// What a model took of the worker's memory is free.
+    ShardFreed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
     /// A worker that was told to begin lives and loads its model.
     Loading {
         worker: WorkerId,
@@ -160,28 +180,70 @@ pub enum Report {
     },
 }
 
+/// Why a model could not be loaded or freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ShardFault {
+    /// The worker serves the model it came with and no other.
+    Fixed,
+    /// The bytes that arrived are not those of the model: they are never served from.
+    Corrupt,
+    /// Another try may work.
+    Transient,
+}
+
 /// What a worker is, as it announces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {
     pub pool: PoolId,
+    /// What it spans, by id, each with its share of every model and context; the shares are the whole.
+    pub devices: Vec<DeviceShare>,
+    /// Tasks at a time, of all its models together.
+    pub slots: u16,
+    /// Of the pool's model, where the worker came with it loaded.
+    pub came_with: Option<ModelFacts>,
+    /// What it can load on order; none where it serves the model it came with and no other.
+    pub loader: Option<Loader>,
+}
+
+/// A device, as one worker sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShare {
     pub device: DeviceId,
-    /// Memory of that device that workers may use.
-    pub device_capacity: Bytes,
+    /// Memory of the device that workers may use.
+    pub capacity: Bytes,
+    pub share: Permille,
+}
+
+/// A model as it stands on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFacts {
     /// SHA-256 of the model file.
-    pub model_digest: Sha256,
+    pub digest: Sha256,
     /// Of all that its tokens depend on besides the request: model file, engine and numerics.
     pub fingerprint: Sha256,
-    /// What the model's weights take.
+    /// What the model's weights take, on all devices together.
     pub weights: Bytes,
     /// What one token of context takes while its task runs.
     pub kv_per_token: Bytes,
     /// Prompt and answer together.
     pub ctx_max: u32,
-    /// Tasks at a time.
-    pub slots: u16,
-    /// Measured when the model was loaded; the core learns better ones.
+    /// Tokens of all its tasks together, measured when the model was loaded; the core learns better ones.
     pub prefill: MilliRate,
     pub decode: MilliRate,
+}
+
+/// What a worker can load, and how fast it would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loader {
+    /// Bytes that it loads in a second.
+    pub load: Bytes,
+    /// Bytes of weights that it goes through in a second for prompts and for answers: each token takes them all.
+    pub prompt: Bytes,
+    pub answer: Bytes,
+    /// Of its least able device, in tenths: 86 is 8.6.
+    pub compute: u16,
+    /// Sorted: quantizations, architectures and features that its engine has.
+    pub abilities: Vec<String>,
 }
 
 /// What an attempt came to.
@@ -265,6 +327,19 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
+    /// Take the model into memory. Answered by one `ShardLoaded` or `ShardFailed`.
+    LoadShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        expects: ModelFacts,
+    },
+    /// Let the model's memory go. Answered by one `ShardFreed` or `ShardFailed`.
+    FreeShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
     /// Say that you live.
     Probe {
         worker: WorkerId,
@@ -290,6 +365,8 @@ impl Order {
             Order::Start { worker, .. }
             | Order::Cancel { worker, .. }
             | Order::Reset { worker, .. }
+            | Order::LoadShard { worker, .. }
+            | Order::FreeShard { worker, .. }
             | Order::Probe { worker, .. }
             | Order::SpawnWorker { worker, .. }
             | Order::StopWorker { worker, .. } => worker,
@@ -341,7 +418,13 @@ pub enum Notice {
         pool: PoolId,
         ready: u16,
     },
-    /// New rules are out of bounds, or name other models or pools than the journal began with: they
+    /// A model came, goes or went on a worker.
+    ShardChanged {
+        worker: WorkerId,
+        model: ModelId,
+        change: ShardChange,
+    },
+    /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
     /// were not taken.
     RulesRefused,
     /// A worker announced itself and was not taken in.
@@ -378,6 +461,43 @@ pub enum Notice {
     },
 }
 
+/// What happens to a model on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShardChange {
+    /// It is loaded, which is expected to take this long.
+    Loading {
+        takes: Ticks,
+    },
+    /// It serves.
+    Loaded,
+    /// It could not be loaded or freed.
+    Failed {
+        fault: ShardFault,
+    },
+    /// It takes no more tasks, to make way.
+    Yielding {
+        to: ModelId,
+    },
+    /// Nobody wants its place any more: it serves again.
+    Stays,
+    Evicting {
+        reason: EvictionReason,
+    },
+    /// Its memory is free.
+    Gone,
+}
+
+/// Why a model is evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EvictionReason {
+    /// Another needs its memory.
+    Demand { by: ModelId },
+    /// Its device is fuller than the rules like.
+    Pressure,
+    /// Its bytes are not those of the model.
+    Corrupt,
+}
+
 /// Why a worker was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerRefusal {
@@ -389,6 +509,8 @@ pub enum WorkerRefusal {
     NoMemory { needed: Bytes, free: Bytes },
     /// It has no slots.
     NoSlots,
+    /// Its devices are none, too many, out of order, or their shares are not the whole.
+    Devices,
     /// Its device is in quarantine.
     Quarantined { device: DeviceId },
 }

@@ -78,6 +78,9 @@ pub trait Store {
     fn device_mut(&mut self, id: DeviceId) -> Option<Mut<'_, Device>> {
         self.get_by_mut(Key::Device(id))
     }
+    fn shard(&self, device: DeviceId, digest: Sha256) -> Option<&Shard> {
+        self.get_by(Key::Shard(device, digest))
+    }
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
     }
@@ -97,6 +100,8 @@ pub trait Store {
     fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
+    /// A model is on a worker no more.
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId);
 }
 
 impl Store for World {
@@ -161,12 +166,29 @@ impl Store for World {
     }
 
     fn index_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.worker(id) else { return };
-        let (model, device) = (worker.model, worker.facts.device);
-        let free = worker.takes() && worker.free_slots() > 0;
-        let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
+        for n in 0.. {
+            let Some(worker) = self.worker(id) else { return };
+            let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
+            let has_room = worker.takes() && worker.free_slots() > 0 && worker.serving(model).is_some();
+            index_model(self, id, model, has_room);
+        }
+    }
+
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
+        index_model(self, id, model, false);
+        if let Some(mut worker) = self.worker_mut(id) {
+            worker.residents.retain(|r| r.model != model);
+        }
+    }
+}
+
+fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) {
+    for n in 0.. {
+        let Some(worker) = world.worker(id) else { return };
+        let Some(device) = worker.facts.devices.get(n).map(|part| part.device) else { return };
+        let FreeIndex { by_model, by_device } = &mut *world.resource_mut::<FreeIndex>();
         let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
-        if free {
+        if has_room {
             of_model.insert(id);
             of_device.insert((model, id));
         } else {

@@ -30,6 +30,8 @@ pub enum TimerKey {
     Job(JobId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// Loading the model is weighed again. It is never disarmed.
+    Weigh(ModelId),
     /// The task's attempt ought to have got on.
     Patience(TaskId),
 }

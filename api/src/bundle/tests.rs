@@ -72,7 +72,7 @@ fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let wall = postcard::to_stdvec(&1_763_719_200_000u64).unwrap();
     let (tenant, session) = (postcard::to_stdvec(&acme.id()).unwrap(), postcard::to_stdvec(&session).unwrap());
     let names = [&b"tiny"[..], b"left", b"right", b"acme"];
-    for secret in names.into_iter().chain([&[7; 32], &[1; 32], &id[..], &wall, &tenant, &session]) {
+    for secret in names.into_iter().chain([&[7; 32], &[8; 32], &[1; 32], &id[..], &wall, &tenant, &session]) {
         assert!(holds(&whole, secret), "{secret:?} is in the journal");
         assert!(!holds(&bytes, secret), "{secret:?} is in the bundle");
     }

@@ -59,7 +59,7 @@ fn whole(door: &Door, pool: &PoolView) -> Value {
     let workers = pool.workers.iter().map(|worker| {
         json!({
             "id": worker.id.to_string(),
-            "device": worker.device.to_string(),
+            "devices": worker.devices.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "state": worker.state.label(),
             "breaker": worker.breaker.label(),
             "quarantined": worker.quarantined,

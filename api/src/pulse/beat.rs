@@ -236,7 +236,9 @@ impl Beat {
             | Order::Reset { .. }
             | Order::Probe { .. }
             | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. } => None,
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => None,
         };
         self.stations.order(order, payload);
     }

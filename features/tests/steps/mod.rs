@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod explaining;
 mod pulling;
+mod recorded;
 mod refusing;
 
 use crate::server::{Server, Setup};

@@ -10,6 +10,7 @@ use orchestrion_world::id::WorkerId;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
+use orchestrion_world::vram::Residence;
 use std::collections::BTreeMap;
 
 /// States of a run from which it is gone on with.
@@ -178,6 +179,7 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
     let old = |epoch| epoch < worker.epoch || !worker.state.is_up();
     // A revoked lease waits for its end alone.
     let free = |task, attempt| worker.lease_at(task, attempt).is_none_or(|at| worker.leases[at].revoked);
+    let asked = |model, of: fn(Residence) -> bool| worker.resident(model).is_some_and(|r| of(r.life));
     match *report {
         Report::WorkerUp { epoch, .. } => epoch < worker.epoch || (epoch == worker.epoch && !worker.state.is_coming()),
         _ if inputs.iter().any(comes) => false,
@@ -185,6 +187,11 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
         | Report::Beat { epoch, .. }
         | Report::Loading { epoch, .. }
         | Report::ShardCorrupt { epoch, .. } => epoch < worker.epoch || dead,
+        Report::ShardLoaded { epoch, model, .. } => old(epoch) || !asked(model, |life| life == Residence::Staging),
+        Report::ShardFreed { epoch, model, .. } => old(epoch) || !asked(model, is_going),
+        Report::ShardFailed { epoch, model, .. } => {
+            old(epoch) || !asked(model, |life| life == Residence::Staging || is_going(life))
+        }
         Report::Started { epoch, task, attempt, .. } => old(epoch) || free(task, attempt),
         Report::Progress { epoch, ref made, .. } => {
             old(epoch) || made.iter().all(|(task, attempt, _)| free(*task, *attempt))
@@ -193,4 +200,8 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
             old(epoch) || worker.lease_at(task, attempt).is_none()
         }
     }
+}
+
+fn is_going(life: Residence) -> bool {
+    matches!(life, Residence::Evicting { .. } | Residence::Condemned)
 }

@@ -13,7 +13,7 @@ mod loss;
 pub(crate) use breaker::{went_well, went_wrong};
 pub(crate) use loss::{reset, spawn, stop};
 
-use crate::jobs;
+use crate::{eviction, jobs};
 use bevy_ecs::prelude::World;
 use loss::{lose, take_out};
 use orchestrion_world::config::Rules;
@@ -62,11 +62,12 @@ pub(crate) fn watch_workers(world: &mut World) {
         match key {
             TimerKey::Beat(id) => alarm(world, &rules, id),
             TimerKey::Breaker(id) => breaker::rang(world, id),
-            TimerKey::Job(_)
-            | TimerKey::Deadline(_)
+            TimerKey::Deadline(_)
             | TimerKey::Retry(_)
             | TimerKey::Patience(_)
-            | TimerKey::Stranded(_) => {
+            | TimerKey::Stranded(_)
+            | TimerKey::Weigh(_)
+            | TimerKey::Job(_) => {
                 rest.push(key);
             }
         }
@@ -166,8 +167,9 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),
         (true, false) => count_ready(world, pool, -1),
-        (false, false) | (true, true) => {}
+        (false, false) | (true, true) => return,
     }
+    eviction::survey(world, id);
 }
 
 /// The worker takes no new tasks.
@@ -180,11 +182,12 @@ pub(crate) fn drain(world: &mut World, id: WorkerId) {
 /// Forgets what is held against a worker and its device, and lets it take tasks again; whether it has to come up
 /// first.
 pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
-    let Some((state, device)) = world.worker(id).map(|worker| (worker.state, worker.facts.device)) else {
-        return false;
-    };
-    if let Some(mut device) = world.device_mut(device) {
-        (device.fatals, device.corruptions, device.quarantined) = (vec![], 0, false);
+    let Some(worker) = world.worker(id) else { return false };
+    let (state, devices) = (worker.state, worker.facts.devices.clone());
+    for part in devices {
+        if let Some(mut device) = world.device_mut(part.device) {
+            (device.fatals, device.corruptions, device.quarantined) = (vec![], 0, false);
+        }
     }
     breaker::set(world, id, Breaker::CLOSED);
     if let Some(mut worker) = world.worker_mut(id) {
@@ -209,19 +212,8 @@ fn count_ready(world: &mut World, id: PoolId, change: i16) {
     pool.ready = pool.ready.saturating_add_signed(change);
     let (ready, model) = (pool.ready, pool.model);
     world.resource_mut::<Mail>().notice(Notice::PoolChanged { pool: id, ready });
-    let core = world.resource::<Core>();
-    let (now, grace) = (core.now, core.rules.as_ref().map(|rules| rules.health.no_worker_grace));
     let Some(mut of) = world.model_mut(model) else { return };
     of.ready = of.ready.saturating_add_signed(change.into());
     // With other workers its queue drains at another rate.
     (of.interactive.drain, of.batch.drain) = (Drain::default(), Drain::default());
-    let none_left = of.ready == 0;
-    if of.stranded.is_some() != none_left {
-        of.stranded = none_left.then_some(now);
-        let due = grace.filter(|_| none_left).map(|grace| (now + grace, TimerKey::Stranded(model)));
-        world.set_alarm(Key::Model(model), due);
-    }
-    if change > 0 {
-        world.resource_mut::<Mail>().stirred.insert(model);
-    }
 }

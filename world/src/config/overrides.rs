@@ -3,7 +3,7 @@
 //!
 //! One table of keys; each is parsed by its type, and a wrong one is told with the keys there are.
 
-use super::{OverloadPolicy, PlacementRule, Rules, RulesError};
+use super::{EvictionRule, OverloadPolicy, PlacementRule, Rules, RulesError};
 use crate::time::Ticks;
 use crate::units::Permille;
 
@@ -47,6 +47,9 @@ const KEYS: &[(&str, Set)] = &[
     ("jobs.keep_ms", |rules, value| ticks(value, &mut rules.jobs.keep)),
     ("jobs.kept_max", |rules, value| number(value, &mut rules.jobs.kept_max)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
+    ("eviction.policy", |rules, value| eviction(value).map(|policy| rules.eviction.policy = policy)),
+    ("eviction.pressure_permille", |rules, value| permille(value, &mut rules.eviction.pressure)),
+    ("eviction.residency_min_ms", |rules, value| ticks(value, &mut rules.eviction.residency_min)),
     ("retry.attempts_max", |rules, value| number(value, &mut rules.retry.attempts_max)),
     ("retry.backoff_ms", |rules, value| ticks(value, &mut rules.retry.backoff)),
     ("retry.backoff_max_ms", |rules, value| ticks(value, &mut rules.retry.backoff_max)),
@@ -90,6 +93,11 @@ fn policy(value: &str) -> Result<PlacementRule, String> {
 fn overload(value: &str) -> Result<OverloadPolicy, String> {
     let labels = || format!("one of {}", OverloadPolicy::ALL.map(OverloadPolicy::label).join(", "));
     OverloadPolicy::named(value).ok_or_else(labels)
+}
+
+fn eviction(value: &str) -> Result<EvictionRule, String> {
+    let labels = || format!("one of {}", EvictionRule::ALL.map(EvictionRule::label).join(", "));
+    EvictionRule::named(value).ok_or_else(labels)
 }
 
 fn number(value: &str, into: &mut u32) -> Result<(), String> {
