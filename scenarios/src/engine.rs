@@ -230,6 +230,7 @@ impl Engine {
             Order::SpawnWorker { worker, epoch, model } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                sim.model = model;
                 // As scripts name the files of models.
                 if let Some(came_with) = &mut sim.facts.came_with {
                     came_with.digest.0[0] = model.0 as u8;
