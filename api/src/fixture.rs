@@ -6,7 +6,7 @@
 use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
 use crate::recovery::shadow::Follower;
 use orchestrion_systems::Simulation;
-use orchestrion_world::config::{HealthRules, OverloadPolicy, PoolRules, QueueRules, Rules};
+use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::payload::Token;
@@ -25,7 +25,7 @@ pub(crate) fn rules() -> Rules {
             PoolRules { name: "left".into(), model: "tiny".into() },
             PoolRules { name: "right".into(), model: "tiny".into() },
         ],
-        queue: QueueRules { interactive_max: 16, batch_max: 16, policy: OverloadPolicy::Reject },
+        queue: QueueRules { interactive_max: 16, batch_max: 16, ..Rules::default().queue },
         health: HealthRules {
             beat_timeout: Ticks(5_000),
             no_worker_grace: Ticks(10_000),

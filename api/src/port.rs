@@ -3,8 +3,10 @@
 //! The api never sees the execution layer. It asks [`Prepare`] to turn words into tokens and hands
 //! orders to [`Stations`]; the binary connects both to gpu.
 
+use orchestrion_systems::SessionView;
 use orchestrion_systems::view::PoolView;
-use orchestrion_world::id::{JobId, ModelId, PoolId, TaskId};
+use orchestrion_world::budget::Left;
+use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::payload::{Bias, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
@@ -23,7 +25,7 @@ pub struct Envelope {
 /// What the core made of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    Accepted { position: u32, predicted_start: Ticks },
+    Accepted { position: u32, predicted_start: Ticks, left: Left },
     Refused(Refusal),
 }
 
@@ -37,6 +39,16 @@ pub enum Urgent {
         reason: CancelReason,
         reply: Option<oneshot::Sender<()>>,
     },
+    /// `reply` is answered once the end of the session stands in the journal.
+    Close {
+        session: SessionId,
+        reply: oneshot::Sender<()>,
+    },
+    /// Changes nothing: it is answered from the state of the last step, and is in no journal.
+    Look {
+        session: SessionId,
+        reply: oneshot::Sender<Option<SessionView>>,
+    },
     /// `reply` is answered once the job stands in the journal, or with why it was not begun.
     Operate {
         job: JobId,
@@ -45,7 +57,7 @@ pub enum Urgent {
         reply: oneshot::Sender<Result<(), JobRefusal>>,
     },
     /// How the pools are, between two steps.
-    Look {
+    Pools {
         reply: oneshot::Sender<Vec<PoolView>>,
     },
 }

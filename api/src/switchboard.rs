@@ -126,7 +126,7 @@ impl Switchboard {
     /// The core has spoken.
     fn hear(&self, notice: &Notice) {
         match *notice {
-            Notice::Accepted { task, position, predicted_start } => {
+            Notice::Accepted { task, position, predicted_start, left: _ } => {
                 let Some(entry) = self.find(task) else { return };
                 self.telemetry.enqueued(u64::from(entry.prompt_tokens));
                 entry.change(|state| {
@@ -177,6 +177,7 @@ impl Switchboard {
                 self.telemetry.pool_ready(pool, ready);
             }
             // Between the core and its operator: no client waits for the rest.
+            Notice::ShardChanged { .. } | Notice::ModeChanged { .. } | Notice::RulesRefused => {}
             Notice::JobChanged { ref job } => {
                 let (id, pool) = (job.id, job.pool.0);
                 tracing::info!(job = %id, pool, kind = job.action.label(), state = job.state.label(), "a job");
@@ -184,7 +185,6 @@ impl Switchboard {
             }
             // Whoever asked is answered.
             Notice::JobRefused { .. } => {}
-            Notice::ShardChanged { .. } | Notice::RulesRefused => {}
             Notice::WorkerRefused { worker, reason } => {
                 tracing::warn!(%worker, ?reason, "the core did not take a worker in");
             }

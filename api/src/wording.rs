@@ -4,11 +4,13 @@
 //! from the rules in force; without any, ids stand in their place.
 
 use jiff::Timestamp;
+use orchestrion_world::budget::Kind;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, Effect, EvictionReason, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome,
-    Refusal, Report, Setback, ShardChange, ShardFault, TaskSpec, TimeLimit, Usage,
+    AdmissionMode, CancelReason, Class, Effect, EvictionReason, Failure, FaultClass, Finish, Input, Intent, Notice,
+    Order, Outcome, Payer, Refusal, Report, SessionOver, Setback, ShardChange, ShardFault, TaskSpec, TenantLimit,
+    TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -87,6 +89,21 @@ impl Names {
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
             }
+            Notice::ModeChanged { model, class, mode, delay, target } => {
+                let line = match class {
+                    Class::Interactive => "interactive",
+                    Class::Batch => "batch",
+                };
+                match mode {
+                    AdmissionMode::Held => format!(
+                        "the {line} queue of {} is held to a wait of {}: nobody waited less than {}",
+                        self.model(*model),
+                        length(*target),
+                        length(*delay)
+                    ),
+                    AdmissionMode::Open => format!("the {line} queue of {} takes all again", self.model(*model)),
+                }
+            }
             Notice::ShardChanged { worker, model, change } => {
                 format!("{} on worker {worker} {}", self.model(*model), self.change(change))
             }
@@ -146,11 +163,51 @@ impl Names {
             Refusal::ContextExceeded { tokens, ctx_max } => {
                 format!("its {tokens} tokens exceed the largest context there is, {ctx_max}")
             }
-            Refusal::DeadlineInfeasible { deadline, needed } => format!(
-                "its deadline of {} is nearer than the shortest possible run, {}",
+            Refusal::DeadlineInfeasible { deadline, needed, retry_after } => format!(
+                "its deadline of {} is nearer than {}, {}",
                 length(*deadline),
+                if retry_after.is_some() {
+                    "a first token behind those that wait"
+                } else {
+                    "the shortest possible run"
+                },
                 length(*needed)
             ),
+            Refusal::QueueDelayed { expected, target, retry_after } => format!(
+                "it would wait {} in a queue that is held to {}; it would not after {}",
+                length(*expected),
+                length(*target),
+                length(*retry_after)
+            ),
+            Refusal::BudgetExhausted { of, kind, needed, left } => {
+                let whose = match of {
+                    Payer::Tenant => "tenant",
+                    Payer::Session => "session",
+                };
+                let what = match kind {
+                    Kind::Tokens => "tokens",
+                    Kind::Time => "ms on a slot",
+                    Kind::Cost => "millionths of a milli-unit",
+                };
+                format!("it may use {needed} {what}, and the budget of its {whose} has {left} left")
+            }
+            Refusal::TenantLimited { limit, bound, retry_after } => {
+                let what = match limit {
+                    TenantLimit::TaskRate => "asked for as many tasks as its rate allows",
+                    TenantLimit::TokenRate => "asked for as many tokens as its rate allows",
+                    TenantLimit::Queued => "has as many tasks waiting as it may",
+                    TenantLimit::Live => "has as many tasks here as it may",
+                };
+                format!("its tenant {what} ({bound}); it may again after {}", length(*retry_after))
+            }
+            Refusal::SessionOver { over } => match over {
+                SessionOver::Turns(most) => format!("its session has had its {most} turns"),
+                SessionOver::Expired => "its session's time is over".to_owned(),
+                SessionOver::Closed => "its session was closed".to_owned(),
+            },
+            Refusal::SessionsFull { bound, .. } => {
+                format!("there are {bound} sessions and a task of each waits or runs")
+            }
             Refusal::QueueFull { policy, bound, retry_after } => format!(
                 "the queue is full ({bound} tasks) and by its policy, {}, none of them gives way; room is expected after {}",
                 policy.label(),
@@ -235,6 +292,7 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Retrying { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
+        | Notice::ModeChanged { .. }
         | Notice::ShardChanged { .. }
         | Notice::RulesRefused
         | Notice::WorkerRefused { .. }

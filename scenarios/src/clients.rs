@@ -185,6 +185,7 @@ impl Clients {
             | Notice::Started { .. }
             | Notice::Retrying { .. }
             | Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
             | Notice::RulesRefused
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
@@ -259,11 +260,16 @@ fn task(number: u64, tries: u32) -> TaskId {
 fn again(refusal: &Refusal) -> Option<Ticks> {
     match refusal {
         Refusal::QueueFull { retry_after, .. }
+        | Refusal::QueueDelayed { retry_after, .. }
+        | Refusal::TenantLimited { retry_after, .. }
+        | Refusal::SessionsFull { retry_after, .. }
         | Refusal::PoolUnready { retry_after }
         | Refusal::PoolClosed { retry_after } => Some(*retry_after),
         Refusal::UnknownModel
         | Refusal::DuplicateTask
         | Refusal::ContextExceeded { .. }
+        | Refusal::BudgetExhausted { .. }
+        | Refusal::SessionOver { .. }
         | Refusal::DeadlineInfeasible { .. } => None,
     }
 }

@@ -98,6 +98,7 @@ impl History {
                 return Ok(());
             }
             Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
             | Notice::ShardChanged { .. }
             | Notice::RulesRefused
             | Notice::WorkerRefused { .. }

@@ -14,6 +14,7 @@
 //! ```
 
 mod cluster;
+mod tenants;
 
 use crate::engine::Flaw;
 use crate::line::Trouble;
@@ -21,10 +22,9 @@ use orchestrion_world::config::{
     EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
     Rules, TimeoutRules,
 };
-use orchestrion_world::id::{JobId, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use orchestrion_world::job::Action;
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
-use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Permille, Sha256};
 use std::collections::BTreeMap;
@@ -93,6 +93,10 @@ pub enum Act {
     Rule(Box<Rules>),
     /// From here on, every placement decision about this task is told in full.
     Watch(TaskId),
+    /// The client ends the session.
+    Close(SessionId),
+    /// The client asks for the session of this name.
+    Look(SessionId, String),
     /// Nothing: the transcript goes on to here.
     Wait,
 }
@@ -109,14 +113,14 @@ pub struct ScriptError {
 /// The seed of a world whose script names none.
 const SEED: u64 = 1;
 /// Sections of the rules.
-const DECLARATIONS: [&str; 6] = ["queue", "retry", "timeouts", "health", "placement", "eviction"];
+const DECLARATIONS: [&str; 8] = ["tenant", "sessions", "queue", "retry", "timeouts", "health", "placement", "eviction"];
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
     let rules = Rules::default();
     let health = rules.health.clone();
     Rules {
-        queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
+        queue: QueueRules { interactive_max: 100, batch_max: 100, ..rules.queue },
         health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64, ..health },
         ..rules
     }
@@ -159,11 +163,6 @@ impl Script {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
             }
-            "tenant" => {
-                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
-                self.rules.tenants.push(TenantRules { name, weight });
-                self.rules.tenants.sort_by_key(TenantRules::id);
-            }
             "loadable" => self.rules.loadable.push(cluster::loadable(&mut words)?),
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
@@ -181,7 +180,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" | "tenant" | "loadable" => Ok(()),
+                "seed" | "pool" | "loadable" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -238,6 +237,15 @@ impl Script {
                 }
             }
             "boot" => Act::Boot,
+            "close" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                Act::Close(tenants::session(tenant, words.name()?))
+            }
+            "look" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                let name = words.name()?;
+                Act::Look(tenants::session(tenant, name), name.to_owned())
+            }
             verb @ ("drain" | "resume" | "reload" | "purge") => {
                 let pool = words.name()?;
                 let pool = self.rules.pools.binary_search_by(|p| p.name.as_str().cmp(pool));
@@ -289,12 +297,13 @@ impl Script {
             Some(name) => self.rules.models.binary_search(&name.to_owned()).unwrap_or(self.rules.models.len()),
             None => 0,
         };
+        let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
         let deadline = words.optional("deadline").map(number).transpose()?.map(Ticks);
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
-            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
-            session: None,
+            tenant,
+            session: words.optional("session").map(|name| tenants::session(tenant, name)),
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,
@@ -308,10 +317,15 @@ impl Script {
 /// The rules by section, each a declaration; what is not named stays as it is.
 fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
     match words.verb {
+        "tenant" => tenants::declare(&mut rules.tenants, words)?,
+        "sessions" => rules.sessions = tenants::sessions(&rules.sessions, words)?,
         "queue" => {
             let queue = &mut rules.queue;
             queue.interactive_max = words.or("interactive", queue.interactive_max)?;
             queue.batch_max = words.or("batch", queue.batch_max)?;
+            queue.interactive_delay = Ticks(words.or("interactive_delay", queue.interactive_delay.0)?);
+            queue.batch_delay = Ticks(words.or("batch_delay", queue.batch_delay.0)?);
+            queue.delay_interval = Ticks(words.or("delay_interval", queue.delay_interval.0)?);
             if let Some(name) = words.optional("policy") {
                 let unknown = || format!("no overload policy is called `{name}`");
                 queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;

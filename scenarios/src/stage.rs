@@ -311,6 +311,12 @@ impl Stage {
                 self.watched = Some(*task);
                 vec![]
             }
+            Act::Close(session) => return inputs.push(Input::Intent(Intent::Close { session: *session })),
+            Act::Look(session, name) => {
+                let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session, now));
+                self.run.transcript += &format!("< {} {name} {}\n", now.0, transcript::session(view.as_ref()));
+                vec![]
+            }
             Act::Wait => vec![],
         };
         inputs.extend(said.into_iter().flat_map(|report| self.line.pass(now, report)).map(Input::Report));

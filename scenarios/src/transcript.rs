@@ -1,5 +1,7 @@
 //! Effects in words: one line each, after `< `, with the tick.
 
+use orchestrion_systems::SessionView;
+use orchestrion_world::budget::{Kind, Left};
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::Breaker;
 use orchestrion_world::id::{ModelId, TaskId};
@@ -42,8 +44,9 @@ fn tell_order(rules: &Rules, order: &Order) -> String {
 fn tell_notice(rules: &Rules, notice: &Notice) -> String {
     let pool = |id: &orchestrion_world::id::PoolId| rules.pools.get(usize::from(id.0)).map_or("?", |p| &p.name);
     match notice {
-        Notice::Accepted { task, position, predicted_start } => {
-            format!("{} accepted position={position} starts_in={}", t(*task), predicted_start.0)
+        Notice::Accepted { task, position, predicted_start, left } => {
+            let told = format!("{} accepted position={position} starts_in={}", t(*task), predicted_start.0);
+            told + &tell_left(left)
         }
         Notice::Refused { task, refusal } => format!("{} refused {}", t(*task), tell_refusal(refusal)),
         Notice::Placed { task, pool: id, worker, .. } => format!("{} placed on {worker} of {}", t(*task), pool(id)),
@@ -53,6 +56,9 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
+        Notice::ModeChanged { model: id, class, mode, delay, target } => {
+            format!("{} {class:?} is {mode:?} delay={} target={}", model(rules, *id), delay.0, target.0)
+        }
         Notice::ShardChanged { worker, model: id, change } => {
             format!("{} on {worker} {}", model(rules, *id), tell_change(rules, *change))
         }
@@ -86,6 +92,25 @@ fn tell_change(rules: &Rules, change: ShardChange) -> String {
     }
 }
 
+fn tell_left(left: &Left) -> String {
+    let kinds = Kind::ALL.into_iter().filter_map(|kind| Some((kind, left.of(kind)?)));
+    kinds.map(|(kind, left)| format!(" {}_left={left}", kind_name(kind))).collect()
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Tokens => "tokens",
+        Kind::Time => "time",
+        Kind::Cost => "cost",
+    }
+}
+
+/// What a client sees of its session.
+pub fn session(view: Option<&SessionView>) -> String {
+    let Some(SessionView { ttl, turns, kv, left }) = view else { return "is not there".into() };
+    format!("ttl={} turns={turns} kv={}{}", ttl.0, kv.0, tell_left(left))
+}
+
 fn tell_setback(setback: Setback) -> String {
     match setback {
         Setback::WorkerLost => "its worker's loss".into(),
@@ -108,7 +133,23 @@ fn tell_refusal(refusal: &Refusal) -> String {
         Refusal::UnknownModel => "unknown model".into(),
         Refusal::DuplicateTask => "duplicate task".into(),
         Refusal::ContextExceeded { tokens, ctx_max } => format!("context {tokens} > {ctx_max}"),
-        Refusal::DeadlineInfeasible { deadline, needed } => format!("deadline {} < {}", deadline.0, needed.0),
+        Refusal::DeadlineInfeasible { deadline, needed, retry_after } => {
+            let told = format!("deadline {} < {}", deadline.0, needed.0);
+            told + &retry_after.map(|after| format!(" retry_after={}", after.0)).unwrap_or_default()
+        }
+        Refusal::QueueDelayed { expected, target, retry_after } => {
+            format!("queue delayed {} > {} retry_after={}", expected.0, target.0, retry_after.0)
+        }
+        Refusal::BudgetExhausted { of, kind, needed, left } => {
+            format!("budget of its {of:?}: {} {needed} > {left}", kind_name(*kind))
+        }
+        Refusal::TenantLimited { limit, bound, retry_after } => {
+            format!("tenant limited {limit:?} bound={bound} retry_after={}", retry_after.0)
+        }
+        Refusal::SessionOver { over } => format!("session over: {over:?}"),
+        Refusal::SessionsFull { bound, retry_after } => {
+            format!("sessions full bound={bound} retry_after={}", retry_after.0)
+        }
         Refusal::QueueFull { policy, bound, retry_after } => {
             format!("queue full policy={} bound={bound} retry_after={}", policy.label(), retry_after.0)
         }

@@ -1,23 +1,30 @@
-//! Admission: who may wait. Checks a submission against the model, its workers, its deadline and the
-//! places of its queue, in this order; refuses with the figures compared, or queues it, and where the
-//! policy says so ends a task that waits, to make the place.
+//! Admission: who may wait. Checks a submission against the model, its workers, its tenant's budget, its deadline,
+//! its session, its tenant's limits, its queue's delay and places, in this order; refuses with the figures
+//! compared, or queues it, and where the policy says so ends a task that waits, to make the place.
 
+pub(crate) mod delay;
+mod forecast;
 mod overload;
+pub(crate) mod tenants;
 
+use crate::placement::has_room;
 use crate::release::end_task;
-use crate::{estimate, eviction, memory};
+use crate::{estimate, eviction, sessions};
 use bevy_ecs::prelude::World;
+use forecast::{Forecast, forecast};
+use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
+use orchestrion_world::field::{self, Field, Standing};
 use orchestrion_world::id::{PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, ModelFacts, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Model, Worker};
+use orchestrion_world::worker::Model;
 use overload::{Waiting, Which};
 
 /// A client told to come back sooner than this would find the same queue; later than the second, it
@@ -33,6 +40,9 @@ pub(crate) fn admit(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let submits = std::mem::take(&mut mail.submits);
     let early_cancels = std::mem::take(&mut mail.early_cancels);
+    if !submits.is_empty() {
+        field::refresh(world);
+    }
     for (id, mut spec) in submits {
         // Who is not named shares with all others who are not.
         let rules = world.resource::<Core>().rules.as_ref();
@@ -40,11 +50,11 @@ pub(crate) fn admit(world: &mut World) {
             spec.tenant = TenantId::DEFAULT;
         }
         match judge(world, id, &spec) {
-            Ok(Place { predicted_start, of }) => {
+            Ok(Place { predicted_start, most, of }) => {
                 if let Some((victim, failure)) = of {
                     end_task(world, victim, Outcome::Failed { failure, tokens_out: 0 });
                 }
-                queue(world, id, spec, predicted_start);
+                queue(world, id, spec, most, predicted_start);
             }
             Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
         }
@@ -58,6 +68,8 @@ pub(crate) fn admit(world: &mut World) {
 /// A place in the queue.
 struct Place {
     predicted_start: Ticks,
+    /// What the task may use, as far as anybody counts.
+    most: Amount,
     /// The task that gives it up.
     of: Option<(TaskId, Failure)>,
 }
@@ -70,6 +82,8 @@ struct Load {
     loaded_in: Ticks,
     /// The shortest run of the task on any worker as it is now.
     shortest: Ticks,
+    /// The longest: on the slowest worker, shared with as many as fit.
+    longest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
 }
@@ -78,7 +92,7 @@ struct Load {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slots {
     all: u64,
-    /// Those that the task could have now, memory included.
+    /// One, where the task could start now, memory included.
     free: u64,
 }
 
@@ -99,17 +113,28 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     if tokens > u64::from(model.reach) {
         return Err(Refusal::ContextExceeded { tokens, ctx_max: model.reach });
     }
-    if let Some(deadline) = spec.deadline
-        && deadline < load.shortest
-    {
-        return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
-    }
+    let counted = spec.session.is_some() || world.tenant(spec.tenant).is_some();
+    let time = spec.deadline.map_or(load.longest, |deadline| deadline.min(load.longest));
+    let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
+    tenants::judge_budget(world, spec, &most)?;
     let queues = world.resource::<Queues>();
     let count = |class| queues.len(spec.model, class) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
-    let ahead = waiting.ahead(spec.class);
+    let position = forecast::position(queues, &rules, spec);
+    let forecast = forecast(model, &load, spec.class, waiting, position);
+    let start = forecast.start;
+    judge_deadline(spec, load.shortest, forecast)?;
+    if let Some(session) = spec.session {
+        sessions::judge(world, &rules, session, &most)?;
+    }
+    let next = load.wait(spec.class, 0).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
+    tenants::judge_limits(world, &rules, spec, next)?;
+    if let Some(target) = delay::held(&rules.queue, model, spec.class).filter(|target| start > *target) {
+        let retry_after = forecast.shorter_by(Ticks(start.0 - target.0));
+        return Err(Refusal::QueueDelayed { expected: start, target, retry_after });
+    }
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: load.wait(spec.class, ahead), of: None });
+        return Ok(Place { predicted_start: start, most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -121,9 +146,19 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         let policy = overload::refuses_by(policy, spec.class);
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
-    let predicted_start = load.wait(spec.class, if class == spec.class { ahead - 1 } else { ahead });
+    let position = if class == spec.class { position.saturating_sub(1) } else { position };
+    let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
-    Ok(Place { predicted_start, of: Some((victim, failure)) })
+    Ok(Place { predicted_start, most, of: Some((victim, failure)) })
+}
+
+/// Whether there is time for a first token, if the task starts as soon as it could.
+fn judge_deadline(spec: &TaskSpec, shortest: Ticks, forecast: Forecast) -> Result<(), Refusal> {
+    let needed = Ticks(shortest.0.saturating_add(forecast.soonest.0));
+    let Some(deadline) = spec.deadline.filter(|deadline| *deadline < needed) else { return Ok(()) };
+    // Where only the queue is in the way, there is time once it is shorter.
+    let retry_after = (deadline >= shortest).then(|| forecast.shorter_by(Ticks(needed.0 - deadline.0)));
+    Err(Refusal::DeadlineInfeasible { deadline, needed, retry_after })
 }
 
 /// When the line will have drained, at the rate that was observed: its own, which the other class and the
@@ -173,60 +208,74 @@ impl Load {
 }
 
 fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
-    let (slots, batch_slots, batch_share) = (Slots::default(), Slots::default(), rules.placement.batch_share);
-    let (none, never) = (Ticks(0), Ticks(u64::MAX));
-    let mut load = Load { slots, batch_slots, loaded_in: none, shortest: never, service: never };
-    let mut loaded_in = (never, 0);
-    // The first token is the least that a deadline must leave room for.
-    let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
-    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
-        let served = worker.serving(spec.model).is_some();
-        if served {
-            load.slots.all += u64::from(worker.offered());
-            load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
-        }
-        if served && has_memory(world, worker, &facts, spec) {
-            load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));
-            load.batch_slots.free += u64::from(worker.room(Class::Batch, batch_share));
-        }
-        let takes = worker.facts.loader.as_ref().map_or(none, |loader| loader.load_time(facts.weights));
-        let takes = if served { none } else { takes };
-        loaded_in = loaded_in.min((takes, worker.facts.slots));
-        load.shortest = load.shortest.min(Ticks(takes.0.saturating_add(estimate::run(&first_token, &facts, 1).0)));
-        load.service = load.service.min(estimate::run(spec, &facts, worker.facts.slots.into()));
-    }
-    if load.slots.all == 0 {
-        // All its slots are free when the model is there.
-        let (takes, slots) = loaded_in;
-        load.loaded_in = takes;
-        load.slots = Slots { all: slots.into(), free: slots.into() };
-        load.batch_slots = load.slots;
-    }
+    let standing = world.resource::<Field>().model(spec.model).filter(|standing| standing.slots.all > 0);
+    let mut load = match standing {
+        Some(standing) => served(standing, spec),
+        None => unserved(world, rules, spec),
+    };
     load.service = model.service(spec.class).unwrap_or(load.service);
     load
 }
 
-fn has_memory(world: &World, worker: &Worker, facts: &ModelFacts, spec: &TaskSpec) -> bool {
-    let needed = facts.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
-    needed <= memory::residual(world, worker)
+/// Of a model that some workers serve: what is said of them all holds for the best of each.
+fn served(standing: &Standing, spec: &TaskSpec) -> Load {
+    let free = u64::from(has_room(spec, &standing.tree));
+    let best = standing.tree.root();
+    let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
+    Load {
+        slots: Slots { all: standing.slots.all, free },
+        batch_slots: Slots { all: standing.slots.batch, free },
+        loaded_in: Ticks(0),
+        shortest: run(&first_token(spec), 1),
+        longest: estimate::run_at(spec, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
+        service: run(spec, best.fewest_slots.into()),
+    }
 }
 
-fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {
+/// Of a model that nobody serves, over those who could load it.
+fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
+    let never = Ticks(u64::MAX);
+    let (mut loaded_in, mut shortest, mut longest, mut service) = ((never, 0), never, Ticks(0), never);
+    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
+        let takes = worker.facts.loader.as_ref().map_or(Ticks(0), |loader| loader.load_time(facts.weights));
+        loaded_in = loaded_in.min((takes, worker.facts.slots));
+        let run = estimate::run(&first_token(spec), &facts, 1);
+        shortest = shortest.min(Ticks(takes.0.saturating_add(run.0)));
+        let guess = estimate::run(spec, &facts, worker.facts.slots.into());
+        (longest, service) = (longest.max(guess), service.min(guess));
+    }
+    // All its slots are free when the model is there.
+    let (loaded_in, slots) = loaded_in;
+    let slots = Slots { all: slots.into(), free: slots.into() };
+    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service }
+}
+
+/// The least that a deadline must leave room for.
+fn first_token(spec: &TaskSpec) -> TaskSpec {
+    TaskSpec { max_tokens: 1, ..spec.clone() }
+}
+
+fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
     let (now, ordinal) = (core.now, core.ordinals);
-    let earned = core.rules.as_ref().map_or(0, |r| u64::from(r.retry.budget.0));
+    let Some(rules) = core.rules.clone() else { return };
+    let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
     let mut queues = world.resource_mut::<Queues>();
-    let position = queues.len(spec.model, spec.class) as u32;
-    let task = Task::queued(id, ordinal, spec, now);
+    let position = u32::try_from(forecast::position(&queues, &rules, &spec)).unwrap_or(u32::MAX);
+    let task = Task { reserved, ..Task::queued(id, ordinal, spec, now) };
     queues.push(&task);
     let mut wheel = world.resource_mut::<Wheel>();
     let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id)));
     let timers = TaskTimers { deadline, ..TaskTimers::default() };
+    let mut left = tenants::charge(world, &rules, &task);
+    if let Some(session) = task.spec.session {
+        left = left.least(sessions::begin_turn(world, &rules, session, &task));
+    }
     let model = task.spec.model;
     world.enlist(Key::Task(id), (task, timers));
     let mut mail = world.resource_mut::<Mail>();
     mail.stirred.insert(model);
-    mail.notice(Notice::Accepted { task: id, position, predicted_start });
+    mail.notice(Notice::Accepted { task: id, position, predicted_start, left });
 }

@@ -6,15 +6,17 @@
 
 use crate::placement;
 use bevy_ecs::prelude::World;
+use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
+use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::job::Finished;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::FreeIndex;
+use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -49,13 +51,15 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
+    ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
     ("queues hold exactly the queued tasks", queues_match_tasks),
-    ("the index of free workers is what the workers say", index_matches),
+    ("the field is what the workers and devices say", field_matches),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
 
@@ -70,7 +74,7 @@ fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
 
 fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let QueueRules { interactive_max, batch_max, policy } = rules.queue;
+    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
     let queues = world.resource::<Queues>();
     ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.
@@ -278,6 +282,50 @@ fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
     late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
 }
 
+fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let idle = ledger.sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect();
+    let called_for = SessionIndex { count: ledger.sessions.len(), idle };
+    let index = world.resource::<SessionIndex>();
+    check(*index == called_for, || format!("{index:?} are indexed, {called_for:?} are there"))?;
+    let fits = index.count <= rules.sessions.max as usize || index.idle.is_empty();
+    check(fits, || {
+        format!("{} sessions, {} of them idle, bound {}", index.count, index.idle.len(), rules.sessions.max)
+    })?;
+    let mut turns: BTreeMap<_, Vec<TaskId>> = BTreeMap::new();
+    for task in &ledger.tasks {
+        task.spec.session.iter().for_each(|session| turns.entry(*session).or_default().push(task.id));
+    }
+    ledger.sessions.iter().try_for_each(|session| {
+        let open = session.state == SessionState::Open;
+        check(session.turns <= session.turns_max, || format!("{session:?} has too many turns"))?;
+        check(!open || session.expires > ledger.core.now, || format!("{session:?} is over at {:?}", ledger.core.now))?;
+        check(open || !session.is_idle(), || format!("{session:?} has nothing to live for"))?;
+        let tasks = turns.remove(&session.id).unwrap_or_default();
+        check(tasks == session.tasks, || format!("{tasks:?} are turns of {session:?}"))
+    })?;
+    check(turns.is_empty(), || format!("{turns:?} are turns of no session"))
+}
+
+fn budgets_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let sum = |tasks: &mut dyn Iterator<Item = &Task>| {
+        let mut account = Account::default();
+        let count = tasks.map(|task| account.reserve(&task.reserved)).count();
+        (account.reserved, count)
+    };
+    ledger.tenants.iter().try_for_each(|tenant| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.tenant == tenant.id));
+        check(tenant.account.holds(), || format!("{tenant:?} is overdrawn"))?;
+        let kept = (tenant.account.reserved, tenant.live as usize);
+        check(held == kept, || format!("its tasks hold {held:?} of {tenant:?}"))
+    })?;
+    ledger.sessions.iter().try_for_each(|session| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.session == Some(session.id)));
+        check(session.account.holds(), || format!("{session:?} is overdrawn"))?;
+        check(held.0 == session.account.reserved, || format!("its turns hold {held:?} of {session:?}"))
+    })
+}
+
 fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let rules = ledger.core.rules.as_deref();
     let deadlines = ledger.tasks.iter().filter_map(|t| Some((t.deadline?, TimerKey::Deadline(t.id))));
@@ -285,10 +333,13 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
-    let jobs = ledger.jobs.iter().map(|j| (j.due, TimerKey::Job(j.id)));
+    let open = ledger.sessions.iter().filter(|s| s.state == SessionState::Open);
+    let sessions = open.map(|s| (s.expires, TimerKey::Session(s.id)));
     let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
     let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).chain(weighings).chain(jobs).collect();
+    let jobs = ledger.jobs.iter().map(|j| (j.due, TimerKey::Job(j.id)));
+    let workers = breakers.chain(weighings).chain(jobs);
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(workers).collect();
     called_for.sort_unstable();
     // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
@@ -297,6 +348,7 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
             TimerKey::Deadline(_)
             | TimerKey::Retry(_)
+            | TimerKey::Session(_)
             | TimerKey::Breaker(_)
             | TimerKey::Weigh(_)
             | TimerKey::Job(_) => {
@@ -358,25 +410,32 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
     })
 }
 
-fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
-    let serves =
-        |w: &Worker| w.residents.iter().filter(|r| w.serving(r.model).is_some()).map(|r| r.model).collect::<Vec<_>>();
-    let rooms = ledger.workers.iter().filter(free).flat_map(|w| serves(w).into_iter().map(|model| (model, w.id)));
-    let mut called_for: Vec<_> = rooms.collect();
-    called_for.sort_unstable();
-    let index = world.resource::<FreeIndex>();
-    let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
-    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
-    let by_device = |w: &Worker| {
-        let devices: Vec<DeviceId> = w.facts.devices.iter().map(|part| part.device).collect();
-        let (models, id) = (serves(w), w.id);
-        devices.into_iter().flat_map(move |device| models.clone().into_iter().map(move |model| (device, model, id)))
+fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let field = world.resource::<Field>();
+    let share = ledger.core.rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
+    for model in &ledger.models {
+        let mut slots = Slots::default();
+        for worker in &ledger.workers {
+            let serving = worker.serves(model.id);
+            slots.all += serving.map_or(0, |_| worker.offered().into());
+            slots.batch += serving.map_or(0, |_| worker.batch_slots(share).into());
+            let offer = serving.map_or(Offer::NONE, |s| Offer::of(worker, s, residual(world, worker), share));
+            let held = Field::offer(world, model.id, worker.id).unwrap_or(Offer::NONE);
+            check(held == offer, || format!("{} stands there with {held:?} and offers {offer:?}", worker.id))?;
+        }
+        let standing = field.model(model.id);
+        let held = standing.map_or(Slots::default(), |standing| standing.slots);
+        check(held == slots, || format!("{held:?} are counted for {:?}, there are {slots:?}", model.id))?;
+        check(standing.is_none_or(|s| s.tree.adds_up()), || format!("a node of {:?} is not its best", model.id))?;
+    }
+    let up = ledger.workers.iter().filter(|w| w.takes());
+    let totals = Totals {
+        leases: ledger.workers.iter().map(|w| w.leases.len() as u64).sum(),
+        slots: up.map(|w| u64::from(w.offered())).sum(),
+        reserved: ledger.devices.iter().map(|d| d.reserved.0).sum(),
+        used: ledger.devices.iter().map(|d| d.reserved.0 + d.weights.0).sum(),
     };
-    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).flat_map(by_device).collect();
-    called_for.sort_unstable();
-    let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
-    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))
+    check(field.totals == totals, || format!("{:?} are counted, there are {totals:?}", field.totals))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

@@ -18,6 +18,7 @@ pub mod placement;
 mod progress;
 mod release;
 mod report;
+mod sessions;
 pub mod tick;
 pub mod view;
 
@@ -25,16 +26,19 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::{DeviceId, TaskId};
+use orchestrion_world::field::{Field, Totals};
+use orchestrion_world::id::{DeviceId, SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
-use orchestrion_world::protocol::{Class, Effect, Input};
+use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::{Bytes, Digest};
 use orchestrion_world::vram::Device;
 use orchestrion_world::wheel::Wheel;
+use orchestrion_world::worker::Model;
 use placement::explain::DecisionLog;
+pub use sessions::SessionView;
 use std::fmt;
 
 /// A world and the schedule that moves it.
@@ -59,6 +63,8 @@ pub struct Step {
 pub struct Gauges {
     pub queued_interactive: u64,
     pub queued_batch: u64,
+    /// Lines that refuse who would wait too long.
+    pub lines_held: u64,
     pub leases: u64,
     pub slots: u64,
     pub kv_reserved_bytes: u64,
@@ -175,23 +181,21 @@ impl Simulation {
     /// How full the world is.
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges::default();
-        for (_, class, waiting) in self.world.resource::<Queues>().lines() {
+        for (model, class, waiting) in self.world.resource::<Queues>().lines() {
+            let held = |model: &Model| model.line(class).delay.mode == AdmissionMode::Held;
+            gauges.lines_held += u64::from(self.world.model(model).is_some_and(held));
             match class {
                 Class::Interactive => gauges.queued_interactive += waiting as u64,
                 Class::Batch => gauges.queued_batch += waiting as u64,
             }
         }
-        for worker in self.world.workers() {
-            gauges.leases += worker.leases.len() as u64;
-            if worker.takes() {
-                gauges.slots += u64::from(worker.offered());
-            }
-        }
-        for device in self.world.devices() {
-            gauges.kv_reserved_bytes += device.reserved.0;
-            gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
-        }
-        gauges
+        let Totals { leases, slots, reserved, used } = self.world.resource::<Field>().totals;
+        Gauges { leases, slots, kv_reserved_bytes: reserved, vram_used_bytes: used, ..gauges }
+    }
+
+    /// What can be said of a session at `now`; none where there is no such session.
+    pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
+        sessions::view(&self.world, id, now)
     }
 
     /// How pools and their workers are. Walks them all: for operators.

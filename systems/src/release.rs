@@ -4,7 +4,8 @@
 pub(crate) mod patience;
 mod retry;
 
-use crate::{estimate, eviction, health, memory, placement};
+use crate::admission::tenants;
+use crate::{estimate, eviction, health, memory, placement, sessions};
 use bevy_ecs::prelude::World;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
@@ -47,7 +48,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
             TimerKey::Job(job) => world.resource_mut::<Mail>().jobs_due.push(job),
-            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) | TimerKey::Session(_) => {}
         }
     }
 }
@@ -76,7 +77,6 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         world.resource_mut::<Mail>().moved.push(id);
     }
     eviction::left(world, id, lease.model);
-    world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.revoked {
         return;
@@ -144,6 +144,11 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     revoke(world, &before);
     disarm(world, id);
+    let used = tenants::used(world, &before, &outcome);
+    tenants::settle(world, &before, &used);
+    if let Some(session) = before.spec.session {
+        sessions::end_turn(world, session, &before, &used);
+    }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
 }

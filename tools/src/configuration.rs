@@ -12,7 +12,7 @@ mod tenants;
 pub(crate) use health::Health;
 pub(crate) use jobs::Jobs;
 pub(crate) use queue::Queue;
-pub(crate) use tenants::Tenant;
+pub(crate) use tenants::{Sessions, Tenant};
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -41,6 +41,7 @@ pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
     pub tenants: Vec<Tenant>,
+    pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
     pub eviction: eviction::Eviction,
@@ -267,7 +268,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -277,6 +278,7 @@ impl Config {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
             tenants,
+            sessions: sessions.rules(),
             queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {

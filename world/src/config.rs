@@ -3,7 +3,9 @@
 
 pub mod overrides;
 
+use crate::budget::Budget;
 use crate::id::{ModelId, TenantId};
+use crate::session::SessionRules;
 use crate::tenant::{self, TenantRules};
 use crate::time::Ticks;
 use crate::units::{Bytes, Permille, Sha256};
@@ -18,6 +20,7 @@ pub struct Rules {
     pub pools: Vec<PoolRules>,
     /// Sorted by `TenantId`, which is a digest of the name. Who is not here is the default tenant.
     pub tenants: Vec<TenantRules>,
+    pub sessions: SessionRules,
     pub queue: QueueRules,
     pub placement: PlacementRules,
     pub health: HealthRules,
@@ -120,6 +123,11 @@ pub struct QueueRules {
     pub interactive_max: u32,
     pub batch_max: u32,
     pub policy: OverloadPolicy,
+    /// A queue that stands longer is held to this, or to a few tasks' time where that is more; zero never is.
+    pub interactive_delay: Ticks,
+    pub batch_delay: Ticks,
+    /// It stands when nobody waited less for as long as this, or as the delay where that is more.
+    pub delay_interval: Ticks,
 }
 
 /// Who gives way where a queue is full. In a text it is its label; in a journal its place here, which serde's
@@ -260,7 +268,15 @@ impl Default for Rules {
             models: vec![],
             pools: vec![],
             tenants: vec![],
-            queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
+            sessions: SessionRules { ttl: Ticks(600_000), turns_max: 8, max: 4_096, budget: Budget::default() },
+            queue: QueueRules {
+                interactive_max: 256,
+                batch_max: 1_024,
+                policy: OverloadPolicy::Reject,
+                interactive_delay: Ticks(250),
+                batch_delay: Ticks(5_000),
+                delay_interval: Ticks(1_000),
+            },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules {
@@ -326,7 +342,7 @@ const NAMES_MAX: usize = u16::MAX as usize;
 /// Each that is counted within a window is remembered.
 const COUNTED_MAX: u64 = 1_000;
 /// About 35 years: no sum of such lengths comes near the end of the tick's range.
-const LENGTH_MAX: u64 = 1 << 40;
+pub(crate) const LENGTH_MAX: u64 = 1 << 40;
 /// A pebibyte: sums of some such sizes stay far from the end of 64 bits.
 const SIZE_MAX: u64 = 1 << 50;
 
@@ -354,7 +370,8 @@ impl Rules {
             models: _,
             pools: _,
             tenants,
-            queue: _,
+            sessions,
+            queue,
             placement,
             health,
             retry,
@@ -364,6 +381,10 @@ impl Rules {
             loadable,
         } = self;
         tenant::check(tenants)?;
+        sessions.check()?;
+        within("queue.interactive_delay", queue.interactive_delay.0, 0, LENGTH_MAX)?;
+        within("queue.batch_delay", queue.batch_delay.0, 0, LENGTH_MAX)?;
+        within("queue.delay_interval", queue.delay_interval.0, 1, LENGTH_MAX)?;
         loadable.iter().try_for_each(|row| self.check_loadable(row))?;
         sorted("loadable models", loadable.iter().map(|row| &row.model))?;
         within("eviction.pressure", eviction.pressure.0.into(), 1, 1000)?;

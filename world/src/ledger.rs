@@ -6,13 +6,17 @@
 
 use crate::config::Rules;
 use crate::crew::Crews;
+use crate::field::{self, Field};
 use crate::job::{Finished, Job};
 use crate::mail::Mail;
-use crate::protocol::Class;
+use crate::plain;
+use crate::protocol::{Class, Effect};
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
-use crate::store::{FreeIndex, Key, Store};
+use crate::session::{Session, SessionIndex, SessionState};
+use crate::store::{Key, Store};
 use crate::task::{Life, Task, TaskTimers};
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::vram::{Device, Shard};
@@ -61,6 +65,8 @@ pub struct Ledger {
     pub shards: Vec<Shard>,
     pub workers: Vec<Worker>,
     pub tasks: Vec<Task>,
+    pub tenants: Vec<Tenant>,
+    pub sessions: Vec<Session>,
     pub jobs: Vec<Job>,
 }
 
@@ -84,6 +90,8 @@ impl Ledger {
             shards: vec![],
             workers: vec![],
             tasks: vec![],
+            tenants: vec![],
+            sessions: vec![],
             jobs: vec![],
         }
     }
@@ -100,6 +108,8 @@ impl Ledger {
                 Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
                 Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
                 Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
+                Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
+                Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
                 Key::Job(_) => ledger.jobs.extend(world.get_by::<Job>(key).cloned()),
             }
         }
@@ -109,23 +119,25 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks, jobs } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
             && shards.is_sorted_by(|a, b| (a.device, a.digest) < (b.device, b.digest))
             && workers.is_sorted_by(|a, b| a.id < b.id)
             && tasks.is_sorted_by(|a, b| a.id < b.id)
+            && tenants.is_sorted_by(|a, b| a.id < b.id)
+            && sessions.is_sorted_by(|a, b| a.id < b.id)
             && jobs.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks, jobs } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self.clone();
         let mut world = World::new();
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
-        world.insert_resource(FreeIndex::default());
+        world.insert_resource(Field::default());
         world.insert_resource(Crews::default());
         world.insert_resource(Finished::default());
         world.insert_resource(Mail::default());
@@ -157,7 +169,18 @@ impl Ledger {
             let fuse = worker.fuse_at().map(|due| wheel.arm(due, TimerKey::Breaker(id)));
             world.resource_mut::<Crews>().join(id, &worker.facts);
             world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
-            world.index_worker(id);
+        }
+        for tenant in tenants {
+            world.enlist(Key::Tenant(tenant.id), tenant);
+        }
+        world.insert_resource(SessionIndex {
+            count: sessions.len(),
+            idle: sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect(),
+        });
+        for session in sessions {
+            let (id, open) = (session.id, session.state == SessionState::Open);
+            let alarm = open.then(|| wheel.arm(session.expires, TimerKey::Session(id)));
+            world.enlist(Key::Session(id), (session, Alarm(alarm)));
         }
         for task in tasks {
             let key = Key::Task(task.id);
@@ -181,6 +204,7 @@ impl Ledger {
             world.enlist(Key::Job(job.id), (job, Alarm(Some(alarm))));
         }
         world.insert_resource(wheel);
+        field::refresh(&mut world);
         update_digest(&mut world);
         world
     }
@@ -205,6 +229,8 @@ pub fn update_digest(world: &mut World) -> Digest {
             Kind::Pool => entity.get::<Pool>().map(|c| print(kind, c, &mut buffer)),
             Kind::Device => entity.get::<Device>().map(|c| print(kind, c, &mut buffer)),
             Kind::Shard => entity.get::<Shard>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Tenant => entity.get::<Tenant>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Session => entity.get::<Session>().map(|c| print(kind, c, &mut buffer)),
             Kind::Job => entity.get::<Job>().map(|c| print(kind, c, &mut buffer)),
         };
         let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
@@ -223,7 +249,7 @@ pub fn digest(world: &World) -> Digest {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks, jobs } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -233,13 +259,21 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     shards.iter().for_each(|s| add(print(Kind::Shard, s, &mut buffer)));
     workers.iter().for_each(|w| add(print(Kind::Worker, w, &mut buffer)));
     tasks.iter().for_each(|t| add(print(Kind::Task, t, &mut buffer)));
+    tenants.iter().for_each(|t| add(print(Kind::Tenant, t, &mut buffer)));
+    sessions.iter().for_each(|s| add(print(Kind::Session, s, &mut buffer)));
     jobs.iter().for_each(|j| add(print(Kind::Job, j, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 
-/// The digest of any journalled value.
+/// The digest of any journalled value, as it stands in a journal.
+#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 pub fn digest_of(value: &impl Serialize) -> Digest {
-    Digest(hash(0, value, &mut Vec::new()))
+    Digest(xxh3_128_with_seed(&postcard::to_stdvec(value).expect("plain data serialises"), 0))
+}
+
+/// The digest of a step's effects.
+pub fn decisions(effects: &[Effect]) -> Digest {
+    Digest(hash(0, &effects, &mut Vec::with_capacity(64 * effects.len())))
 }
 
 fn print(kind: Kind, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
@@ -251,13 +285,10 @@ fn seal(sum: u128, core: &Core, buffer: &mut Vec<u8>) -> Digest {
     Digest(hash(7, &(sum, seed, now, ordinals, retry_budget, booted, rules_digest), buffer))
 }
 
-#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 fn hash(kind: u64, value: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
     buffer.clear();
-    let bytes = postcard::to_extend(value, std::mem::take(buffer)).expect("plain data serialises");
-    let hash = xxh3_128_with_seed(&bytes, kind);
-    *buffer = bytes;
-    hash
+    plain::write(value, buffer);
+    xxh3_128_with_seed(buffer, kind)
 }
 
 mod shared_rules {

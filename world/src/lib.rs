@@ -4,9 +4,11 @@
 
 #![deny(clippy::float_arithmetic)]
 
+pub mod budget;
 pub mod config;
 pub mod crew;
 pub mod dice;
+pub mod field;
 pub mod health;
 pub mod id;
 pub mod job;
@@ -14,9 +16,12 @@ pub mod ledger;
 pub mod mail;
 pub mod payload;
 mod places;
+mod plain;
 pub mod protocol;
 pub mod queues;
+pub mod rate;
 mod roster;
+pub mod session;
 pub mod store;
 pub mod task;
 pub mod tenant;

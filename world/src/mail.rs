@@ -1,7 +1,7 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
 use crate::job::Action;
 use crate::protocol::{
     CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
@@ -32,6 +32,9 @@ pub struct Mail {
     pub orphans: Vec<(TaskId, Attempt)>,
     /// Release, from intake: tasks whose tokens were lost with the process that showed them.
     pub cut: Vec<TaskId>,
+    /// Sessions, from intake: those whose time is over, and those that their clients closed.
+    pub expired: Vec<SessionId>,
+    pub closed: Vec<SessionId>,
     /// Admission.
     pub submits: Vec<(TaskId, TaskSpec)>,
     /// Admission, from release: cancels of tasks that may be among the submits of this step.

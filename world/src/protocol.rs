@@ -5,6 +5,7 @@
 //! Tokens do not pass: stations write them to the task's token log, the core hears how many there were
 //! and alone says how a task ended.
 
+use crate::budget::{Kind, Left};
 use crate::config::{OverloadPolicy, Rules};
 use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
@@ -36,6 +37,10 @@ pub enum Intent {
     Cancel {
         task: TaskId,
         reason: CancelReason,
+    },
+    /// The session takes no more turns; those that wait or run go on.
+    Close {
+        session: SessionId,
     },
     /// An operator's; the job is the door's name for it.
     Operate {
@@ -377,11 +382,13 @@ impl Order {
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    /// The task will end exactly once. `position` counts from 0 within its class.
+    /// The task will end exactly once. `position` counts from 0 within its class; `left` is what its tenant and
+    /// its session have left once it is paid for, whichever has less.
     Accepted {
         task: TaskId,
         position: u32,
         predicted_start: Ticks,
+        left: Left,
     },
     /// The task never was.
     Refused {
@@ -427,6 +434,15 @@ pub enum Notice {
     /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
     /// were not taken.
     RulesRefused,
+    /// A line begins or ceases to refuse who would wait longer than `target`: the least that anybody waited in it
+    /// was `delay`.
+    ModeChanged {
+        model: ModelId,
+        class: Class,
+        mode: AdmissionMode,
+        delay: Ticks,
+        target: Ticks,
+    },
     /// A worker announced itself and was not taken in.
     WorkerRefused {
         worker: WorkerId,
@@ -498,6 +514,16 @@ pub enum EvictionReason {
     Corrupt,
 }
 
+/// Whom a line takes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AdmissionMode {
+    /// All for whom there is a place.
+    #[default]
+    Open,
+    /// Who would not wait longer than the target.
+    Held,
+}
+
 /// Why a worker was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerRefusal {
@@ -524,14 +550,56 @@ pub enum Refusal {
     DuplicateTask,
     /// Prompt and answer exceed every worker's context.
     ContextExceeded { tokens: u64, ctx_max: u32 },
-    /// The deadline is nearer than the shortest possible run.
-    DeadlineInfeasible { deadline: Ticks, needed: Ticks },
+    /// The deadline is nearer than the soonest start and the shortest run from there. Waiting helps where it is the
+    /// queue that is in the way.
+    DeadlineInfeasible { deadline: Ticks, needed: Ticks, retry_after: Option<Ticks> },
+    /// The queue has stood too long, and the task would have to wait longer than the target.
+    QueueDelayed { expected: Ticks, target: Ticks, retry_after: Ticks },
+    /// A budget has less than the task may use at most.
+    BudgetExhausted { of: Payer, kind: Kind, needed: u64, left: u64 },
+    /// The tenant has or asks for as much as it may at a time.
+    TenantLimited { limit: TenantLimit, bound: u64, retry_after: Ticks },
+    /// The session takes no more turns.
+    SessionOver { over: SessionOver },
+    /// There are as many sessions as may be, and a turn of each waits or runs.
+    SessionsFull { bound: u32, retry_after: Ticks },
     /// There is no place in the queue, and by `policy` nobody gives way.
     QueueFull { policy: OverloadPolicy, bound: u32, retry_after: Ticks },
     /// No worker of the model is up.
     PoolUnready { retry_after: Ticks },
     /// An operator has closed the pools of the model.
     PoolClosed { retry_after: Ticks },
+}
+
+/// Whose budget it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Payer {
+    Tenant,
+    Session,
+}
+
+/// What a tenant may not have more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TenantLimit {
+    /// Tasks in a length of time.
+    TaskRate,
+    /// Tokens in a length of time.
+    TokenRate,
+    /// Tasks that wait.
+    Queued,
+    /// Tasks that wait or run.
+    Live,
+}
+
+/// Why a session takes no more turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SessionOver {
+    /// It has had this many.
+    Turns(u32),
+    /// Its time is over, and its last turn is not.
+    Expired,
+    /// Its client closed it, and its last turn is not over.
+    Closed,
 }
 
 /// How a task ended.

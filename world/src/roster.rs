@@ -3,7 +3,7 @@
 //! Derived from the entities, so not in the Ledger. The digest is a sum of one print for each entity, which
 //! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
 
-use crate::id::{DeviceId, JobId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::places::Places;
 use crate::store::Key;
 use crate::units::Sha256;
@@ -19,9 +19,14 @@ pub(crate) struct Roster {
     pools: Places<PoolId>,
     devices: Places<DeviceId>,
     shards: BTreeMap<(DeviceId, Sha256), Entity>,
+    tenants: Places<TenantId>,
+    sessions: Places<SessionId>,
     jobs: BTreeMap<JobId, Entity>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
+    /// Of those, since the field was.
+    stale_workers: Vec<WorkerId>,
+    stale_devices: Vec<DeviceId>,
 }
 
 /// An entity that may have changed, and what it is.
@@ -40,6 +45,9 @@ pub(crate) enum Kind {
     Pool,
     Device,
     Shard,
+    /// 7 is the core's.
+    Tenant = 8,
+    Session,
     Job,
 }
 
@@ -52,6 +60,8 @@ impl Key {
             Key::Pool(_) => Kind::Pool,
             Key::Device(_) => Kind::Device,
             Key::Shard(..) => Kind::Shard,
+            Key::Tenant(_) => Kind::Tenant,
+            Key::Session(_) => Kind::Session,
             Key::Job(_) => Kind::Job,
         }
     }
@@ -67,8 +77,12 @@ impl Roster {
             pools: Places::seeded(seed),
             devices: Places::seeded(seed),
             shards: BTreeMap::new(),
+            tenants: Places::seeded(seed),
+            sessions: Places::seeded(seed),
             jobs: BTreeMap::new(),
             touched: Vec::new(),
+            stale_workers: Vec::new(),
+            stale_devices: Vec::new(),
         }
     }
 
@@ -80,6 +94,8 @@ impl Roster {
             Key::Pool(id) => self.pools.get(id),
             Key::Device(id) => self.devices.get(id),
             Key::Shard(device, digest) => self.shards.get(&(device, digest)).copied(),
+            Key::Tenant(id) => self.tenants.get(id),
+            Key::Session(id) => self.sessions.get(id),
             Key::Job(id) => self.jobs.get(&id).copied(),
         }
     }
@@ -92,6 +108,8 @@ impl Roster {
             Key::Pool(id) => self.pools.insert(id, entity),
             Key::Device(id) => self.devices.insert(id, entity),
             Key::Shard(device, digest) => self.shards.insert((device, digest), entity),
+            Key::Tenant(id) => self.tenants.insert(id, entity),
+            Key::Session(id) => self.sessions.insert(id, entity),
             Key::Job(id) => self.jobs.insert(id, entity),
         }
     }
@@ -104,12 +122,25 @@ impl Roster {
             Key::Pool(id) => self.pools.remove(id),
             Key::Device(id) => self.devices.remove(id),
             Key::Shard(device, digest) => self.shards.remove(&(device, digest)),
+            Key::Tenant(id) => self.tenants.remove(id),
+            Key::Session(id) => self.sessions.remove(id),
             Key::Job(id) => self.jobs.remove(&id),
         }
     }
 
-    pub(crate) fn touch(&mut self, entity: Entity, kind: Kind) {
-        let touched = Touched { entity, kind };
+    pub(crate) fn touch(&mut self, key: Key, entity: Entity) {
+        match key {
+            Key::Worker(id) => self.stale_workers.push(id),
+            Key::Device(id) => self.stale_devices.push(id),
+            Key::Task(_)
+            | Key::Model(_)
+            | Key::Pool(_)
+            | Key::Shard(..)
+            | Key::Tenant(_)
+            | Key::Session(_)
+            | Key::Job(_) => {}
+        }
+        let touched = Touched { entity, kind: key.kind() };
         if self.touched.last() != Some(&touched) {
             self.touched.push(touched);
         }
@@ -125,9 +156,20 @@ impl Roster {
         self.touched = list;
     }
 
+    /// Takes the lists of workers and devices that the field has not seen; [`Roster::reuse_stale`] gives them back.
+    pub(crate) fn take_stale(&mut self) -> (Vec<WorkerId>, Vec<DeviceId>) {
+        (std::mem::take(&mut self.stale_workers), std::mem::take(&mut self.stale_devices))
+    }
+
+    pub(crate) fn reuse_stale(&mut self, mut workers: Vec<WorkerId>, mut devices: Vec<DeviceId>) {
+        workers.clear();
+        devices.clear();
+        (self.stale_workers, self.stale_devices) = (workers, devices);
+    }
+
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, jobs, touched: _ } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, jobs, .. } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
@@ -135,6 +177,8 @@ impl Roster {
         names.extend(pools.sorted().into_iter().map(|(id, _)| Key::Pool(id)));
         names.extend(devices.sorted().into_iter().map(|(id, _)| Key::Device(id)));
         names.extend(shards.keys().map(|&(device, digest)| Key::Shard(device, digest)));
+        names.extend(tenants.sorted().into_iter().map(|(id, _)| Key::Tenant(id)));
+        names.extend(sessions.sorted().into_iter().map(|(id, _)| Key::Session(id)));
         names.extend(jobs.keys().copied().map(Key::Job));
         names
     }
@@ -142,6 +186,11 @@ impl Roster {
     /// Every worker, by id.
     pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = Entity> {
         self.workers.sorted().into_iter().map(|(_, entity)| entity)
+    }
+
+    /// Every tenant, by id.
+    pub(crate) fn tenants(&self) -> Vec<TenantId> {
+        self.tenants.sorted().into_iter().map(|(id, _)| id).collect()
     }
 
     /// Every device, by id.

@@ -3,7 +3,7 @@
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::{Class, WorkerFacts};
+use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, Permille};
@@ -117,6 +117,11 @@ impl Worker {
         self.resident(model).filter(|r| r.life == Residence::Sealed)
     }
 
+    /// The model, where the worker takes tasks of it now.
+    pub fn serves(&self, model: ModelId) -> Option<&Resident> {
+        self.serving(model).filter(|_| self.takes())
+    }
+
     /// Tasks of the model that it holds, also those it has yet to let go of.
     pub fn leases_of(&self, model: ModelId) -> usize {
         self.leases.iter().filter(|lease| lease.model == model).count()
@@ -125,6 +130,15 @@ impl Worker {
     /// What is booked on each of its devices for so many bytes in all.
     pub fn parts(&self, whole: Bytes) -> impl Iterator<Item = (DeviceId, Bytes)> + '_ {
         self.facts.devices.iter().map(move |d| (d.device, whole.share(d.share)))
+    }
+
+    /// The least whole that `free` of each device allows.
+    pub fn least(&self, free: impl Fn(DeviceId) -> Bytes) -> Bytes {
+        let wholes = self.facts.devices.iter().map(|part| match part.share {
+            Permille(1000) => free(part.device),
+            share => free(part.device).whole(share),
+        });
+        wholes.min().unwrap_or_default()
     }
 
     /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.
@@ -204,6 +218,7 @@ pub struct Line {
     /// How long its tasks hold a slot, on average; `None` until the first has finished.
     pub service: Option<Ticks>,
     pub drain: Drain,
+    pub delay: Delay,
     pub shares: Shares,
 }
 
@@ -215,6 +230,23 @@ pub struct Drain {
     /// Ticks, and tasks that left for a slot in them.
     pub ticks: u64,
     pub left: u64,
+}
+
+/// Whether a line takes all who come, and the delay that decides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// When the interval that is watched is over.
+    pub until: Option<Tick>,
+    /// The least that anybody waited in it who left others of its tenant behind.
+    pub least: Option<Ticks>,
+    pub mode: AdmissionMode,
+}
+
+impl Delay {
+    /// A task left after it had waited so long.
+    pub fn note(&mut self, waited: Ticks) {
+        self.least = Some(self.least.map_or(waited, |least| least.min(waited)));
+    }
 }
 
 impl Model {

@@ -52,7 +52,7 @@ fn a_bundle_replays_and_explains_as_the_journal_does() {
 fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::new(config(dir.path()));
-    let acme = TenantRules { name: "acme".into(), weight: 2 };
+    let acme = TenantRules::new("acme", 2);
     let rules = Input::SetRules(Box::new(Rules { tenants: vec![acme.clone()], ..rules() }));
     recorder.step(0, vec![Input::Boot { wall_ms: 1_763_719_200_000 }, rules, up(1, 0, 2, 50_000)]);
     // It waits among others, so that the state before it holds tasks as well.

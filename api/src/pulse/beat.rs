@@ -70,11 +70,16 @@ impl Beat {
     pub(crate) fn run(mut self) -> Result<(), PulseError> {
         let ending = Ending(self.health.clone());
         while !self.intake.is_stopping() {
-            let batch = self.gather();
+            let mut batch = self.gather();
+            let looks = std::mem::take(&mut batch.looks);
             if !batch.inputs.is_empty() || self.simulation.is_due(self.clock.now()) {
                 self.step(batch)?;
             } else {
-                self.answer_operators(vec![], batch.looks);
+                self.answer_operators(vec![], batch.pools);
+            }
+            for (session, reply) in looks {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.simulation.session(session, self.clock.now()));
             }
         }
         for _ in 0..LAST_STEPS {
@@ -94,7 +99,7 @@ impl Beat {
     fn gather(&mut self) -> Batch {
         let mut batch = self.take_waiting();
         let now = self.clock.now();
-        if batch.inputs.is_empty() && !self.simulation.is_due(now) {
+        if batch.is_empty() && !self.simulation.is_due(now) {
             // The wake is a lower bound: once this tick proved empty, the next one is the earliest.
             let wake = self.simulation.next_wake().map(|tick| tick.max(now + Ticks(1)));
             self.intake.wait(wake.and_then(|tick| self.clock.moment_of(tick)), &mut batch);
@@ -110,7 +115,7 @@ impl Beat {
     }
 
     fn step(&mut self, batch: Batch) -> Result<(), PulseError> {
-        let Batch { inputs, submits, cancels, operations, looks } = batch;
+        let Batch { inputs, submits, cancels, operations, pools, looks: _ } = batch;
         let tick = self.clock.now();
         let kept = inputs.clone();
         let seq = self.writer.next_seq();
@@ -124,7 +129,7 @@ impl Beat {
         self.stage(&effects)?;
         self.record(&Record { seq, tick, inputs: kept, outcome: Outcome::Stepped { decisions, state } })?;
         self.let_out(tick, effects, submits, cancels);
-        self.answer_operators(operations, looks);
+        self.answer_operators(operations, pools);
         self.audience.gauges(&self.simulation.gauges(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         if self.writer.is_full() {
             self.rotate()?;
@@ -143,7 +148,7 @@ impl Beat {
                     started.insert(*task, *worker);
                     None
                 }
-                Effect::Notice(Notice::Accepted { task, position, predicted_start }) => {
+                Effect::Notice(Notice::Accepted { task, position, predicted_start, left: _ }) => {
                     let wanted = self.audience.wanted(*task, *position, *predicted_start);
                     wanted.map(|wanted| Line::Wanted(Box::new(wanted)))
                 }
@@ -249,8 +254,8 @@ impl Beat {
         let mut first = 0;
         for notice in &self.notices {
             let (task, verdict) = match *notice {
-                Notice::Accepted { task, position, predicted_start } => {
-                    (task, Verdict::Accepted { position, predicted_start })
+                Notice::Accepted { task, position, predicted_start, left } => {
+                    (task, Verdict::Accepted { position, predicted_start, left })
                 }
                 Notice::Refused { task, refusal } => (task, Verdict::Refused(refusal)),
                 _ => continue,

@@ -5,8 +5,9 @@
 
 use crate::port::{Envelope, Urgent, Verdict};
 use flume::{Receiver, RecvError, Selector, Sender, TryRecvError};
+use orchestrion_systems::SessionView;
 use orchestrion_systems::view::PoolView;
-use orchestrion_world::id::{JobId, TaskId};
+use orchestrion_world::id::{JobId, SessionId, TaskId};
 use orchestrion_world::job::JobRefusal;
 use orchestrion_world::protocol::{Input, Intent};
 use std::time::Instant;
@@ -43,12 +44,20 @@ pub fn lanes(urgent_bound: usize, client_bound: usize) -> (Lanes, Inlets) {
 pub(crate) struct Batch {
     pub(crate) inputs: Vec<Input>,
     pub(crate) submits: Vec<(TaskId, oneshot::Sender<Verdict>)>,
+    /// Cancels and closed sessions: answered once they are recorded.
     pub(crate) cancels: Vec<oneshot::Sender<()>>,
+    /// Questions, which are no inputs.
+    pub(crate) looks: Vec<(SessionId, oneshot::Sender<Option<SessionView>>)>,
     pub(crate) operations: Vec<(JobId, oneshot::Sender<Result<(), JobRefusal>>)>,
-    pub(crate) looks: Vec<oneshot::Sender<Vec<PoolView>>>,
+    pub(crate) pools: Vec<oneshot::Sender<Vec<PoolView>>>,
 }
 
 impl Batch {
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inputs.is_empty() && self.looks.is_empty()
+    }
+
     fn urgent(&mut self, urgent: Urgent) {
         match urgent {
             Urgent::Report(report) => self.inputs.push(Input::Report(report)),
@@ -56,11 +65,16 @@ impl Batch {
                 self.inputs.push(Input::Intent(Intent::Cancel { task, reason }));
                 self.cancels.extend(reply);
             }
+            Urgent::Close { session, reply } => {
+                self.inputs.push(Input::Intent(Intent::Close { session }));
+                self.cancels.push(reply);
+            }
+            Urgent::Look { session, reply } => self.looks.push((session, reply)),
             Urgent::Operate { job, pool, action, reply } => {
                 self.inputs.push(Input::Intent(Intent::Operate { job, pool, action }));
                 self.operations.push((job, reply));
             }
-            Urgent::Look { reply } => self.looks.push(reply),
+            Urgent::Pools { reply } => self.pools.push(reply),
         }
     }
 

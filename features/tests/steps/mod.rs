@@ -2,6 +2,7 @@
 
 mod answering;
 mod auth;
+mod budgets;
 mod cancelling;
 mod clients;
 mod commands;

@@ -8,6 +8,7 @@
 mod arrivals;
 mod cluster;
 mod faults;
+mod streams;
 
 pub use arrivals::Arrivals;
 
@@ -98,7 +99,7 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     });
     let expectations = expectations.collect::<Result<_, _>>()?;
     let faults = faults::resolve(&read, &file.faults, &cluster)?;
-    let requests = arrivals::requests(&read, &file.arrivals, &rules, seed)?;
+    let requests = streams::requests(&read, &file.arrivals, &rules, seed)?;
     let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults };
     Ok(Scenario { title: file.title, plan, expectations })
 }
@@ -175,7 +176,7 @@ fn tenants(list: &Value) -> Result<Vec<TenantRules>, FileError> {
     let wrong = |problem: String| FileError::Key { key: "rules.tenants".to_owned(), problem };
     let list: Vec<Tenant> = list.clone().try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
     let weight = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
-    let rules = |Tenant { name, weight: w }| TenantRules { name, weight: weight(w) };
+    let rules = |Tenant { name, weight: w }| TenantRules::new(name, weight(w));
     let mut tenants: Vec<TenantRules> = list.into_iter().map(rules).collect();
     tenants.sort_by_key(TenantRules::id);
     Ok(tenants)

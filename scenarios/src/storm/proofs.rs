@@ -6,7 +6,7 @@ use crate::line::worker_of;
 use crate::script::Script;
 use crate::stage::{Handling, Run};
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::id::WorkerId;
+use orchestrion_world::id::{SessionId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
@@ -45,6 +45,7 @@ impl<'p> Permuted<'p> {
 enum Speaker {
     Process,
     Task(u128),
+    Session(SessionId),
     Operator,
     Worker(WorkerId),
 }
@@ -53,6 +54,7 @@ fn speaker(input: &Input) -> Speaker {
     match input {
         Input::Boot { .. } | Input::SetRules(_) => Speaker::Process,
         Input::Intent(Intent::Submit { task, .. } | Intent::Cancel { task, .. }) => Speaker::Task(task.0),
+        Input::Intent(Intent::Close { session }) => Speaker::Session(*session),
         Input::Intent(Intent::Operate { .. }) => Speaker::Operator,
         Input::Report(report) => Speaker::Worker(worker_of(report)),
     }

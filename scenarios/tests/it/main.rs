@@ -14,4 +14,6 @@ mod library;
 #[cfg(test)]
 mod schedule;
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod storm;

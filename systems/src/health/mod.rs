@@ -66,8 +66,9 @@ pub(crate) fn watch_workers(world: &mut World) {
             | TimerKey::Retry(_)
             | TimerKey::Patience(_)
             | TimerKey::Stranded(_)
-            | TimerKey::Weigh(_)
-            | TimerKey::Job(_) => {
+            | TimerKey::Session(_)
+            | TimerKey::Job(_)
+            | TimerKey::Weigh(_) => {
                 rest.push(key);
             }
         }
@@ -116,8 +117,8 @@ fn begin_anew(world: &mut World, rules: &Rules) {
                     device.quarantined = false;
                 }
             }
+            Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
             Key::Job(id) => jobs::outlive(world, rules, id),
-            Key::Task(_) | Key::Model(_) | Key::Shard(..) => {}
         }
     }
 }
@@ -162,7 +163,6 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     let before = worker.takes();
     change(&mut worker);
     let (after, pool) = (worker.takes(), worker.facts.pool);
-    world.index_worker(id);
     world.resource_mut::<Mail>().moved.push(id);
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),

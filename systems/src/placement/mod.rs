@@ -8,17 +8,20 @@ pub mod explain;
 mod load;
 mod rank;
 
+use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
+pub(crate) use choose::has_room;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::Rules;
+use orchestrion_world::config::{PlacementRules, Rules};
+use orchestrion_world::field::{self, Field};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
-use orchestrion_world::store::{FreeIndex, Store};
+use orchestrion_world::store::Store;
 use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
@@ -29,7 +32,8 @@ pub(crate) fn place(world: &mut World) {
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
-            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker, model)));
+            field::refresh(world);
+            let chosen = find(world, rules, &request);
             if world.resource::<Watch>().task == Some(id) {
                 log(world, &request, chosen);
             }
@@ -50,8 +54,10 @@ pub(crate) fn place(world: &mut World) {
                 }
             }
         }
-        watch_drain(world, model, Class::Interactive, interactive);
-        watch_drain(world, model, Class::Batch, batch);
+        for (class, left) in [(Class::Interactive, interactive), (Class::Batch, batch)] {
+            watch_drain(world, model, class, left);
+            delay::watch(world, &shared, model, class);
+        }
     }
     world.resource_mut::<Mail>().hopeful.clear();
 }
@@ -60,8 +66,7 @@ pub(crate) fn place(world: &mut World) {
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
     let rules = world.resource::<Core>().rules.as_ref()?.placement;
     let head = world.task(world.resource::<Queues>().head(model)?)?;
-    let candidates = room(world, model).map(|worker| candidate(world, worker, model));
-    let worker = choose(rules, &Request::of(head), candidates)?;
+    let worker = find(world, rules, &Request::of(head))?;
     Some((head.id, worker))
 }
 
@@ -78,14 +83,16 @@ fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
     }
 }
 
-/// Workers of the model that have a free slot, by id.
-fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
-    let ids = world.resource::<FreeIndex>().by_model.get(&model);
-    ids.into_iter().flatten().filter_map(|&id| world.worker(id))
+/// The best worker for the task, in the field as it was last refreshed.
+fn find(world: &World, rules: PlacementRules, request: &Request) -> Option<WorkerId> {
+    let standing = world.resource::<Field>().model(request.spec.model)?;
+    let takes =
+        |worker: &Worker| choose::filter(rules, request, &candidate(world, worker, request.spec.model)).is_none();
+    choose(rules, request, &standing.tree, |id| world.worker(id).is_some_and(takes))
 }
 
 fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {
-    Candidate { worker, serving: worker.serving(model), residual: memory::residual(world, worker) }
+    Candidate { worker, serving: worker.serving(model), residual: field::residual(world, worker) }
 }
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
@@ -112,7 +119,6 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     at.leases.insert(place, lease);
     memory::reserve(world, worker, kv);
     eviction::came(world, worker, model);
-    world.index_worker(worker);
     dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));
 }

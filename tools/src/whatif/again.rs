@@ -103,6 +103,7 @@ impl Run<'_> {
         Ok(match event {
             Event::Rules(rules) => Some(Input::SetRules(self.changed(rules)?)),
             Event::Submit(task, spec) => Some(Input::Intent(Intent::Submit { task: *task, spec: spec.clone() })),
+            Event::Close(session) => Some(Input::Intent(Intent::Close { session: *session })),
             Event::Cancel(task, reason) => Some(Input::Intent(Intent::Cancel { task: *task, reason: *reason })),
             Event::Up(worker, facts) => {
                 let cost = self.costs.of(self.names, facts);
