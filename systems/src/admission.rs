@@ -103,7 +103,8 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
     }
     let queues = world.resource::<Queues>();
-    let count = |class| queues.len(spec.model, class) as u64;
+    let unseen = usize::from(planted!(world, QueueBoundOffByOne));
+    let count = |class| queues.len(spec.model, class).saturating_sub(unseen) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
     let ahead = waiting.ahead(spec.class);
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
@@ -198,9 +199,10 @@ fn has_memory(world: &World, worker: &Worker, spec: &TaskSpec) -> bool {
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {
+    let backwards = planted!(world, LastInFirstOut);
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
-    let (now, ordinal) = (core.now, core.ordinals);
+    let (now, ordinal) = (core.now, if backwards { u64::MAX - core.ordinals } else { core.ordinals });
     let earned = core.rules.as_ref().map_or(0, |r| u64::from(r.retry.budget.0));
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
     let mut queues = world.resource_mut::<Queues>();

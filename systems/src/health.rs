@@ -132,9 +132,10 @@ fn hold_shard(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusa
 
 /// Takes a worker out: its leases become orphans, its memory is free.
 fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
+    let (leaks, counted) = (planted!(world, SlotLeakOnCrash), !planted!(world, ReadyMiscounted));
     let Some(mut worker) = world.worker_mut(id) else { return };
     worker.state = WorkerState::Lost;
-    let leases = std::mem::take(&mut worker.leases);
+    let leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
     let (model, facts) = (worker.model, worker.facts.clone());
     if let Some(mut device) = world.device_mut(facts.device) {
         device.reserved.0 -= leases.iter().map(|l| l.kv.0).sum::<u64>();
@@ -154,7 +155,7 @@ fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
     world.set_alarm(Key::Worker(id), None);
     world.index_worker(id);
     stir_device(world, facts.device);
-    count_ready(world, facts.pool, -1);
+    count_ready(world, facts.pool, -i16::from(counted));
     let stranded = world.workers().iter().all(|w| w.model != model || w.state != WorkerState::Ready);
     if stranded {
         let now = world.resource::<Core>().now;

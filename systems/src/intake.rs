@@ -33,6 +33,8 @@ pub(crate) fn take_in(world: &mut World) {
             Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
         }
     }
+    #[cfg(feature = "planted")]
+    crate::planted::misread(world);
 }
 
 /// What readers were shown died with the process that showed it: nobody could tell whether another attempt says

@@ -5,6 +5,21 @@
 
 #![deny(clippy::float_arithmetic)]
 
+/// Whether the world has this deliberate bug: in tests of the storm alone.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        crate::planted::has($world, crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        false
+    };
+}
+
 mod admission;
 pub mod audit;
 mod dispatch;
@@ -12,6 +27,8 @@ mod estimate;
 mod health;
 mod intake;
 pub mod placement;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod progress;
 mod release;
 mod report;
@@ -129,6 +146,12 @@ impl Simulation {
             }
         }
         Ok(simulation)
+    }
+
+    /// Gives the world a deliberate bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: planted::Bug) {
+        planted::plant(&mut self.world, bug);
     }
 
     fn over(mut world: World) -> Simulation {

@@ -91,6 +91,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
 
 /// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
 pub(crate) fn stir_device(world: &mut World, id: DeviceId) {
+    if planted!(world, SharedMemoryUnnoticed) {
+        return;
+    }
     let with_room = world.resource::<FreeIndex>().by_device.get(&id);
     let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
     world.resource_mut::<Mail>().stirred.extend(models);
@@ -166,6 +169,9 @@ pub(crate) fn take_back(world: &mut World, id: TaskId) {
 }
 
 fn disarm(world: &mut World, id: TaskId) {
+    if planted!(world, TimerNotDisarmed) {
+        return;
+    }
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
     let timers = world.get::<TaskTimers>(entity).copied().unwrap_or_default();
     let mut wheel = world.resource_mut::<Wheel>();

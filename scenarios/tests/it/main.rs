@@ -10,6 +10,8 @@ mod golden;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod schedule;
 #[cfg(test)]
 mod storm;

@@ -12,18 +12,22 @@ use crate::estimate;
 use crate::release::fail;
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::Rules;
+use orchestrion_world::config::{PlacementRules, Rules};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::{FreeIndex, Store};
+use orchestrion_world::units::Permille;
 use orchestrion_world::worker::{Lease, Worker, WorkerState};
 
 pub(crate) fn place(world: &mut World) {
     let Some(shared) = world.resource::<Core>().rules.clone() else { return };
-    let rules = shared.placement;
+    let batch_share = if planted!(world, BatchShareIgnored) { Permille(1000) } else { shared.placement.batch_share };
+    let rules = PlacementRules { batch_share, ..shared.placement };
+    #[cfg(feature = "planted")]
+    crate::planted::keep_still(world);
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
         let (mut interactive, mut batch) = (0, 0);
         while let Some(id) = world.resource::<Queues>().head(model) {
@@ -80,7 +84,9 @@ fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
 }
 
 fn candidate<'w>(world: &World, worker: &'w Worker) -> Candidate<'w> {
-    Candidate { worker, residual: world.device(worker.facts.device).map(|d| d.residual()).unwrap_or_default() }
+    let mut residual = world.device(worker.facts.device).map(|d| d.residual()).unwrap_or_default();
+    residual.0 += worker.facts.kv_per_token.0 * u64::from(planted!(world, MemoryOffByOne));
+    Candidate { worker, residual }
 }
 
 /// The longest context the worker could hold with all else gone from its device but weights.
@@ -113,7 +119,9 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     if let Some(mut device) = world.device_mut(device) {
         device.reserved.0 += kv.0;
     }
-    world.index_worker(worker);
+    if !planted!(world, IndexStale) {
+        world.index_worker(worker);
+    }
     dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));
 }
