@@ -25,7 +25,12 @@ pub(crate) fn rules() -> Rules {
             PoolRules { name: "right".into(), model: "tiny".into() },
         ],
         queue: QueueRules { interactive_max: 16, batch_max: 16, policy: OverloadPolicy::Reject },
-        health: HealthRules { beat_timeout: Ticks(5_000), no_worker_grace: Ticks(10_000), workers_max: 8 },
+        health: HealthRules {
+            beat_timeout: Ticks(5_000),
+            no_worker_grace: Ticks(10_000),
+            workers_max: 8,
+            ..Rules::default().health
+        },
         ..Rules::default()
     }
 }

@@ -15,9 +15,8 @@ use orchestrion_systems::{RestoreError, Simulation};
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{CancelReason, FaultClass, Input, Intent, Report};
+use orchestrion_world::protocol::{CancelReason, Input, Intent, Report};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::worker::WorkerState;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -173,14 +172,15 @@ fn tick_at(ledger: &Ledger, wall_ms: u64) -> Tick {
     now + Ticks(last_wall.map_or(0, |last| wall_ms.saturating_sub(last)))
 }
 
-/// Boot and rules; then what died with the process: its workers, and the tasks whose words nobody kept,
-/// which are those that lived with a connection.
+/// Boot, with which every worker is gone, and rules; then the tasks whose words nobody kept, which are those
+/// that lived with a connection.
 fn first_inputs(ledger: &Ledger, rules: &Rules, found: &Found, wall_ms: u64) -> Vec<Input> {
     let mut inputs = vec![Input::Boot { wall_ms }, Input::SetRules(Box::new(rules.clone()))];
-    let live = ledger.workers.iter().filter(|worker| worker.state == WorkerState::Ready);
+    let live = ledger.workers.iter().filter(|worker| worker.state.is_up());
     inputs.extend(live.map(|worker| {
+        // The boot says as much; this is for who reads the journal for what came from outside.
         let (worker, epoch) = (worker.id, worker.epoch);
-        Input::Report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) })
+        Input::Report(Report::WorkerDown { worker, epoch, error: None })
     }));
     let wordless = ledger.tasks.iter().filter(|task| !found.wanted.contains_key(&task.id));
     inputs

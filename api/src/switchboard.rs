@@ -173,8 +173,27 @@ impl Switchboard {
                 locked(&self.ready).insert(pool, ready);
                 self.telemetry.pool_ready(pool, ready);
             }
-            // Between the core and its operator: no client waits for these.
-            Notice::RulesRefused | Notice::WorkerRefused { .. } => {}
+            // Between the core and its operator: no client waits for the rest.
+            Notice::RulesRefused => {}
+            Notice::WorkerRefused { worker, reason } => {
+                tracing::warn!(%worker, ?reason, "the core did not take a worker in");
+            }
+            Notice::Restarted { worker, pool, loss } => {
+                tracing::warn!(%worker, loss = loss.label(), "a lost worker was told to begin again");
+                self.telemetry.restarted(pool, loss);
+            }
+            Notice::RestartsStopped { pool } => {
+                tracing::error!(
+                    pool = pool.0,
+                    "its workers were lost too often: not restarted until the pool is resumed"
+                );
+            }
+            Notice::BreakerChanged { worker, breaker } => {
+                tracing::warn!(%worker, breaker = breaker.label(), "a worker's breaker changed");
+            }
+            Notice::Quarantined { device } => {
+                tracing::error!(%device, "quarantined: nothing runs on it until a pool that stands on it is resumed");
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 
 use orchestrion_systems::Gauges;
 use orchestrion_world::config::OverloadPolicy;
+use orchestrion_world::health::Loss;
 use orchestrion_world::id::PoolId;
 use orchestrion_world::protocol::{CancelReason, Failure, Outcome, Refusal};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -25,6 +26,12 @@ struct ByOutcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPoolAndReason {
+    pool_id: String,
     reason: &'static str,
 }
 
@@ -81,6 +88,8 @@ pub struct Telemetry {
     vram_used: Gauge,
     journal_writable: Gauge,
     pool_ready: Vec<Gauge>,
+    /// By pool; of `Loss::ALL`, in its order.
+    restarts: Vec<[Counter; 5]>,
     first_token_ms: Histogram,
     queue_ms: Histogram,
     decode_ms: Histogram,
@@ -118,6 +127,7 @@ impl Telemetry {
         let rejected = Family::<ByReason, Counter>::default();
         let backpressure = Family::<ByPolicy, Counter>::default();
         let ready = Family::<ByPool, Gauge>::default();
+        let restarts = Family::<ByPoolAndReason, Counter>::default();
         let depth = Family::<ByPriority, Gauge>::default();
         let histogram = |buckets: &[f64]| Histogram::new(buckets.iter().copied());
         let telemetry = Telemetry {
@@ -138,6 +148,15 @@ impl Telemetry {
             vram_used: Gauge::default(),
             journal_writable: Gauge::default(),
             pool_ready: pools.iter().map(|pool| ready.get_or_create_owned(&ByPool { pool_id: pool.clone() })).collect(),
+            restarts: pools
+                .iter()
+                .map(|pool| {
+                    Loss::ALL.map(|loss| {
+                        let labels = ByPoolAndReason { pool_id: pool.clone(), reason: loss.label() };
+                        restarts.get_or_create_owned(&labels)
+                    })
+                })
+                .collect(),
             first_token_ms: histogram(&FIRST_TOKEN_MS),
             queue_ms: histogram(&QUEUE_MS),
             decode_ms: histogram(&DECODE_MS),
@@ -163,6 +182,7 @@ impl Telemetry {
         let writable = telemetry.journal_writable.clone();
         registry.register("journal_writable", "Whether steps can be recorded: 0 refuses new work", writable);
         registry.register("pool_ready", "Ready workers of a pool", ready);
+        registry.register("worker_restarts", "Lost workers that were told to begin again", restarts);
         registry.register(
             "latency_first_token_ms",
             "From acceptance to the first token",
@@ -277,6 +297,13 @@ impl Telemetry {
     pub(crate) fn pool_ready(&self, pool: PoolId, ready: u16) {
         if let Some(gauge) = self.pool_ready.get(usize::from(pool.0)) {
             gauge.set(i64::from(ready));
+        }
+    }
+
+    pub(crate) fn restarted(&self, pool: PoolId, loss: Loss) {
+        let row = self.restarts.get(usize::from(pool.0)).into_iter().flatten();
+        if let Some((counter, _)) = row.zip(Loss::ALL).find(|(_, of)| *of == loss) {
+            counter.inc();
         }
     }
 

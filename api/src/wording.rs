@@ -64,6 +64,21 @@ impl Names {
             }
             Notice::RulesRefused => "the new rules were not taken".to_owned(),
             Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
+            Notice::Restarted { worker, pool, loss } => {
+                format!("worker {worker} of {} begins again after its loss ({})", self.pool(*pool), loss.label())
+            }
+            Notice::RestartsStopped { pool } => {
+                format!(
+                    "{} lost its workers too often: those that are down stay down until it is resumed",
+                    self.pool(*pool)
+                )
+            }
+            Notice::BreakerChanged { worker, breaker } => {
+                format!("the breaker of worker {worker} is {}", breaker.label())
+            }
+            Notice::Quarantined { device } => {
+                format!("device {device} is in quarantine until a pool that stands on it is resumed")
+            }
         }
     }
 
@@ -139,7 +154,9 @@ pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
 pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
     match effect {
         Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
-        Effect::Order(Order::Reset { .. }) => None,
+        Effect::Order(
+            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. },
+        ) => None,
         Effect::Notice(notice) => task_of_notice(notice),
     }
 }
@@ -152,7 +169,13 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Started { task, .. }
         | Notice::Retrying { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
-        Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => None,
+        Notice::PoolChanged { .. }
+        | Notice::RulesRefused
+        | Notice::WorkerRefused { .. }
+        | Notice::Restarted { .. }
+        | Notice::RestartsStopped { .. }
+        | Notice::BreakerChanged { .. }
+        | Notice::Quarantined { .. } => None,
     }
 }
 
@@ -162,7 +185,14 @@ fn order_words(order: &Order) -> String {
             format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
         }
         Order::Cancel { worker, attempt, .. } => format!("was called back from worker {worker}, attempt {}", attempt.0),
-        Order::Reset { worker, epoch } => format!("worker {worker}, life {}, was told to begin again", epoch.0),
+        Order::Reset { worker, epoch } => {
+            format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
+        }
+        Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
+        Order::SpawnWorker { worker, epoch } => {
+            format!("worker {worker} was told to load its model and begin life {}", epoch.0)
+        }
+        Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
     }
 }
 

@@ -27,11 +27,21 @@ pub struct Cluster {
 /// A worker's place, whether or not it lives.
 #[derive(Clone, Debug)]
 struct Seat {
+    worker: WorkerId,
     cost: Cost,
     facts: WorkerFacts,
     epoch: Epoch,
     station: Option<Station>,
+    /// When its model will be loaded, and the life that begins then.
+    loading: Option<(u64, Epoch)>,
     planned: u32,
+}
+
+impl Seat {
+    /// When it is to be looked at.
+    fn due(&self) -> Option<u64> {
+        self.station.as_ref().map(Station::due).or(self.loading.map(|(at, _)| at))
+    }
 }
 
 impl Cluster {
@@ -39,7 +49,7 @@ impl Cluster {
     pub fn next_due(&mut self) -> Option<Tick> {
         while let Some(Reverse((at, place, planned))) = self.agenda.peek().copied() {
             let seat = &self.seats[place];
-            if seat.planned == planned && seat.station.is_some() {
+            if seat.planned == planned && seat.due().is_some() {
                 return Some(Tick(at.div_ceil(TICK)));
             }
             self.agenda.pop();
@@ -53,9 +63,17 @@ impl Cluster {
             let Some(Reverse((at, place, _))) = self.agenda.pop() else { return };
             if let Some(station) = &mut self.seats[place].station {
                 station.turn(at, said);
+            } else if let Some((_, epoch)) = self.seats[place].loading.take() {
+                self.begin(place, at, epoch, said);
             }
             self.plan(place);
         }
+    }
+
+    fn begin(&mut self, place: usize, at: u64, epoch: Epoch, said: &mut Said) {
+        let seat = &mut self.seats[place];
+        seat.epoch = epoch;
+        seat.station = Some(Station::new(at, (seat.worker, epoch), seat.cost, seat.facts.clone(), said));
     }
 
     /// A worker comes up; one that was there before comes up as another, with what it had.
@@ -64,7 +82,8 @@ impl Cluster {
             (Some(&place), _) => place,
             (None, Some((cost, facts))) => {
                 self.places.insert(worker, self.seats.len());
-                self.seats.push(Seat { cost, facts, epoch: Epoch(0), station: None, planned: 0 });
+                let (epoch, station, loading) = (Epoch(0), None, None);
+                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, planned: 0 });
                 self.seats.len() - 1
             }
             (None, None) => return,
@@ -73,9 +92,9 @@ impl Cluster {
         if seat.station.is_some() {
             return;
         }
-        seat.epoch.0 += 1;
-        let station = Station::new(now.0 * TICK, (worker, seat.epoch), seat.cost, seat.facts.clone(), said);
-        seat.station = Some(station);
+        seat.loading = None;
+        let epoch = Epoch(seat.epoch.0 + 1);
+        self.begin(place, now.0 * TICK, epoch, said);
         self.plan(place);
     }
 
@@ -85,8 +104,9 @@ impl Cluster {
         Some(Ticks(seat.cost.load(seat.facts.weights).div_ceil(TICK)))
     }
 
-    /// Carries an order to its station; a dead one hears nothing. A start needs to know what it will come to.
-    pub fn order(&mut self, now: Tick, order: &Order, job: Option<Job>) {
+    /// Carries an order to its station; a dead one hears nothing but that it is to begin again. A start needs to
+    /// know what it will come to.
+    pub fn order(&mut self, now: Tick, order: &Order, job: Option<Job>, said: &mut Said) {
         let command = match *order {
             Order::Start { epoch, task, attempt, .. } => match job {
                 Some(job) => Command::Start(task, attempt, epoch, job),
@@ -94,8 +114,30 @@ impl Cluster {
             },
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
+            Order::Probe { .. } => Command::Probe,
+            Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
+            Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
         };
         self.touch(order.worker(), |station| station.order(now.0 * TICK, command));
+    }
+
+    /// A worker begins anew: what it had is gone, its model is loaded.
+    fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, said: &mut Said) {
+        let Some(&place) = self.places.get(&worker) else { return };
+        let seat = &mut self.seats[place];
+        let loaded = (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.weights));
+        (seat.station, seat.loading, seat.epoch) = (None, Some((loaded, epoch)), epoch);
+        said.reports.push(Report::Loading { worker, epoch });
+        self.plan(place);
+    }
+
+    /// A worker ends as it was told.
+    fn stop(&mut self, worker: WorkerId, epoch: Epoch, said: &mut Said) {
+        let Some(seat) = self.places.get(&worker).map(|&place| &mut self.seats[place]) else { return };
+        seat.loading = None;
+        if seat.station.take_if(|station| station.epoch == epoch).is_some() {
+            said.reports.push(Report::WorkerDown { worker, epoch, error: None });
+        }
     }
 
     /// A worker's process ends and says so.
@@ -133,8 +175,8 @@ impl Cluster {
 
     fn plan(&mut self, place: usize) {
         let seat = &mut self.seats[place];
-        let Some(station) = &seat.station else { return };
+        let Some(due) = seat.due() else { return };
         seat.planned = seat.planned.wrapping_add(1);
-        self.agenda.push(Reverse((station.due(), place, seat.planned)));
+        self.agenda.push(Reverse((due, place, seat.planned)));
     }
 }

@@ -14,6 +14,8 @@ pub const BEAT: Ticks = Ticks(1_000);
 const PROGRESS: Ticks = Ticks(100);
 /// From an order to the engine's taking it up.
 const TAKE_UP: Ticks = Ticks(2);
+/// From an order to begin to a loaded model.
+const LOAD: Ticks = Ticks(500);
 
 /// Every simulated worker, and what they will report when.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,7 @@ struct Sim {
     facts: WorkerFacts,
     epoch: Epoch,
     alive: bool,
+    flaw: Option<Flaw>,
     /// Of the rates in `facts`: how much longer everything takes.
     slowness: Permille,
     running: BTreeMap<TaskId, Attempt>,
@@ -35,8 +38,18 @@ struct Sim {
     stalled: BTreeSet<(TaskId, Attempt)>,
 }
 
+/// What is wrong with a worker, until it is mended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Each new life of it ends while it loads.
+    FailsToStart,
+    /// It does not hear what it is told.
+    Deaf,
+}
+
 #[derive(Clone, Debug)]
 enum Planned {
+    Up,
     Beat,
     Start(TaskId, Attempt),
     /// What was made since the first token came, of which so many were told.
@@ -59,8 +72,9 @@ impl Engine {
     }
 
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
+        let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
         let (slowness, running, stalled) = (Permille(1000), BTreeMap::new(), BTreeSet::new());
-        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, slowness, running, stalled });
+        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled });
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
     }
@@ -83,6 +97,18 @@ impl Engine {
         self.workers.get_mut(&id).map(|sim| sim.slowness = share).is_some()
     }
 
+    /// From here on this is wrong with it, or nothing.
+    pub fn flaw(&mut self, id: WorkerId, flaw: Option<Flaw>) -> bool {
+        let sim = self.workers.get_mut(&id);
+        sim.map(|sim| (sim.flaw, sim.alive) = (flaw, sim.alive && flaw != Some(Flaw::Deaf))).is_some()
+    }
+
+    /// The weights that a worker uses are found to be other than those loaded.
+    pub fn corrupt(&self, id: WorkerId) -> Option<Report> {
+        let sim = self.workers.get(&id).filter(|sim| sim.alive)?;
+        Some(Report::ShardCorrupt { worker: id, epoch: sim.epoch, digest: sim.facts.model_digest })
+    }
+
     /// Every worker stops without a word: their process is gone.
     pub fn kill(&mut self) {
         for sim in self.workers.values_mut() {
@@ -93,7 +119,7 @@ impl Engine {
 
     /// Workers that are slow are so no more, and those that are down come up.
     pub fn heal(&mut self, now: Tick) -> Vec<Report> {
-        self.workers.values_mut().for_each(|sim| sim.slowness = Permille(1000));
+        self.workers.values_mut().for_each(|sim| (sim.slowness, sim.flaw) = (Permille(1000), None));
         let down: Vec<WorkerId> = self.workers.iter().filter(|(_, sim)| !sim.alive).map(|(id, _)| *id).collect();
         down.into_iter().filter_map(|id| self.rise(now, id, None)).collect()
     }
@@ -159,8 +185,24 @@ impl Engine {
                 None
             }
             Order::Reset { worker, epoch } => {
-                let facts = self.workers.get(&worker)?.facts.clone();
+                let sim = self.workers.get(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
+                let facts = sim.facts.clone();
                 Some(self.announce(now, worker, epoch, facts))
+            }
+            Order::Probe { worker, epoch } => {
+                let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
+                alive.then_some(Report::Beat { worker, epoch })
+            }
+            Order::SpawnWorker { worker, epoch } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
+                (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                self.plan(now + LOAD, worker, epoch, Planned::Up);
+                Some(Report::Loading { worker, epoch })
+            }
+            Order::StopWorker { worker, epoch } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                (sim.alive, sim.running) = (false, BTreeMap::new());
+                Some(Report::WorkerDown { worker, epoch, error: None })
             }
         }
     }
@@ -181,6 +223,14 @@ impl Engine {
             sim.running.get(&task) == Some(&attempt) && !sim.stalled.contains(&(task, attempt))
         };
         match planned {
+            Planned::Up if sim.flaw == Some(Flaw::FailsToStart) => {
+                sim.alive = false;
+                Some(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) })
+            }
+            Planned::Up => {
+                let facts = sim.facts.clone();
+                Some(self.announce(now, worker, epoch, facts))
+            }
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);
                 Some(Report::Beat { worker, epoch })

@@ -1,6 +1,7 @@
 //! Audits of what only a history can show: over the effects of a run, in order.
 
-use orchestrion_world::id::{Attempt, ModelId, TaskId, TenantId};
+use orchestrion_world::health::Breaker;
+use orchestrion_world::id::{Attempt, ModelId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{Class, Effect, Failure, Input, Intent, Notice, Order, Outcome};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,6 +16,8 @@ pub struct History {
     admissions: u64,
     /// Submitted in this step and not answered yet, in order.
     asked: VecDeque<(TaskId, Line)>,
+    /// As last told.
+    breakers: BTreeMap<WorkerId, Breaker>,
 }
 
 /// The queue that a task waits in, and whose part of it.
@@ -73,7 +76,10 @@ impl History {
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { task, attempt, .. } => {
+            Notice::Placed { task, attempt, worker, .. } => {
+                let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
+                let open = open.then(|| format!("8: {task} was placed on {worker}, whose breaker is open"));
+                open.map_or(Ok(()), Err)?;
                 self.goes_first(task, attempt)?;
                 (task, Told::Placed(attempt))
             }
@@ -87,7 +93,16 @@ impl History {
                 (task, Told::Ended)
             }
             Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::PoolChanged { .. } | Notice::RulesRefused | Notice::WorkerRefused { .. } => return Ok(()),
+            Notice::BreakerChanged { worker, breaker } => {
+                self.breakers.insert(worker, breaker);
+                return Ok(());
+            }
+            Notice::PoolChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. }
+            | Notice::Restarted { .. }
+            | Notice::RestartsStopped { .. }
+            | Notice::Quarantined { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));
@@ -143,7 +158,7 @@ impl History {
                 };
                 over.then_some(()).ok_or_else(|| format!("2: {task} is cancelled at its worker before that was told"))
             }
-            Order::Reset { .. } => Ok(()),
+            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. } => Ok(()),
         }
     }
 

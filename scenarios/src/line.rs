@@ -114,6 +114,8 @@ pub fn worker_of(report: &Report) -> WorkerId {
         Report::WorkerUp { worker, .. }
         | Report::WorkerDown { worker, .. }
         | Report::Beat { worker, .. }
+        | Report::Loading { worker, .. }
+        | Report::ShardCorrupt { worker, .. }
         | Report::Started { worker, .. }
         | Report::Progress { worker, .. }
         | Report::Finished { worker, .. }
@@ -127,6 +129,8 @@ pub fn epoch_of(report: &Report) -> Epoch {
         Report::WorkerUp { epoch, .. }
         | Report::WorkerDown { epoch, .. }
         | Report::Beat { epoch, .. }
+        | Report::Loading { epoch, .. }
+        | Report::ShardCorrupt { epoch, .. }
         | Report::Started { epoch, .. }
         | Report::Progress { epoch, .. }
         | Report::Finished { epoch, .. }

@@ -1,11 +1,9 @@
 //! Audits of one step: the state before, what came in, what was decided, the state after. They show what
 //! neither a state nor the order of effects can: that nothing changed which must not.
 
-use orchestrion_world::config::Rules;
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{Determinism, Effect, Input, Intent, Notice, Report};
+use orchestrion_world::protocol::{Determinism, Effect, Input, Intent, Notice, Order, Report};
 use orchestrion_world::task::Task;
-use orchestrion_world::worker::WorkerState;
 use std::collections::BTreeSet;
 
 /// One step, from outside.
@@ -22,7 +20,7 @@ type Audit = fn(&Move<'_>) -> Result<(), String>;
 /// Every audit of a step. The number is that of `docs/invariants.md`.
 pub const MOVES: &[(&str, Audit)] = &[
     ("2 a task that is cancelled is over in that step", cancels_hold),
-    ("11 a worker is lost by its own word or its silence", losses_have_a_reason),
+    ("11 a worker is lost by its own word, its silence, or because it was told to end", losses_have_a_reason),
     ("12 retries are paid for", retries_are_paid_for),
     ("13 only a strict task is tried again after its first token", no_rerun_after_a_token),
     ("what a task was admitted as does not change", tasks_stay_what_they_are),
@@ -66,23 +64,32 @@ fn cancels_hold(moved: &Move<'_>) -> Result<(), String> {
 }
 
 fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {
-    let timeout = |rules: &Rules| rules.health.beat_timeout;
-    for worker in moved.before.workers.iter().filter(|w| w.state == WorkerState::Ready) {
+    for worker in moved.before.workers.iter().filter(|w| w.state.is_up()) {
         let Ok(at) = moved.after.workers.binary_search_by_key(&worker.id, |w| w.id) else {
             return Err(format!("{} is gone", worker.id));
         };
         let after = &moved.after.workers[at];
-        if after.state == WorkerState::Ready && after.epoch == worker.epoch {
+        if after.state.is_up() && after.epoch == worker.epoch {
             continue;
         }
         let said = moved.inputs.iter().any(|input| match input {
             Input::Report(Report::WorkerDown { worker: id, epoch, .. }) => *id == worker.id && *epoch == worker.epoch,
             Input::Report(Report::WorkerUp { worker: id, epoch, .. }) => *id == worker.id && *epoch > worker.epoch,
+            // Who lived in the last process is gone with it.
+            Input::Boot { .. } => true,
             _ => false,
         });
+        let told = moved.effects.iter().any(|effect| match effect {
+            Effect::Order(Order::StopWorker { worker: id, epoch }) => *id == worker.id && *epoch == worker.epoch,
+            Effect::Order(_) | Effect::Notice(_) => false,
+        });
         let now = moved.after.core.now;
-        let silent = moved.after.core.rules.as_deref().is_some_and(|r| worker.heard + timeout(r) <= now);
-        check(said || silent, || format!("{} of epoch {} was taken out at {}", worker.id, worker.epoch.0, now.0))?;
+        // It was asked, and the time for its answer is over.
+        let over = |ledger: &Ledger| worker.alarm_at(ledger.core.rules.as_deref()).is_some_and(|due| due <= now);
+        let silent = worker.probed.is_some() && (over(moved.before) || over(moved.after));
+        check(said || told || silent, || {
+            format!("{} of epoch {} was taken out at {}", worker.id, worker.epoch.0, now.0)
+        })?;
     }
     Ok(())
 }

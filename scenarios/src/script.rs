@@ -13,6 +13,7 @@
 //! > 50 late w1 by=20 for=300
 //! ```
 
+use crate::engine::Flaw;
 use crate::line::Trouble;
 use orchestrion_world::config::{
     HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
@@ -58,6 +59,10 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails.
     Fault(TaskId, FaultClass),
+    /// From here on something is wrong with the worker, or nothing is any more.
+    Flaw(WorkerId, Option<Flaw>),
+    /// The weights that the worker uses are found to be corrupt.
+    Corrupt(WorkerId),
     /// One of the attempts that run on this worker fails.
     FaultAt(WorkerId, FaultClass),
     /// From here on, tasks take this share of their time there.
@@ -100,10 +105,12 @@ const DECLARATIONS: [&str; 5] = ["queue", "retry", "timeouts", "health", "placem
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
+    let rules = Rules::default();
+    let health = rules.health.clone();
     Rules {
         queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
-        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64 },
-        ..Rules::default()
+        health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64, ..health },
+        ..rules
     }
 }
 
@@ -225,6 +232,10 @@ impl Script {
                 }
             }
             "boot" => Act::Boot,
+            "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
+            "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
+            "mend" => Act::Flaw(worker_id(words.name()?)?, None),
+            "corrupt" => Act::Corrupt(worker_id(words.name()?)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
@@ -307,6 +318,14 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             let health = &mut rules.health;
             health.beat_timeout = Ticks(words.or("beat_timeout", health.beat_timeout.0)?);
             health.no_worker_grace = Ticks(words.or("no_worker_grace", health.no_worker_grace.0)?);
+            health.load_timeout = Ticks(words.or("load_timeout", health.load_timeout.0)?);
+            health.restart.backoff = Ticks(words.or("restart", health.restart.backoff.0)?);
+            health.restart.jitter = Permille(words.or("restart_jitter", health.restart.jitter.0)?);
+            health.restart.storm_max = words.or("storm", health.restart.storm_max)?;
+            health.breaker.failures = words.or("breaker", health.breaker.failures)?;
+            health.breaker.open = Ticks(words.or("breaker_open", health.breaker.open.0)?);
+            health.breaker.stable = Ticks(words.or("breaker_stable", health.breaker.stable.0)?);
+            health.fatal_max = words.or("fatal_max", health.fatal_max)?;
         }
         "placement" => rules.placement = placement(rules, words)?,
         other => return Err(format!("no section of the rules is called `{other}`")),

@@ -38,6 +38,7 @@ pub(crate) enum Command {
     Start(TaskId, Attempt, Epoch, Job),
     Cancel(TaskId, Attempt),
     Reset(Epoch),
+    Probe,
 }
 
 #[derive(Clone, Debug)]
@@ -180,9 +181,7 @@ impl Station {
         }
         if now - self.last_beat >= if self.rows.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
             self.last_beat = now;
-            if now >= self.mute_until {
-                said.reports.push(Report::Beat { worker: self.worker, epoch: self.epoch });
-            }
+            self.beat(now, said);
         }
         if !self.rows.is_empty() {
             self.stretch = Some(self.plan(now, said));
@@ -253,6 +252,12 @@ impl Station {
         });
     }
 
+    fn beat(&mut self, now: u64, said: &mut Said) {
+        if now >= self.mute_until {
+            said.reports.push(Report::Beat { worker: self.worker, epoch: self.epoch });
+        }
+    }
+
     fn obey(&mut self, now: u64, command: Command, said: &mut Said) {
         let (worker, epoch) = (self.worker, self.epoch);
         match command {
@@ -275,6 +280,7 @@ impl Station {
                     said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
                 }
             }
+            Command::Probe => self.beat(now, said),
             Command::Reset(epoch) => {
                 self.rows.clear();
                 self.epoch = epoch;

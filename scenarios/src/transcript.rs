@@ -1,6 +1,7 @@
 //! Effects in words: one line each, after `< `, with the tick.
 
 use orchestrion_world::config::Rules;
+use orchestrion_world::health::Breaker;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::protocol::{Effect, Failure, Notice, Order, Outcome, Refusal, Setback};
 use orchestrion_world::time::Tick;
@@ -23,6 +24,9 @@ fn tell_order(order: &Order) -> String {
         Order::Start { worker, task, attempt, .. } => format!("{worker} start {} attempt={}", t(*task), attempt.0),
         Order::Cancel { worker, task, attempt, .. } => format!("{worker} cancel {} attempt={}", t(*task), attempt.0),
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
+        Order::Probe { worker, .. } => format!("{worker} probe"),
+        Order::SpawnWorker { worker, epoch } => format!("{worker} spawn epoch={}", epoch.0),
+        Order::StopWorker { worker, .. } => format!("{worker} stop"),
     }
 }
 
@@ -42,6 +46,13 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),
         Notice::RulesRefused => "rules refused".into(),
         Notice::WorkerRefused { worker, reason } => format!("{worker} not taken in: {reason:?}"),
+        Notice::Restarted { worker, loss, .. } => format!("{worker} restarted after {}", loss.label()),
+        Notice::RestartsStopped { pool: id } => format!("pool {} is restarted no more", pool(id)),
+        Notice::BreakerChanged { worker, breaker: Breaker::Open { until } } => {
+            format!("{worker} breaker open until={}", until.0)
+        }
+        Notice::BreakerChanged { worker, breaker } => format!("{worker} breaker {}", breaker.label()),
+        Notice::Quarantined { device } => format!("{device} quarantined"),
     }
 }
 

@@ -19,7 +19,7 @@ use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Model, Worker, WorkerState};
+use orchestrion_world::worker::{Model, Worker};
 use overload::{Waiting, Which};
 
 /// A client told to come back sooner than this would find the same queue; later than the second, it
@@ -174,9 +174,9 @@ impl Load {
 fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Permille) -> Load {
     let (slots, batch_slots) = (Slots::default(), Slots::default());
     let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
-    let ready = |w: &&Worker| w.model == spec.model && w.state == WorkerState::Ready;
+    let ready = |w: &&Worker| w.model == spec.model && w.takes();
     for worker in world.workers().into_iter().filter(ready) {
-        load.slots.all += u64::from(worker.facts.slots);
+        load.slots.all += u64::from(worker.offered());
         load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
         if has_memory(world, worker, spec) {
             load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));

@@ -7,6 +7,8 @@
 use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
+use orchestrion_world::crew::Crews;
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
@@ -15,7 +17,7 @@ use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::{Model, Pool, Worker};
 use std::collections::BTreeMap;
 
 /// A broken invariant: its name in [`AUDITS`], and what was found.
@@ -34,11 +36,14 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
-    ("8 no lease on a worker that is not ready", leases_only_on_ready),
+    ("8 no lease on a worker that is not up", leases_only_where_up),
+    ("8 nothing runs on a device in quarantine", quarantine_holds),
+    ("pools and models count the workers that take tasks, and crews are who they are", crews_match),
     ("12 attempts within the limit", attempts_within_limit),
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
@@ -119,14 +124,41 @@ fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
     })?;
     ledger.shards.iter().try_for_each(|shard| {
         let of_shard = |w: &&Worker| w.facts.device == shard.device && w.facts.model_digest == shard.digest;
-        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state == WorkerState::Ready).count();
+        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state.is_up()).count();
         check(holders == usize::from(shard.holders), || format!("{shard:?} has {holders} holders"))
     })
 }
 
-fn leases_only_on_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let lost = |w: &&Worker| w.state == WorkerState::Lost && !w.leases.is_empty();
-    ledger.workers.iter().find(lost).map_or(Ok(()), |w| Err(format!("{} is lost and has leases", w.id)))
+fn leases_only_where_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let down = |w: &&Worker| !w.state.is_up() && !w.leases.is_empty();
+    ledger.workers.iter().find(down).map_or(Ok(()), |w| Err(format!("{} is {:?} and has leases", w.id, w.state)))
+}
+
+fn quarantine_holds(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let shut = |id| ledger.devices.iter().any(|device| device.id == id && device.quarantined);
+    let at_large = |w: &&Worker| w.state != WorkerState::Stopped && shut(w.facts.device);
+    ledger.workers.iter().find(at_large).map_or(Ok(()), |w| Err(format!("{} is {:?} in quarantine", w.id, w.state)))
+}
+
+fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut crews = Crews::default();
+    let (mut pools, mut models) = (BTreeMap::new(), BTreeMap::new());
+    for worker in &ledger.workers {
+        crews.join(worker.id, &worker.facts);
+        *pools.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
+        *models.entry(worker.model).or_insert(0) += u32::from(worker.takes());
+    }
+    check(&crews == world.resource::<Crews>(), || format!("{:?} are kept, {crews:?} are", world.resource::<Crews>()))?;
+    let of = |pool: &&Pool| pool.ready != pools.get(&pool.id).copied().unwrap_or_default();
+    ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {pools:?} are ready")))?;
+    let of = |model: &&Model| model.ready != models.get(&model.id).copied().unwrap_or_default();
+    ledger.models.iter().find(of).map_or(Ok(()), |model| Err(format!("{model:?}: {models:?} are ready")))
+}
+
+fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
+    over.map_or(Ok(()), |pool| Err(format!("{pool:?} was restarted too often")))
 }
 
 fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
@@ -164,14 +196,15 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
-    let mut called_for: Vec<_> = deadlines.chain(retries).collect();
+    let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).collect();
     called_for.sort_unstable();
-    // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
+    // Alarms of workers are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) => exact.push((due, key)),
+            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) => exact.push((due, key)),
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
@@ -182,8 +215,9 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
     }
     for model in &ledger.models {
-        let armed = alarms.remove(&TimerKey::Stranded(model.id)).is_some();
-        check(armed == model.stranded.is_some(), || format!("{model:?}: alarm {armed}"))?;
+        let armed = alarms.remove(&TimerKey::Stranded(model.id));
+        let due = model.alarm_at(rules).map(|due| due.max(ledger.core.now + Ticks(1)));
+        check(armed == due, || format!("{model:?}: alarm {armed:?}, {due:?}"))?;
     }
     for task in &ledger.tasks {
         let due = rules.and_then(|rules| task.patience(&rules.timeouts)).map(|(due, _)| due);
@@ -201,7 +235,7 @@ fn nobody_waits_in_vain(world: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn pools_count_ready(_: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.pools.iter().try_for_each(|pool| {
-        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.state == WorkerState::Ready;
+        let of_pool = |w: &&Worker| w.facts.pool == pool.id && w.takes();
         let ready = ledger.workers.iter().filter(of_pool).count();
         check(ready == usize::from(pool.ready), || format!("{pool:?} has {ready} ready workers"))
     })
@@ -229,7 +263,7 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let free = |w: &&Worker| w.state == WorkerState::Ready && w.free_slots() > 0;
+    let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
     let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.model, w.id)).collect();
     called_for.sort_unstable();
     let index = world.resource::<FreeIndex>();

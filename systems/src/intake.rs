@@ -45,7 +45,9 @@ fn boot(world: &mut World, wall_ms: u64) {
     // Every task is looked at, once in the life of a process.
     let shown = |key: &Key| world.get_by::<Task>(*key).filter(|task| task.tokens_out > 0).map(|task| task.id);
     let cut: Vec<TaskId> = world.names().iter().filter_map(shown).collect();
-    world.resource_mut::<Mail>().cut.extend(cut);
+    let mut mail = world.resource_mut::<Mail>();
+    mail.cut.extend(cut);
+    mail.booted = true;
 }
 
 fn sort_intent(mail: &mut Mail, intent: Intent) {
@@ -58,7 +60,9 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
 fn sort_report(mail: &mut Mail, report: Report) {
     match report {
         Report::WorkerUp { worker, epoch, facts } => mail.words.push(Word::Up(worker, epoch, facts)),
-        Report::WorkerDown { worker, epoch, error: _ } => mail.words.push(Word::Down(worker, epoch)),
+        Report::WorkerDown { worker, epoch, error } => mail.words.push(Word::Down(worker, epoch, error)),
+        Report::Loading { worker, epoch } => mail.words.push(Word::Loading(worker, epoch)),
+        Report::ShardCorrupt { worker, epoch, digest } => mail.words.push(Word::Corrupt(worker, epoch, digest)),
         Report::Beat { worker, epoch } => mail.words.push(Word::Alive(worker, epoch)),
         Report::Started { worker, epoch, task, attempt } => mail.starts.push((worker, epoch, task, attempt)),
         Report::Progress { worker, epoch, made } => mail.progress.push(Made { worker, epoch, tokens: made }),
@@ -89,7 +93,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         for (n, pool) in rules.pools.iter().enumerate() {
             let Ok(model) = rules.models.binary_search(&pool.model) else { continue };
             let (id, model) = (PoolId(n as u16), ModelId(model as u16));
-            world.enlist(Key::Pool(id), Pool { id, model, ready: 0 });
+            world.enlist(Key::Pool(id), Pool::new(id, model));
         }
         let mut core = world.resource_mut::<Core>();
         core.retry_budget = RETRY_BUDGET_AT_START;

@@ -46,7 +46,6 @@ use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use orchestrion_world::wheel::Wheel;
-use orchestrion_world::worker::WorkerState;
 use placement::explain::DecisionLog;
 use std::fmt;
 
@@ -202,8 +201,8 @@ impl Simulation {
         }
         for worker in self.world.workers() {
             gauges.leases += worker.leases.len() as u64;
-            if worker.state == WorkerState::Ready {
-                gauges.slots += u64::from(worker.facts.slots);
+            if worker.takes() {
+                gauges.slots += u64::from(worker.offered());
             }
         }
         for device in self.world.devices() {

@@ -61,12 +61,16 @@ pub enum Bug {
     ReadyMiscounted,
     /// A worker that is full stays in the index of those with room.
     IndexStale,
+    /// A breaker opens, and tasks go on as before.
+    BreakerIgnored,
+    /// Nobody stops restarting what goes on dying.
+    RestartsUnlimited,
     /// A decision hangs on something that no input says.
     HiddenState,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 23] = [
+    pub const ALL: [Bug; 25] = [
         Bug::EndToldTwice,
         Bug::WordAfterEnd,
         Bug::SlotLeakOnCrash,
@@ -89,6 +93,8 @@ impl Bug {
         Bug::CancelForgottenInBackoff,
         Bug::ReadyMiscounted,
         Bug::IndexStale,
+        Bug::BreakerIgnored,
+        Bug::RestartsUnlimited,
         Bug::HiddenState,
     ];
 }
@@ -134,7 +140,7 @@ pub(crate) fn misread(world: &mut World) {
         }
         Bug::NoEpochFencing => {
             for word in &mut mail.words {
-                if let Word::Down(id, said) | Word::Alive(id, said) = word {
+                if let Word::Down(id, said, _) | Word::Alive(id, said) = word {
                     *said = epoch(*id).unwrap_or(*said);
                 }
             }

@@ -9,7 +9,6 @@ use orchestrion_world::mail::{Made, Mail};
 use orchestrion_world::protocol::Notice;
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
-use orchestrion_world::worker::WorkerState;
 
 pub(crate) fn follow(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
@@ -51,7 +50,7 @@ fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
 /// Whether this life of the worker holds a live lease for this attempt.
 fn holds(world: &World, id: WorkerId, epoch: Epoch, task: TaskId, attempt: Attempt) -> bool {
     world.worker(id).is_some_and(|worker| {
-        worker.state == WorkerState::Ready
+        worker.state.is_up()
             && worker.epoch == epoch
             && worker.lease_at(task, attempt).is_some_and(|at| !worker.leases[at].revoked)
     })

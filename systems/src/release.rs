@@ -5,6 +5,7 @@ pub(crate) mod patience;
 mod retry;
 
 use crate::estimate;
+use crate::health;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, DeviceId, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
@@ -16,13 +17,11 @@ use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::WorkerState;
 use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let ends = std::mem::take(&mut mail.ends);
-    let orphans = std::mem::take(&mut mail.orphans);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
     let cut = std::mem::take(&mut mail.cut);
@@ -32,7 +31,8 @@ pub(crate) fn release(world: &mut World) {
     for task in cut {
         fail(world, task, Failure::WorkerLost);
     }
-    for (task, attempt) in orphans {
+    // A fault that broke its worker leaves orphans too.
+    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
         set_back(world, task, attempt, Setback::WorkerLost);
     }
     for (task, reason) in cancels {
@@ -47,7 +47,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
-            TimerKey::Beat(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn release(world: &mut World) {
 fn end_attempt(world: &mut World, end: AttemptEnd) {
     let AttemptEnd { worker: id, epoch, task, attempt, result } = end;
     let Some(worker) = world.worker(id) else { return };
-    if worker.epoch != epoch || worker.state != WorkerState::Ready {
+    if worker.epoch != epoch || !worker.state.is_up() {
         return;
     }
     let Some(at) = worker.lease_at(task, attempt) else { return };
@@ -76,6 +76,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     match result {
         Ok(usage) => {
             learn(world, id, task, &usage, sharers);
+            if usage.finish != Finish::Cancelled {
+                health::went_well(world, id);
+            }
             let outcome = match usage.finish {
                 Finish::Stop | Finish::Length => Outcome::Done(usage),
                 // Nobody asked the core: the station is going down.
@@ -85,7 +88,10 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
             };
             end_task(world, task, outcome);
         }
-        Err(class) => set_back(world, task, attempt, Setback::Fault(class)),
+        Err(class) => {
+            set_back(world, task, attempt, Setback::Fault(class));
+            health::went_wrong(world, id, class);
+        }
     }
 }
 
@@ -179,14 +185,15 @@ fn disarm(world: &mut World, id: TaskId) {
     [deadline, retry, patience].into_iter().flatten().for_each(|timer| wheel.disarm(timer));
 }
 
-/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the alarm
-/// is set again.
+/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the grace
+/// begins anew.
 fn give_up_on(world: &mut World, id: ModelId) {
     let core = world.resource::<Core>();
-    let Some(due) = core.rules.as_ref().map(|r| core.now + r.health.no_worker_grace) else { return };
-    if world.model(id).is_none_or(|m| m.stranded.is_none()) {
-        return;
-    }
+    let now = core.now;
+    let Some(due) = core.rules.as_ref().map(|r| now + r.health.no_worker_grace) else { return };
+    let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { return };
+    // The alarm of a restored world is set from this.
+    model.stranded = Some(now);
     while let Some(task) = world.resource::<Queues>().head(id) {
         fail(world, task, Failure::NoWorker);
     }

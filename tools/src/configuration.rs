@@ -3,9 +3,11 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod health;
 mod queue;
 mod tenants;
 
+pub(crate) use health::Health;
 pub(crate) use queue::Queue;
 pub(crate) use tenants::Tenant;
 
@@ -18,9 +20,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
-use orchestrion_world::config::{
-    HealthRules, PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules,
-};
+use orchestrion_world::config::{PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -65,14 +65,6 @@ pub(crate) enum Policy {
     PredictedEnd,
     LeastLoaded,
     Pack,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Health {
-    pub beat_timeout_ms: u64,
-    pub no_worker_grace_ms: u64,
-    pub workers_max: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,13 +168,6 @@ impl Default for Placement {
     fn default() -> Self {
         let PlacementRules { policy: _, batch_share } = Rules::default().placement;
         Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0 }
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let HealthRules { beat_timeout, no_worker_grace, workers_max } = Rules::default().health;
-        Health { beat_timeout_ms: beat_timeout.0, no_worker_grace_ms: no_worker_grace.0, workers_max }
     }
 }
 
@@ -296,11 +281,7 @@ impl Config {
                 },
                 batch_share: Permille(placement.batch_share_permille),
             },
-            health: HealthRules {
-                beat_timeout: Ticks(health.beat_timeout_ms),
-                no_worker_grace: Ticks(health.no_worker_grace_ms),
-                workers_max: health.workers_max,
-            },
+            health: health.rules(),
             retry: RetryRules {
                 attempts_max: retry.attempts_max,
                 backoff: Ticks(retry.backoff_ms),

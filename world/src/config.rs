@@ -92,15 +92,50 @@ pub enum PlacementRule {
     Pack,
 }
 
-/// When a worker counts as lost.
+/// When a worker counts as lost, and what is done about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthRules {
-    /// Without a word for this long, a worker is lost.
+    /// Without a word for this long, a worker is lost; after half of it, it is asked.
     pub beat_timeout: Ticks,
+    /// A worker may take this long to load its model.
+    pub load_timeout: Ticks,
     /// Queued tasks of a model without workers end after this long.
     pub no_worker_grace: Ticks,
     /// Workers beyond this are not taken in.
     pub workers_max: u32,
+    pub restart: RestartRules,
+    pub breaker: BreakerRules,
+    /// So many fatal faults within the window put a device into quarantine.
+    pub fatal_max: u32,
+    pub fatal_window: Ticks,
+    /// So often may weights on a device be found corrupt before it goes into quarantine.
+    pub corrupt_max: u32,
+}
+
+/// How a lost worker is told to begin again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartRules {
+    /// Before the first; doubles with each loss.
+    pub backoff: Ticks,
+    pub backoff_max: Ticks,
+    /// The backoff is drawn from this share either side.
+    pub jitter: Permille,
+    /// A worker that was up for so long begins with the first backoff again.
+    pub stable: Ticks,
+    /// Restarts of one pool within the window; beyond them it is left down until somebody resumes it.
+    pub storm_max: u32,
+    pub storm_window: Ticks,
+}
+
+/// When a worker that fails one task after the other gets none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerRules {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// How long it stays open.
+    pub open: Ticks,
+    /// How long after the first trial that succeeds it closes, if none fails.
+    pub stable: Ticks,
 }
 
 /// When an attempt lost before its first token is tried again.
@@ -138,7 +173,26 @@ impl Default for Rules {
             queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
-            health: HealthRules { beat_timeout: Ticks(15_000), no_worker_grace: Ticks(30_000), workers_max: 1_024 },
+            health: HealthRules {
+                beat_timeout: Ticks(15_000),
+                // A large model from a slow disk.
+                load_timeout: Ticks(900_000),
+                no_worker_grace: Ticks(30_000),
+                workers_max: 1_024,
+                restart: RestartRules {
+                    backoff: Ticks(1_000),
+                    backoff_max: Ticks(60_000),
+                    jitter: Permille(100),
+                    stable: Ticks(300_000),
+                    storm_max: 10,
+                    storm_window: Ticks(60_000),
+                },
+                breaker: BreakerRules { failures: 5, open: Ticks(300_000), stable: Ticks(60_000) },
+                // Beyond the breaker's count: one worker that fails is given up before its device is.
+                fatal_max: 8,
+                fatal_window: Ticks(3_600_000),
+                corrupt_max: 2,
+            },
             retry: RetryRules {
                 attempts_max: 3,
                 backoff: Ticks(100),
@@ -171,6 +225,8 @@ pub enum RulesError {
 
 /// Ids are 16 bits wide.
 const NAMES_MAX: usize = u16::MAX as usize;
+/// Each that is counted within a window is remembered.
+const COUNTED_MAX: u64 = 1_000;
 /// About 35 years: no sum of such lengths comes near the end of the tick's range.
 const LENGTH_MAX: u64 = 1 << 40;
 
@@ -200,7 +256,21 @@ impl Rules {
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
+        within("health.load_timeout", health.load_timeout.0, 1, LENGTH_MAX)?;
         within("health.workers_max", health.workers_max.into(), 1, NAMES_MAX as u64)?;
+        let HealthRules { restart, breaker, fatal_max, fatal_window, corrupt_max, .. } = health;
+        within("health.restart.backoff", restart.backoff.0, 1, LENGTH_MAX)?;
+        within("health.restart.backoff_max", restart.backoff_max.0, 1, LENGTH_MAX)?;
+        within("health.restart.jitter", restart.jitter.0.into(), 0, 1000)?;
+        within("health.restart.stable", restart.stable.0, 1, LENGTH_MAX)?;
+        within("health.restart.storm_max", restart.storm_max.into(), 1, COUNTED_MAX)?;
+        within("health.restart.storm_window", restart.storm_window.0, 1, LENGTH_MAX)?;
+        within("health.breaker.failures", breaker.failures.into(), 1, COUNTED_MAX)?;
+        within("health.breaker.open", breaker.open.0, 1, LENGTH_MAX)?;
+        within("health.breaker.stable", breaker.stable.0, 1, LENGTH_MAX)?;
+        within("health.fatal_max", (*fatal_max).into(), 1, COUNTED_MAX)?;
+        within("health.fatal_window", fatal_window.0, 1, LENGTH_MAX)?;
+        within("health.corrupt_max", (*corrupt_max).into(), 1, COUNTED_MAX)?;
         within("retry.attempts_max", retry.attempts_max.into(), 1, 100)?;
         within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
         within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;

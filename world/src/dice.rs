@@ -1,7 +1,7 @@
 //! Randomness without state: each draw is a hash of the seed and of what it is for. A replay, a
 //! restored world and a reordered step draw the same.
 
-use crate::id::{Attempt, TaskId};
+use crate::id::{Attempt, Epoch, TaskId, WorkerId};
 use crate::time::Ticks;
 use crate::units::Permille;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -11,9 +11,22 @@ pub fn jitter(seed: u64, task: TaskId, attempt: Attempt, length: Ticks, share: P
     let mut name = [0; 20];
     name[..16].copy_from_slice(&task.0.to_le_bytes());
     name[16..].copy_from_slice(&attempt.0.to_le_bytes());
+    around(seed, &name, length, share)
+}
+
+/// The same for one restart of a worker.
+pub fn restart_jitter(seed: u64, worker: WorkerId, epoch: Epoch, length: Ticks, share: Permille) -> Ticks {
+    // Eight bytes: no task's draw has this name.
+    let mut name = [0; 8];
+    name[..4].copy_from_slice(&worker.0.to_le_bytes());
+    name[4..].copy_from_slice(&epoch.0.to_le_bytes());
+    around(seed, &name, length, share)
+}
+
+fn around(seed: u64, name: &[u8], length: Ticks, share: Permille) -> Ticks {
     let reach = length.0.saturating_mul(u64::from(share.0)) / 1000;
     // The remainder favours low values by less than reach / 2^64, which nobody can measure.
-    let draw = xxh3_64_with_seed(&name, seed) % (2 * reach + 1);
+    let draw = xxh3_64_with_seed(name, seed) % (2 * reach + 1);
     Ticks(length.0 - reach.min(length.0) + draw)
 }
 

@@ -5,6 +5,7 @@
 //! step pays for what it touched; [`full_digest`] computes it from a Ledger for audits.
 
 use crate::config::Rules;
+use crate::crew::Crews;
 use crate::mail::Mail;
 use crate::protocol::Class;
 use crate::queues::Queues;
@@ -14,7 +15,7 @@ use crate::task::{Life, Task, TaskTimers};
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::vram::{Device, Shard};
-use crate::wheel::{Alarm, TimerKey, Wheel};
+use crate::wheel::{Alarm, Fuse, TimerKey, Wheel};
 use crate::worker::{Model, Pool, Worker};
 use bevy_ecs::prelude::{Resource, World};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,7 @@ impl Ledger {
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(FreeIndex::default());
+        world.insert_resource(Crews::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
         let mut wheel = Wheel::starting_at(core.now);
@@ -137,7 +139,9 @@ impl Ledger {
         for worker in workers {
             let id = worker.id;
             let alarm = worker.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Beat(id)));
-            world.enlist(Key::Worker(id), (worker, Alarm(alarm)));
+            let fuse = worker.fuse_at().map(|due| wheel.arm(due, TimerKey::Breaker(id)));
+            world.resource_mut::<Crews>().join(id, &worker.facts);
+            world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
             world.index_worker(id);
         }
         for task in tasks {

@@ -5,7 +5,9 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod config;
+pub mod crew;
 pub mod dice;
+pub mod health;
 pub mod id;
 pub mod ledger;
 pub mod mail;

@@ -3,6 +3,7 @@
 
 use crate::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
 use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
+use crate::units::Sha256;
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
 use std::collections::BTreeSet;
@@ -10,6 +11,8 @@ use std::collections::BTreeSet;
 /// See the module's head. Each list is drained by the phase named beside it.
 #[derive(Resource, Debug, Default)]
 pub struct Mail {
+    /// Health: a process began, and with it whatever lived in the last one is gone.
+    pub booted: bool,
     /// Health, in order of arrival.
     pub words: Vec<Word>,
     /// Progress, in order of arrival.
@@ -48,8 +51,10 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub enum Word {
     Up(WorkerId, Epoch, WorkerFacts),
-    Down(WorkerId, Epoch),
+    Loading(WorkerId, Epoch),
+    Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
+    Corrupt(WorkerId, Epoch, Sha256),
 }
 
 /// How an attempt ended at its worker.

@@ -6,6 +6,7 @@
 //! and alone says how a task ended.
 
 use crate::config::{OverloadPolicy, Rules};
+use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
@@ -133,6 +134,17 @@ pub enum Report {
         attempt: Attempt,
         class: FaultClass,
     },
+    /// A worker that was told to begin lives and loads its model.
+    Loading {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// The weights of this file that the worker uses are not what was loaded.
+    ShardCorrupt {
+        worker: WorkerId,
+        epoch: Epoch,
+        digest: Sha256,
+    },
 }
 
 /// What a worker is, as it announces itself.
@@ -240,13 +252,33 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
+    /// Say that you live.
+    Probe {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Begin a life of this epoch: load the model and announce yourself.
+    SpawnWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
+    /// Drop all work, give the memory back and end.
+    StopWorker {
+        worker: WorkerId,
+        epoch: Epoch,
+    },
 }
 
 impl Order {
     /// The worker it is for.
     pub fn worker(&self) -> WorkerId {
         match *self {
-            Order::Start { worker, .. } | Order::Cancel { worker, .. } | Order::Reset { worker, .. } => worker,
+            Order::Start { worker, .. }
+            | Order::Cancel { worker, .. }
+            | Order::Reset { worker, .. }
+            | Order::Probe { worker, .. }
+            | Order::SpawnWorker { worker, .. }
+            | Order::StopWorker { worker, .. } => worker,
         }
     }
 }
@@ -255,24 +287,72 @@ impl Order {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// The task will end exactly once. `position` counts from 0 within its class.
-    Accepted { task: TaskId, position: u32, predicted_start: Ticks },
+    Accepted {
+        task: TaskId,
+        position: u32,
+        predicted_start: Ticks,
+    },
     /// The task never was.
-    Refused { task: TaskId, refusal: Refusal },
+    Refused {
+        task: TaskId,
+        refusal: Refusal,
+    },
     /// A worker was chosen.
-    Placed { task: TaskId, attempt: Attempt, pool: PoolId, worker: WorkerId },
+    Placed {
+        task: TaskId,
+        attempt: Attempt,
+        pool: PoolId,
+        worker: WorkerId,
+    },
     /// The engine took it up.
-    Started { task: TaskId, attempt: Attempt, worker: WorkerId },
+    Started {
+        task: TaskId,
+        attempt: Attempt,
+        worker: WorkerId,
+    },
     /// An attempt was lost; the task waits for the next.
-    Retrying { task: TaskId, lost: Attempt, until: Tick, why: Setback },
+    Retrying {
+        task: TaskId,
+        lost: Attempt,
+        until: Tick,
+        why: Setback,
+    },
     /// The one end.
-    Ended { task: TaskId, outcome: Outcome },
+    Ended {
+        task: TaskId,
+        outcome: Outcome,
+    },
     /// A worker came or went: how many are ready in its pool now.
-    PoolChanged { pool: PoolId, ready: u16 },
+    PoolChanged {
+        pool: PoolId,
+        ready: u16,
+    },
     /// New rules are out of bounds, or name other models or pools than the journal began with: they
     /// were not taken.
     RulesRefused,
     /// A worker announced itself and was not taken in.
-    WorkerRefused { worker: WorkerId, reason: WorkerRefusal },
+    WorkerRefused {
+        worker: WorkerId,
+        reason: WorkerRefusal,
+    },
+    /// A lost worker was told to begin again.
+    Restarted {
+        worker: WorkerId,
+        pool: PoolId,
+        loss: Loss,
+    },
+    /// The pool's workers were lost too often: those that are down stay down until somebody resumes it.
+    RestartsStopped {
+        pool: PoolId,
+    },
+    BreakerChanged {
+        worker: WorkerId,
+        breaker: Breaker,
+    },
+    /// Nothing runs on the device until somebody resumes a pool that stands on it.
+    Quarantined {
+        device: DeviceId,
+    },
 }
 
 /// Why a worker was not taken in.
@@ -286,6 +366,8 @@ pub enum WorkerRefusal {
     NoMemory { needed: Bytes, free: Bytes },
     /// It has no slots.
     NoSlots,
+    /// Its device is in quarantine.
+    Quarantined { device: DeviceId },
 }
 
 /// Why a task was not admitted, with the figures compared.

@@ -10,8 +10,8 @@ use crate::task::Task;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
-use crate::wheel::{Alarm, TimerKey, Wheel};
-use crate::worker::{Model, Pool, Worker, WorkerState};
+use crate::wheel::{Alarm, Fuse, TimerHandle, TimerKey, Wheel};
+use crate::worker::{Model, Pool, Worker};
 use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,6 +85,8 @@ pub trait Store {
     fn devices(&self) -> Vec<&Device>;
     /// Replaces the one timer of a worker or a model.
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Replaces the timer of a worker's breaker.
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
 }
@@ -137,19 +139,23 @@ impl Store for World {
     }
 
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
-        let Some(entity) = self.whereabouts(key) else { return };
-        let mut wheel = self.resource_mut::<Wheel>();
-        let armed = timer.map(|(due, timer)| wheel.arm(due, timer));
-        let before = self.get_mut::<Alarm>(entity).and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
-        if let Some(before) = before {
-            self.resource_mut::<Wheel>().disarm(before);
-        }
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let alarm = self.whereabouts(key).and_then(|entity| self.get_mut::<Alarm>(entity));
+        let before = alarm.and_then(|mut alarm| std::mem::replace(&mut alarm.0, armed));
+        disarm(self, before);
+    }
+
+    fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
+        let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
+        let fuse = self.whereabouts(key).and_then(|entity| self.get_mut::<Fuse>(entity));
+        let before = fuse.and_then(|mut fuse| std::mem::replace(&mut fuse.0, armed));
+        disarm(self, before);
     }
 
     fn index_worker(&mut self, id: WorkerId) {
         let Some(worker) = self.worker(id) else { return };
         let (model, device) = (worker.model, worker.facts.device);
-        let free = worker.state == WorkerState::Ready && worker.free_slots() > 0;
+        let free = worker.takes() && worker.free_slots() > 0;
         let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
         let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
         if free {
@@ -159,5 +165,11 @@ impl Store for World {
             of_model.remove(&id);
             of_device.remove(&(model, id));
         }
+    }
+}
+
+fn disarm(world: &mut World, timer: Option<TimerHandle>) {
+    if let Some(timer) = timer {
+        world.resource_mut::<Wheel>().disarm(timer);
     }
 }

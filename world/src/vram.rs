@@ -2,6 +2,7 @@
 //! `weights + reserved` never exceeds its capacity.
 
 use crate::id::DeviceId;
+use crate::time::Tick;
 use crate::units::{Bytes, Sha256};
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,28 @@ pub struct Device {
     pub weights: Bytes,
     /// Taken by the context of leased tasks.
     pub reserved: Bytes,
+    /// When it last failed for good, within the window of the rules; the oldest first.
+    pub fatals: Vec<Tick>,
+    /// How often weights on it were found to be other than what was loaded.
+    pub corruptions: u32,
+    /// Nothing runs on it until somebody resumes a pool that stands on it.
+    pub quarantined: bool,
 }
 
 impl Device {
+    /// An empty one.
+    pub fn new(id: DeviceId, capacity: Bytes) -> Device {
+        Device {
+            id,
+            capacity,
+            weights: Bytes(0),
+            reserved: Bytes(0),
+            fatals: vec![],
+            corruptions: 0,
+            quarantined: false,
+        }
+    }
+
     /// What neither shards nor leases take.
     pub fn residual(&self) -> Bytes {
         Bytes(self.capacity.0.saturating_sub(self.weights.0).saturating_sub(self.reserved.0))

@@ -22,15 +22,21 @@ pub enum TimerKey {
     Deadline(TaskId),
     /// The task may be tried again.
     Retry(TaskId),
-    /// The worker ought to have been heard.
+    /// The worker ought to have been heard, or is to be told to begin again: its state says which.
     Beat(WorkerId),
+    /// The worker's breaker has been open, or proven, for its time.
+    Breaker(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
     /// The task's attempt ought to have got on.
     Patience(TaskId),
 }
 
-/// The one timer of a worker (its next beat) or of a model (its strandedness), while it is armed.
+/// A worker's breaker, while it has a time. Derived: not in the Ledger.
+#[derive(Component, Clone, Copy, Debug, Default)]
+pub struct Fuse(pub Option<TimerHandle>);
+
+/// The one timer of a worker (its next beat or restart) or of a model (its strandedness), while it is armed.
 /// Derived: not in the Ledger.
 #[derive(Component, Clone, Copy, Debug, Default)]
 pub struct Alarm(pub Option<TimerHandle>);

@@ -1,6 +1,7 @@
 //! Workers and what they stand on: leases, pools, models.
 
 use crate::config::Rules;
+use crate::health::{Breaker, Restarts, WorkerState};
 use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{Class, WorkerFacts};
 use crate::queues::Shares;
@@ -17,20 +18,17 @@ pub struct Worker {
     pub model: ModelId,
     pub facts: WorkerFacts,
     pub state: WorkerState,
-    /// When it last said anything.
+    /// When it last said anything, or was told to begin.
     pub heard: Tick,
+    /// When it was asked since then whether it lives.
+    pub probed: Option<Tick>,
+    pub breaker: Breaker,
+    pub restarts: Restarts,
     /// Sorted by task. As many as slots in use.
     pub leases: Vec<Lease>,
     /// Learned: prompt and answer tokens of all its tasks together.
     pub prefill: MilliRate,
     pub decode: MilliRate,
-}
-
-/// Whether a worker takes tasks. A lost one is kept, so that its older life stays fenced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WorkerState {
-    Ready,
-    Lost,
 }
 
 /// A task on a slot. A revoked lease holds its slot and memory until the worker lets go.
@@ -46,9 +44,42 @@ pub struct Lease {
 }
 
 impl Worker {
+    /// At the beginning of a life.
+    pub fn new(id: WorkerId, epoch: Epoch, model: ModelId, facts: WorkerFacts, now: Tick) -> Worker {
+        let (prefill, decode) = (facts.prefill, facts.decode);
+        Worker {
+            id,
+            epoch,
+            model,
+            facts,
+            state: WorkerState::Starting,
+            heard: now,
+            probed: None,
+            breaker: Breaker::CLOSED,
+            restarts: Restarts::none(now),
+            leases: vec![],
+            prefill,
+            decode,
+        }
+    }
+
+    /// Whether it takes tasks, if it has a slot for them.
+    pub fn takes(&self) -> bool {
+        self.state == WorkerState::Ready && !matches!(self.breaker, Breaker::Open { .. })
+    }
+
+    /// Slots that its breaker lets tasks onto.
+    pub fn offered(&self) -> u16 {
+        match self.breaker {
+            Breaker::Closed { .. } => self.facts.slots,
+            Breaker::HalfOpen { .. } => self.facts.slots.min(1),
+            Breaker::Open { .. } => 0,
+        }
+    }
+
     /// Slots without a lease.
     pub fn free_slots(&self) -> u16 {
-        self.facts.slots.saturating_sub(self.leases.len() as u16)
+        self.offered().saturating_sub(self.leases.len() as u16)
     }
 
     /// Slots that batch tasks may hold together, of a share of all.
@@ -81,10 +112,25 @@ impl Worker {
         Bytes(self.facts.kv_per_token.0.saturating_mul(tokens))
     }
 
-    /// When it counts as lost if it says nothing more.
+    /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.
     pub fn alarm_at(&self, rules: Option<&Rules>) -> Option<Tick> {
-        let timeout = rules?.health.beat_timeout;
-        (self.state == WorkerState::Ready).then_some(self.heard + timeout)
+        let health = &rules?.health;
+        match self.state {
+            // The answer has its time from the question on: a server that slept asks before it judges.
+            WorkerState::Ready | WorkerState::Draining => Some(match self.probed {
+                Some(asked) => asked + Ticks(health.beat_timeout.0 / 2),
+                None => self.heard + Ticks(health.beat_timeout.0.div_ceil(2)),
+            }),
+            WorkerState::Starting => Some(self.heard + health.beat_timeout),
+            WorkerState::Loading => Some(self.heard + health.load_timeout),
+            WorkerState::Failed => self.restarts.due,
+            WorkerState::Stopped => None,
+        }
+    }
+
+    /// When its breaker's time is over.
+    pub fn fuse_at(&self) -> Option<Tick> {
+        self.breaker.due()
     }
 
     /// Where the lease of an attempt stands in `leases`.
@@ -101,13 +147,26 @@ pub struct Pool {
     pub model: ModelId,
     /// Workers that take tasks.
     pub ready: u16,
+    /// When its workers were last told to begin again, within the window of the rules; the oldest first.
+    pub restarts: Vec<Tick>,
+    /// There were too many of them: lost workers stay down until somebody resumes the pool.
+    pub halted: bool,
+}
+
+impl Pool {
+    /// Without workers.
+    pub fn new(id: PoolId, model: ModelId) -> Pool {
+        Pool { id, model, ready: 0, restarts: vec![], halted: false }
+    }
 }
 
 /// One model of the rules, and what was learned of its load.
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     pub id: ModelId,
-    /// Since when no worker of it is up.
+    /// Workers of all its pools that take tasks.
+    pub ready: u32,
+    /// Since when no worker of it is up, or since those that waited were last given up for that.
     pub stranded: Option<Tick>,
     pub interactive: Line,
     pub batch: Line,
@@ -136,7 +195,7 @@ pub struct Drain {
 impl Model {
     /// A model of the rules before anything was learned of it.
     pub fn new(id: ModelId, stranded: Tick) -> Model {
-        Model { id, stranded: Some(stranded), interactive: Line::default(), batch: Line::default() }
+        Model { id, ready: 0, stranded: Some(stranded), interactive: Line::default(), batch: Line::default() }
     }
 
     pub fn line(&self, class: Class) -> &Line {
@@ -187,17 +246,9 @@ mod tests {
             prefill: MilliRate(1),
             decode: MilliRate(1),
         };
-        Worker {
-            id: WorkerId(0),
-            epoch: Epoch(1),
-            model: ModelId(0),
-            state: WorkerState::Ready,
-            heard: Tick(0),
-            leases: classes.iter().enumerate().map(lease).collect(),
-            prefill: facts.prefill,
-            decode: facts.decode,
-            facts,
-        }
+        let mut worker = Worker::new(WorkerId(0), Epoch(1), ModelId(0), facts, Tick(0));
+        worker.leases = classes.iter().enumerate().map(lease).collect();
+        worker
     }
 
     #[test]

@@ -227,7 +227,11 @@ impl Beat {
                 }
                 payload
             }
-            Order::Cancel { .. } | Order::Reset { .. } => None,
+            Order::Cancel { .. }
+            | Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. } => None,
         };
         self.stations.order(order, payload);
     }

@@ -19,7 +19,7 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Report, TaskSpec, WorkerFacts};
 use orchestrion_world::time::Tick;
-use orchestrion_world::worker::WorkerState;
+
 use std::path::Path;
 
 /// Tasks, and other events, that one recording holds at most: about 2 GiB of them.
@@ -78,7 +78,7 @@ impl Recording {
                 {
                     let mut fresh = Recording::beginning(start.core.seed, done.tick);
                     fresh.rules = rules_at(start.core.rules.as_deref(), &done.inputs);
-                    let ready = start.workers.iter().filter(|worker| worker.state == WorkerState::Ready);
+                    let ready = start.workers.iter().filter(|worker| worker.state.is_up());
                     fresh.events.extend(ready.map(|w| (done.tick, Event::Up(w.id, w.facts.clone()))));
                     fresh.courses.left_out = start.tasks.len();
                     recording = Some(fresh);

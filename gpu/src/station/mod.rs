@@ -74,6 +74,7 @@ enum Order {
     Start { task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload },
     Cancel { task: TaskId, attempt: Attempt },
     Reset { epoch: Epoch },
+    Probe,
 }
 
 /// An order that did not reach its station.
@@ -117,6 +118,17 @@ impl Station {
     /// Drops all work; the worker comes back as `epoch`.
     pub fn reset(&self, epoch: Epoch) -> Result<(), OrderError> {
         self.send(Order::Reset { epoch })
+    }
+
+    /// Has it say that it lives, as soon as its step is over.
+    pub fn probe(&self) -> Result<(), OrderError> {
+        self.send(Order::Probe)
+    }
+
+    /// Ends the station after its current step, without waiting: the handle tells when it is over, and with it
+    /// whatever it held gone.
+    pub fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 
     /// Ends the station after its current step and waits for it. Work in progress is dropped.

@@ -76,8 +76,7 @@ impl<'a> Runner<'a> {
                 self.flush(now);
             }
             if now - self.last_beat >= if self.tasks.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
-                self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
-                self.last_beat = now;
+                self.beat(now);
             }
         }
     }
@@ -125,6 +124,11 @@ impl<'a> Runner<'a> {
         self.last_beat = Instant::now();
     }
 
+    fn beat(&mut self, now: Instant) {
+        self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
+        self.last_beat = now;
+    }
+
     fn obey(&mut self, order: Order, facts: &WorkerFacts) {
         match order {
             // An order for another life is nobody's.
@@ -136,6 +140,7 @@ impl<'a> Runner<'a> {
                     self.finish(i, Finish::Cancelled);
                 }
             }
+            Order::Probe => self.beat(Instant::now()),
             Order::Reset { epoch } => {
                 self.tasks.drain(..).for_each(|t| self.model.engine.close(t.sequence));
                 self.made.clear();

@@ -7,8 +7,10 @@
 use super::draw::Draw;
 
 /// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
-pub(super) const FAULTS: [&str; 12] =
-    ["crash", "hang", "fault", "slow", "mute", "late", "jumble", "twice", "ghost", "restart", "rules", "rise"];
+pub(super) const FAULTS: [&str; 15] = [
+    "flaw", "corrupt", "crash", "hang", "fault", "stall", "slow", "mute", "late", "jumble", "twice", "ghost",
+    "restart", "rules", "rise",
+];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
 /// Tasks of a client are counted within it.
@@ -83,8 +85,15 @@ fn rules(text: &mut String, draw: &mut Draw) {
          > placement {placement} batch_share={share}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
          > timeouts first_token={first_token} idle={idle} wall={wall}\n\
-         > health beat_timeout={timeout} no_worker_grace={grace}\n\
+         > health beat_timeout={timeout} no_worker_grace={grace} load_timeout={} restart={} storm={} \
+         breaker={} breaker_open={} breaker_stable=500 fatal_max={}\n\
          > tenant n1 weight={}\n",
+        draw.of(&[5_000, 15_000, 60_000]),
+        draw.of(&[1, 200, 1_000]),
+        draw.of(&[1, 3, 10]),
+        draw.of(&[1, 2, 5]),
+        draw.of(&[1, 500, 5_000]),
+        draw.of(&[1, 3]),
         draw.of(&[1, 3, 1_000]),
     );
 }
@@ -171,6 +180,11 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
             // A worker that nobody brings back is what healing is for.
             return vec![(at, format!("die w{worker}")), (back, format!("rise w{worker}"))];
         }
+        "flaw" => {
+            let (flaw, mended) = (draw.of(&["break", "deafen"]), at + draw.of(&[100, 3_000]));
+            return vec![(at, format!("{flaw} w{worker}")), (mended, format!("mend w{worker}"))];
+        }
+        "corrupt" => format!("corrupt w{worker}"),
         "hang" => format!("hang w{worker}"),
         "fault" => {
             let class = draw.of(&["transient", "retryable", "invalid-input", "fatal", "diverged"]);

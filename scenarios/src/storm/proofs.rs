@@ -11,7 +11,6 @@ use orchestrion_world::ledger::{Ledger, digest_of};
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
-use orchestrion_world::worker::WorkerState;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// States of a run from which it is gone on with.
@@ -200,13 +199,17 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
     let comes = |input: &Input| matches!(input, Input::Report(Report::WorkerUp { worker, .. }) if *worker == id);
     let Ok(at) = before.workers.binary_search_by_key(&id, |w| w.id) else { return false };
     let worker = &before.workers[at];
-    let old = |epoch| epoch < worker.epoch || worker.state != WorkerState::Ready;
+    let dead = !worker.state.is_up() && !worker.state.is_coming();
+    let old = |epoch| epoch < worker.epoch || !worker.state.is_up();
     // A revoked lease waits for its end alone.
     let free = |task, attempt| worker.lease_at(task, attempt).is_none_or(|at| worker.leases[at].revoked);
     match *report {
-        Report::WorkerUp { epoch, .. } => epoch <= worker.epoch,
+        Report::WorkerUp { epoch, .. } => epoch < worker.epoch || (epoch == worker.epoch && !worker.state.is_coming()),
         _ if inputs.iter().any(comes) => false,
-        Report::WorkerDown { epoch, .. } | Report::Beat { epoch, .. } => old(epoch),
+        Report::WorkerDown { epoch, .. }
+        | Report::Beat { epoch, .. }
+        | Report::Loading { epoch, .. }
+        | Report::ShardCorrupt { epoch, .. } => epoch < worker.epoch || dead,
         Report::Started { epoch, task, attempt, .. } => old(epoch) || free(task, attempt),
         Report::Progress { epoch, ref made, .. } => {
             old(epoch) || made.iter().all(|(task, attempt, _)| free(*task, *attempt))

@@ -5,9 +5,12 @@ use orchestrion_scenarios::storm::plan::plan;
 use orchestrion_scenarios::storm::prove;
 use orchestrion_scenarios::storm::shrink::shrink;
 use orchestrion_systems::planted::Bug;
+use std::collections::BTreeMap;
 
 /// Seeds that a bug has to show itself in.
 const SEEDS: u64 = 200;
+/// Those of them that showed the bugs when this was written: looked at first, so that it takes seconds.
+const LIKELY: [u64; 9] = [0, 2, 5, 12, 14, 16, 62, 79, 147];
 const TICKS: u64 = 5_000;
 
 fn breaks(bug: Bug, text: &str) -> Option<String> {
@@ -18,14 +21,22 @@ fn breaks(bug: Bug, text: &str) -> Option<String> {
 #[test]
 fn every_planted_bug_is_found() {
     let mut missed = vec![];
+    let mut sound: BTreeMap<u64, bool> = BTreeMap::new();
     for bug in Bug::ALL {
-        let found = (0..SEEDS).find_map(|seed| Some((seed, breaks(bug, &plan(seed, TICKS).text)?)));
+        let found = LIKELY.into_iter().chain(0..SEEDS).find_map(|seed| {
+            let text = plan(seed, TICKS).text;
+            let told = breaks(bug, &text)?;
+            // What breaks without the bug says nothing of it.
+            let holds = || prove(&text.parse().unwrap(), &|_| {}).is_ok();
+            sound.entry(seed).or_insert_with(holds).then_some((seed, told))
+        });
         match found {
             Some((seed, told)) => println!("{bug:?} at seed {seed}: {told}"),
             None => missed.push(bug),
         }
     }
     assert_eq!(missed, [], "not found in {SEEDS} seeds");
+    assert!(sound.values().all(|holds| *holds), "seeds that break without a bug: {sound:?}");
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 use super::rank;
 use orchestrion_world::config::{PlacementRule, PlacementRules};
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
-use orchestrion_world::worker::{Worker, WorkerState};
+use orchestrion_world::worker::Worker;
 use std::cmp::Ordering;
 
 /// What is to be placed.
@@ -45,7 +46,11 @@ pub(crate) struct Candidate<'w> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Filter {
     OtherModel,
-    NotReady,
+    NotReady {
+        state: WorkerState,
+    },
+    /// Its tasks failed one after the other.
+    BreakerOpen,
     NoFreeSlot {
         slots: u16,
     },
@@ -77,9 +82,11 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
     if worker.model != request.spec.model {
         Some(Filter::OtherModel)
     } else if worker.state != WorkerState::Ready {
-        Some(Filter::NotReady)
+        Some(Filter::NotReady { state: worker.state })
+    } else if !worker.takes() {
+        Some(Filter::BreakerOpen)
     } else if worker.free_slots() == 0 {
-        Some(Filter::NoFreeSlot { slots: worker.facts.slots })
+        Some(Filter::NoFreeSlot { slots: worker.offered() })
     } else if worker.room(request.spec.class, rules.batch_share) == 0 {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.batch_share));
         Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
@@ -120,6 +127,7 @@ mod tests {
     use super::*;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
+    use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::protocol::{Class, Determinism, WorkerFacts};
     use orchestrion_world::time::Tick;
@@ -163,17 +171,15 @@ mod tests {
                         prefill: MilliRate(prefill * 1000),
                         decode: MilliRate(decode * 1000),
                     };
-                    let worker = Worker {
-                        id: WorkerId(0),
-                        epoch: Epoch(1),
-                        model: ModelId(model),
-                        state: if ready { WorkerState::Ready } else { WorkerState::Lost },
-                        heard: Tick(0),
-                        leases: (0..used.min(slots.into()) as u128).map(lease).collect(),
-                        prefill: facts.prefill,
-                        decode: facts.decode,
-                        facts,
+                    let mut worker = Worker::new(WorkerId(0), Epoch(1), ModelId(model), facts, Tick(0));
+                    let turn = if ready { WorkerState::Ready } else { WorkerState::Failed };
+                    worker.state.advance(turn).unwrap();
+                    worker.breaker = match residual {
+                        0 => Breaker::Open { until: Tick(1) },
+                        1 => Breaker::HalfOpen { closes: None },
+                        _ => Breaker::CLOSED,
                     };
+                    worker.leases = (0..used.min(slots.into()) as u128).map(lease).collect();
                     (worker, Bytes(residual * 40))
                 },
             )
@@ -204,7 +210,7 @@ mod tests {
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
             let indexed = all.iter().rev().copied().filter(|c| {
-                c.worker.model == ModelId(0) && c.worker.state == WorkerState::Ready && c.worker.free_slots() > 0
+                c.worker.model == ModelId(0) && c.worker.takes() && c.worker.free_slots() > 0
             });
             prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");

@@ -4,6 +4,7 @@
 use super::choose::{Candidate, Filter, Request, filter};
 use super::rank::{self, Term};
 use orchestrion_world::config::{PlacementRule, Rules};
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, Permille};
@@ -115,7 +116,9 @@ impl fmt::Display for Considered {
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
             Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
-            Some(Filter::NotReady) => write!(f, "out, it is lost"),
+            Some(Filter::NotReady { state: WorkerState::Failed }) => write!(f, "out, it is lost"),
+            Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
+            Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
             Some(Filter::BatchShareHeld { held, may, slots }) => write!(
                 f,

@@ -20,7 +20,7 @@ use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::{FreeIndex, Store};
 use orchestrion_world::units::Permille;
-use orchestrion_world::worker::{Lease, Worker, WorkerState};
+use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
     let Some(shared) = world.resource::<Core>().rules.clone() else { return };
@@ -98,8 +98,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
 fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
-    let mut ready =
-        world.workers().into_iter().filter(|w| w.model == model && w.state == WorkerState::Ready).peekable();
+    let mut ready = world.workers().into_iter().filter(|w| w.model == model && w.takes()).peekable();
     ready.peek().is_some()
         && ready.all(|w| {
             let other = request.fingerprint.is_some_and(|shown| shown != w.facts.fingerprint);
@@ -111,6 +110,7 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
     let tokens = Request::of(&task).tokens();
     let Some(mut at) = world.worker_mut(worker) else { return };
+    assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let kv = at.kv_for(tokens);
     let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);

@@ -2,11 +2,12 @@
 //! end of its time or before: a token moves nothing in the wheel, the bell looks how late it has become.
 
 use super::retry::set_back;
+use crate::health;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::Setback;
+use orchestrion_world::protocol::{FaultClass, Setback, TimeLimit};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::TaskTimers;
 use orchestrion_world::wheel::{TimerKey, Wheel};
@@ -31,7 +32,14 @@ pub(crate) fn check(world: &mut World, id: TaskId) {
     let Some((task, rules)) = world.task(id).zip(rules) else { return };
     match task.patience(&rules.timeouts) {
         Some((due, limit)) if due <= now => {
+            let worker = task.life.worker();
             set_back(world, id, Attempt(task.attempts), Setback::TimedOut(limit));
+            // Who takes the whole of its time gets on with it.
+            if limit != TimeLimit::Wall
+                && let Some(worker) = worker
+            {
+                health::went_wrong(world, worker, FaultClass::Transient);
+            }
         }
         Some(_) | None => wind(world, id),
     }

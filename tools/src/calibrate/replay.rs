@@ -111,7 +111,7 @@ impl Attempts {
                         Act::Cancel(..) => (Order::Cancel { worker, epoch, task, attempt }, None),
                         _ => (Order::Start { worker, epoch, task, attempt }, self.known.get(*number).map(|k| k.job)),
                     };
-                    stage.cluster.order(*at, &order, job);
+                    stage.cluster.order(*at, &order, job, &mut stage.said);
                 }
             }
         }

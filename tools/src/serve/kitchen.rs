@@ -40,12 +40,12 @@ impl Kitchen {
         Kitchen { names, shelf, opened_unix_s: unix_s() }
     }
 
-    /// From here on the model's requests can be prepared. Pools of one model bring the same recipe.
-    pub(crate) fn put(&self, model: &str, recipe: Recipe) {
-        if let Ok(at) = self.names.binary_search_by(|name| name.as_str().cmp(model)) {
-            // Only the first is kept.
-            let _ = self.shelf[at].set(recipe);
-        }
+    /// From here on the model's requests can be prepared. Only the first recipe is kept; false where this one
+    /// is of another file or engine.
+    pub(crate) fn put(&self, model: &str, recipe: Recipe) -> bool {
+        let Ok(at) = self.names.binary_search_by(|name| name.as_str().cmp(model)) else { return false };
+        let fingerprint = recipe.fingerprint.clone();
+        self.shelf[at].get_or_init(|| recipe).fingerprint == fingerprint
     }
 
     /// What the core calls a model.

@@ -1,4 +1,5 @@
-//! Fetches and loads the models of all pools, starts their stations, and waits until each is up.
+//! Fetches and loads the models of all pools, starts their stations, and waits until each is up. The same
+//! loader starts a station again that the core has told to begin anew.
 
 use super::banner::Served;
 use super::kitchen::{Kitchen, Recipe};
@@ -11,13 +12,13 @@ use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
-use orchestrion_gpu::station::{Station, StationModel, StationSpec};
+use orchestrion_gpu::station::{Outlet, Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::{Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::id::{DeviceId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{DeviceId, Epoch, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Report};
-use orchestrion_world::units::{Bytes, Sha256};
+use orchestrion_world::units::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,54 +32,36 @@ const CORE_PATIENCE: Duration = Duration::from_secs(30);
 /// What start-up does on a thread of its own, told what to tell.
 pub(crate) fn pools(
     config: &Config,
-    kitchen: &Kitchen,
+    kitchen: &Arc<Kitchen>,
     depot: &Depot,
     heritage: &Heritage,
     urgent: flume::Sender<Urgent>,
     switchboard: Arc<Switchboard>,
 ) -> Result<Vec<Served>, Failure> {
-    let options = supply::Options::from_env(config.cache_dir()?);
-    // What the host engine may fill is what the machine has.
-    let device_capacity = Bytes(memory()?.total);
     let (first_words, words) = flume::bounded(2 * config.pools.len());
     let wires = Arc::new(Wires { urgent, switchboard: Arc::clone(&switchboard), first_words });
+    let loader = Arc::new(Loader {
+        pools: config.pools.clone(),
+        options: supply::Options::from_env(config.cache_dir()?),
+        // What the host engine may fill is what the machine has.
+        device_capacity: Bytes(memory()?.total),
+        kitchen: Arc::clone(kitchen),
+        outlet: Arc::clone(&wires) as _,
+    });
     let mut served = Vec::new();
     for (n, pool) in config.pools.iter().enumerate() {
-        let model = load(pool, &options)?;
-        let Loaded { engine, tokenizer, template, digest } = model;
-        let recipe = Recipe {
-            tokenizer: Arc::clone(&tokenizer),
-            template,
-            ctx_max: engine.ctx_max(),
-            fingerprint: format!("{digest}/{DEFINITION}"),
-        };
-        let kernels = format!("host engine ({}, {} threads)", engine.level(), engine.threads());
-        let chats = match &recipe.template {
-            Ok(template) => template.origin().to_string(),
-            Err(_) => "no chat template".to_owned(),
-        };
-        served.push(Served { name: pool.model_name(), engine: kernels, chats });
         let worker = WorkerId(n as u32 + 1);
-        let spec = StationSpec {
-            worker,
-            pool: PoolId(n as u16),
-            device: match pool.device_kind {
-                DeviceKind::Host => HOST,
-            },
-            epoch: heritage.next_epoch(worker),
-            device_capacity,
-            slots: pool.slots,
-            prefill_chunk: PREFILL_CHUNK,
-        };
+        let loaded = loader.load(worker)?;
+        let kernels =
+            format!("host engine ({}, {} threads)", loaded.model.engine.level(), loaded.model.engine.threads());
+        served.push(Served { name: pool.model_name(), engine: kernels, chats: loaded.chats });
         if let Some(model) = kitchen.id_of(&pool.model_name()) {
             // In the lane before the worker, so that it is not given one of them.
-            leave(&heritage.strangers(model, &recipe.fingerprint), &wires.urgent);
+            leave(&heritage.strangers(model, &loaded.model.fingerprint), &wires.urgent);
         }
-        let model = StationModel { engine, tokenizer, digest, fingerprint: recipe.fingerprint.clone() };
-        kitchen.put(&pool.model_name(), recipe);
-        let station = Station::spawn(spec, model, Arc::clone(&wires) as _)?;
-        depot.add(worker, station);
+        depot.add(worker, loader.station(worker, heritage.next_epoch(worker), loaded.model)?);
     }
+    depot.reload_by(loader);
     for _ in &config.pools {
         if let Ok(Report::WorkerDown { worker, .. }) = words.recv() {
             let problem = format!("worker {worker} failed while it warmed up; the log says more");
@@ -110,14 +93,75 @@ fn leave(strangers: &[TaskId], urgent: &flume::Sender<Urgent>) {
     }
 }
 
-struct Loaded {
-    engine: Engine,
-    tokenizer: Arc<Tokenizer>,
-    template: Result<Template, TemplateError>,
-    digest: Sha256,
+/// Makes the stations of the configuration's pools, the first time and again.
+pub(crate) struct Loader {
+    pub(super) pools: Vec<Pool>,
+    pub(super) options: supply::Options,
+    pub(super) device_capacity: Bytes,
+    pub(super) kitchen: Arc<Kitchen>,
+    pub(super) outlet: Arc<dyn Outlet>,
 }
 
-fn load(pool: &Pool, options: &supply::Options) -> Result<Loaded, Failure> {
+/// A pool's model in memory.
+pub(super) struct Loaded {
+    pub(super) model: StationModel,
+    /// What the banner says of its template.
+    chats: String,
+}
+
+impl Loader {
+    pub(super) fn outlet(&self) -> &dyn Outlet {
+        &*self.outlet
+    }
+
+    /// Loads the model of the worker's pool. One that was exchanged since its words were first prepared is an
+    /// error: prompts of the one are no prompts of the other.
+    pub(super) fn load(&self, worker: WorkerId) -> Result<Loaded, Failure> {
+        let pool = self.pool(worker)?;
+        let (model, template) = load(pool, &self.options)?;
+        let chats = match &template {
+            Ok(template) => template.origin().to_string(),
+            Err(_) => "no chat template".to_owned(),
+        };
+        let recipe = Recipe {
+            tokenizer: Arc::clone(&model.tokenizer),
+            template,
+            ctx_max: model.engine.ctx_max(),
+            fingerprint: model.fingerprint.clone(),
+        };
+        if self.kitchen.put(&pool.model_name(), recipe) {
+            return Ok(Loaded { model, chats });
+        }
+        let problem = format!("{}: the file is another than the one first loaded; restart the server", pool.model);
+        Err(Failure::new(Code::BadData, problem))
+    }
+
+    /// Starts a station over a loaded model.
+    pub(super) fn station(&self, worker: WorkerId, epoch: Epoch, model: StationModel) -> Result<Station, Failure> {
+        let pool = self.pool(worker)?;
+        let spec = StationSpec {
+            worker,
+            pool: PoolId(worker.0.saturating_sub(1) as u16),
+            device: match pool.device_kind {
+                DeviceKind::Host => HOST,
+            },
+            epoch,
+            device_capacity: self.device_capacity,
+            slots: pool.slots,
+            prefill_chunk: PREFILL_CHUNK,
+        };
+        Ok(Station::spawn(spec, model, Arc::clone(&self.outlet))?)
+    }
+
+    /// Workers are numbered from 1 in the order of the pools.
+    fn pool(&self, worker: WorkerId) -> Result<&Pool, Failure> {
+        let at = (worker.0 as usize).checked_sub(1);
+        let pool = at.and_then(|at| self.pools.get(at));
+        pool.ok_or_else(|| Failure::new(Code::Failed, format!("the configuration has no pool for worker {worker}")))
+    }
+}
+
+fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<Template, TemplateError>), Failure> {
     let model = ModelRef::from(pool.model.as_str());
     let mut progress = Progress::default();
     let mut show = |stage: supply::Stage, done, total| progress.show(&stage_of(&pool.model, stage), done, total);
@@ -138,5 +182,7 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<Loaded, Failure> {
         }
         found => Ok(found.map_err(|e| named(&e))?),
     };
-    Ok(Loaded { engine, tokenizer, template, digest: gguf.digest() })
+    let digest = gguf.digest();
+    let fingerprint = format!("{digest}/{DEFINITION}");
+    Ok((StationModel { engine, tokenizer, digest, fingerprint }, template))
 }

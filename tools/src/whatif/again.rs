@@ -127,7 +127,7 @@ impl Run<'_> {
                         Order::Start { task, .. } => self.jobs.get(task).copied(),
                         _ => None,
                     };
-                    self.cluster.order(now, order, job);
+                    self.cluster.order(now, order, job, &mut self.said);
                 }
                 Effect::Notice(Notice::Accepted { .. }) => self.living += 1,
                 Effect::Notice(Notice::Ended { .. }) => self.living = self.living.saturating_sub(1),

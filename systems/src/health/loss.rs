@@ -1,0 +1,188 @@
+//! A worker is lost: what it held is given back, and by why it was lost it is told to begin again, left
+//! down, or its device goes into quarantine.
+
+use super::{breaker, change, rearm, turn};
+use crate::release::stir_device;
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::Rules;
+use orchestrion_world::crew::Crews;
+use orchestrion_world::dice;
+use orchestrion_world::health::{Loss, WorkerState};
+use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::{FaultClass, Notice, Order};
+use orchestrion_world::store::{Key, Store};
+use orchestrion_world::units::Sha256;
+use std::sync::Arc;
+
+/// It said that it ended.
+pub(super) fn ended(world: &mut World, rules: &Arc<Rules>, id: WorkerId, error: Option<FaultClass>) {
+    let was_up = world.worker(id).is_some_and(|worker| worker.state.is_up());
+    let loss = if was_up { Loss::Crash } else { Loss::NoStart };
+    match error {
+        None => take_out(world, id, WorkerState::Stopped),
+        Some(FaultClass::Retryable | FaultClass::Transient | FaultClass::InvalidInput) => {
+            lose(world, rules, id, loss);
+        }
+        Some(FaultClass::Fatal | FaultClass::Diverged) => lose_fatally(world, rules, id, loss),
+    }
+}
+
+/// The weights on a device are not what was loaded: none of their workers goes on, and each loads them anew.
+pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, digest: Sha256) {
+    let Some(device) = world.worker(finder).map(|worker| worker.facts.device) else { return };
+    for id in world.resource::<Crews>().on_device(device) {
+        let holder = world.worker(id).filter(|worker| worker.state.is_up() && worker.facts.model_digest == digest);
+        let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
+        world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
+        lose(world, rules, id, Loss::Corrupt);
+    }
+    // Once for the shard, however many workers share it. Memory that does it again is not used again.
+    let Some(mut of) = world.device_mut(device) else { return };
+    of.corruptions += 1;
+    if of.corruptions >= rules.health.corrupt_max {
+        quarantine(world, device);
+    }
+}
+
+/// The same with a mark against the device.
+pub(super) fn lose_fatally(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Loss) {
+    let device = world.worker(id).map(|worker| worker.facts.device);
+    lose(world, rules, id, loss);
+    device.into_iter().for_each(|device| blame(world, rules, device));
+}
+
+/// Takes it out as failed. One that may live on behind a stall is to drop what it has and to come back as
+/// another at once; the others begin again after their backoff.
+pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Loss) {
+    let core = world.resource::<Core>();
+    let (now, seed) = (core.now, core.seed);
+    let Some(worker) = world.worker(id) else { return };
+    let (epoch, was_up) = (worker.epoch, worker.state.is_up());
+    let (mut restarts, wait) = worker.restarts.lost(now, was_up, loss, &rules.health.restart);
+    take_out(world, id, WorkerState::Failed);
+    if was_up {
+        breaker::failed(world, rules, id);
+    }
+    let wait = dice::restart_jitter(seed, id, epoch, wait, rules.health.restart.jitter);
+    let halted = world.worker(id).and_then(|worker| world.pool(worker.facts.pool)).is_some_and(|pool| pool.halted);
+    restarts.due = (!halted && loss != Loss::Silence).then(|| now + wait);
+    if let Some(mut worker) = world.worker_mut(id) {
+        worker.restarts = restarts;
+    }
+    match loss {
+        Loss::Silence => restart(world, rules, id),
+        Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => rearm(world, rules, id),
+    }
+}
+
+/// Tells a worker that was lost to begin again, unless its pool's workers were lost too often.
+pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
+    let now = world.resource::<Core>().now;
+    let Some(worker) = world.worker(id) else { return };
+    let (pool, Some(loss)) = (worker.facts.pool, worker.restarts.loss) else { return };
+    let limits = &rules.health.restart;
+    let unlimited = planted!(world, RestartsUnlimited);
+    let Some(mut of) = world.pool_mut(pool) else { return };
+    of.restarts.retain(|at| now.since(*at) < limits.storm_window);
+    let storm = !unlimited && !of.halted && of.restarts.len() >= limits.storm_max as usize;
+    of.halted |= storm;
+    let halted = of.halted;
+    if !halted {
+        of.restarts.push(now);
+    }
+    if storm {
+        world.resource_mut::<Mail>().notice(Notice::RestartsStopped { pool });
+    }
+    if halted {
+        if let Some(mut worker) = world.worker_mut(id) {
+            worker.restarts.due = None;
+        }
+        return rearm(world, rules, id);
+    }
+    let epoch = begin(world, rules, id);
+    let mut mail = world.resource_mut::<Mail>();
+    mail.notice(Notice::Restarted { worker: id, pool, loss });
+    mail.order(match loss {
+        Loss::Silence => Order::Reset { worker: id, epoch },
+        Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => Order::SpawnWorker { worker: id, epoch },
+    });
+}
+
+/// The next life of a worker begins; whoever calls says how.
+fn begin(world: &mut World, rules: &Rules, id: WorkerId) -> Epoch {
+    let now = world.resource::<Core>().now;
+    change(world, id, |worker| {
+        turn(worker, WorkerState::Starting);
+        worker.epoch.0 += 1;
+        (worker.heard, worker.probed, worker.restarts.due) = (now, None, None);
+    });
+    rearm(world, rules, id);
+    world.worker(id).map_or(Epoch(0), |worker| worker.epoch)
+}
+
+/// One more mark against a device; too many of them stop what runs on it.
+fn blame(world: &mut World, rules: &Rules, id: DeviceId) {
+    let now = world.resource::<Core>().now;
+    let Some(mut device) = world.device_mut(id) else { return };
+    device.fatals.retain(|at| now.since(*at) < rules.health.fatal_window);
+    device.fatals.push(now);
+    if device.fatals.len() >= rules.health.fatal_max as usize {
+        quarantine(world, id);
+    }
+}
+
+/// Ends what runs on a device and lets nothing onto it.
+fn quarantine(world: &mut World, id: DeviceId) {
+    let Some(mut device) = world.device_mut(id) else { return };
+    if std::mem::replace(&mut device.quarantined, true) {
+        return;
+    }
+    world.resource_mut::<Mail>().notice(Notice::Quarantined { device: id });
+    for id in world.resource::<Crews>().on_device(id) {
+        stop(world, id);
+    }
+}
+
+/// Ends a worker, whatever it does.
+pub(super) fn stop(world: &mut World, id: WorkerId) {
+    let Some((state, epoch)) = world.worker(id).map(|worker| (worker.state, worker.epoch)) else { return };
+    if state.is_up() || state.is_coming() {
+        world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
+    }
+    if state != WorkerState::Stopped {
+        take_out(world, id, WorkerState::Stopped);
+    }
+}
+
+/// Takes a worker out: its leases become orphans, its memory is free, nothing is due.
+pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
+    let mut leases = vec![];
+    let mut was_up = false;
+    let leaks = planted!(world, SlotLeakOnCrash);
+    change(world, id, |worker| {
+        was_up = worker.state.is_up();
+        turn(worker, to);
+        leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
+        (worker.probed, worker.restarts.due) = (None, None);
+    });
+    world.set_alarm(Key::Worker(id), None);
+    let Some(facts) = world.worker(id).map(|worker| worker.facts.clone()).filter(|_| was_up) else { return };
+    if let Some(mut device) = world.device_mut(facts.device) {
+        device.reserved.0 -= leases.iter().map(|l| l.kv.0).sum::<u64>();
+    }
+    let last_holder = world.shard_mut(facts.device, facts.model_digest).map(|mut shard| {
+        shard.holders -= 1;
+        (shard.holders == 0, shard.bytes)
+    });
+    if let Some((true, bytes)) = last_holder {
+        world.discharge(Key::Shard(facts.device, facts.model_digest));
+        if let Some(mut device) = world.device_mut(facts.device) {
+            device.weights.0 -= bytes.0;
+        }
+    }
+    stir_device(world, facts.device);
+    let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
+    world.resource_mut::<Mail>().orphans.extend(orphans);
+}
