@@ -21,7 +21,9 @@ use crate::serve::Limits;
 use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
 use crate::telemetry::{Telemetry, Turned};
-use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_systems::SessionView;
+use orchestrion_world::budget::Left;
+use orchestrion_world::id::{SessionId, TaskId, TenantId};
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,7 @@ pub(crate) struct Ticket {
     pub(crate) body: [u8; 32],
     pub(crate) surface: Surface,
     pub(crate) class: Class,
+    pub(crate) session: Option<SessionId>,
     pub(crate) deadline: Option<Ticks>,
     pub(crate) determinism: Determinism,
 }
@@ -123,6 +126,8 @@ pub(crate) struct Admitted {
     pub(crate) entry: Arc<Entry>,
     pub(crate) position: u32,
     pub(crate) predicted_start: Ticks,
+    /// Of the budgets it goes by, where it was admitted just now.
+    pub(crate) left: Left,
     /// Set on the OpenAI surface: drop it and the task is cancelled.
     pub(crate) tether: Option<Tether>,
 }
@@ -149,7 +154,7 @@ impl Door {
         }
     }
 
-    pub(crate) async fn admit(self: &Arc<Self>, wish: Wish) -> Result<Admitted, Problem> {
+    pub(crate) async fn admit(self: &Arc<Self>, tenant: TenantId, wish: Wish) -> Result<Admitted, Problem> {
         let Wish { ticket, ctx, words } = wish;
         // A repeated request costs no tokenisation.
         if let Some(entry) = self.parts.switchboard.find(ticket.task) {
@@ -157,7 +162,7 @@ impl Door {
         }
         let _seat = self.seat(1)?;
         let prepared = self.prepare(words, ctx).await?;
-        let submitted = self.submit(ticket, prepared)?;
+        let submitted = self.submit(tenant, ticket, prepared)?;
         self.verdict(submitted).await
     }
 
@@ -165,6 +170,7 @@ impl Door {
     /// is refused, all are.
     pub(crate) async fn admit_choices(
         self: &Arc<Self>,
+        tenant: TenantId,
         wishes: Vec<Wish>,
         each: u32,
     ) -> Result<Vec<Admitted>, Problem> {
@@ -176,7 +182,7 @@ impl Door {
                 let mut prepared = prepared.clone();
                 let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, submitted.len() as u32);
                 prepared.payload.sampling.seed = seed;
-                submitted.push(self.submit(Ticket { task, ..ticket }, prepared)?);
+                submitted.push(self.submit(tenant, Ticket { task, ..ticket }, prepared)?);
             }
         }
         let mut admitted = Vec::new();
@@ -195,13 +201,13 @@ impl Door {
     }
 
     /// Sends it to the core, without a wait.
-    fn submit(self: &Arc<Self>, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
-        let Ticket { task, body, surface, class, deadline, determinism } = ticket;
+    fn submit(self: &Arc<Self>, tenant: TenantId, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
+        let Ticket { task, body, surface, class, session, deadline, determinism } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
             class,
-            tenant: TenantId::DEFAULT,
-            session: None,
+            tenant,
+            session,
             prompt_tokens: tokens(&prepared),
             prompt_digest: prepared.prompt_digest,
             max_tokens: prepared.payload.max_tokens,
@@ -237,8 +243,8 @@ impl Door {
         let verdict = self.recorded(verdict).await?;
         submitted.verdict = None;
         match verdict {
-            Ok(Verdict::Accepted { position, predicted_start }) => {
-                Ok(Admitted { entry, position, predicted_start, tether })
+            Ok(Verdict::Accepted { position, predicted_start, left }) => {
+                Ok(Admitted { entry, position, predicted_start, left, tether })
             }
             Ok(Verdict::Refused(refusal)) => Err(Problem::refused(refusal)),
             Err(_) => {
@@ -273,7 +279,8 @@ impl Door {
     async fn again(&self, entry: Arc<Entry>) -> Result<Admitted, Problem> {
         match self.recorded(entry.admitted()).await? {
             Admission::Accepted { position, predicted_start } => {
-                Ok(Admitted { entry, position, predicted_start, tether: None })
+                let left = Left::default();
+                Ok(Admitted { entry, position, predicted_start, left, tether: None })
             }
             Admission::Refused(refusal) => Err(Problem::refused(refusal)),
             Admission::Withdrawn => Err(Problem::ingress_full()),
@@ -314,6 +321,22 @@ impl Door {
                 "preparing the prompt failed inside the server; please report it",
             )),
         }
+    }
+
+    /// What the core knows of a session now.
+    pub(crate) async fn session(&self, session: SessionId) -> Result<Option<SessionView>, Problem> {
+        let (reply, view) = oneshot::channel();
+        let look = Urgent::Look { session, reply };
+        self.parts.lanes.urgent.send_async(look).await.map_err(|_| Problem::stopping())?;
+        self.recorded(view).await?.map_err(|_| Problem::stopping())
+    }
+
+    /// Ends a session; returns once that stands in the journal.
+    pub(crate) async fn close(&self, session: SessionId) -> Result<(), Problem> {
+        let (reply, closed) = oneshot::channel();
+        let close = Urgent::Close { session, reply };
+        self.parts.lanes.urgent.send_async(close).await.map_err(|_| Problem::stopping())?;
+        self.recorded(closed).await?.map_err(|_| Problem::stopping())
     }
 
     /// Cancels and returns once the cancel stands in the journal and the gate is closed. Without effect

@@ -6,15 +6,16 @@
 use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
 use crate::recovery::shadow::Follower;
 use orchestrion_systems::Simulation;
-use orchestrion_world::config::{HealthRules, OverloadPolicy, PoolRules, QueueRules, Rules};
+use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::payload::Token;
 use orchestrion_world::protocol::{
-    Class, Determinism, Effect, Finish, Input, Intent, Order, Report, TaskSpec, Usage, WorkerFacts,
+    Class, Determinism, DeviceShare, Effect, Finish, Input, Intent, ModelFacts, Order, Report, TaskSpec, Usage,
+    WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Sha256};
+use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn rules() -> Rules {
@@ -24,7 +25,7 @@ pub(crate) fn rules() -> Rules {
             PoolRules { name: "left".into(), model: "tiny".into() },
             PoolRules { name: "right".into(), model: "tiny".into() },
         ],
-        queue: QueueRules { interactive_max: 16, batch_max: 16, policy: OverloadPolicy::Reject },
+        queue: QueueRules { interactive_max: 16, batch_max: 16, ..Rules::default().queue },
         health: HealthRules {
             beat_timeout: Ticks(5_000),
             no_worker_grace: Ticks(10_000),
@@ -39,16 +40,18 @@ pub(crate) fn rules() -> Rules {
 pub(crate) fn up(worker: u32, pool: u16, slots: u16, decode: u64) -> Input {
     let facts = WorkerFacts {
         pool: PoolId(pool),
-        device: DeviceId(worker),
-        device_capacity: Bytes(8 << 30),
-        model_digest: Sha256([7; 32]),
-        fingerprint: Sha256([8; 32]),
-        weights: Bytes(1 << 30),
-        kv_per_token: Bytes(1 << 10),
-        ctx_max: 4096,
+        devices: vec![DeviceShare { device: DeviceId(worker), capacity: Bytes(8 << 30), share: Permille(1000) }],
         slots,
-        prefill: MilliRate(1_000_000),
-        decode: MilliRate(decode),
+        came_with: Some(ModelFacts {
+            digest: Sha256([7; 32]),
+            fingerprint: Sha256([8; 32]),
+            weights: Bytes(1 << 30),
+            kv_per_token: Bytes(1 << 10),
+            ctx_max: 4096,
+            prefill: MilliRate(1_000_000),
+            decode: MilliRate(decode),
+        }),
+        loader: None,
     };
     Input::Report(Report::WorkerUp { worker: WorkerId(worker), epoch: Epoch(1), facts })
 }

@@ -3,7 +3,9 @@
 //! The api never sees the execution layer. It asks [`Prepare`] to turn words into tokens and hands
 //! orders to [`Stations`]; the binary connects both to gpu.
 
-use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_systems::SessionView;
+use orchestrion_world::budget::Left;
+use orchestrion_world::id::{ModelId, SessionId, TaskId};
 use orchestrion_world::payload::{Bias, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
@@ -21,7 +23,7 @@ pub struct Envelope {
 /// What the core made of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    Accepted { position: u32, predicted_start: Ticks },
+    Accepted { position: u32, predicted_start: Ticks, left: Left },
     Refused(Refusal),
 }
 
@@ -34,6 +36,16 @@ pub enum Urgent {
         task: TaskId,
         reason: CancelReason,
         reply: Option<oneshot::Sender<()>>,
+    },
+    /// `reply` is answered once the end of the session stands in the journal.
+    Close {
+        session: SessionId,
+        reply: oneshot::Sender<()>,
+    },
+    /// Changes nothing: it is answered from the state of the last step, and is in no journal.
+    Look {
+        session: SessionId,
+        reply: oneshot::Sender<Option<SessionView>>,
     },
 }
 

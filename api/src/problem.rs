@@ -5,12 +5,13 @@
 //! and the surface, and renders the flat envelope or the OpenAI one. Streams render their own last event
 //! through [`Problem::flat`]. Nothing here logs, and no message quotes a prompt.
 
+mod refused;
+
 use crate::port::PrepareError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use orchestrion_world::config::OverloadPolicy;
-use orchestrion_world::protocol::{CancelReason, Failure, Refusal, TimeLimit};
-use orchestrion_world::time::Ticks;
+use orchestrion_world::protocol::{CancelReason, Failure, TimeLimit};
 use serde_json::{Map, Value, json};
 
 /// The contract's error codes that something here can produce.
@@ -28,6 +29,7 @@ pub enum ErrorCode {
     QueueFullDropLru,
     ShedLowPriority,
     RateLimited,
+    BudgetExhausted,
     PoolUnready,
     PoolUnavailable,
     WorkerReset,
@@ -37,7 +39,7 @@ pub enum ErrorCode {
 }
 
 /// Code, its name on the wire, its status, and whether the same request may work later.
-pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 18] = [
+pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 19] = [
     (ErrorCode::InvalidParams, "INVALID_PARAMS", StatusCode::BAD_REQUEST, false),
     (ErrorCode::DeadlineUnmet, "DEADLINE_UNMET", StatusCode::BAD_REQUEST, false),
     (ErrorCode::MissingToken, "MISSING_TOKEN", StatusCode::UNAUTHORIZED, false),
@@ -50,6 +52,7 @@ pub(crate) const CODES: [(ErrorCode, &str, StatusCode, bool); 18] = [
     (ErrorCode::QueueFullDropLru, "QUEUE_FULL_DROP_LRU", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::ShedLowPriority, "SHED_LOW_PRIORITY", StatusCode::TOO_MANY_REQUESTS, true),
     (ErrorCode::RateLimited, "RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS, true),
+    (ErrorCode::BudgetExhausted, "BUDGET_EXHAUSTED", StatusCode::TOO_MANY_REQUESTS, false),
     (ErrorCode::PoolUnready, "POOL_UNREADY", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::PoolUnavailable, "POOL_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE, true),
     (ErrorCode::WorkerReset, "WORKER_RESET", StatusCode::SERVICE_UNAVAILABLE, true),
@@ -184,45 +187,6 @@ impl Problem {
 
     fn retriable(&self) -> bool {
         self.code.row().2
-    }
-
-    pub(crate) fn refused(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::UnknownModel => {
-                Problem::unknown_model("the scheduler serves no such model; `GET /v1/models` lists what it serves")
-            }
-            Refusal::DuplicateTask => Problem::new(
-                ErrorCode::Conflict,
-                "a task with this `task_id` is already running; use another id, or none to have one made",
-            ),
-            Refusal::ContextExceeded { tokens, ctx_max } => Problem {
-                openai_code: Some("context_length_exceeded"),
-                ..Problem::new(
-                    ErrorCode::InvalidParams,
-                    format!(
-                        "prompt and answer take {tokens} tokens, the model's context holds {ctx_max}; \
-                         shorten the prompt or lower `max_tokens`"
-                    ),
-                )
-            },
-            Refusal::DeadlineInfeasible { deadline: Ticks(left), needed: Ticks(needed) } => Problem::new(
-                ErrorCode::DeadlineUnmet,
-                format!(
-                    "the deadline leaves {left} ms and the shortest run takes {needed} ms; \
-                     give more time or ask for fewer tokens"
-                ),
-            ),
-            Refusal::QueueFull { policy, bound, retry_after } => Problem::new(
-                full(policy),
-                format!("the queue is full at {bound} tasks and none of them gives way; retry after the time given"),
-            )
-            .label(policy.label())
-            .after(retry_after.0),
-            Refusal::PoolUnready { retry_after } => {
-                Problem::new(ErrorCode::PoolUnready, "no worker of this model is up; retry after the time given")
-                    .after(retry_after.0)
-            }
-        }
     }
 
     pub(crate) fn failed(failure: Failure) -> Self {

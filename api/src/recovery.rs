@@ -151,7 +151,7 @@ fn last_state(taken: &Taken) -> Result<Option<Ledger>, RecoverError> {
 /// nothing is lost by it.
 fn fits(ledger: &Ledger, rules: &Rules, found: &Found) -> Result<bool, RecoverError> {
     let Some(was) = &ledger.core.rules else { return Ok(true) };
-    if was.models == rules.models && was.pools == rules.pools {
+    if was.models == rules.models && was.pools == rules.pools && was.loadable == rules.loadable {
         return Ok(true);
     }
     let tasks = ledger.tasks.iter().filter(|task| found.wanted.contains_key(&task.id)).count();

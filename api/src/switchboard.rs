@@ -123,7 +123,7 @@ impl Switchboard {
     /// The core has spoken.
     fn hear(&self, notice: &Notice) {
         match *notice {
-            Notice::Accepted { task, position, predicted_start } => {
+            Notice::Accepted { task, position, predicted_start, left: _ } => {
                 let Some(entry) = self.find(task) else { return };
                 self.telemetry.enqueued(u64::from(entry.prompt_tokens));
                 entry.change(|state| {
@@ -174,7 +174,7 @@ impl Switchboard {
                 self.telemetry.pool_ready(pool, ready);
             }
             // Between the core and its operator: no client waits for the rest.
-            Notice::RulesRefused => {}
+            Notice::ShardChanged { .. } | Notice::ModeChanged { .. } | Notice::RulesRefused => {}
             Notice::WorkerRefused { worker, reason } => {
                 tracing::warn!(%worker, ?reason, "the core did not take a worker in");
             }

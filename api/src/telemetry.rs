@@ -80,10 +80,12 @@ pub struct Telemetry {
     /// Of `OverloadPolicy::ALL`, in its order.
     backpressure: [Counter; 3],
     ingress: Counter,
+    queue_delay: Counter,
     rate_limit: Counter,
     tokens_in: Counter,
     tokens_out: Counter,
     queue_depth: [Gauge; 2],
+    queues_held: Gauge,
     active_leases: Gauge,
     vram_used: Gauge,
     journal_writable: Gauge,
@@ -100,6 +102,7 @@ pub struct Telemetry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Totals {
     pub(crate) queue_depth: i64,
+    pub(crate) queues_held: i64,
     pub(crate) active_leases: i64,
     pub(crate) workers_ready: i64,
     pub(crate) tasks_enqueued: u64,
@@ -140,10 +143,12 @@ impl Telemetry {
             backpressure: OverloadPolicy::ALL
                 .map(|policy| backpressure.get_or_create_owned(&ByPolicy { policy: policy.label() })),
             rate_limit: backpressure.get_or_create_owned(&ByPolicy { policy: "rate-limit" }),
+            queue_delay: backpressure.get_or_create_owned(&ByPolicy { policy: "queue-delay" }),
             ingress: backpressure.get_or_create_owned(&ByPolicy { policy: "ingress" }),
             tokens_in: Counter::default(),
             tokens_out: Counter::default(),
             queue_depth: ["interactive", "batch"].map(|priority| depth.get_or_create_owned(&ByPriority { priority })),
+            queues_held: Gauge::default(),
             active_leases: Gauge::default(),
             vram_used: Gauge::default(),
             journal_writable: Gauge::default(),
@@ -177,6 +182,7 @@ impl Telemetry {
         registry.register("tokens_in", "Prompt tokens of accepted tasks", telemetry.tokens_in.clone());
         registry.register("tokens_out", "Tokens published to readers", telemetry.tokens_out.clone());
         registry.register("queue_depth", "Accepted tasks that wait for a worker", depth);
+        registry.register("queues_held", "Queues that refuse who would wait too long", telemetry.queues_held.clone());
         registry.register("active_leases", "Tasks on a worker's slot", telemetry.active_leases.clone());
         registry.register("vram_used_bytes", "Memory that workers hold on all devices", telemetry.vram_used.clone());
         let writable = telemetry.journal_writable.clone();
@@ -199,6 +205,7 @@ impl Telemetry {
         let [interactive, batch] = &self.queue_depth;
         interactive.set(level(gauges.queued_interactive));
         batch.set(level(gauges.queued_batch));
+        self.queues_held.set(level(gauges.lines_held));
         self.active_leases.set(level(gauges.leases));
         self.vram_used.set(level(gauges.vram_used_bytes));
         self.tick_us.observe(step_us as f64);
@@ -215,6 +222,14 @@ impl Telemetry {
             Refusal::DuplicateTask => "duplicate_task",
             Refusal::ContextExceeded { .. } => "context_exceeded",
             Refusal::DeadlineInfeasible { .. } => "deadline_infeasible",
+            Refusal::QueueDelayed { .. } => {
+                self.queue_delay.inc();
+                "queue_delay"
+            }
+            Refusal::BudgetExhausted { .. } => "budget_exhausted",
+            Refusal::TenantLimited { .. } => "tenant_limited",
+            Refusal::SessionOver { .. } => "session_over",
+            Refusal::SessionsFull { .. } => "sessions_full",
             Refusal::QueueFull { policy, .. } => {
                 self.pressed(policy);
                 match policy {
@@ -311,6 +326,7 @@ impl Telemetry {
         let [done, cancelled, failed] = &self.finished;
         Totals {
             queue_depth: self.queue_depth.iter().map(|gauge| gauge.get()).sum(),
+            queues_held: self.queues_held.get(),
             active_leases: self.active_leases.get(),
             workers_ready: self.pool_ready.iter().map(|gauge| gauge.get()).sum(),
             tasks_enqueued: self.enqueued.get(),

@@ -4,11 +4,13 @@
 //! from the rules in force; without any, ids stand in their place.
 
 use jiff::Timestamp;
+use orchestrion_world::budget::Kind;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::protocol::{
-    CancelReason, Class, Effect, Failure, FaultClass, Finish, Input, Intent, Notice, Order, Outcome, Refusal, Report,
-    Setback, TaskSpec, TimeLimit, Usage,
+    AdmissionMode, CancelReason, Class, Effect, EvictionReason, Failure, FaultClass, Finish, Input, Intent, Notice,
+    Order, Outcome, Payer, Refusal, Report, SessionOver, Setback, ShardChange, ShardFault, TaskSpec, TenantLimit,
+    TimeLimit, Usage,
 };
 use orchestrion_world::time::Ticks;
 
@@ -35,8 +37,33 @@ impl Names {
     /// An effect, said of its task or worker.
     pub(crate) fn effect(&self, effect: &Effect) -> String {
         match effect {
-            Effect::Order(order) => order_words(order),
+            Effect::Order(order) => self.order(order),
             Effect::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn order(&self, order: &Order) -> String {
+        match order {
+            Order::Start { worker, epoch, attempt, .. } => {
+                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+            }
+            Order::Cancel { worker, attempt, .. } => {
+                format!("was called back from worker {worker}, attempt {}", attempt.0)
+            }
+            Order::Reset { worker, epoch } => {
+                format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
+            }
+            Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
+            Order::SpawnWorker { worker, epoch } => {
+                format!("worker {worker} was told to load its model and begin life {}", epoch.0)
+            }
+            Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
+            Order::LoadShard { worker, model, .. } => {
+                format!("worker {worker} was told to load {}", self.model(*model))
+            }
+            Order::FreeShard { worker, model, .. } => {
+                format!("worker {worker} was told to free {}", self.model(*model))
+            }
         }
     }
 
@@ -62,6 +89,24 @@ impl Names {
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
             }
+            Notice::ModeChanged { model, class, mode, delay, target } => {
+                let line = match class {
+                    Class::Interactive => "interactive",
+                    Class::Batch => "batch",
+                };
+                match mode {
+                    AdmissionMode::Held => format!(
+                        "the {line} queue of {} is held to a wait of {}: nobody waited less than {}",
+                        self.model(*model),
+                        length(*target),
+                        length(*delay)
+                    ),
+                    AdmissionMode::Open => format!("the {line} queue of {} takes all again", self.model(*model)),
+                }
+            }
+            Notice::ShardChanged { worker, model, change } => {
+                format!("{} on worker {worker} {}", self.model(*model), self.change(change))
+            }
             Notice::RulesRefused => "the new rules were not taken".to_owned(),
             Notice::WorkerRefused { worker, reason } => format!("worker {worker} was not taken in ({reason:?})"),
             Notice::Restarted { worker, pool, loss } => {
@@ -82,6 +127,30 @@ impl Names {
         }
     }
 
+    fn change(&self, change: &ShardChange) -> String {
+        match change {
+            ShardChange::Loading { takes } => format!("is being loaded, which should take {}", length(*takes)),
+            ShardChange::Loaded => "serves".to_owned(),
+            ShardChange::Failed { fault: ShardFault::Fixed } => {
+                "stays as it is: the worker can load no other".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Corrupt } => {
+                "has other bytes than it should: it is not served".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::Transient } => "could not be loaded".to_owned(),
+            ShardChange::Yielding { to } => format!("takes no more tasks, to make way for {}", self.model(*to)),
+            ShardChange::Stays => "stays after all".to_owned(),
+            ShardChange::Evicting { reason: EvictionReason::Demand { by } } => {
+                format!("is evicted for {}", self.model(*by))
+            }
+            ShardChange::Evicting { reason: EvictionReason::Pressure } => {
+                "is evicted: its device is too full".to_owned()
+            }
+            ShardChange::Evicting { reason: EvictionReason::Corrupt } => "is thrown away".to_owned(),
+            ShardChange::Gone => "is gone".to_owned(),
+        }
+    }
+
     fn refusal(&self, refusal: &Refusal) -> String {
         match refusal {
             Refusal::UnknownModel => "no such model in the rules".to_owned(),
@@ -89,11 +158,51 @@ impl Names {
             Refusal::ContextExceeded { tokens, ctx_max } => {
                 format!("its {tokens} tokens exceed the largest context there is, {ctx_max}")
             }
-            Refusal::DeadlineInfeasible { deadline, needed } => format!(
-                "its deadline of {} is nearer than the shortest possible run, {}",
+            Refusal::DeadlineInfeasible { deadline, needed, retry_after } => format!(
+                "its deadline of {} is nearer than {}, {}",
                 length(*deadline),
+                if retry_after.is_some() {
+                    "a first token behind those that wait"
+                } else {
+                    "the shortest possible run"
+                },
                 length(*needed)
             ),
+            Refusal::QueueDelayed { expected, target, retry_after } => format!(
+                "it would wait {} in a queue that is held to {}; it would not after {}",
+                length(*expected),
+                length(*target),
+                length(*retry_after)
+            ),
+            Refusal::BudgetExhausted { of, kind, needed, left } => {
+                let whose = match of {
+                    Payer::Tenant => "tenant",
+                    Payer::Session => "session",
+                };
+                let what = match kind {
+                    Kind::Tokens => "tokens",
+                    Kind::Time => "ms on a slot",
+                    Kind::Cost => "millionths of a milli-unit",
+                };
+                format!("it may use {needed} {what}, and the budget of its {whose} has {left} left")
+            }
+            Refusal::TenantLimited { limit, bound, retry_after } => {
+                let what = match limit {
+                    TenantLimit::TaskRate => "asked for as many tasks as its rate allows",
+                    TenantLimit::TokenRate => "asked for as many tokens as its rate allows",
+                    TenantLimit::Queued => "has as many tasks waiting as it may",
+                    TenantLimit::Live => "has as many tasks here as it may",
+                };
+                format!("its tenant {what} ({bound}); it may again after {}", length(*retry_after))
+            }
+            Refusal::SessionOver { over } => match over {
+                SessionOver::Turns(most) => format!("its session has had its {most} turns"),
+                SessionOver::Expired => "its session's time is over".to_owned(),
+                SessionOver::Closed => "its session was closed".to_owned(),
+            },
+            Refusal::SessionsFull { bound, .. } => {
+                format!("there are {bound} sessions and a task of each waits or runs")
+            }
             Refusal::QueueFull { policy, bound, retry_after } => format!(
                 "the queue is full ({bound} tasks) and by its policy, {}, none of them gives way; room is expected after {}",
                 policy.label(),
@@ -155,7 +264,12 @@ pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
     match effect {
         Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
         Effect::Order(
-            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. },
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. },
         ) => None,
         Effect::Notice(notice) => task_of_notice(notice),
     }
@@ -170,29 +284,14 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Retrying { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
+        | Notice::ModeChanged { .. }
+        | Notice::ShardChanged { .. }
         | Notice::RulesRefused
         | Notice::WorkerRefused { .. }
         | Notice::Restarted { .. }
         | Notice::RestartsStopped { .. }
         | Notice::BreakerChanged { .. }
         | Notice::Quarantined { .. } => None,
-    }
-}
-
-fn order_words(order: &Order) -> String {
-    match order {
-        Order::Start { worker, epoch, attempt, .. } => {
-            format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
-        }
-        Order::Cancel { worker, attempt, .. } => format!("was called back from worker {worker}, attempt {}", attempt.0),
-        Order::Reset { worker, epoch } => {
-            format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
-        }
-        Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
-        Order::SpawnWorker { worker, epoch } => {
-            format!("worker {worker} was told to load its model and begin life {}", epoch.0)
-        }
-        Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
     }
 }
 

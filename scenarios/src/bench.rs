@@ -9,10 +9,11 @@ use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{
-    Class, Determinism, Effect, Finish, Input, Intent, Notice, Order, Report, TaskSpec, Usage, WorkerFacts,
+    Class, Determinism, DeviceShare, Effect, Finish, Input, Intent, ModelFacts, Notice, Order, Report, TaskSpec, Usage,
+    WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Sha256};
+use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::VecDeque;
 
 /// Inputs of a step, and what they are: [`PACE`] tasks come, as many start, as many end; the rest are
@@ -194,16 +195,18 @@ fn slots_each(workers: u32) -> u32 {
 fn announced(n: u32, slots: u32) -> Report {
     let facts = WorkerFacts {
         pool: PoolId(0),
-        device: DeviceId(n),
-        device_capacity: Bytes(80 << 30),
-        model_digest: Sha256([7; 32]),
-        fingerprint: Sha256([8; 32]),
-        weights: Bytes(16 << 30),
-        kv_per_token: Bytes(128 << 10),
-        ctx_max: 4_096,
+        devices: vec![DeviceShare { device: DeviceId(n), capacity: Bytes(80 << 30), share: Permille(1000) }],
         slots: slots as u16,
-        prefill: MilliRate(8_000_000),
-        decode: MilliRate(400_000),
+        came_with: Some(ModelFacts {
+            digest: Sha256([7; 32]),
+            fingerprint: Sha256([8; 32]),
+            weights: Bytes(16 << 30),
+            kv_per_token: Bytes(128 << 10),
+            ctx_max: 4_096,
+            prefill: MilliRate(8_000_000),
+            decode: MilliRate(400_000),
+        }),
+        loader: None,
     };
     Report::WorkerUp { worker: WorkerId(n), epoch: EPOCH, facts }
 }

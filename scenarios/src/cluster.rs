@@ -8,7 +8,8 @@ use crate::cost::Cost;
 use crate::station::{Command, Job, Said, Station};
 use orchestrion_world::id::{Epoch, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Order, Report, WorkerFacts};
-use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::time::Tick;
+use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -34,6 +35,8 @@ struct Seat {
     station: Option<Station>,
     /// When its model will be loaded, and the life that begins then.
     loading: Option<(u64, Epoch)>,
+    /// What has loaded before does not come up.
+    fails_until: u64,
     planned: u32,
 }
 
@@ -64,7 +67,12 @@ impl Cluster {
             if let Some(station) = &mut self.seats[place].station {
                 station.turn(at, said);
             } else if let Some((_, epoch)) = self.seats[place].loading.take() {
-                self.begin(place, at, epoch, said);
+                let Seat { worker, fails_until, .. } = self.seats[place];
+                if at < fails_until {
+                    said.reports.push(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) });
+                } else {
+                    self.begin(place, at, epoch, said);
+                }
             }
             self.plan(place);
         }
@@ -83,7 +91,7 @@ impl Cluster {
             (None, Some((cost, facts))) => {
                 self.places.insert(worker, self.seats.len());
                 let (epoch, station, loading) = (Epoch(0), None, None);
-                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, planned: 0 });
+                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, fails_until: 0, planned: 0 });
                 self.seats.len() - 1
             }
             (None, None) => return,
@@ -98,12 +106,6 @@ impl Cluster {
         self.plan(place);
     }
 
-    /// How long a worker takes from its start to being ready.
-    pub fn loads_in(&self, worker: WorkerId) -> Option<Ticks> {
-        let seat = &self.seats[*self.places.get(&worker)?];
-        Some(Ticks(seat.cost.load(seat.facts.weights).div_ceil(TICK)))
-    }
-
     /// Carries an order to its station; a dead one hears nothing but that it is to begin again. A start needs to
     /// know what it will come to.
     pub fn order(&mut self, now: Tick, order: &Order, job: Option<Job>, said: &mut Said) {
@@ -114,6 +116,9 @@ impl Cluster {
             },
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
+            Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. } => {
+                Command::Change(epoch, model)
+            }
             Order::Probe { .. } => Command::Probe,
             Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
@@ -125,7 +130,8 @@ impl Cluster {
     fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, said: &mut Said) {
         let Some(&place) = self.places.get(&worker) else { return };
         let seat = &mut self.seats[place];
-        let loaded = (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.weights));
+        let loaded =
+            (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.came_with.map_or(Bytes(0), |model| model.weights)));
         (seat.station, seat.loading, seat.epoch) = (None, Some((loaded, epoch)), epoch);
         said.reports.push(Report::Loading { worker, epoch });
         self.plan(place);
@@ -140,6 +146,13 @@ impl Cluster {
         }
     }
 
+    /// A worker that loads before then does not come up.
+    pub fn fail(&mut self, worker: WorkerId, until: Tick) {
+        if let Some(&place) = self.places.get(&worker) {
+            self.seats[place].fails_until = until.0.saturating_mul(TICK);
+        }
+    }
+
     /// A worker's process ends and says so.
     pub fn crash(&mut self, worker: WorkerId, said: &mut Said) {
         let Some(seat) = self.places.get(&worker).map(|&place| &mut self.seats[place]) else { return };
@@ -147,6 +160,16 @@ impl Cluster {
             seat.epoch = station.epoch;
             let error = Some(FaultClass::Fatal);
             said.reports.push(Report::WorkerDown { worker, epoch: station.epoch, error });
+        }
+    }
+
+    /// A worker finds that its weights are not those that were loaded.
+    pub fn corrupt(&mut self, worker: WorkerId, said: &mut Said) {
+        let seat = self.places.get(&worker).map(|&place| &self.seats[place]);
+        if let Some(station) = seat.and_then(|seat| seat.station.as_ref()) {
+            let epoch = station.epoch;
+            let digests = station.facts.came_with.map(|model| model.digest);
+            said.reports.extend(digests.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
         }
     }
 

@@ -2,11 +2,13 @@
 //! reads its prompt at the worker's prefill rate, then makes its whole answer at the decode rate; that
 //! several share a worker costs them nothing here.
 
-use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
-use orchestrion_world::protocol::{FaultClass, Finish, Order, Report, TaskSpec, Usage, WorkerFacts};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::protocol::{
+    FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
+};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::Permille;
-use std::collections::{BTreeMap, BTreeSet};
+use orchestrion_world::units::{MilliRate, Permille};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How often a worker says that it lives.
 pub const BEAT: Ticks = Ticks(1_000);
@@ -23,11 +25,14 @@ pub struct Engine {
     workers: BTreeMap<WorkerId, Sim>,
     agenda: BTreeMap<(Tick, u64), (WorkerId, Epoch, Planned)>,
     planned: u64,
+    /// What the next load on a worker comes to, where it is none.
+    faults: BTreeMap<WorkerId, VecDeque<ShardFault>>,
 }
 
 #[derive(Clone, Debug)]
 struct Sim {
     facts: WorkerFacts,
+    model: ModelId,
     epoch: Epoch,
     alive: bool,
     flaw: Option<Flaw>,
@@ -36,6 +41,8 @@ struct Sim {
     running: BTreeMap<TaskId, Attempt>,
     /// Attempts that hold their slot and make no more tokens.
     stalled: BTreeSet<(TaskId, Attempt)>,
+    /// By model: what stands there, and how fast it is.
+    loaded: BTreeMap<ModelId, ModelFacts>,
 }
 
 /// What is wrong with a worker, until it is mended.
@@ -52,9 +59,10 @@ enum Planned {
     Up,
     Beat,
     Start(TaskId, Attempt),
-    /// What was made since the first token came, of which so many were told.
-    Tokens(TaskId, Attempt, Tick, u32),
+    /// What was made at this rate since the first token came, of which so many were told.
+    Tokens(TaskId, Attempt, (Tick, MilliRate), u32),
     End(TaskId, Attempt, Usage),
+    Loaded(ModelId, ModelFacts),
 }
 
 impl Engine {
@@ -64,17 +72,27 @@ impl Engine {
     }
 
     /// A worker comes up; one that was there before comes up as another.
-    pub fn rise(&mut self, now: Tick, id: WorkerId, facts: Option<&WorkerFacts>) -> Option<Report> {
+    ///
+    /// `model` is that of its pool.
+    pub fn rise(&mut self, now: Tick, id: WorkerId, of: Option<(&WorkerFacts, ModelId)>) -> Option<Report> {
         let known = self.workers.get(&id);
         let epoch = known.map_or(Epoch(1), |sim| Epoch(sim.epoch.0 + 1));
-        let facts = facts.or(known.map(|sim| &sim.facts))?.clone();
-        Some(self.announce(now, id, epoch, facts))
+        let (facts, model) = of.or(known.map(|sim| (&sim.facts, sim.model)))?;
+        let facts = facts.clone();
+        Some(self.announce(now, id, epoch, facts, model))
     }
 
-    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
+    /// The next load on the worker comes to this.
+    pub fn spoil(&mut self, id: WorkerId, fault: ShardFault) {
+        self.faults.entry(id).or_default().push_back(fault);
+    }
+
+    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts, model: ModelId) -> Report {
+        let loaded = facts.came_with.map(|of| (model, of)).into_iter().collect();
         let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
         let (slowness, running, stalled) = (Permille(1000), BTreeMap::new(), BTreeSet::new());
-        self.workers.insert(id, Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled });
+        let sim = Sim { facts: facts.clone(), model, epoch, alive: true, flaw, slowness, running, stalled, loaded };
+        self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
     }
@@ -106,7 +124,7 @@ impl Engine {
     /// The weights that a worker uses are found to be other than those loaded.
     pub fn corrupt(&self, id: WorkerId) -> Option<Report> {
         let sim = self.workers.get(&id).filter(|sim| sim.alive)?;
-        Some(Report::ShardCorrupt { worker: id, epoch: sim.epoch, digest: sim.facts.model_digest })
+        Some(Report::ShardCorrupt { worker: id, epoch: sim.epoch, digest: sim.loaded.values().next()?.digest })
     }
 
     /// Every worker stops without a word: their process is gone.
@@ -147,7 +165,7 @@ impl Engine {
     /// Carries out an order; what it says at once comes back.
     ///
     /// # Panics
-    /// If it is given more than its slots hold: dispatch promises that it never is.
+    /// If it is given more than its slots hold, or a model that it has not: the core promises that it never is.
     pub fn order(&mut self, now: Tick, order: &Order, spec: Option<&TaskSpec>) -> Option<Report> {
         match *order {
             Order::Start { worker, epoch, task, attempt } => {
@@ -155,12 +173,14 @@ impl Engine {
                 sim.running.insert(task, attempt);
                 assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");
                 let spec = spec?;
+                assert!(sim.loaded.contains_key(&spec.model), "{worker} was given a task of a model that it has not");
+                let model = *sim.loaded.get(&spec.model)?;
                 let share = u64::from(sim.slowness.0);
                 let length = |tokens: u32, milli: u64| {
                     Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)).saturating_mul(share) / 1_000)
                 };
-                let prefill = length(spec.prompt_tokens, sim.facts.prefill.0);
-                let decode = length(spec.max_tokens.saturating_sub(1), sim.facts.decode.0);
+                let prefill = length(spec.prompt_tokens, model.prefill.0);
+                let decode = length(spec.max_tokens.saturating_sub(1), model.decode.0);
                 let usage = Usage {
                     finish: Finish::Length,
                     tokens_in: spec.prompt_tokens,
@@ -170,7 +190,7 @@ impl Engine {
                 };
                 let first = now + TAKE_UP + prefill;
                 self.plan(now + TAKE_UP, worker, epoch, Planned::Start(task, attempt));
-                self.plan(first, worker, epoch, Planned::Tokens(task, attempt, first, 0));
+                self.plan(first, worker, epoch, Planned::Tokens(task, attempt, (first, model.decode), 0));
                 self.plan(first + decode, worker, epoch, Planned::End(task, attempt, usage));
                 None
             }
@@ -186,8 +206,22 @@ impl Engine {
             }
             Order::Reset { worker, epoch } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
-                let facts = sim.facts.clone();
-                Some(self.announce(now, worker, epoch, facts))
+                let (facts, model) = (sim.facts.clone(), sim.model);
+                Some(self.announce(now, worker, epoch, facts, model))
+            }
+            Order::LoadShard { worker, epoch, model, expects } => {
+                let sim = self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                let Some(loader) = &sim.facts.loader else {
+                    return Some(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+                };
+                let takes = loader.load_time(expects.weights);
+                self.plan(now + takes, worker, epoch, Planned::Loaded(model, expects));
+                None
+            }
+            Order::FreeShard { worker, epoch, model } => {
+                let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                sim.loaded.remove(&model);
+                Some(Report::ShardFreed { worker, epoch, model })
             }
             Order::Probe { worker, epoch } => {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
@@ -228,8 +262,8 @@ impl Engine {
                 Some(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) })
             }
             Planned::Up => {
-                let facts = sim.facts.clone();
-                Some(self.announce(now, worker, epoch, facts))
+                let (facts, model) = (sim.facts.clone(), sim.model);
+                Some(self.announce(now, worker, epoch, facts, model))
             }
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);
@@ -238,15 +272,28 @@ impl Engine {
             Planned::Start(task, attempt) if runs(sim, task, attempt) => {
                 Some(Report::Started { worker, epoch, task, attempt })
             }
-            Planned::Tokens(task, attempt, first, told) if runs(sim, task, attempt) => {
-                let made = 1 + (now.since(first).0 * sim.facts.decode.0 / 1_000_000) as u32;
-                self.plan(now + PROGRESS, worker, epoch, Planned::Tokens(task, attempt, first, made));
+            Planned::Tokens(task, attempt, pace, told) if runs(sim, task, attempt) => {
+                let (first, decode) = pace;
+                let made = 1 + (now.since(first).0 * decode.0 / 1_000_000) as u32;
+                self.plan(now + PROGRESS, worker, epoch, Planned::Tokens(task, attempt, pace, made));
                 (made > told).then(|| Report::Progress { worker, epoch, made: vec![(task, attempt, made - told)] })
             }
             Planned::End(task, attempt, usage) if runs(sim, task, attempt) => {
                 sim.running.remove(&task);
                 Some(Report::Finished { worker, epoch, task, attempt, usage })
             }
+            Planned::Loaded(model, facts) => match self.faults.get_mut(&worker).and_then(VecDeque::pop_front) {
+                Some(ShardFault::Corrupt) => {
+                    let mut digest = facts.digest;
+                    digest.0[31] ^= 1;
+                    Some(Report::ShardLoaded { worker, epoch, model, facts: ModelFacts { digest, ..facts } })
+                }
+                Some(fault) => Some(Report::ShardFailed { worker, epoch, model, fault }),
+                None => {
+                    sim.loaded.insert(model, facts);
+                    Some(Report::ShardLoaded { worker, epoch, model, facts })
+                }
+            },
             Planned::Start(..) | Planned::Tokens(..) | Planned::End(..) => None,
         }
     }

@@ -98,6 +98,8 @@ impl History {
                 return Ok(());
             }
             Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
+            | Notice::ShardChanged { .. }
             | Notice::RulesRefused
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
@@ -158,7 +160,12 @@ impl History {
                 };
                 over.then_some(()).ok_or_else(|| format!("2: {task} is cancelled at its worker before that was told"))
             }
-            Order::Reset { .. } | Order::Probe { .. } | Order::SpawnWorker { .. } | Order::StopWorker { .. } => Ok(()),
+            Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => Ok(()),
         }
     }
 

@@ -6,14 +6,23 @@
 //! demands of each what must hold of all.
 
 pub mod bench;
+pub mod clients;
 pub mod cluster;
 pub mod cost;
+pub mod draw;
 pub mod engine;
+pub mod expect;
+pub mod file;
 pub mod history;
 pub mod line;
 pub mod moves;
+pub mod report;
+pub mod sample;
 pub mod script;
+pub mod simulate;
 pub mod stage;
 pub mod station;
 pub mod storm;
+pub mod summary;
+pub mod trace;
 pub mod transcript;

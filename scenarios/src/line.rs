@@ -119,7 +119,10 @@ pub fn worker_of(report: &Report) -> WorkerId {
         | Report::Started { worker, .. }
         | Report::Progress { worker, .. }
         | Report::Finished { worker, .. }
-        | Report::Faulted { worker, .. } => worker,
+        | Report::Faulted { worker, .. }
+        | Report::ShardLoaded { worker, .. }
+        | Report::ShardFailed { worker, .. }
+        | Report::ShardFreed { worker, .. } => worker,
     }
 }
 
@@ -134,7 +137,10 @@ pub fn epoch_of(report: &Report) -> Epoch {
         | Report::Started { epoch, .. }
         | Report::Progress { epoch, .. }
         | Report::Finished { epoch, .. }
-        | Report::Faulted { epoch, .. } => epoch,
+        | Report::Faulted { epoch, .. }
+        | Report::ShardLoaded { epoch, .. }
+        | Report::ShardFailed { epoch, .. }
+        | Report::ShardFreed { epoch, .. } => epoch,
     }
 }
 

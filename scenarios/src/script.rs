@@ -13,16 +13,19 @@
 //! > 50 late w1 by=20 for=300
 //! ```
 
+mod cluster;
+mod tenants;
+
 use crate::engine::Flaw;
 use crate::line::Trouble;
 use orchestrion_world::config::{
-    HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules, Rules, TimeoutRules,
+    EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
+    Rules, TimeoutRules,
 };
-use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, TaskSpec, WorkerFacts};
-use orchestrion_world::tenant::TenantRules;
+use orchestrion_world::id::{ModelId, SessionId, TaskId, TenantId, WorkerId};
+use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use orchestrion_world::units::{Permille, Sha256};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -81,10 +84,16 @@ pub enum Act {
     StallAt(WorkerId),
     /// A process takes the journal up: what the one before showed its readers is gone.
     Boot,
+    /// The next load on the worker comes to nothing, or to other bytes.
+    Spoil(WorkerId, ShardFault),
     /// The rules change.
     Rule(Box<Rules>),
     /// From here on, every placement decision about this task is told in full.
     Watch(TaskId),
+    /// The client ends the session.
+    Close(SessionId),
+    /// The client asks for the session of this name.
+    Look(SessionId, String),
     /// Nothing: the transcript goes on to here.
     Wait,
 }
@@ -101,14 +110,14 @@ pub struct ScriptError {
 /// The seed of a world whose script names none.
 const SEED: u64 = 1;
 /// Sections of the rules.
-const DECLARATIONS: [&str; 5] = ["queue", "retry", "timeouts", "health", "placement"];
+const DECLARATIONS: [&str; 8] = ["tenant", "sessions", "queue", "retry", "timeouts", "health", "placement", "eviction"];
 
 /// Defaults that a script need not repeat: short lengths, so that a case fits a screen.
 fn default_rules() -> Rules {
     let rules = Rules::default();
     let health = rules.health.clone();
     Rules {
-        queue: QueueRules { interactive_max: 100, batch_max: 100, policy: OverloadPolicy::Reject },
+        queue: QueueRules { interactive_max: 100, batch_max: 100, ..rules.queue },
         health: HealthRules { beat_timeout: Ticks(3_000), no_worker_grace: Ticks(10_000), workers_max: 64, ..health },
         ..rules
     }
@@ -124,10 +133,7 @@ impl FromStr for Script {
         for (line, text) in statements {
             script.open(text).map_err(|problem| ScriptError { line, text: text.into(), problem })?;
         }
-        script.rules.pools.sort_by(|a, b| a.name.cmp(&b.name));
-        script.rules.models = script.rules.pools.iter().map(|p| p.model.clone()).collect();
-        script.rules.models.sort();
-        script.rules.models.dedup();
+        cluster::sort(&mut script.rules);
         let mut rules = script.rules.clone();
         let mut prose = String::new();
         for (n, line) in text.lines().enumerate() {
@@ -154,11 +160,7 @@ impl Script {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
             }
-            "tenant" => {
-                let (name, weight) = (words.name()?.to_owned(), words.or("weight", 1)?);
-                self.rules.tenants.push(TenantRules { name, weight });
-                self.rules.tenants.sort_by_key(TenantRules::id);
-            }
+            "loadable" => self.rules.loadable.push(cluster::loadable(&mut words)?),
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
         }
@@ -169,13 +171,13 @@ impl Script {
         let mut words = Words::of(text);
         if words.verb == "worker" {
             let id = worker_id(words.name()?)?;
-            let facts = self.worker(&mut words)?;
+            let facts = cluster::worker(&self.rules, &mut words)?;
             self.workers.push((id, facts));
             return words.end();
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" | "tenant" => Ok(()),
+                "seed" | "pool" | "loadable" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -232,6 +234,24 @@ impl Script {
                 }
             }
             "boot" => Act::Boot,
+            "close" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                Act::Close(tenants::session(tenant, words.name()?))
+            }
+            "look" => {
+                let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
+                let name = words.name()?;
+                Act::Look(tenants::session(tenant, name), name.to_owned())
+            }
+            "spoil" => {
+                let worker = worker_id(words.name()?)?;
+                let fault = match words.name()? {
+                    "load" => ShardFault::Transient,
+                    "bytes" => ShardFault::Corrupt,
+                    other => return Err(format!("a worker's next `load` or its `bytes` can be spoilt, not `{other}`")),
+                };
+                Act::Spoil(worker, fault)
+            }
             "break" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::FailsToStart)),
             "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
             "mend" => Act::Flaw(worker_id(words.name()?)?, None),
@@ -250,12 +270,13 @@ impl Script {
             Some(name) => self.rules.models.binary_search(&name.to_owned()).unwrap_or(self.rules.models.len()),
             None => 0,
         };
+        let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
         let deadline = words.optional("deadline").map(number).transpose()?.map(Ticks);
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
-            tenant: words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of),
-            session: None,
+            tenant,
+            session: words.optional("session").map(|name| tenants::session(tenant, name)),
             prompt_tokens: words.or("prompt", 100)?,
             prompt_digest: Sha256::default(),
             max_tokens: words.or("answer", 50)?,
@@ -264,38 +285,20 @@ impl Script {
             determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
         })
     }
-
-    fn worker(&self, words: &mut Words<'_>) -> Result<WorkerFacts, String> {
-        let pool: String = words.take("pool")?;
-        let pool = self.rules.pools.binary_search_by(|p| p.name.cmp(&pool)).map_err(|_| format!("no pool `{pool}`"))?;
-        let mib = |n: u64| Bytes(n << 20);
-        let mut model_digest = Sha256::default();
-        model_digest.0[0] = self.rules.models.binary_search(&self.rules.pools[pool].model).unwrap_or_default() as u8;
-        let mut fingerprint = model_digest;
-        fingerprint.0[1] = words.or("engine", 0)?;
-        Ok(WorkerFacts {
-            pool: PoolId(pool as u16),
-            device: DeviceId(words.or("device", 0)?),
-            device_capacity: mib(words.or("capacity", 1 << 20)?),
-            model_digest,
-            fingerprint,
-            weights: mib(words.or("weights", 100)?),
-            kv_per_token: Bytes(words.or("kv", 1024)?),
-            ctx_max: words.or("ctx", 4096)?,
-            slots: words.or("slots", 1)?,
-            prefill: MilliRate(words.or("prefill", 1_000u64)? * 1_000),
-            decode: MilliRate(words.or("decode", 50u64)? * 1_000),
-        })
-    }
 }
 
 /// The rules by section, each a declaration; what is not named stays as it is.
 fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
     match words.verb {
+        "tenant" => tenants::declare(&mut rules.tenants, words)?,
+        "sessions" => rules.sessions = tenants::sessions(&rules.sessions, words)?,
         "queue" => {
             let queue = &mut rules.queue;
             queue.interactive_max = words.or("interactive", queue.interactive_max)?;
             queue.batch_max = words.or("batch", queue.batch_max)?;
+            queue.interactive_delay = Ticks(words.or("interactive_delay", queue.interactive_delay.0)?);
+            queue.batch_delay = Ticks(words.or("batch_delay", queue.batch_delay.0)?);
+            queue.delay_interval = Ticks(words.or("delay_interval", queue.delay_interval.0)?);
             if let Some(name) = words.optional("policy") {
                 let unknown = || format!("no overload policy is called `{name}`");
                 queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
@@ -328,6 +331,15 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
             health.fatal_max = words.or("fatal_max", health.fatal_max)?;
         }
         "placement" => rules.placement = placement(rules, words)?,
+        "eviction" => {
+            let EvictionRules { policy, pressure, residency_min } = &mut rules.eviction;
+            if let Some(name) = words.optional("policy") {
+                let unknown = || format!("no eviction policy is called `{name}`");
+                *policy = EvictionRule::named(name).ok_or_else(unknown)?;
+            }
+            *pressure = Permille(words.or("pressure", pressure.0)?);
+            *residency_min = Ticks(words.or("residency_min", residency_min.0)?);
+        }
         other => return Err(format!("no section of the rules is called `{other}`")),
     }
     Ok(())

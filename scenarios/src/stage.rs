@@ -10,7 +10,7 @@ use crate::transcript;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::WorkerState;
-use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::id::{ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Order, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
@@ -67,7 +67,8 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     let mut stage = Stage::new(script);
     let mut first = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(script.rules.clone()))];
     for (id, facts) in &script.workers {
-        first.extend(stage.engine.rise(Tick(0), *id, Some(facts)).map(Input::Report));
+        let model = model_of(&script.rules, facts.pool);
+        first.extend(stage.engine.rise(Tick(0), *id, Some((facts, model))).map(Input::Report));
     }
     stage.step(Tick(0), first, handling)?;
     let last = script.events.last().map_or(Tick(0), |e| e.at);
@@ -85,6 +86,13 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     stage.run.living = stage.history.living();
     stage.run.ledger = stage.ledger;
     Ok(stage.run)
+}
+
+/// The model that workers of a pool come with.
+fn model_of(rules: &Rules, pool: PoolId) -> ModelId {
+    let name = rules.pools.get(usize::from(pool.0)).map(|pool| &pool.model);
+    let at = name.and_then(|name| rules.models.binary_search(name).ok());
+    ModelId(at.unwrap_or_default() as u16)
 }
 
 struct Stage {
@@ -165,7 +173,8 @@ impl Stage {
         }
         // Who was given up for good stays so until the next boot.
         let halted = |w: &Worker| self.ledger.pools.iter().any(|pool| pool.id == w.facts.pool && pool.halted);
-        let shut = |w: &Worker| self.ledger.devices.iter().any(|d| d.id == w.facts.device && d.quarantined);
+        let stands_on = |w: &Worker, id| w.facts.devices.iter().any(|part| part.device == id);
+        let shut = |w: &Worker| self.ledger.devices.iter().any(|d| d.quarantined && stands_on(w, d.id));
         let out = |w: &Worker| w.state != WorkerState::Ready && !self.refused.contains(&w.id) && !halted(w) && !shut(w);
         let worker = self.ledger.workers.iter().find(|w| !w.leases.is_empty() || out(w));
         worker.filter(|_| self.healed).map(|w| format!("{} is {:?} with the leases {:?}", w.id, w.state, w.leases))
@@ -293,9 +302,20 @@ impl Stage {
                 befell("stall", stalled);
                 vec![]
             }
+            Act::Spoil(worker, fault) => {
+                befell("spoil", true);
+                self.engine.spoil(*worker, *fault);
+                vec![]
+            }
             Act::Boot => return inputs.push(Input::Boot { wall_ms: now.0 }),
             Act::Watch(task) => {
                 self.watched = Some(*task);
+                vec![]
+            }
+            Act::Close(session) => return inputs.push(Input::Intent(Intent::Close { session: *session })),
+            Act::Look(session, name) => {
+                let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session, now));
+                self.run.transcript += &format!("< {} {name} {}\n", now.0, transcript::session(view.as_ref()));
                 vec![]
             }
             Act::Wait => vec![],
@@ -344,7 +364,9 @@ impl Stage {
                     | Order::Reset { .. }
                     | Order::Probe { .. }
                     | Order::SpawnWorker { .. }
-                    | Order::StopWorker { .. } => None,
+                    | Order::StopWorker { .. }
+                    | Order::LoadShard { .. }
+                    | Order::FreeShard { .. } => None,
                 };
                 self.said.extend(self.engine.order(now, order, spec));
             }

@@ -6,8 +6,8 @@
 //! says goes into [`Said`]; when it wants to be looked at again, [`Station::due`] tells.
 
 use crate::cost::{Batch, Cost, attended};
-use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
-use orchestrion_world::protocol::{FaultClass, Finish, Report, Usage, WorkerFacts};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::protocol::{FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
 use std::collections::VecDeque;
 
 /// As real stations keep them.
@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Start(TaskId, Attempt, Epoch, Job),
     Cancel(TaskId, Attempt),
     Reset(Epoch),
+    /// Load or free a model.
+    Change(Epoch, ModelId),
     Probe,
 }
 
@@ -265,7 +267,7 @@ impl Station {
             Command::Start(_, _, epoch, _) if epoch != self.epoch => {}
             Command::Start(task, attempt, _, job) => {
                 let full = self.rows.len() >= usize::from(self.facts.slots);
-                let runs = job.prompt > 0 && job.prompt < self.facts.ctx_max && job.answer > 0;
+                let runs = job.prompt > 0 && job.prompt < self.ctx_max() && job.answer > 0;
                 if full || !runs {
                     let class = if full { FaultClass::Retryable } else { FaultClass::InvalidInput };
                     return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
@@ -280,6 +282,10 @@ impl Station {
                     said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
                 }
             }
+            // As a real one, it serves the model it started with.
+            Command::Change(epoch, model) => {
+                said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+            }
             Command::Probe => self.beat(now, said),
             Command::Reset(epoch) => {
                 self.rows.clear();
@@ -287,6 +293,10 @@ impl Station {
                 self.announce(now, said);
             }
         }
+    }
+
+    fn ctx_max(&self) -> u32 {
+        self.facts.came_with.map_or(0, |model| model.ctx_max)
     }
 
     /// Reports the tokens made since the last time.

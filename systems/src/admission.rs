@@ -1,23 +1,26 @@
-//! Admission: who may wait. Checks a submission against the model, its workers, its deadline and the
-//! places of its queue, in this order; refuses with the figures compared, or queues it, and where the
-//! policy says so ends a task that waits, to make the place.
+//! Admission: who may wait. Checks a submission against the model, its workers, its tenant's budget, its deadline,
+//! its session, its tenant's limits, its queue's delay and places, in this order; refuses with the figures
+//! compared, or queues it, and where the policy says so ends a task that waits, to make the place.
 
+pub(crate) mod delay;
+mod forecast;
 mod overload;
+pub(crate) mod tenants;
 
-use crate::estimate;
-use crate::placement::effective_ctx;
 use crate::release::end_task;
+use crate::{estimate, eviction, memory, sessions};
 use bevy_ecs::prelude::World;
+use forecast::{Forecast, forecast};
+use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::protocol::{Class, Failure, ModelFacts, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
-use orchestrion_world::units::Permille;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Model, Worker};
 use overload::{Waiting, Which};
@@ -42,11 +45,11 @@ pub(crate) fn admit(world: &mut World) {
             spec.tenant = TenantId::DEFAULT;
         }
         match judge(world, id, &spec) {
-            Ok(Place { predicted_start, of }) => {
+            Ok(Place { predicted_start, most, of }) => {
                 if let Some((victim, failure)) = of {
                     end_task(world, victim, Outcome::Failed { failure, tokens_out: 0 });
                 }
-                queue(world, id, spec, predicted_start);
+                queue(world, id, spec, most, predicted_start);
             }
             Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
         }
@@ -60,6 +63,8 @@ pub(crate) fn admit(world: &mut World) {
 /// A place in the queue.
 struct Place {
     predicted_start: Ticks,
+    /// What the task may use, as far as anybody counts.
+    most: Amount,
     /// The task that gives it up.
     of: Option<(TaskId, Failure)>,
 }
@@ -68,9 +73,12 @@ struct Place {
 struct Load {
     slots: Slots,
     batch_slots: Slots,
-    ctx_max: u32,
+    /// Until some worker has loaded the model, where none serves it.
+    loaded_in: Ticks,
     /// The shortest run of the task on any worker as it is now.
     shortest: Ticks,
+    /// The longest: on the slowest worker, shared with as many as fit.
+    longest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
 }
@@ -89,26 +97,37 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     if world.task(id).is_some() {
         return Err(Refusal::DuplicateTask);
     }
-    let load = load(world, spec, model.service(spec.class), rules.placement.batch_share);
-    if load.slots.all == 0 {
+    let load = load(world, &rules, spec, model);
+    if model.stranded.is_some() {
         return Err(Refusal::PoolUnready { retry_after: RETRY_AFTER_UNREADY });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
-    if tokens > u64::from(load.ctx_max) {
-        return Err(Refusal::ContextExceeded { tokens, ctx_max: load.ctx_max });
+    if tokens > u64::from(model.reach) {
+        return Err(Refusal::ContextExceeded { tokens, ctx_max: model.reach });
     }
-    if let Some(deadline) = spec.deadline
-        && deadline < load.shortest
-    {
-        return Err(Refusal::DeadlineInfeasible { deadline, needed: load.shortest });
-    }
+    let counted = spec.session.is_some() || world.tenant(spec.tenant).is_some();
+    let time = spec.deadline.map_or(load.longest, |deadline| deadline.min(load.longest));
+    let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
+    tenants::judge_budget(world, spec, &most)?;
     let queues = world.resource::<Queues>();
     let unseen = usize::from(planted!(world, QueueBoundOffByOne));
     let count = |class| queues.len(spec.model, class).saturating_sub(unseen) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
-    let ahead = waiting.ahead(spec.class);
+    let position = forecast::position(queues, &rules, spec);
+    let forecast = forecast(model, &load, spec.class, waiting, position);
+    let start = forecast.start;
+    judge_deadline(spec, load.shortest, forecast)?;
+    if let Some(session) = spec.session {
+        sessions::judge(world, &rules, session, &most)?;
+    }
+    let next = load.wait(spec.class, 0).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX);
+    tenants::judge_limits(world, &rules, spec, next)?;
+    if let Some(target) = delay::held(&rules.queue, model, spec.class).filter(|target| start > *target) {
+        let retry_after = forecast.shorter_by(Ticks(start.0 - target.0));
+        return Err(Refusal::QueueDelayed { expected: start, target, retry_after });
+    }
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: load.wait(spec.class, ahead), of: None });
+        return Ok(Place { predicted_start: start, most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -120,9 +139,19 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         let policy = overload::refuses_by(policy, spec.class);
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
-    let predicted_start = load.wait(spec.class, if class == spec.class { ahead - 1 } else { ahead });
+    let position = if class == spec.class { position.saturating_sub(1) } else { position };
+    let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
-    Ok(Place { predicted_start, of: Some((victim, failure)) })
+    Ok(Place { predicted_start, most, of: Some((victim, failure)) })
+}
+
+/// Whether there is time for a first token, if the task starts as soon as it could.
+fn judge_deadline(spec: &TaskSpec, shortest: Ticks, forecast: Forecast) -> Result<(), Refusal> {
+    let needed = Ticks(shortest.0.saturating_add(forecast.soonest.0));
+    let Some(deadline) = spec.deadline.filter(|deadline| *deadline < needed) else { return Ok(()) };
+    // Where only the queue is in the way, there is time once it is shorter.
+    let retry_after = (deadline >= shortest).then(|| forecast.shorter_by(Ticks(needed.0 - deadline.0)));
+    Err(Refusal::DeadlineInfeasible { deadline, needed, retry_after })
 }
 
 /// When the line will have drained, at the rate that was observed: its own, which the other class and the
@@ -167,54 +196,73 @@ impl Load {
         };
         // Who waits could not start: what is free is not free for those behind.
         let free = if ahead == 0 { slots.free } else { 0 };
-        estimate::wait(ahead, free, slots.all, self.service)
+        Ticks(estimate::wait(ahead, free, slots.all, self.service).0.saturating_add(self.loaded_in.0))
     }
 }
 
-fn load(world: &World, spec: &TaskSpec, learned: Option<Ticks>, batch_share: Permille) -> Load {
-    let (slots, batch_slots) = (Slots::default(), Slots::default());
-    let mut load = Load { slots, batch_slots, ctx_max: 0, shortest: Ticks(u64::MAX), service: Ticks(u64::MAX) };
-    let ready = |w: &&Worker| w.model == spec.model && w.takes();
-    for worker in world.workers().into_iter().filter(ready) {
-        load.slots.all += u64::from(worker.offered());
-        load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
-        if has_memory(world, worker, spec) {
+fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
+    let (slots, batch_slots, batch_share) = (Slots::default(), Slots::default(), rules.placement.batch_share);
+    let (none, never) = (Ticks(0), Ticks(u64::MAX));
+    let mut load = Load { slots, batch_slots, loaded_in: none, shortest: never, longest: none, service: never };
+    let mut loaded_in = (never, 0);
+    // The first token is the least that a deadline must leave room for.
+    let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
+    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
+        let served = worker.serving(spec.model).is_some();
+        if served {
+            load.slots.all += u64::from(worker.offered());
+            load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
+        }
+        if served && has_memory(world, worker, &facts, spec) {
             load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));
             load.batch_slots.free += u64::from(worker.room(Class::Batch, batch_share));
         }
-        load.ctx_max = load.ctx_max.max(effective_ctx(world, worker));
-        // The first token is the least that a deadline must leave room for.
-        let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
-        load.shortest = load.shortest.min(estimate::run(&first_token, worker.prefill, worker.decode, 1));
-        let guess = estimate::run(spec, worker.prefill, worker.decode, worker.facts.slots.into());
+        let takes = worker.facts.loader.as_ref().map_or(none, |loader| loader.load_time(facts.weights));
+        let takes = if served { none } else { takes };
+        loaded_in = loaded_in.min((takes, worker.facts.slots));
+        load.shortest = load.shortest.min(Ticks(takes.0.saturating_add(estimate::run(&first_token, &facts, 1).0)));
+        let guess = estimate::run(spec, &facts, worker.facts.slots.into());
         load.service = load.service.min(guess);
+        load.longest = load.longest.max(guess);
     }
-    load.service = learned.unwrap_or(load.service);
+    if load.slots.all == 0 {
+        // All its slots are free when the model is there.
+        let (takes, slots) = loaded_in;
+        load.loaded_in = takes;
+        load.slots = Slots { all: slots.into(), free: slots.into() };
+        load.batch_slots = load.slots;
+    }
+    load.service = model.service(spec.class).unwrap_or(load.service);
     load
 }
 
-fn has_memory(world: &World, worker: &Worker, spec: &TaskSpec) -> bool {
-    let needed = worker.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
-    world.device(worker.facts.device).is_some_and(|device| needed <= device.residual())
+fn has_memory(world: &World, worker: &Worker, facts: &ModelFacts, spec: &TaskSpec) -> bool {
+    let needed = facts.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
+    needed <= memory::residual(world, worker)
 }
 
-fn queue(world: &mut World, id: TaskId, spec: TaskSpec, predicted_start: Ticks) {
+fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
     let backwards = planted!(world, LastInFirstOut);
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
     let (now, ordinal) = (core.now, if backwards { u64::MAX - core.ordinals } else { core.ordinals });
-    let earned = core.rules.as_ref().map_or(0, |r| u64::from(r.retry.budget.0));
+    let Some(rules) = core.rules.clone() else { return };
+    let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
     let mut queues = world.resource_mut::<Queues>();
-    let position = queues.len(spec.model, spec.class) as u32;
-    let task = Task::queued(id, ordinal, spec, now);
+    let position = u32::try_from(forecast::position(&queues, &rules, &spec)).unwrap_or(u32::MAX);
+    let task = Task { reserved, ..Task::queued(id, ordinal, spec, now) };
     queues.push(&task);
     let mut wheel = world.resource_mut::<Wheel>();
     let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id)));
     let timers = TaskTimers { deadline, ..TaskTimers::default() };
+    let mut left = tenants::charge(world, &rules, &task);
+    if let Some(session) = task.spec.session {
+        left = left.least(sessions::begin_turn(world, &rules, session, &task));
+    }
     let model = task.spec.model;
     world.enlist(Key::Task(id), (task, timers));
     let mut mail = world.resource_mut::<Mail>();
     mail.stirred.insert(model);
-    mail.notice(Notice::Accepted { task: id, position, predicted_start });
+    mail.notice(Notice::Accepted { task: id, position, predicted_start, left });
 }

@@ -6,18 +6,22 @@
 
 use crate::placement;
 use bevy_ecs::prelude::World;
+use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
+use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Permille;
+use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Model, Pool, Worker};
+use orchestrion_world::worker::{Pool, Worker};
 use std::collections::BTreeMap;
 
 /// A broken invariant: its name in [`AUDITS`], and what was found.
@@ -39,10 +43,15 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("8 no lease on a worker that is not up", leases_only_where_up),
     ("8 nothing runs on a device in quarantine", quarantine_holds),
     ("pools and models count the workers that take tasks, and crews are who they are", crews_match),
+    ("9 no model goes that has leases", leases_on_what_serves),
+    ("10 what was loaded has the digest of its model", digests_as_declared),
+    ("models on workers, and what is on its way to them", residents_in_order),
     ("12 attempts within the limit", attempts_within_limit),
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
+    ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
+    ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
@@ -63,7 +72,7 @@ fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
 
 fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let QueueRules { interactive_max, batch_max, policy } = rules.queue;
+    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
     let queues = world.resource::<Queues>();
     ledger.models.iter().try_for_each(|model| {
         // Retried tasks come back to a queue that may have filled up behind them.
@@ -114,18 +123,78 @@ fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let on = |device: DeviceId| {
+        let part = move |w: &Worker| w.facts.devices.iter().find(|part| part.device == device).map(|part| part.share);
+        ledger.workers.iter().filter_map(move |w| Some((w, part(w)?)))
+    };
     ledger.devices.iter().try_for_each(|device| {
         let weights: u64 = ledger.shards.iter().filter(|s| s.device == device.id).map(|s| s.bytes.0).sum();
-        let on_device = |w: &&Worker| w.facts.device == device.id;
-        let leases = ledger.workers.iter().filter(on_device).flat_map(|w| &w.leases);
-        let reserved: u64 = leases.map(|l| l.kv.0).sum();
+        let leases = on(device.id).flat_map(|(w, share)| w.leases.iter().map(move |l| l.kv.share(share).0));
+        let reserved: u64 = leases.sum();
         check(device.weights.0 == weights && device.reserved.0 == reserved, || format!("{device:?} is off its books"))?;
         check(weights + reserved <= device.capacity.0, || format!("{device:?} holds more than it can"))
     })?;
     ledger.shards.iter().try_for_each(|shard| {
-        let of_shard = |w: &&Worker| w.facts.device == shard.device && w.facts.model_digest == shard.digest;
-        let holders = ledger.workers.iter().filter(of_shard).filter(|w| w.state.is_up()).count();
-        check(holders == usize::from(shard.holders), || format!("{shard:?} has {holders} holders"))
+        let of_shard = |r: &&Resident| r.life.takes_memory() && r.facts.digest == shard.digest;
+        let holds = |(w, share): (&Worker, Permille)| {
+            let mut held = w.residents.iter().filter(of_shard);
+            held.next().map(|r| r.facts.weights.share(share) <= shard.bytes)
+        };
+        let holders: Vec<bool> = on(shard.device).filter_map(holds).collect();
+        check(holders.len() == usize::from(shard.holders), || format!("{shard:?} has {} holders", holders.len()))?;
+        check(holders.iter().all(|fits| *fits), || format!("{shard:?} is smaller than a holder's part"))
+    })?;
+    let booked = ledger.workers.iter().flat_map(|w| w.facts.devices.iter().map(move |part| (w, part.device)));
+    booked.into_iter().try_for_each(|(worker, device)| {
+        let lacks = worker.residents.iter().filter(|r| r.life.takes_memory()).find(|r| {
+            let key = (device, r.facts.digest);
+            ledger.shards.binary_search_by(|s| (s.device, s.digest).cmp(&key)).is_err()
+        });
+        lacks.map_or(Ok(()), |r| Err(format!("{} holds {:?}, which is not booked on {device}", worker.id, r.model)))
+    })
+}
+
+fn residents_in_order(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut coming: BTreeMap<ModelId, u16> = BTreeMap::new();
+    for worker in &ledger.workers {
+        check(worker.residents.is_sorted_by(|a, b| a.model < b.model), || format!("{}'s models", worker.id))?;
+        let up = worker.state.is_up();
+        check(up || worker.residents.is_empty(), || format!("{} is not up and holds models", worker.id))?;
+        for resident in &worker.residents {
+            match resident.life {
+                Residence::Staging => *coming.entry(resident.model).or_default() += 1,
+                Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => {
+                    *coming.entry(to).or_default() += 1
+                }
+                Residence::Sealed
+                | Residence::Evicting { to: None }
+                | Residence::Condemned
+                | Residence::Failed { .. } => {}
+            }
+        }
+    }
+    ledger.models.iter().try_for_each(|model| {
+        let found = coming.get(&model.id).copied().unwrap_or_default();
+        check(found == model.coming, || format!("{model:?}: {found} ways of it are under way"))
+    })
+}
+
+fn leases_on_what_serves(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.workers.iter().try_for_each(|worker| {
+        let bare = worker.leases.iter().find(|lease| {
+            let life = worker.resident(lease.model).map(|r| r.life);
+            !matches!(life, Some(Residence::Sealed | Residence::Yielding { .. }))
+        });
+        bare.map_or(Ok(()), |lease| Err(format!("{} runs {} on a model that does not serve", worker.id, lease.task)))
+    })
+}
+
+fn digests_as_declared(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    ledger.workers.iter().filter(|w| w.facts.came_with.is_none()).try_for_each(|worker| {
+        let other =
+            worker.residents.iter().find(|r| rules.loadable(r.model).is_none_or(|row| row.digest != r.facts.digest));
+        other.map_or(Ok(()), |r| Err(format!("{} holds other bytes than those of {:?}", worker.id, r.model)))
     })
 }
 
@@ -136,23 +205,26 @@ fn leases_only_where_up(_: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn quarantine_holds(_: &World, ledger: &Ledger) -> Result<(), String> {
     let shut = |id| ledger.devices.iter().any(|device| device.id == id && device.quarantined);
-    let at_large = |w: &&Worker| w.state != WorkerState::Stopped && shut(w.facts.device);
+    let at_large =
+        |w: &&Worker| w.state != WorkerState::Stopped && w.facts.devices.iter().any(|part| shut(part.device));
     ledger.workers.iter().find(at_large).map_or(Ok(()), |w| Err(format!("{} is {:?} in quarantine", w.id, w.state)))
 }
 
 fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let mut crews = Crews::default();
-    let (mut pools, mut models) = (BTreeMap::new(), BTreeMap::new());
+    let mut ready = BTreeMap::new();
     for worker in &ledger.workers {
         crews.join(worker.id, &worker.facts);
-        *pools.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
-        *models.entry(worker.model).or_insert(0) += u32::from(worker.takes());
+        *ready.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
     }
     check(&crews == world.resource::<Crews>(), || format!("{:?} are kept, {crews:?} are", world.resource::<Crews>()))?;
-    let of = |pool: &&Pool| pool.ready != pools.get(&pool.id).copied().unwrap_or_default();
-    ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {pools:?} are ready")))?;
-    let of = |model: &&Model| model.ready != models.get(&model.id).copied().unwrap_or_default();
-    ledger.models.iter().find(of).map_or(Ok(()), |model| Err(format!("{model:?}: {models:?} are ready")))
+    let of = |pool: &&Pool| pool.ready != ready.get(&pool.id).copied().unwrap_or_default();
+    ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {ready:?} are ready")))?;
+    ledger.models.iter().try_for_each(|model| {
+        let own = ledger.pools.iter().filter(|pool| pool.model == model.id);
+        let count = own.map(|pool| u32::from(pool.ready)).sum::<u32>();
+        check(count == model.ready, || format!("{model:?}: {count} are ready"))
+    })
 }
 
 fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
@@ -172,7 +244,10 @@ fn repeats_are_strict(_: &World, ledger: &Ledger) -> Result<(), String> {
         let shown = || format!("{} may be told two stories: {} tokens were shown", task.id, task.tokens_out);
         check(task.is_repeatable() && task.fingerprint.is_some(), shown)?;
         let worker = task.life.worker().and_then(|id| ledger.workers.iter().find(|w| w.id == id));
-        let same = worker.is_none_or(|w| task.fingerprint == Some(w.facts.fingerprint));
+        let same = worker.is_none_or(|w| {
+            let there = w.resident(task.spec.model).map(|resident| resident.facts.fingerprint);
+            task.fingerprint == there
+        });
         check(same, || format!("{} runs where its tokens may be others", task.id))
     })
 }
@@ -189,6 +264,50 @@ fn deadlines_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
     late.map_or(Ok(()), |t| Err(format!("{} lives at {:?}, past {:?}", t.id, ledger.core.now, t.deadline)))
 }
 
+fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let Some(rules) = &ledger.core.rules else { return Ok(()) };
+    let idle = ledger.sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect();
+    let called_for = SessionIndex { count: ledger.sessions.len(), idle };
+    let index = world.resource::<SessionIndex>();
+    check(*index == called_for, || format!("{index:?} are indexed, {called_for:?} are there"))?;
+    let fits = index.count <= rules.sessions.max as usize || index.idle.is_empty();
+    check(fits, || {
+        format!("{} sessions, {} of them idle, bound {}", index.count, index.idle.len(), rules.sessions.max)
+    })?;
+    let mut turns: BTreeMap<_, Vec<TaskId>> = BTreeMap::new();
+    for task in &ledger.tasks {
+        task.spec.session.iter().for_each(|session| turns.entry(*session).or_default().push(task.id));
+    }
+    ledger.sessions.iter().try_for_each(|session| {
+        let open = session.state == SessionState::Open;
+        check(session.turns <= session.turns_max, || format!("{session:?} has too many turns"))?;
+        check(!open || session.expires > ledger.core.now, || format!("{session:?} is over at {:?}", ledger.core.now))?;
+        check(open || !session.is_idle(), || format!("{session:?} has nothing to live for"))?;
+        let tasks = turns.remove(&session.id).unwrap_or_default();
+        check(tasks == session.tasks, || format!("{tasks:?} are turns of {session:?}"))
+    })?;
+    check(turns.is_empty(), || format!("{turns:?} are turns of no session"))
+}
+
+fn budgets_kept(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let sum = |tasks: &mut dyn Iterator<Item = &Task>| {
+        let mut account = Account::default();
+        let count = tasks.map(|task| account.reserve(&task.reserved)).count();
+        (account.reserved, count)
+    };
+    ledger.tenants.iter().try_for_each(|tenant| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.tenant == tenant.id));
+        check(tenant.account.holds(), || format!("{tenant:?} is overdrawn"))?;
+        let kept = (tenant.account.reserved, tenant.live as usize);
+        check(held == kept, || format!("its tasks hold {held:?} of {tenant:?}"))
+    })?;
+    ledger.sessions.iter().try_for_each(|session| {
+        let held = sum(&mut ledger.tasks.iter().filter(|t| t.spec.session == Some(session.id)));
+        check(session.account.holds(), || format!("{session:?} is overdrawn"))?;
+        check(held.0 == session.account.reserved, || format!("its turns hold {held:?} of {session:?}"))
+    })
+}
+
 fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let rules = ledger.core.rules.as_deref();
     let deadlines = ledger.tasks.iter().filter_map(|t| Some((t.deadline?, TimerKey::Deadline(t.id))));
@@ -196,15 +315,24 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         Life::Backoff { until } => Some((until, TimerKey::Retry(t.id))),
         Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
     });
+    let open = ledger.sessions.iter().filter(|s| s.state == SessionState::Open);
+    let sessions = open.map(|s| (s.expires, TimerKey::Session(s.id)));
     let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(breakers).collect();
+    let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(breakers).chain(weighings).collect();
     called_for.sort_unstable();
     // Alarms of workers are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Breaker(_) => exact.push((due, key)),
+            TimerKey::Deadline(_)
+            | TimerKey::Retry(_)
+            | TimerKey::Session(_)
+            | TimerKey::Breaker(_)
+            | TimerKey::Weigh(_) => {
+                exact.push((due, key));
+            }
         }
     }
     check(exact == called_for, || format!("armed {exact:?}, called for {called_for:?}"))?;
@@ -264,12 +392,20 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
     let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
-    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.model, w.id)).collect();
+    let serves =
+        |w: &Worker| w.residents.iter().filter(|r| w.serving(r.model).is_some()).map(|r| r.model).collect::<Vec<_>>();
+    let rooms = ledger.workers.iter().filter(free).flat_map(|w| serves(w).into_iter().map(|model| (model, w.id)));
+    let mut called_for: Vec<_> = rooms.collect();
     called_for.sort_unstable();
     let index = world.resource::<FreeIndex>();
     let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
     check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
-    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).map(|w| (w.facts.device, w.model, w.id)).collect();
+    let by_device = |w: &Worker| {
+        let devices: Vec<DeviceId> = w.facts.devices.iter().map(|part| part.device).collect();
+        let (models, id) = (serves(w), w.id);
+        devices.into_iter().flat_map(move |device| models.clone().into_iter().map(move |model| (device, model, id)))
+    };
+    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).flat_map(by_device).collect();
     called_for.sort_unstable();
     let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
     check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))

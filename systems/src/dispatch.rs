@@ -19,7 +19,12 @@ pub(crate) fn dispatch(world: &mut World) {
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
         (task.placed, task.heard) = (now, now);
-        let attempt = Attempt(task.attempts);
+        let (attempt, session) = (Attempt(task.attempts), task.spec.session);
+        if let Some(session) = session
+            && let Some(mut session) = world.session_mut(session)
+        {
+            session.worker = Some(worker);
+        }
         patience::wind(world, id);
         let mut mail = world.resource_mut::<Mail>();
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });

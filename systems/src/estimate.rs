@@ -1,6 +1,6 @@
 //! Arithmetic of how long things take, from integer rates. Pure; reads nothing but its arguments.
 
-use orchestrion_world::protocol::TaskSpec;
+use orchestrion_world::protocol::{ModelFacts, TaskSpec};
 use orchestrion_world::time::{TICKS_PER_SECOND, Tick, Ticks};
 use orchestrion_world::units::MilliRate;
 use orchestrion_world::worker::Drain;
@@ -27,10 +27,10 @@ pub(crate) fn learn(mean: u64, sample: u64) -> u64 {
     if sample > mean { mean + way } else { mean - way }
 }
 
-/// How long a task runs on a worker that makes `prefill` and `decode` tokens in all and would then
-/// share itself among `sharers` tasks. It assumes that the whole answer is used.
-pub(crate) fn run(spec: &TaskSpec, prefill: MilliRate, decode: MilliRate, sharers: u64) -> Ticks {
-    let alone = length(spec.prompt_tokens.into(), prefill).0.saturating_add(length(spec.max_tokens.into(), decode).0);
+/// How long a task runs on a model as it stands on a worker that would then share itself among `sharers` tasks. It assumes that the whole answer is used.
+pub(crate) fn run(spec: &TaskSpec, model: &ModelFacts, sharers: u64) -> Ticks {
+    let prompt = length(spec.prompt_tokens.into(), model.prefill);
+    let alone = prompt.0.saturating_add(length(spec.max_tokens.into(), model.decode).0);
     Ticks(alone.saturating_mul(sharers))
 }
 

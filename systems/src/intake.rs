@@ -1,12 +1,13 @@
 //! Intake: sorts the step's inputs by who reads them, takes in boots and rules, fires due timers.
 
-use crate::Inbox;
+use crate::admission::tenants;
 use crate::release::patience;
+use crate::{Inbox, sessions};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
 use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{AttemptEnd, Made, Mail, Word};
+use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::Task;
@@ -24,7 +25,13 @@ pub(crate) fn take_in(world: &mut World) {
     let now = core.now;
     let mut fired = Vec::new();
     world.resource_mut::<Wheel>().advance(now, &mut fired);
-    world.resource_mut::<Mail>().due.extend(fired.into_iter().map(|(_, key)| key));
+    let mut mail = world.resource_mut::<Mail>();
+    for (_, key) in fired {
+        match key {
+            TimerKey::Session(id) => mail.expired.push(id),
+            key => mail.due.push(key),
+        }
+    }
     for input in inputs {
         match input {
             Input::Boot { wall_ms } => boot(world, wall_ms),
@@ -54,6 +61,7 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
     match intent {
         Intent::Submit { task, spec } => mail.submits.push((task, spec)),
         Intent::Cancel { task, reason } => mail.cancels.push((task, reason)),
+        Intent::Close { session } => mail.closed.push(session),
     }
 }
 
@@ -72,6 +80,13 @@ fn sort_report(mail: &mut Mail, report: Report) {
         Report::Faulted { worker, epoch, task, attempt, class } => {
             mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
         }
+        Report::ShardLoaded { worker, epoch, model, facts } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Loaded(facts)));
+        }
+        Report::ShardFailed { worker, epoch, model, fault } => {
+            mail.shards.push((worker, epoch, model, ShardWord::Failed(fault)));
+        }
+        Report::ShardFreed { worker, epoch, model } => mail.shards.push((worker, epoch, model, ShardWord::Freed)),
     }
 }
 
@@ -95,13 +110,16 @@ fn set_rules(world: &mut World, rules: Rules) {
             let (id, model) = (PoolId(n as u16), ModelId(model as u16));
             world.enlist(Key::Pool(id), Pool::new(id, model));
         }
+        tenants::renew(world, None, &rules);
         let mut core = world.resource_mut::<Core>();
         core.retry_budget = RETRY_BUDGET_AT_START;
         core.set_rules(rules);
         return;
     };
-    if before.models == rules.models && before.pools == rules.pools {
+    if before.models == rules.models && before.pools == rules.pools && before.loadable == rules.loadable {
         renew_grace(world, &rules);
+        tenants::renew(world, Some(&before), &rules);
+        sessions::renew(world, &rules);
         if before.health.beat_timeout != rules.health.beat_timeout {
             renew_beats(world, &rules);
         }

@@ -24,29 +24,35 @@ mod admission;
 pub mod audit;
 mod dispatch;
 mod estimate;
+mod eviction;
 mod health;
 mod intake;
+mod memory;
 pub mod placement;
 #[cfg(feature = "planted")]
 pub mod planted;
 mod progress;
 mod release;
 mod report;
+mod sessions;
 pub mod tick;
 
 use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{DeviceId, SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
-use orchestrion_world::protocol::{Class, Effect, Input};
+use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
 use orchestrion_world::time::Tick;
-use orchestrion_world::units::Digest;
+use orchestrion_world::units::{Bytes, Digest};
+use orchestrion_world::vram::Device;
 use orchestrion_world::wheel::Wheel;
+use orchestrion_world::worker::Model;
 use placement::explain::DecisionLog;
+pub use sessions::SessionView;
 use std::fmt;
 
 /// A world and the schedule that moves it.
@@ -71,6 +77,8 @@ pub struct Step {
 pub struct Gauges {
     pub queued_interactive: u64,
     pub queued_batch: u64,
+    /// Lines that refuse who would wait too long.
+    pub lines_held: u64,
     pub leases: u64,
     pub slots: u64,
     pub kv_reserved_bytes: u64,
@@ -193,7 +201,9 @@ impl Simulation {
     /// How full the world is.
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges::default();
-        for (_, class, waiting) in self.world.resource::<Queues>().lines() {
+        for (model, class, waiting) in self.world.resource::<Queues>().lines() {
+            let held = |model: &Model| model.line(class).delay.mode == AdmissionMode::Held;
+            gauges.lines_held += u64::from(self.world.model(model).is_some_and(held));
             match class {
                 Class::Interactive => gauges.queued_interactive += waiting as u64,
                 Class::Batch => gauges.queued_batch += waiting as u64,
@@ -210,6 +220,17 @@ impl Simulation {
             gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
         }
         gauges
+    }
+
+    /// What can be said of a session at `now`; none where there is no such session.
+    pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
+        sessions::view(&self.world, id, now)
+    }
+
+    /// Every device, by id: what is used of it, and how much there is.
+    pub fn devices(&self) -> Vec<(DeviceId, Bytes, Bytes)> {
+        let used = |device: &Device| Bytes(device.weights.0 + device.reserved.0);
+        self.world.devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
     }
 
     /// From here on, keeps every placement decision about this task in full.

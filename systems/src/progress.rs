@@ -34,7 +34,9 @@ pub(crate) fn follow(world: &mut World) {
 /// An attempt that follows another makes again what readers have before it makes more.
 fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
     let now = world.resource::<Core>().now;
-    let fingerprint = world.worker(worker).map(|worker| worker.facts.fingerprint);
+    let Some(model) = world.task(id).map(|task| task.spec.model) else { return };
+    let resident = world.worker(worker).and_then(|worker| worker.resident(model));
+    let fingerprint = resident.map(|resident| resident.facts.fingerprint);
     let Some(mut task) = world.task_mut(id) else { return };
     let first = task.made == 0;
     task.heard = now;

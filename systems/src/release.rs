@@ -4,15 +4,15 @@
 pub(crate) mod patience;
 mod retry;
 
-use crate::estimate;
-use crate::health;
+use crate::admission::tenants;
+use crate::{estimate, eviction, health, memory, placement, sessions};
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::{Attempt, DeviceId, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
 use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{FreeIndex, Key, Store};
+use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
@@ -46,8 +46,9 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Deadline(task) => fail(world, task, Failure::DeadlinePassed),
             TimerKey::Retry(task) => requeue(world, task),
             TimerKey::Stranded(model) => give_up_on(world, model),
+            TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
-            TimerKey::Beat(_) | TimerKey::Breaker(_) => {}
+            TimerKey::Beat(_) | TimerKey::Breaker(_) | TimerKey::Session(_) => {}
         }
     }
 }
@@ -63,13 +64,10 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
-    let (model, device) = (worker.model, worker.facts.device);
-    if let Some(mut device) = world.device_mut(device) {
-        device.reserved.0 -= lease.kv.0;
-    }
+    memory::unreserve(world, id, &lease);
+    eviction::left(world, id, lease.model);
     world.index_worker(id);
-    world.resource_mut::<Mail>().stirred.insert(model);
-    stir_device(world, device);
+    world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.revoked {
         return;
     }
@@ -95,32 +93,23 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     }
 }
 
-/// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
-pub(crate) fn stir_device(world: &mut World, id: DeviceId) {
-    if planted!(world, SharedMemoryUnnoticed) {
-        return;
-    }
-    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
-    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
-    world.resource_mut::<Mail>().stirred.extend(models);
-}
-
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.
 fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: u64) {
     let now = world.resource::<Core>().now;
-    let placed = world.task(task).map(|t| (t.placed, t.spec.model, t.spec.class));
-    if let Some(mut worker) = world.worker_mut(id) {
+    let Some((placed, model, class)) = world.task(task).map(|t| (t.placed, t.spec.model, t.spec.class)) else { return };
+    if let Some(mut worker) = world.worker_mut(id)
+        && let Some(resident) = worker.resident_mut(model)
+    {
+        let facts = &mut resident.facts;
         let better = |old: MilliRate, tokens: u32, us: u64| {
             let sample = estimate::rate(u64::from(tokens).saturating_mul(sharers), us);
             sample.map_or(old, |new| MilliRate(estimate::learn(old.0, new.0)))
         };
-        worker.prefill = better(worker.prefill, usage.tokens_in, usage.prefill_us);
+        facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
         // The first token ends the prefill: n tokens are n - 1 steps of decode.
-        worker.decode = better(worker.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
+        facts.decode = better(facts.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
     }
-    if let Some((placed, model, class)) = placed
-        && let Some(mut model) = world.model_mut(model)
-    {
+    if let Some(mut model) = world.model_mut(model) {
         let held = now.since(placed).0;
         let line = model.line_mut(class);
         line.service = Some(Ticks(line.service.map_or(held, |mean| estimate::learn(mean.0, held))));
@@ -145,6 +134,11 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     revoke(world, &before);
     disarm(world, id);
+    let used = tenants::used(world, &before, &outcome);
+    tenants::settle(world, &before, &used);
+    if let Some(session) = before.spec.session {
+        sessions::end_turn(world, session, &before, &used);
+    }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
 }

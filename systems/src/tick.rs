@@ -13,19 +13,23 @@ pub enum Phase {
     Health,
     Progress,
     Release,
+    Sessions,
     Admission,
+    Eviction,
     Placement,
     Dispatch,
     Report,
 }
 
 /// Every phase, in order.
-pub const PHASES: [Phase; 8] = [
+pub const PHASES: [Phase; 10] = [
     Phase::Intake,
     Phase::Health,
     Phase::Progress,
     Phase::Release,
+    Phase::Sessions,
     Phase::Admission,
+    Phase::Eviction,
     Phase::Placement,
     Phase::Dispatch,
     Phase::Report,
@@ -45,14 +49,16 @@ pub(crate) fn schedule(settings: ScheduleBuildSettings) -> Schedule {
     let mut schedule = Schedule::default();
     schedule.set_executor(SingleThreadedExecutor::new());
     schedule.set_build_settings(settings);
-    let [a, b, c, d, e, f, g, h] = PHASES;
-    schedule.configure_sets((a, b, c, d, e, f, g, h).chain());
+    let [a, b, c, d, e, f, g, h, i, j] = PHASES;
+    schedule.configure_sets((a, b, c, d, e, f, g, h, i, j).chain());
     schedule.add_systems((
         crate::intake::take_in.in_set(Phase::Intake),
         crate::health::watch_workers.in_set(Phase::Health),
         crate::progress::follow.in_set(Phase::Progress),
         crate::release::release.in_set(Phase::Release),
+        crate::sessions::end_sessions.in_set(Phase::Sessions),
         crate::admission::admit.in_set(Phase::Admission),
+        crate::eviction::evict.in_set(Phase::Eviction),
         crate::placement::place.in_set(Phase::Placement),
         crate::dispatch::dispatch.in_set(Phase::Dispatch),
         crate::report::report.in_set(Phase::Report),

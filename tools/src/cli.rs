@@ -1,5 +1,9 @@
 //! What `orch` understands. Every flag that has a place in the configuration overrides it there.
 
+mod recorded;
+
+pub(crate) use recorded::{BundleArgs, CalibrateArgs, Half, WhatifArgs};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orchestrion_gpu::gguf::TensorKind;
 use std::net::SocketAddr;
@@ -35,6 +39,8 @@ pub(crate) enum Command {
     Storm(StormArgs),
     /// Say what a model file holds, and whether and how fast it would run here.
     Inspect(InspectArgs),
+    /// Run a scenario file in virtual time and say whether it keeps what it promises.
+    Simulate(SimulateArgs),
     /// Fetch a model of the catalog into the cache.
     Pull(PullArgs),
     /// Write a tiny model with random weights, for tests.
@@ -230,73 +236,6 @@ pub(crate) struct StormArgs {
     pub out: PathBuf,
 }
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  orch calibrate                                     the figures, and how far off they are
-  orch calibrate ./journal --out cost.toml           to be simulated with later
-  orch calibrate ./journal --half first --out cost.toml && orch whatif ./journal --half second --cost cost.toml")]
-pub(crate) struct CalibrateArgs {
-    /// A journal's folder or one of its segments [default: that of `orch serve`]
-    pub path: Option<PathBuf>,
-    /// Only tasks that came in this half of the recorded time
-    #[arg(long, value_name = "HALF")]
-    pub half: Option<Half>,
-    /// Write the cost to this file
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// How to tell it
-    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
-    pub output: Output,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  orch whatif --set placement.policy=least-loaded
-  orch whatif ./journal --set queue.interactive_max=32 --set queue.policy=drop-lru
-  orch whatif ./journal --cost cost.toml -o json     without a change: how true the simulation is")]
-pub(crate) struct WhatifArgs {
-    /// A journal's folder or one of its segments [default: that of `orch serve`]
-    pub path: Option<PathBuf>,
-    /// Change a rule; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
-    /// A cost that `orch calibrate` wrote [default: fitted to the journal itself]
-    #[arg(long, value_name = "FILE")]
-    pub cost: Option<PathBuf>,
-    /// Tell only of tasks that came in this half of the recorded time; all of them are run
-    #[arg(long, value_name = "HALF")]
-    pub half: Option<Half>,
-    /// How to tell it
-    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
-    pub output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Half {
-    First,
-    Second,
-}
-
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example:
-  orch bundle --around 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11 --out slow.orj && orch replay slow.orj")]
-pub(crate) struct BundleArgs {
-    /// A journal's folder or one of its segments [default: that of `orch serve`]
-    pub path: Option<PathBuf>,
-    /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
-    #[arg(long, value_name = "TASK")]
-    pub around: String,
-    /// The file to write; it must not be there yet
-    #[arg(long, default_value = "bundle.orj", value_name = "FILE")]
-    pub out: PathBuf,
-    /// How to tell what it is
-    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
-    pub output: Output,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
     Text,
@@ -318,6 +257,32 @@ pub(crate) struct InspectArgs {
     /// Tokens of prompt and answer [default: what the model was trained for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub ctx: Option<u64>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch simulate scenarios/library/overload.toml
+  orch simulate my.toml --set queue.policy=drop-lru --seed 7
+  orch simulate my.toml --report out.html        charts, in one file
+  orch simulate my.toml -o json | jq .groups
+
+Exits with 1 where an expectation is not met. `docs/simulation.md` explains the file.")]
+pub(crate) struct SimulateArgs {
+    /// A scenario file
+    pub file: PathBuf,
+    /// Another seed than the file's
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Change a rule of the file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Write a page with tables and charts to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

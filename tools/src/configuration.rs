@@ -3,13 +3,14 @@
 //! An unknown key is an error that names where it stands. What the core decides by becomes
 //! [`orchestrion_world::config::Rules`] here.
 
+mod eviction;
 mod health;
 mod queue;
 mod tenants;
 
 pub(crate) use health::Health;
 pub(crate) use queue::Queue;
-pub(crate) use tenants::Tenant;
+pub(crate) use tenants::{Sessions, Tenant};
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -38,8 +39,10 @@ pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
     pub tenants: Vec<Tenant>,
+    pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
+    pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
     pub timeouts: Timeouts,
@@ -262,7 +265,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, queue, placement, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -272,6 +275,7 @@ impl Config {
             models,
             pools: pools.iter().map(|p| PoolRules { name: p.id.clone(), model: p.model_name() }).collect(),
             tenants,
+            sessions: sessions.rules(),
             queue: queue.rules(),
             placement: PlacementRules {
                 policy: match placement.policy {
@@ -294,6 +298,9 @@ impl Config {
                 idle: Ticks(timeouts.idle_ms),
                 wall: Ticks(timeouts.wall_ms),
             },
+            eviction: eviction.rules(),
+            // Stations serve the model they start with.
+            loadable: vec![],
         }
     }
 

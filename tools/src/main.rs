@@ -22,6 +22,7 @@ mod progress;
 mod pull;
 mod replay;
 mod serve;
+mod simulate;
 mod storm;
 mod submit;
 mod tidy;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Whatif(args) => whatif::run(&args),
         Command::Bundle(args) => bundle::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -14,21 +14,34 @@ pub(crate) struct Progress {
 impl Progress {
     /// `done` of `total` bytes of a stage; another name begins the next stage.
     pub(crate) fn show(&mut self, stage: &str, done: u64, total: u64) {
-        if self.stage != stage {
-            self.finish();
-            self.stage = stage.to_owned();
-            if std::io::stderr().is_terminal() {
-                let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-                bar.set_style(style());
-                bar.set_message(stage.to_owned());
-                self.bar = Some(bar);
-            } else {
-                eprintln!("{stage} …");
-            }
-        }
+        self.begin(stage, "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
+        }
+    }
+
+    /// So many of a stage whose size nobody knows.
+    pub(crate) fn count(&mut self, stage: &str, done: u64) {
+        self.begin(stage, "{msg} {human_pos} {per_sec} {elapsed}");
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    fn begin(&mut self, stage: &str, template: &str) {
+        if self.stage == stage {
+            return;
+        }
+        self.finish();
+        self.stage = stage.to_owned();
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_message(stage.to_owned());
+            self.bar = Some(bar);
+        } else {
+            eprintln!("{stage} …");
         }
     }
 
@@ -44,11 +57,6 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.finish();
     }
-}
-
-fn style() -> ProgressStyle {
-    let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// What is being done about a model.

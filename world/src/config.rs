@@ -3,10 +3,12 @@
 
 pub mod overrides;
 
-use crate::id::TenantId;
+use crate::budget::Budget;
+use crate::id::{ModelId, TenantId};
+use crate::session::SessionRules;
 use crate::tenant::{self, TenantRules};
 use crate::time::Ticks;
-use crate::units::Permille;
+use crate::units::{Bytes, Permille, Sha256};
 use serde::{Deserialize, Serialize};
 
 /// What the core decides by. Lengths are ticks, shares are permille.
@@ -18,14 +20,95 @@ pub struct Rules {
     pub pools: Vec<PoolRules>,
     /// Sorted by `TenantId`, which is a digest of the name. Who is not here is the default tenant.
     pub tenants: Vec<TenantRules>,
+    pub sessions: SessionRules,
     pub queue: QueueRules,
     pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
     pub timeouts: TimeoutRules,
+    pub eviction: EvictionRules,
+    /// What loading takes, sorted by model. One without a row is served by workers that came with it, and only so.
+    pub loadable: Vec<Loadable>,
 }
 
-/// One pool: workers that serve one model.
+/// When a model makes way for another, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvictionRules {
+    pub policy: EvictionRule,
+    /// A device whose memory is taken beyond this share lets go of models that nobody uses.
+    pub pressure: Permille,
+    /// A model stays at least this long, so that two that share a device do not take turns with each task.
+    pub residency_min: Ticks,
+}
+
+/// Which of the models that may go, goes first. In a text it is its label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvictionRule {
+    /// The one that was used longest ago.
+    Lru,
+    /// The one that was used least often.
+    Lfu,
+    /// The one whose memory costs least to give up: reload time times uses, for each byte.
+    Cost,
+}
+
+impl EvictionRule {
+    pub const ALL: [EvictionRule; 3] = [Self::Lru, Self::Lfu, Self::Cost];
+
+    /// The name in configurations and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            EvictionRule::Lru => "lru",
+            EvictionRule::Lfu => "lfu",
+            EvictionRule::Cost => "cost",
+        }
+    }
+
+    /// The rule of this name.
+    pub fn named(label: &str) -> Option<EvictionRule> {
+        Self::ALL.into_iter().find(|rule| rule.label() == label)
+    }
+}
+
+/// A model that workers may load: what it demands of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loadable {
+    /// An entry of `Rules::models`.
+    pub model: String,
+    /// Entries of `Rules::pools`, sorted: whose workers may load it.
+    pub pools: Vec<String>,
+    /// SHA-256 of its file; what arrives with another is not served.
+    pub digest: Sha256,
+    pub weights: Bytes,
+    pub kv_per_token: Bytes,
+    pub ctx_max: u32,
+    /// Compute capability at least, in tenths.
+    pub compute: u16,
+    /// Quantization, architecture and features that it asks for; a worker has them among its abilities.
+    pub needs: Vec<String>,
+    pub keep: Keep,
+}
+
+impl Loadable {
+    pub fn id(&self, rules: &Rules) -> Option<ModelId> {
+        rules.models.binary_search(&self.model).ok().map(|at| ModelId(at as u16))
+    }
+}
+
+/// Whether a model is kept when nobody asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// Loaded when it is asked for, evicted when memory is.
+    OnDemand,
+    /// Loaded at once where there is room, evicted last.
+    Warm,
+    /// Once loaded, never evicted.
+    Pinned,
+}
+
+/// One pool: workers that come with one model, and may load others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolRules {
     pub name: String,
@@ -39,6 +122,11 @@ pub struct QueueRules {
     pub interactive_max: u32,
     pub batch_max: u32,
     pub policy: OverloadPolicy,
+    /// A queue that stands longer is held to this, or to a few tasks' time where that is more; zero never is.
+    pub interactive_delay: Ticks,
+    pub batch_delay: Ticks,
+    /// It stands when nobody waited less for as long as this, or as the delay where that is more.
+    pub delay_interval: Ticks,
 }
 
 /// Who gives way where a queue is full. In a text it is its label; in a journal its place here, which serde's
@@ -170,7 +258,15 @@ impl Default for Rules {
             models: vec![],
             pools: vec![],
             tenants: vec![],
-            queue: QueueRules { interactive_max: 256, batch_max: 1_024, policy: OverloadPolicy::Reject },
+            sessions: SessionRules { ttl: Ticks(600_000), turns_max: 8, max: 4_096, budget: Budget::default() },
+            queue: QueueRules {
+                interactive_max: 256,
+                batch_max: 1_024,
+                policy: OverloadPolicy::Reject,
+                interactive_delay: Ticks(250),
+                batch_delay: Ticks(5_000),
+                delay_interval: Ticks(1_000),
+            },
             placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules {
@@ -200,6 +296,13 @@ impl Default for Rules {
                 jitter: Permille(200),
                 budget: Permille(100),
             },
+            eviction: EvictionRules {
+                policy: EvictionRule::Lru,
+                pressure: Permille(900),
+                // A large model loads in about as long: it is used for as long as it took.
+                residency_min: Ticks(10_000),
+            },
+            loadable: vec![],
             // Nobody is to be killed for being slow. A core that reads 35 prompt tokens in a second is through
             // with five prompts of 4,000 in time; a token of an answer takes an engine step, and a beat would
             // be missed before a minute is over. How long an answer takes is its client's to say, by a deadline.
@@ -228,7 +331,9 @@ const NAMES_MAX: usize = u16::MAX as usize;
 /// Each that is counted within a window is remembered.
 const COUNTED_MAX: u64 = 1_000;
 /// About 35 years: no sum of such lengths comes near the end of the tick's range.
-const LENGTH_MAX: u64 = 1 << 40;
+pub(crate) const LENGTH_MAX: u64 = 1 << 40;
+/// A pebibyte: sums of some such sizes stay far from the end of 64 bits.
+const SIZE_MAX: u64 = 1 << 50;
 
 impl Rules {
     /// What holds for a tenant, where it is named.
@@ -250,8 +355,28 @@ impl Rules {
                 return Err(RulesError::UnknownModel { pool: pool.name.clone(), model: pool.model.clone() });
             }
         }
-        let Rules { models: _, pools: _, tenants, queue: _, placement, health, retry, timeouts } = self;
+        let Rules {
+            models: _,
+            pools: _,
+            tenants,
+            sessions,
+            queue,
+            placement,
+            health,
+            retry,
+            timeouts,
+            eviction,
+            loadable,
+        } = self;
         tenant::check(tenants)?;
+        sessions.check()?;
+        within("queue.interactive_delay", queue.interactive_delay.0, 0, LENGTH_MAX)?;
+        within("queue.batch_delay", queue.batch_delay.0, 0, LENGTH_MAX)?;
+        within("queue.delay_interval", queue.delay_interval.0, 1, LENGTH_MAX)?;
+        loadable.iter().try_for_each(|row| self.check_loadable(row))?;
+        sorted("loadable models", loadable.iter().map(|row| &row.model))?;
+        within("eviction.pressure", eviction.pressure.0.into(), 1, 1000)?;
+        within("eviction.residency_min", eviction.residency_min.0, 0, LENGTH_MAX)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
@@ -279,6 +404,26 @@ impl Rules {
         within("timeouts.first_token", timeouts.first_token.0, 0, LENGTH_MAX)?;
         within("timeouts.idle", timeouts.idle.0, 0, LENGTH_MAX)?;
         within("timeouts.wall", timeouts.wall.0, 0, LENGTH_MAX)
+    }
+
+    fn check_loadable(&self, row: &Loadable) -> Result<(), RulesError> {
+        let unknown = |pool: &str| RulesError::UnknownModel { pool: pool.to_owned(), model: row.model.clone() };
+        let known = |pool: &&String| self.pools.binary_search_by(|p| p.name.cmp(pool)).is_err();
+        if self.models.binary_search(&row.model).is_err() {
+            return Err(unknown("any"));
+        }
+        if let Some(pool) = row.pools.iter().find(known) {
+            return Err(unknown(pool));
+        }
+        sorted("pools of a loadable model", row.pools.iter())?;
+        within("loadable.weights", row.weights.0, 1, SIZE_MAX)?;
+        within("loadable.kv_per_token", row.kv_per_token.0, 0, SIZE_MAX)
+    }
+
+    /// What loading the model takes; none where it cannot be loaded.
+    pub fn loadable(&self, model: ModelId) -> Option<&Loadable> {
+        let name = self.models.get(usize::from(model.0))?;
+        self.loadable.binary_search_by(|row| row.model.cmp(name)).ok().map(|at| &self.loadable[at])
     }
 }
 

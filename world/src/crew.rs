@@ -17,14 +17,18 @@ pub struct Crews {
 impl Crews {
     pub fn join(&mut self, id: WorkerId, facts: &WorkerFacts) {
         let fresh = self.by_pool.entry(facts.pool).or_default().insert(id);
-        self.by_device.entry(facts.device).or_default().insert(id);
+        for part in &facts.devices {
+            self.by_device.entry(part.device).or_default().insert(id);
+        }
         self.count += usize::from(fresh);
     }
 
     pub fn leave(&mut self, id: WorkerId, facts: &WorkerFacts) {
         let was = self.by_pool.get_mut(&facts.pool).is_some_and(|crew| crew.remove(&id));
-        if let Some(crew) = self.by_device.get_mut(&facts.device) {
-            crew.remove(&id);
+        for part in &facts.devices {
+            if let Some(crew) = self.by_device.get_mut(&part.device) {
+                crew.remove(&id);
+            }
         }
         self.by_pool.retain(|_, crew| !crew.is_empty());
         self.by_device.retain(|_, crew| !crew.is_empty());

@@ -10,8 +10,10 @@ use crate::mail::Mail;
 use crate::protocol::Class;
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
+use crate::session::{Session, SessionIndex, SessionState};
 use crate::store::{FreeIndex, Key, Store};
 use crate::task::{Life, Task, TaskTimers};
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::vram::{Device, Shard};
@@ -60,6 +62,8 @@ pub struct Ledger {
     pub shards: Vec<Shard>,
     pub workers: Vec<Worker>,
     pub tasks: Vec<Task>,
+    pub tenants: Vec<Tenant>,
+    pub sessions: Vec<Session>,
 }
 
 impl Ledger {
@@ -74,7 +78,17 @@ impl Ledger {
             rules: None,
             rules_digest: Digest(0),
         };
-        Ledger { core, models: vec![], pools: vec![], devices: vec![], shards: vec![], workers: vec![], tasks: vec![] }
+        Ledger {
+            core,
+            models: vec![],
+            pools: vec![],
+            devices: vec![],
+            shards: vec![],
+            workers: vec![],
+            tasks: vec![],
+            tenants: vec![],
+            sessions: vec![],
+        }
     }
 
     /// Reads the world. Brings nothing up to date: call between steps.
@@ -89,6 +103,8 @@ impl Ledger {
                 Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
                 Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
                 Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
+                Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
+                Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
             }
         }
         ledger
@@ -97,18 +113,20 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions } = self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
             && shards.is_sorted_by(|a, b| (a.device, a.digest) < (b.device, b.digest))
             && workers.is_sorted_by(|a, b| a.id < b.id)
             && tasks.is_sorted_by(|a, b| a.id < b.id)
+            && tenants.is_sorted_by(|a, b| a.id < b.id)
+            && sessions.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = self.clone();
         let mut world = World::new();
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
@@ -125,6 +143,7 @@ impl Ledger {
                 world.resource_mut::<Queues>().restore(model.id, class, shares);
             }
             let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
+            model.weigh_at.map(|due| wheel.arm(due, TimerKey::Weigh(model.id)));
             world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
         }
         for pool in pools {
@@ -143,6 +162,18 @@ impl Ledger {
             world.resource_mut::<Crews>().join(id, &worker.facts);
             world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
             world.index_worker(id);
+        }
+        for tenant in tenants {
+            world.enlist(Key::Tenant(tenant.id), tenant);
+        }
+        world.insert_resource(SessionIndex {
+            count: sessions.len(),
+            idle: sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect(),
+        });
+        for session in sessions {
+            let (id, open) = (session.id, session.state == SessionState::Open);
+            let alarm = open.then(|| wheel.arm(session.expires, TimerKey::Session(id)));
+            world.enlist(Key::Session(id), (session, Alarm(alarm)));
         }
         for task in tasks {
             let key = Key::Task(task.id);
@@ -183,6 +214,8 @@ pub fn update_digest(world: &mut World) -> Digest {
             Kind::Pool => entity.get::<Pool>().map(|c| print(kind, c, &mut buffer)),
             Kind::Device => entity.get::<Device>().map(|c| print(kind, c, &mut buffer)),
             Kind::Shard => entity.get::<Shard>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Tenant => entity.get::<Tenant>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Session => entity.get::<Session>().map(|c| print(kind, c, &mut buffer)),
         };
         let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
         prints = prints.wrapping_add(value).wrapping_sub(print.value);
@@ -200,7 +233,7 @@ pub fn digest(world: &World) -> Digest {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -210,6 +243,8 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     shards.iter().for_each(|s| add(print(Kind::Shard, s, &mut buffer)));
     workers.iter().for_each(|w| add(print(Kind::Worker, w, &mut buffer)));
     tasks.iter().for_each(|t| add(print(Kind::Task, t, &mut buffer)));
+    tenants.iter().for_each(|t| add(print(Kind::Tenant, t, &mut buffer)));
+    sessions.iter().for_each(|s| add(print(Kind::Session, s, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 

@@ -4,6 +4,7 @@
 
 #![deny(clippy::float_arithmetic)]
 
+pub mod budget;
 pub mod config;
 pub mod crew;
 pub mod dice;
@@ -15,7 +16,9 @@ pub mod payload;
 mod places;
 pub mod protocol;
 pub mod queues;
+pub mod rate;
 mod roster;
+pub mod session;
 pub mod store;
 pub mod task;
 pub mod tenant;

@@ -1,8 +1,10 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
-use crate::protocol::{CancelReason, Effect, FaultClass, Notice, Order, TaskSpec, Usage, WorkerFacts};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, SessionId, TaskId, WorkerId};
+use crate::protocol::{
+    CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
+};
 use crate::units::Sha256;
 use crate::wheel::TimerKey;
 use bevy_ecs::prelude::Resource;
@@ -18,6 +20,10 @@ pub struct Mail {
     /// Progress, in order of arrival.
     pub starts: Vec<(WorkerId, Epoch, TaskId, Attempt)>,
     pub progress: Vec<Made>,
+    /// Eviction, in order of arrival.
+    pub shards: Vec<(WorkerId, Epoch, ModelId, ShardWord)>,
+    /// Eviction: devices on which memory was taken.
+    pub pressed: BTreeSet<DeviceId>,
     /// Release.
     pub ends: Vec<AttemptEnd>,
     pub cancels: Vec<(TaskId, CancelReason)>,
@@ -25,6 +31,9 @@ pub struct Mail {
     pub orphans: Vec<(TaskId, Attempt)>,
     /// Release, from intake: tasks whose tokens were lost with the process that showed them.
     pub cut: Vec<TaskId>,
+    /// Sessions, from intake: those whose time is over, and those that their clients closed.
+    pub expired: Vec<SessionId>,
+    pub closed: Vec<SessionId>,
     /// Admission.
     pub submits: Vec<(TaskId, TaskSpec)>,
     /// Admission, from release: cancels of tasks that may be among the submits of this step.
@@ -33,6 +42,8 @@ pub struct Mail {
     pub due: Vec<TimerKey>,
     /// Placement: models whose queue grew or whose capacity did.
     pub stirred: BTreeSet<ModelId>,
+    /// Placement: models that found no memory before, and may find some now.
+    pub hopeful: BTreeSet<ModelId>,
     /// Dispatch, from placement.
     pub placed: Vec<(TaskId, WorkerId)>,
     /// Leaves with the step, in order of decision.
@@ -55,6 +66,14 @@ pub enum Word {
     Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
     Corrupt(WorkerId, Epoch, Sha256),
+}
+
+/// What became of an order to load or free a model.
+#[derive(Clone, Copy, Debug)]
+pub enum ShardWord {
+    Loaded(ModelFacts),
+    Failed(ShardFault),
+    Freed,
 }
 
 /// How an attempt ended at its worker.

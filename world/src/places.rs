@@ -5,7 +5,7 @@
 //! The order of the slots decides nothing: who walks gets the ids sorted. The seed is the journal's, so that
 //! clients, who may choose ids, cannot choose ones that meet.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use bevy_ecs::prelude::Entity;
 
 /// See the module's head.
@@ -28,6 +28,12 @@ impl Name for TaskId {
     }
 }
 
+impl Name for SessionId {
+    fn halves(self) -> (u64, u64) {
+        (self.0 as u64, (self.0 >> 64) as u64)
+    }
+}
+
 macro_rules! short_name {
     ($($id:ty),*) => {$(
         impl Name for $id {
@@ -37,7 +43,7 @@ macro_rules! short_name {
         }
     )*};
 }
-short_name!(WorkerId, DeviceId, PoolId, ModelId);
+short_name!(WorkerId, DeviceId, PoolId, ModelId, TenantId);
 
 const SLOTS_MIN: usize = 16;
 

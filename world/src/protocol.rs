@@ -5,11 +5,12 @@
 //! Tokens do not pass: stations write them to the task's token log, the core hears how many there were
 //! and alone says how a task ended.
 
+use crate::budget::{Kind, Left};
 use crate::config::{OverloadPolicy, Rules};
 use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Sha256};
+use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
 
 /// What enters a step.
@@ -28,8 +29,18 @@ pub enum Input {
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Intent {
-    Submit { task: TaskId, spec: TaskSpec },
-    Cancel { task: TaskId, reason: CancelReason },
+    Submit {
+        task: TaskId,
+        spec: TaskSpec,
+    },
+    Cancel {
+        task: TaskId,
+        reason: CancelReason,
+    },
+    /// The session takes no more turns; those that wait or run go on.
+    Close {
+        session: SessionId,
+    },
 }
 
 /// What the core needs to know of a task; the words stay outside (see `payload`).
@@ -134,6 +145,26 @@ pub enum Report {
         attempt: Attempt,
         class: FaultClass,
     },
+    /// A model stands in the worker's memory and its seal was checked. `facts` as measured.
+    ShardLoaded {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        facts: ModelFacts,
+    },
+    /// A `LoadShard` or `FreeShard` came to nothing.
+    ShardFailed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        fault: ShardFault,
+    },
+    /// What a model took of the worker's memory is free.
+    ShardFreed {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
     /// A worker that was told to begin lives and loads its model.
     Loading {
         worker: WorkerId,
@@ -147,28 +178,70 @@ pub enum Report {
     },
 }
 
+/// Why a model could not be loaded or freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ShardFault {
+    /// The worker serves the model it came with and no other.
+    Fixed,
+    /// The bytes that arrived are not those of the model: they are never served from.
+    Corrupt,
+    /// Another try may work.
+    Transient,
+}
+
 /// What a worker is, as it announces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerFacts {
     pub pool: PoolId,
+    /// What it spans, by id, each with its share of every model and context; the shares are the whole.
+    pub devices: Vec<DeviceShare>,
+    /// Tasks at a time, of all its models together.
+    pub slots: u16,
+    /// Of the pool's model, where the worker came with it loaded.
+    pub came_with: Option<ModelFacts>,
+    /// What it can load on order; none where it serves the model it came with and no other.
+    pub loader: Option<Loader>,
+}
+
+/// A device, as one worker sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceShare {
     pub device: DeviceId,
-    /// Memory of that device that workers may use.
-    pub device_capacity: Bytes,
+    /// Memory of the device that workers may use.
+    pub capacity: Bytes,
+    pub share: Permille,
+}
+
+/// A model as it stands on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelFacts {
     /// SHA-256 of the model file.
-    pub model_digest: Sha256,
+    pub digest: Sha256,
     /// Of all that its tokens depend on besides the request: model file, engine and numerics.
     pub fingerprint: Sha256,
-    /// What the model's weights take.
+    /// What the model's weights take, on all devices together.
     pub weights: Bytes,
     /// What one token of context takes while its task runs.
     pub kv_per_token: Bytes,
     /// Prompt and answer together.
     pub ctx_max: u32,
-    /// Tasks at a time.
-    pub slots: u16,
-    /// Measured when the model was loaded; the core learns better ones.
+    /// Tokens of all its tasks together, measured when the model was loaded; the core learns better ones.
     pub prefill: MilliRate,
     pub decode: MilliRate,
+}
+
+/// What a worker can load, and how fast it would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loader {
+    /// Bytes that it loads in a second.
+    pub load: Bytes,
+    /// Bytes of weights that it goes through in a second for prompts and for answers: each token takes them all.
+    pub prompt: Bytes,
+    pub answer: Bytes,
+    /// Of its least able device, in tenths: 86 is 8.6.
+    pub compute: u16,
+    /// Sorted: quantizations, architectures and features that its engine has.
+    pub abilities: Vec<String>,
 }
 
 /// What an attempt came to.
@@ -252,6 +325,19 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
+    /// Take the model into memory. Answered by one `ShardLoaded` or `ShardFailed`.
+    LoadShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        expects: ModelFacts,
+    },
+    /// Let the model's memory go. Answered by one `ShardFreed` or `ShardFailed`.
+    FreeShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+    },
     /// Say that you live.
     Probe {
         worker: WorkerId,
@@ -276,6 +362,8 @@ impl Order {
             Order::Start { worker, .. }
             | Order::Cancel { worker, .. }
             | Order::Reset { worker, .. }
+            | Order::LoadShard { worker, .. }
+            | Order::FreeShard { worker, .. }
             | Order::Probe { worker, .. }
             | Order::SpawnWorker { worker, .. }
             | Order::StopWorker { worker, .. } => worker,
@@ -286,11 +374,13 @@ impl Order {
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    /// The task will end exactly once. `position` counts from 0 within its class.
+    /// The task will end exactly once. `position` counts from 0 within its class; `left` is what its tenant and
+    /// its session have left once it is paid for, whichever has less.
     Accepted {
         task: TaskId,
         position: u32,
         predicted_start: Ticks,
+        left: Left,
     },
     /// The task never was.
     Refused {
@@ -327,9 +417,24 @@ pub enum Notice {
         pool: PoolId,
         ready: u16,
     },
-    /// New rules are out of bounds, or name other models or pools than the journal began with: they
+    /// A model came, goes or went on a worker.
+    ShardChanged {
+        worker: WorkerId,
+        model: ModelId,
+        change: ShardChange,
+    },
+    /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
     /// were not taken.
     RulesRefused,
+    /// A line begins or ceases to refuse who would wait longer than `target`: the least that anybody waited in it
+    /// was `delay`.
+    ModeChanged {
+        model: ModelId,
+        class: Class,
+        mode: AdmissionMode,
+        delay: Ticks,
+        target: Ticks,
+    },
     /// A worker announced itself and was not taken in.
     WorkerRefused {
         worker: WorkerId,
@@ -355,6 +460,53 @@ pub enum Notice {
     },
 }
 
+/// What happens to a model on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShardChange {
+    /// It is loaded, which is expected to take this long.
+    Loading {
+        takes: Ticks,
+    },
+    /// It serves.
+    Loaded,
+    /// It could not be loaded or freed.
+    Failed {
+        fault: ShardFault,
+    },
+    /// It takes no more tasks, to make way.
+    Yielding {
+        to: ModelId,
+    },
+    /// Nobody wants its place any more: it serves again.
+    Stays,
+    Evicting {
+        reason: EvictionReason,
+    },
+    /// Its memory is free.
+    Gone,
+}
+
+/// Why a model is evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum EvictionReason {
+    /// Another needs its memory.
+    Demand { by: ModelId },
+    /// Its device is fuller than the rules like.
+    Pressure,
+    /// Its bytes are not those of the model.
+    Corrupt,
+}
+
+/// Whom a line takes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AdmissionMode {
+    /// All for whom there is a place.
+    #[default]
+    Open,
+    /// Who would not wait longer than the target.
+    Held,
+}
+
 /// Why a worker was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerRefusal {
@@ -366,6 +518,8 @@ pub enum WorkerRefusal {
     NoMemory { needed: Bytes, free: Bytes },
     /// It has no slots.
     NoSlots,
+    /// Its devices are none, too many, out of order, or their shares are not the whole.
+    Devices,
     /// Its device is in quarantine.
     Quarantined { device: DeviceId },
 }
@@ -379,12 +533,54 @@ pub enum Refusal {
     DuplicateTask,
     /// Prompt and answer exceed every worker's context.
     ContextExceeded { tokens: u64, ctx_max: u32 },
-    /// The deadline is nearer than the shortest possible run.
-    DeadlineInfeasible { deadline: Ticks, needed: Ticks },
+    /// The deadline is nearer than the soonest start and the shortest run from there. Waiting helps where it is the
+    /// queue that is in the way.
+    DeadlineInfeasible { deadline: Ticks, needed: Ticks, retry_after: Option<Ticks> },
+    /// The queue has stood too long, and the task would have to wait longer than the target.
+    QueueDelayed { expected: Ticks, target: Ticks, retry_after: Ticks },
+    /// A budget has less than the task may use at most.
+    BudgetExhausted { of: Payer, kind: Kind, needed: u64, left: u64 },
+    /// The tenant has or asks for as much as it may at a time.
+    TenantLimited { limit: TenantLimit, bound: u64, retry_after: Ticks },
+    /// The session takes no more turns.
+    SessionOver { over: SessionOver },
+    /// There are as many sessions as may be, and a turn of each waits or runs.
+    SessionsFull { bound: u32, retry_after: Ticks },
     /// There is no place in the queue, and by `policy` nobody gives way.
     QueueFull { policy: OverloadPolicy, bound: u32, retry_after: Ticks },
     /// No worker of the model is up.
     PoolUnready { retry_after: Ticks },
+}
+
+/// Whose budget it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Payer {
+    Tenant,
+    Session,
+}
+
+/// What a tenant may not have more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TenantLimit {
+    /// Tasks in a length of time.
+    TaskRate,
+    /// Tokens in a length of time.
+    TokenRate,
+    /// Tasks that wait.
+    Queued,
+    /// Tasks that wait or run.
+    Live,
+}
+
+/// Why a session takes no more turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SessionOver {
+    /// It has had this many.
+    Turns(u32),
+    /// Its time is over, and its last turn is not.
+    Expired,
+    /// Its client closed it, and its last turn is not over.
+    Closed,
 }
 
 /// How a task ended.

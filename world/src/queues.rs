@@ -11,6 +11,7 @@
 mod fifo;
 
 use crate::id::{ModelId, TaskId, TenantId};
+use crate::ledger::Core;
 use crate::protocol::Class;
 use crate::store::Store;
 use crate::task::Task;
@@ -58,6 +59,8 @@ fn cost(task: &Task, weight: u32) -> u64 {
 #[derive(Resource, Debug, Default)]
 pub struct Queues {
     lines: BTreeMap<(ModelId, Class), Line>,
+    /// Tasks of each tenant that waits, in all lines.
+    waiting: BTreeMap<TenantId, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +107,11 @@ impl Queues {
         self.lines.get(&(model, class)).map_or(0, |line| line.len)
     }
 
+    /// Tasks of a tenant that wait, in all lines.
+    pub fn waiting(&self, tenant: TenantId) -> usize {
+        self.waiting.get(&tenant).copied().unwrap_or_default()
+    }
+
     /// Every line that was ever used, and how many wait in it.
     pub fn lines(&self) -> impl Iterator<Item = (ModelId, Class, usize)> {
         self.lines.iter().map(|(&(model, class), line)| (model, class, line.len))
@@ -142,6 +150,7 @@ impl Queues {
         let tenant = task.spec.tenant;
         line.change(tenant, |line| line.tenants.entry(tenant).or_default().insert(task.ordinal, task.id));
         line.len += 1;
+        *self.waiting.entry(tenant).or_default() += 1;
     }
 
     /// Takes out a task that ended while it waited: it costs its tenant nothing.
@@ -150,6 +159,16 @@ impl Queues {
         let tenant = task.spec.tenant;
         let gone = line.change(tenant, |line| line.tenants.get_mut(&tenant).is_some_and(|t| t.remove(task.ordinal)));
         line.len -= usize::from(gone);
+        self.left(tenant, gone);
+    }
+
+    fn left(&mut self, tenant: TenantId, gone: bool) {
+        if let Some(waiting) = self.waiting.get_mut(&tenant).filter(|_| gone) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting.remove(&tenant);
+            }
+        }
     }
 
     /// Takes out a task that goes to a slot, and its cost off its tenant's share where it is the first time.
@@ -163,15 +182,24 @@ impl Queues {
             line.tenants.get_mut(&tenant).is_some_and(|t| t.remove(task.ordinal))
         });
         line.len -= usize::from(gone);
+        self.left(tenant, gone);
         Some((now, tag))
     }
 }
 
 /// Takes a task that goes to a slot out of its line.
 pub fn dequeue(world: &mut World, task: &Task, weight: u32) {
-    let Some((now, tag)) = world.resource_mut::<Queues>().take(task, weight) else { return };
+    let mut queues = world.resource_mut::<Queues>();
+    let Some((time, tag)) = queues.take(task, weight) else { return };
+    // Who leaves nobody of its own behind did not stand in a queue.
+    let stood = task.attempts == 0 && queues.tasks(task.spec.model, task.spec.class, task.spec.tenant).next().is_some();
+    let waited = world.resource::<Core>().now.since(task.admitted);
     if let Some(mut model) = world.model_mut(task.spec.model) {
-        model.line_mut(task.spec.class).shares.advance(now, task.spec.tenant, tag);
+        let line = model.line_mut(task.spec.class);
+        line.shares.advance(time, task.spec.tenant, tag);
+        if stood {
+            line.delay.note(waited);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Derived from the entities, so not in the Ledger. The digest is a sum of one print for each entity, which
 //! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::places::Places;
 use crate::store::Key;
 use crate::units::Sha256;
@@ -19,6 +19,8 @@ pub(crate) struct Roster {
     pools: Places<PoolId>,
     devices: Places<DeviceId>,
     shards: BTreeMap<(DeviceId, Sha256), Entity>,
+    tenants: Places<TenantId>,
+    sessions: Places<SessionId>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
 }
@@ -39,6 +41,9 @@ pub(crate) enum Kind {
     Pool,
     Device,
     Shard,
+    /// 7 is the core's.
+    Tenant = 8,
+    Session,
 }
 
 impl Key {
@@ -50,6 +55,8 @@ impl Key {
             Key::Pool(_) => Kind::Pool,
             Key::Device(_) => Kind::Device,
             Key::Shard(..) => Kind::Shard,
+            Key::Tenant(_) => Kind::Tenant,
+            Key::Session(_) => Kind::Session,
         }
     }
 }
@@ -64,6 +71,8 @@ impl Roster {
             pools: Places::seeded(seed),
             devices: Places::seeded(seed),
             shards: BTreeMap::new(),
+            tenants: Places::seeded(seed),
+            sessions: Places::seeded(seed),
             touched: Vec::new(),
         }
     }
@@ -76,6 +85,8 @@ impl Roster {
             Key::Pool(id) => self.pools.get(id),
             Key::Device(id) => self.devices.get(id),
             Key::Shard(device, digest) => self.shards.get(&(device, digest)).copied(),
+            Key::Tenant(id) => self.tenants.get(id),
+            Key::Session(id) => self.sessions.get(id),
         }
     }
 
@@ -87,6 +98,8 @@ impl Roster {
             Key::Pool(id) => self.pools.insert(id, entity),
             Key::Device(id) => self.devices.insert(id, entity),
             Key::Shard(device, digest) => self.shards.insert((device, digest), entity),
+            Key::Tenant(id) => self.tenants.insert(id, entity),
+            Key::Session(id) => self.sessions.insert(id, entity),
         }
     }
 
@@ -98,6 +111,8 @@ impl Roster {
             Key::Pool(id) => self.pools.remove(id),
             Key::Device(id) => self.devices.remove(id),
             Key::Shard(device, digest) => self.shards.remove(&(device, digest)),
+            Key::Tenant(id) => self.tenants.remove(id),
+            Key::Session(id) => self.sessions.remove(id),
         }
     }
 
@@ -120,7 +135,7 @@ impl Roster {
 
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, touched: _ } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, touched: _ } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
@@ -128,12 +143,19 @@ impl Roster {
         names.extend(pools.sorted().into_iter().map(|(id, _)| Key::Pool(id)));
         names.extend(devices.sorted().into_iter().map(|(id, _)| Key::Device(id)));
         names.extend(shards.keys().map(|&(device, digest)| Key::Shard(device, digest)));
+        names.extend(tenants.sorted().into_iter().map(|(id, _)| Key::Tenant(id)));
+        names.extend(sessions.sorted().into_iter().map(|(id, _)| Key::Session(id)));
         names
     }
 
     /// Every worker, by id.
     pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = Entity> {
         self.workers.sorted().into_iter().map(|(_, entity)| entity)
+    }
+
+    /// Every tenant, by id.
+    pub(crate) fn tenants(&self) -> Vec<TenantId> {
+        self.tenants.sorted().into_iter().map(|(id, _)| id).collect()
     }
 
     /// Every device, by id.

@@ -4,9 +4,11 @@
 //! by looking at what changed and at nothing else. The index of workers with room is derived from the
 //! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
 
-use crate::id::{DeviceId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::roster::{Print, Roster, Sum};
+use crate::session::Session;
 use crate::task::Task;
+use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Sha256;
 use crate::vram::{Device, Shard};
@@ -24,6 +26,8 @@ pub enum Key {
     Pool(PoolId),
     Device(DeviceId),
     Shard(DeviceId, Sha256),
+    Tenant(TenantId),
+    Session(SessionId),
 }
 
 /// Workers of each model that are ready and have a free slot.
@@ -76,19 +80,38 @@ pub trait Store {
     fn device_mut(&mut self, id: DeviceId) -> Option<Mut<'_, Device>> {
         self.get_by_mut(Key::Device(id))
     }
+    fn shard(&self, device: DeviceId, digest: Sha256) -> Option<&Shard> {
+        self.get_by(Key::Shard(device, digest))
+    }
     fn shard_mut(&mut self, device: DeviceId, digest: Sha256) -> Option<Mut<'_, Shard>> {
         self.get_by_mut(Key::Shard(device, digest))
+    }
+    fn tenant(&self, id: TenantId) -> Option<&Tenant> {
+        self.get_by(Key::Tenant(id))
+    }
+    fn tenant_mut(&mut self, id: TenantId) -> Option<Mut<'_, Tenant>> {
+        self.get_by_mut(Key::Tenant(id))
+    }
+    fn session(&self, id: SessionId) -> Option<&Session> {
+        self.get_by(Key::Session(id))
+    }
+    fn session_mut(&mut self, id: SessionId) -> Option<Mut<'_, Session>> {
+        self.get_by_mut(Key::Session(id))
     }
     /// Every worker, by id.
     fn workers(&self) -> Vec<&Worker>;
     /// Every device, by id.
     fn devices(&self) -> Vec<&Device>;
-    /// Replaces the one timer of a worker or a model.
+    /// Replaces the one timer of a worker, a model or a session.
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
+    /// Every tenant's id, in order.
+    fn tenants(&self) -> Vec<TenantId>;
     /// Replaces the timer of a worker's breaker.
     fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
     /// Puts a worker into the index of those with room, or takes it out.
     fn index_worker(&mut self, id: WorkerId);
+    /// A model is on a worker no more.
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId);
 }
 
 impl Store for World {
@@ -138,6 +161,10 @@ impl Store for World {
         all.into_iter().filter_map(|entity| self.get(entity)).collect()
     }
 
+    fn tenants(&self) -> Vec<TenantId> {
+        self.resource::<Roster>().tenants()
+    }
+
     fn set_alarm(&mut self, key: Key, timer: Option<(Tick, TimerKey)>) {
         let armed = timer.map(|(due, timer)| self.resource_mut::<Wheel>().arm(due, timer));
         let alarm = self.whereabouts(key).and_then(|entity| self.get_mut::<Alarm>(entity));
@@ -153,12 +180,29 @@ impl Store for World {
     }
 
     fn index_worker(&mut self, id: WorkerId) {
-        let Some(worker) = self.worker(id) else { return };
-        let (model, device) = (worker.model, worker.facts.device);
-        let free = worker.takes() && worker.free_slots() > 0;
-        let FreeIndex { by_model, by_device } = &mut *self.resource_mut::<FreeIndex>();
+        for n in 0.. {
+            let Some(worker) = self.worker(id) else { return };
+            let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
+            let has_room = worker.takes() && worker.free_slots() > 0 && worker.serving(model).is_some();
+            index_model(self, id, model, has_room);
+        }
+    }
+
+    fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
+        index_model(self, id, model, false);
+        if let Some(mut worker) = self.worker_mut(id) {
+            worker.residents.retain(|r| r.model != model);
+        }
+    }
+}
+
+fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) {
+    for n in 0.. {
+        let Some(worker) = world.worker(id) else { return };
+        let Some(device) = worker.facts.devices.get(n).map(|part| part.device) else { return };
+        let FreeIndex { by_model, by_device } = &mut *world.resource_mut::<FreeIndex>();
         let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
-        if free {
+        if has_room {
             of_model.insert(id);
             of_device.insert((model, id));
         } else {

@@ -1,5 +1,6 @@
 //! Tasks: what was asked, and where in its life it is.
 
+use crate::budget::Amount;
 use crate::config::TimeoutRules;
 use crate::id::{TaskId, WorkerId};
 use crate::protocol::{Determinism, Outcome, TaskSpec, TimeLimit};
@@ -31,6 +32,8 @@ pub struct Task {
     pub fingerprint: Option<Sha256>,
     /// The worker that the last lost attempt failed on.
     pub failed_on: Option<WorkerId>,
+    /// Held back for it of its tenant's and its session's budgets.
+    pub reserved: Amount,
     pub life: Life,
 }
 
@@ -50,6 +53,7 @@ impl Task {
             tokens_out: 0,
             fingerprint: None,
             failed_on: None,
+            reserved: Amount::default(),
             life: Life::Queued,
         }
     }

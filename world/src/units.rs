@@ -7,6 +7,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Bytes(pub u64);
 
+impl Bytes {
+    /// A share, rounded up: what is booked suffices.
+    pub fn share(self, share: Permille) -> Bytes {
+        Bytes(u64::try_from((u128::from(self.0) * u128::from(share.0)).div_ceil(1000)).unwrap_or(u64::MAX))
+    }
+
+    /// The most of which the share is no more than this.
+    pub fn whole(self, share: Permille) -> Bytes {
+        Bytes(u64::try_from(u128::from(self.0) * 1000 / u128::from(share.0.max(1))).unwrap_or(u64::MAX))
+    }
+}
+
 /// Thousandths: 1000 is the whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Permille(pub u32);

@@ -1,9 +1,14 @@
 //! Device memory: who may use it, what stands in it. The world's ledger of it is exact; a device's
 //! `weights + reserved` never exceeds its capacity.
+//!
+//! A model on a worker has one life ([`Resident`]), its bytes stand on each of the worker's devices
+//! ([`Shard`]) from the order to load until they are freed.
 
-use crate::id::DeviceId;
-use crate::time::Tick;
-use crate::units::{Bytes, Sha256};
+use crate::config::Loadable;
+use crate::id::{DeviceId, ModelId};
+use crate::protocol::{Loader, ModelFacts};
+use crate::time::{TICKS_PER_SECOND, Tick, Ticks};
+use crate::units::{Bytes, MilliRate, Sha256};
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 
@@ -44,12 +49,171 @@ impl Device {
     }
 }
 
-/// A model's weights on a device. Workers of the same file on the same device share it.
+/// A model's bytes on a device. Workers of the same file on the same device share them.
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     pub device: DeviceId,
     pub digest: Sha256,
     pub bytes: Bytes,
-    /// Workers that use it; with the last one it goes.
+    /// Workers that hold it; with the last one it goes.
     pub holders: u16,
+}
+
+/// A model on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resident {
+    pub model: ModelId,
+    pub life: Residence,
+    /// Expected while it is staged, then measured, then learned.
+    pub facts: ModelFacts,
+    /// Never evicted: the worker came with it and can load no other, or the rules say so.
+    pub pinned: bool,
+    /// When it was ordered or, once it is sealed, since when it serves.
+    pub since: Tick,
+    /// When a task last came to it or left it.
+    pub used: Tick,
+    /// Tasks that came to it.
+    pub uses: u32,
+    /// Loads that came to nothing, one after another.
+    pub failures: u8,
+}
+
+impl Resident {
+    /// As a worker came with it.
+    pub fn came(model: ModelId, facts: ModelFacts, pinned: bool, now: Tick) -> Resident {
+        Resident { model, life: Residence::Sealed, facts, pinned, since: now, used: now, uses: 0, failures: 0 }
+    }
+}
+
+/// A resident's life. [`Residence::advance`] is its only writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Residence {
+    /// Ordered; its memory is reserved.
+    Staging,
+    /// Checked and ready: it serves.
+    Sealed,
+    /// Takes no more tasks, so that it can make way for another model.
+    Yielding { to: ModelId },
+    /// Ordered to go; its memory is still taken.
+    Evicting { to: Option<ModelId> },
+    /// As evicting, because its bytes are not those of the model.
+    Condemned,
+    /// It could not be loaded, and is not tried again before `until`; it takes no memory.
+    Failed { until: Tick },
+}
+
+/// A move that the table of lives does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a resident cannot go from {from:?} to {to:?}")]
+pub struct IllegalTurn {
+    pub from: Residence,
+    pub to: Residence,
+}
+
+impl Residence {
+    /// Moves on, or refuses and changes nothing. Who is evicted or failed may be gone after.
+    pub fn advance(&mut self, to: Residence) -> Result<(), IllegalTurn> {
+        use Residence::*;
+        let legal = match (&*self, &to) {
+            (Staging, Sealed | Condemned | Failed { .. }) => true,
+            (Sealed, Yielding { .. } | Evicting { .. }) => true,
+            // Nobody wants its place any more.
+            (Yielding { .. }, Sealed | Evicting { .. }) => true,
+            // The worker could not let it go.
+            (Evicting { .. }, Sealed) => true,
+            (Condemned, Failed { .. }) => true,
+            (Failed { .. }, Staging) => true,
+            (Staging | Sealed | Yielding { .. } | Evicting { .. } | Condemned | Failed { .. }, _) => false,
+        };
+        if !legal {
+            return Err(IllegalTurn { from: *self, to });
+        }
+        *self = to;
+        Ok(())
+    }
+
+    /// Whether its weights take memory.
+    pub fn takes_memory(self) -> bool {
+        match self {
+            Residence::Staging
+            | Residence::Sealed
+            | Residence::Yielding { .. }
+            | Residence::Evicting { .. }
+            | Residence::Condemned => true,
+            Residence::Failed { .. } => false,
+        }
+    }
+}
+
+impl Loader {
+    /// Whether it has what the model demands: MCD ⊆ ECP.
+    pub fn can_run(&self, row: &Loadable) -> bool {
+        self.compute >= row.compute && row.needs.iter().all(|need| self.abilities.binary_search(need).is_ok())
+    }
+
+    /// The model as it would stand here. Each token takes all weights through memory once.
+    pub fn expects(&self, row: &Loadable) -> ModelFacts {
+        let rate = |bytes: Bytes| {
+            let milli = u128::from(bytes.0) * 1_000 / u128::from(row.weights.0.max(1));
+            MilliRate(u64::try_from(milli).unwrap_or(u64::MAX).max(1))
+        };
+        ModelFacts {
+            digest: row.digest,
+            // The worker says it when it has the model.
+            fingerprint: row.digest,
+            weights: row.weights,
+            kv_per_token: row.kv_per_token,
+            ctx_max: row.ctx_max,
+            prefill: rate(self.prompt),
+            decode: rate(self.answer),
+        }
+    }
+
+    /// How long so many bytes take to load.
+    pub fn load_time(&self, weights: Bytes) -> Ticks {
+        let ticks = (u128::from(weights.0) * u128::from(TICKS_PER_SECOND)).div_ceil(u128::from(self.load.0.max(1)));
+        Ticks(u64::try_from(ticks).unwrap_or(u64::MAX))
+    }
+}
+
+impl ModelFacts {
+    /// Context memory that a task of so many tokens takes.
+    pub fn kv_for(&self, tokens: u64) -> Bytes {
+        Bytes(self.kv_per_token.0.saturating_mul(tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Permille;
+
+    #[test]
+    fn the_table_of_turns() {
+        let (to, until) = (ModelId(1), Tick(9));
+        let all = [
+            Residence::Staging,
+            Residence::Sealed,
+            Residence::Yielding { to },
+            Residence::Evicting { to: Some(to) },
+            Residence::Condemned,
+            Residence::Failed { until },
+        ];
+        let table: Vec<String> = all
+            .iter()
+            .map(|from| all.iter().map(|to| if from.clone().advance(*to).is_ok() { 'x' } else { '.' }).collect())
+            .collect();
+        //                  S S Y E C F
+        assert_eq!(table, [".x..xx", "..xx..", ".x.x..", ".x....", ".....x", "x....."]);
+    }
+
+    #[test]
+    fn a_share_and_its_whole_agree() {
+        for (free, share) in [(0, 1), (1_000, 333), (999, 500), (u64::MAX, 1000), (7, 1)] {
+            let (free, share) = (Bytes(free), Permille(share));
+            let most = free.whole(share);
+            assert!(most.share(share) <= free, "{free:?} {share:?}");
+            assert!(most.0 == u64::MAX || Bytes(most.0 + 1).share(share) > free, "{free:?} {share:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! together fire in the order of their keys, so the wheel can be rebuilt from the entities that armed
 //! it: it is derived state and not in the Ledger.
 
-use crate::id::{ModelId, TaskId, WorkerId};
+use crate::id::{ModelId, SessionId, TaskId, WorkerId};
 use crate::time::Tick;
 use bevy_ecs::prelude::{Component, Resource};
 use slotmap::{SlotMap, new_key_type};
@@ -28,16 +28,20 @@ pub enum TimerKey {
     Breaker(WorkerId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
+    /// Loading the model is weighed again. It is never disarmed.
+    Weigh(ModelId),
     /// The task's attempt ought to have got on.
     Patience(TaskId),
+    /// The session's time is over.
+    Session(SessionId),
 }
 
 /// A worker's breaker, while it has a time. Derived: not in the Ledger.
 #[derive(Component, Clone, Copy, Debug, Default)]
 pub struct Fuse(pub Option<TimerHandle>);
 
-/// The one timer of a worker (its next beat or restart) or of a model (its strandedness), while it is armed.
-/// Derived: not in the Ledger.
+/// The one timer of a worker (its next beat or restart), of a model (its strandedness) or of a session (its time),
+/// while it is armed. Derived: not in the Ledger.
 #[derive(Component, Clone, Copy, Debug, Default)]
 pub struct Alarm(pub Option<TimerHandle>);
 

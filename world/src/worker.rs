@@ -2,20 +2,20 @@
 
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
-use crate::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
-use crate::protocol::{Class, WorkerFacts};
+use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Permille};
+use crate::units::{Bytes, Permille};
+use crate::vram::{Residence, Resident};
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 
-/// One worker: an engine with a model on a device.
+/// One worker: an engine with models on its devices.
 #[derive(Component, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Worker {
     pub id: WorkerId,
     pub epoch: Epoch,
-    pub model: ModelId,
     pub facts: WorkerFacts,
     pub state: WorkerState,
     /// When it last said anything, or was told to begin.
@@ -26,9 +26,8 @@ pub struct Worker {
     pub restarts: Restarts,
     /// Sorted by task. As many as slots in use.
     pub leases: Vec<Lease>,
-    /// Learned: prompt and answer tokens of all its tasks together.
-    pub prefill: MilliRate,
-    pub decode: MilliRate,
+    /// Its models, sorted by model.
+    pub residents: Vec<Resident>,
 }
 
 /// A task on a slot. A revoked lease holds its slot and memory until the worker lets go.
@@ -37,20 +36,19 @@ pub struct Lease {
     pub task: TaskId,
     pub attempt: Attempt,
     /// Of the task, which may have ended before the worker lets go.
+    pub model: ModelId,
     pub class: Class,
-    /// Context memory reserved on the worker's device.
+    /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
     pub revoked: bool,
 }
 
 impl Worker {
     /// At the beginning of a life.
-    pub fn new(id: WorkerId, epoch: Epoch, model: ModelId, facts: WorkerFacts, now: Tick) -> Worker {
-        let (prefill, decode) = (facts.prefill, facts.decode);
+    pub fn new(id: WorkerId, epoch: Epoch, facts: WorkerFacts, residents: Vec<Resident>, now: Tick) -> Worker {
         Worker {
             id,
             epoch,
-            model,
             facts,
             state: WorkerState::Starting,
             heard: now,
@@ -58,8 +56,7 @@ impl Worker {
             breaker: Breaker::CLOSED,
             restarts: Restarts::none(now),
             leases: vec![],
-            prefill,
-            decode,
+            residents,
         }
     }
 
@@ -107,9 +104,27 @@ impl Worker {
         Permille((self.leases.len() * 1000 / usize::from(self.facts.slots).max(1)) as u32)
     }
 
-    /// Context memory that a task of so many tokens takes.
-    pub fn kv_for(&self, tokens: u64) -> Bytes {
-        Bytes(self.facts.kv_per_token.0.saturating_mul(tokens))
+    pub fn resident(&self, model: ModelId) -> Option<&Resident> {
+        self.residents.binary_search_by_key(&model, |r| r.model).ok().map(|at| &self.residents[at])
+    }
+
+    pub fn resident_mut(&mut self, model: ModelId) -> Option<&mut Resident> {
+        self.residents.binary_search_by_key(&model, |r| r.model).ok().map(|at| &mut self.residents[at])
+    }
+
+    /// The model, where it takes tasks if the worker does.
+    pub fn serving(&self, model: ModelId) -> Option<&Resident> {
+        self.resident(model).filter(|r| r.life == Residence::Sealed)
+    }
+
+    /// Tasks of the model that it holds, also those it has yet to let go of.
+    pub fn leases_of(&self, model: ModelId) -> usize {
+        self.leases.iter().filter(|lease| lease.model == model).count()
+    }
+
+    /// What is booked on each of its devices for so many bytes in all.
+    pub fn parts(&self, whole: Bytes) -> impl Iterator<Item = (DeviceId, Bytes)> + '_ {
+        self.facts.devices.iter().map(move |d| (d.device, whole.share(d.share)))
     }
 
     /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.
@@ -166,8 +181,15 @@ pub struct Model {
     pub id: ModelId,
     /// Workers of all its pools that take tasks.
     pub ready: u32,
-    /// Since when no worker of it is up, or since those that waited were last given up for that.
+    /// Since when no worker takes tasks that serves it or could load it, or since those that waited were last given
+    /// up for that.
     pub stranded: Option<Tick>,
+    /// The longest context of any worker that serves it or could load it.
+    pub reach: u32,
+    /// While its tasks wait: when loading it is weighed again.
+    pub weigh_at: Option<Tick>,
+    /// Workers that load it, and models that make way for it.
+    pub coming: u16,
     pub interactive: Line,
     pub batch: Line,
 }
@@ -179,6 +201,7 @@ pub struct Line {
     /// How long its tasks hold a slot, on average; `None` until the first has finished.
     pub service: Option<Ticks>,
     pub drain: Drain,
+    pub delay: Delay,
     pub shares: Shares,
 }
 
@@ -192,10 +215,28 @@ pub struct Drain {
     pub left: u64,
 }
 
+/// Whether a line takes all who come, and the delay that decides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delay {
+    /// When the interval that is watched is over.
+    pub until: Option<Tick>,
+    /// The least that anybody waited in it who left others of its tenant behind.
+    pub least: Option<Ticks>,
+    pub mode: AdmissionMode,
+}
+
+impl Delay {
+    /// A task left after it had waited so long.
+    pub fn note(&mut self, waited: Ticks) {
+        self.least = Some(self.least.map_or(waited, |least| least.min(waited)));
+    }
+}
+
 impl Model {
     /// A model of the rules before anything was learned of it.
     pub fn new(id: ModelId, stranded: Tick) -> Model {
-        Model { id, ready: 0, stranded: Some(stranded), interactive: Line::default(), batch: Line::default() }
+        let (interactive, batch) = (Line::default(), Line::default());
+        Model { id, ready: 0, stranded: Some(stranded), reach: 0, weigh_at: None, coming: 0, interactive, batch }
     }
 
     pub fn line(&self, class: Class) -> &Line {
@@ -227,26 +268,14 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::DeviceId;
-    use crate::units::Sha256;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
         let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let lease = |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, class, kv, revoked };
-        let facts = WorkerFacts {
-            pool: PoolId(0),
-            device: DeviceId(0),
-            device_capacity: Bytes(0),
-            model_digest: Sha256::default(),
-            fingerprint: Sha256::default(),
-            weights: Bytes(0),
-            kv_per_token: Bytes(0),
-            ctx_max: 0,
-            slots,
-            prefill: MilliRate(1),
-            decode: MilliRate(1),
-        };
-        let mut worker = Worker::new(WorkerId(0), Epoch(1), ModelId(0), facts, Tick(0));
+        let model = ModelId(0);
+        let lease =
+            |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, model, class, kv, revoked };
+        let facts = WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None };
+        let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![], Tick(0));
         worker.leases = classes.iter().enumerate().map(lease).collect();
         worker
     }

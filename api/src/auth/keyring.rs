@@ -1,12 +1,13 @@
 //! The tokens of a server, as digests: read from lines of text, found in constant time.
 //!
 //! A line is `name scopes token`, where scopes are joined by commas or `all`, and may end with
-//! `rate=10/s` or `rate=30/m`; a line with nothing but a token has all scopes and no rate. Empty lines and those
-//! that begin with `#` are left out. In an environment variable a semicolon may stand for the end of a line. No
-//! message quotes a token.
+//! `rate=10/s` or `rate=30/m` and with `tenant=name`; without, the token's name is its tenant's. A line with
+//! nothing but a token has all scopes, no rate and the default tenant. Empty lines and those that begin with `#`
+//! are left out. In an environment variable a semicolon may stand for the end of a line. No message quotes a token.
 
 use super::rate::Bucket;
 use super::{Identity, Scope};
+use orchestrion_world::id::TenantId;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ const KEYS_MOST: usize = 256;
 pub(crate) struct Key {
     name: String,
     pub(crate) scopes: Vec<Scope>,
+    pub(super) tenant: TenantId,
     digest: [u8; 32],
     /// Long enough to be allowed, not to be good.
     weak: bool,
@@ -61,8 +63,11 @@ pub struct Keyring {
 pub enum KeyringError {
     #[error("line {line} of the tokens has {fields} fields; write `name scopes token`, or a token alone")]
     Form { line: usize, fields: usize },
-    #[error("what follows the token on line {line} is no rate; write `rate=10/s`, `rate=30/m` or nothing")]
-    Rate { line: usize },
+    #[error(
+        "what follows the token on line {line} is no rate and no tenant; write `rate=10/s` or `rate=30/m`, \
+         `tenant=name`, both or nothing"
+    )]
+    More { line: usize },
     #[error(
         "line {line} of the tokens names the scope `{scope}`; expected all, or some of infer, operate, register, read"
     )]
@@ -126,12 +131,24 @@ impl Keyring {
 
 fn key(line: usize, content: &str) -> Result<Key, KeyringError> {
     let fields: Vec<&str> = content.split_whitespace().collect();
-    let (name, scopes, token, rate) = match fields.as_slice() {
-        [token] => (format!("line-{line}"), "all", *token, None),
-        [name, scopes, token] => ((*name).to_owned(), *scopes, *token, None),
-        [name, scopes, token, rate] => ((*name).to_owned(), *scopes, *token, Some(*rate)),
+    let (name, scopes, token, more) = match fields.as_slice() {
+        [token] => (None, "all", *token, &[][..]),
+        [name, scopes, token, more @ ..] if more.len() <= 2 => (Some(*name), *scopes, *token, more),
         fields => return Err(KeyringError::Form { line, fields: fields.len() }),
     };
+    let (mut rate, mut tenant) = (None, None);
+    for word in more {
+        let fits = match word.split_once('=') {
+            Some(("rate", text)) => text.parse().is_ok_and(|read| rate.replace(Bucket::new(read)).is_none()),
+            Some(("tenant", text)) => !text.is_empty() && tenant.replace(TenantId::of(text)).is_none(),
+            Some(_) | None => false,
+        };
+        if !fits {
+            return Err(KeyringError::More { line });
+        }
+    }
+    let tenant = tenant.or(name.map(TenantId::of)).unwrap_or(TenantId::DEFAULT);
+    let name = name.map_or_else(|| format!("line-{line}"), str::to_owned);
     let scopes = match scopes {
         "all" => Scope::ALL.to_vec(),
         some => some.split(',').map(|scope| named(line, scope)).collect::<Result<_, _>>()?,
@@ -143,10 +160,8 @@ fn key(line: usize, content: &str) -> Result<Key, KeyringError> {
         return Err(KeyringError::Short { line, length: token.len() });
     }
     let digest = Sha256::digest(token.as_bytes()).into();
-    let read = |text: &str| text.strip_prefix("rate=")?.parse().ok();
-    let rate = rate.map(|text| read(text).ok_or(KeyringError::Rate { line })).transpose()?;
-    let bucket = rate.map(|rate| Arc::new(Bucket::new(rate)));
-    Ok(Key { name, scopes, digest, weak: token.len() < LENGTH_GOOD, bucket })
+    let bucket = rate.map(Arc::new);
+    Ok(Key { name, scopes, tenant, digest, weak: token.len() < LENGTH_GOOD, bucket })
 }
 
 fn named(line: usize, name: &str) -> Result<Scope, KeyringError> {
@@ -173,13 +188,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_works_for_its_tenant() {
+        let text = format!("ci infer {LONG}\nbot infer b{LONG} tenant=ci rate=1/s\nd{LONG}");
+        let ring = Keyring::parse(&text).unwrap();
+        let of = |token: &str| ring.find(token).unwrap().tenant;
+        assert_eq!([of(LONG), of(&format!("b{LONG}"))], [TenantId::of("ci"); 2]);
+        assert_eq!(of(&format!("d{LONG}")), TenantId::DEFAULT);
+    }
+
+    #[test]
     fn what_cannot_be_a_token_is_refused_without_a_word_of_it() {
         for (text, error) in [
             ("short".to_owned(), KeyringError::Short { line: 1, length: 5 }),
             (format!("a {LONG}"), KeyringError::Form { line: 1, fields: 2 }),
-            (format!("a infer {LONG} rate=1/s x"), KeyringError::Form { line: 1, fields: 5 }),
-            (format!("a infer {LONG} {LONG}"), KeyringError::Rate { line: 1 }),
-            (format!("a infer {LONG} rate=fast"), KeyringError::Rate { line: 1 }),
+            (format!("a infer {LONG} rate=1/s tenant=x y"), KeyringError::Form { line: 1, fields: 6 }),
+            (format!("a infer {LONG} rate=1/s rate=2/s"), KeyringError::More { line: 1 }),
+            (format!("a infer {LONG} tenant="), KeyringError::More { line: 1 }),
+            (format!("a infer {LONG} {LONG}"), KeyringError::More { line: 1 }),
+            (format!("a infer {LONG} rate=fast"), KeyringError::More { line: 1 }),
             (format!("a infer,root {LONG}"), KeyringError::Scope { line: 1, scope: "root".into() }),
             (format!("a infer {LONG}\nb read {LONG}"), KeyringError::Twice { line: 2 }),
             (format!("a infer {LONG}\na read fedcba9876543210"), KeyringError::Twice { line: 2 }),

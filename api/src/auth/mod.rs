@@ -10,6 +10,7 @@ mod rate;
 pub use keyring::{Keyring, KeyringError};
 
 use crate::problem::{ErrorCode, Problem};
+use orchestrion_world::id::TenantId;
 use std::fmt;
 use std::time::Instant;
 
@@ -94,6 +95,13 @@ impl fmt::Display for Identity {
     }
 }
 
+/// Who may go on: for the logs, and whose work it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    pub(crate) tenant: TenantId,
+}
+
 /// What a request's head shows of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shown<'a> {
@@ -105,26 +113,21 @@ pub(crate) enum Shown<'a> {
 
 impl Auth {
     /// Whether the caller may go on. `local` is one on this machine, by address and by the name it used.
-    pub(crate) fn judge(
-        &self,
-        access: Access,
-        shown: Shown<'_>,
-        local: bool,
-        now: Instant,
-    ) -> Result<Identity, Problem> {
+    pub(crate) fn judge(&self, access: Access, shown: Shown<'_>, local: bool, now: Instant) -> Result<Caller, Problem> {
+        let nobody = |identity| Caller { identity, tenant: TenantId::DEFAULT };
         if self.keyring.is_empty() {
-            return Ok(Identity::Localhost);
+            return Ok(nobody(Identity::Localhost));
         }
         let wanted = match access {
-            Access::Open => return Ok(Identity::Unasked),
-            Access::Health if self.health_open => return Ok(Identity::Unasked),
-            Access::Metrics if self.metrics_open => return Ok(Identity::Unasked),
+            Access::Open => return Ok(nobody(Identity::Unasked)),
+            Access::Health if self.health_open => return Ok(nobody(Identity::Unasked)),
+            Access::Metrics if self.metrics_open => return Ok(nobody(Identity::Unasked)),
             Access::Health | Access::Metrics => OPERATORS,
             Access::Work => &[Scope::Infer],
             Access::Scopes(wanted) => wanted,
         };
         let key = match shown {
-            Shown::Nothing if self.optional && local => return Ok(Identity::Localhost),
+            Shown::Nothing if self.optional && local => return Ok(nobody(Identity::Localhost)),
             Shown::Nothing => {
                 let message = "this server asks for a token (40101); send `Authorization: Bearer` and yours";
                 return Err(Problem::new(ErrorCode::MissingToken, message));
@@ -140,7 +143,7 @@ impl Auth {
             if access == Access::Work {
                 key.spend(now).map_err(Problem::rate_limited)?;
             }
-            return Ok(key.identity());
+            return Ok(Caller { identity: key.identity(), tenant: key.tenant });
         }
         let wanted: Vec<&str> = wanted.iter().map(|scope| scope.name()).collect();
         let message = format!("the token has not the scope this path asks for: {}", wanted.join(" or "));

@@ -52,7 +52,7 @@ fn a_bundle_replays_and_explains_as_the_journal_does() {
 fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::new(config(dir.path()));
-    let acme = TenantRules { name: "acme".into(), weight: 2 };
+    let acme = TenantRules::new("acme", 2);
     let rules = Input::SetRules(Box::new(Rules { tenants: vec![acme.clone()], ..rules() }));
     recorder.step(0, vec![Input::Boot { wall_ms: 1_763_719_200_000 }, rules, up(1, 0, 2, 50_000)]);
     // It waits among others, so that the state before it holds tasks as well.
@@ -72,7 +72,7 @@ fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
     let wall = postcard::to_stdvec(&1_763_719_200_000u64).unwrap();
     let (tenant, session) = (postcard::to_stdvec(&acme.id()).unwrap(), postcard::to_stdvec(&session).unwrap());
     let names = [&b"tiny"[..], b"left", b"right", b"acme"];
-    for secret in names.into_iter().chain([&[7; 32], &[1; 32], &id[..], &wall, &tenant, &session]) {
+    for secret in names.into_iter().chain([&[7; 32], &[8; 32], &[1; 32], &id[..], &wall, &tenant, &session]) {
         assert!(holds(&whole, secret), "{secret:?} is in the journal");
         assert!(!holds(&bytes, secret), "{secret:?} is in the bundle");
     }

@@ -8,6 +8,7 @@ use crate::auth::{Access, Auth, Keyring, Scope};
 use crate::door::DoorConfig;
 use axum::body::Body;
 use axum::http::{Request, Response};
+use orchestrion_world::id::TenantId;
 use std::net::{IpAddr, Ipv4Addr};
 use tower::ServiceExt;
 
@@ -134,4 +135,24 @@ async fn a_token_beyond_its_rate_is_told_when_to_come_back_and_may_still_cancel(
     for counter in ["tasks_rejected_total{reason=\"rate_limited\"} 2", "events_total{policy=\"rate-limit\"} 2"] {
         assert!(metrics.contains(counter), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_token_works_for_its_tenant_and_its_sessions_are_the_tenants_own() {
+    let keys = format!("a infer {}; b infer {} tenant=a; c infer {}", "a".repeat(32), "b".repeat(32), "c".repeat(32));
+    let rig = rig(Auth { keyring: Keyring::parse(&keys).unwrap(), ..Auth::default() });
+    for token in ["a", "b", "c"] {
+        let bearer = format!("Bearer {}", token.repeat(32));
+        let body = serde_json::json!({"model_ref": "hold", "prompt": "p", "session_id": "chat"});
+        let answer = rig.send("POST", "/v1/tasks", Some(body), &[("authorization", &bearer)]).await;
+        let left = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        let [tokens, time, cost] =
+            ["tokens-remaining", "time-remaining-ms", "cost-remaining"].map(|name| left(&format!("x-budget-{name}")));
+        assert_eq!((tokens.as_deref(), time, cost.as_deref()), (Some("7000"), None, Some("2")));
+        assert_eq!(answer.status(), 202);
+    }
+    let specs = rig.specs.lock().unwrap();
+    let [a, b, c] = specs.as_slice() else { panic!("{specs:?}") };
+    assert_eq!((a.tenant, b.tenant, c.tenant), (TenantId::of("a"), TenantId::of("a"), TenantId::of("c")));
+    assert!(a.session.is_some() && a.session == b.session && a.session != c.session);
 }

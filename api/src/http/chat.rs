@@ -1,10 +1,12 @@
 //! `POST /v1/chat/completions`: messages in, an answer in the chat's shape out. The rest is `openai`'s.
 
 use super::fields::{Fields, Unsupported, is_empty};
+use super::keeper::Caller;
 use super::logprobs;
 use super::openai::{self, Asked, Form, Kind};
 use crate::door::{Door, Wish};
 use crate::problem::Problem;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -27,10 +29,11 @@ const UNSUPPORTED: [Unsupported; 6] = [
 
 pub(crate) async fn complete(
     State(door): State<Arc<Door>>,
+    caller: Extension<Caller>,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    openai::complete(&door, &headers, content, read).await
+    openai::complete(&door, caller, &headers, content, read).await
 }
 
 fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<Wish>, Form), Problem> {

@@ -4,11 +4,13 @@
 //! many times as `n` says, each prompt's answers side by side.
 
 use super::fields::{Fields, Unsupported, is_false};
+use super::keeper::Caller;
 use super::logprobs;
 use super::openai::{self, Asked, Form, Kind};
 use crate::door::{Door, Wish};
 use crate::port::Content;
 use crate::problem::Problem;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -28,10 +30,11 @@ const UNSUPPORTED: [Unsupported; 3] = [
 
 pub(crate) async fn complete(
     State(door): State<Arc<Door>>,
+    caller: Extension<Caller>,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    openai::complete(&door, &headers, content, read).await
+    openai::complete(&door, caller, &headers, content, read).await
 }
 
 fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<Wish>, Form), Problem> {

@@ -1,9 +1,11 @@
 //! The layer of each route that asks who is there, before a byte of the body is read.
 //!
-//! Reads the head and the peer's address, writes the identity into the request's span. What each route asks
+//! Reads the head and the peer's address, writes the identity into the request's span and the caller into the
+//! request. What each route asks
 //! for stands in its row of the table of routes; the judgement is [`crate::auth`]'s.
 
 use super::guard::{Peer, is_loopback_name};
+pub(crate) use crate::auth::Caller;
 use crate::auth::{Access, Shown};
 use crate::door::Door;
 use crate::problem::ErrorCode;
@@ -16,10 +18,15 @@ use std::sync::Arc;
 use std::time::Instant;
 use tracing::field::display;
 
-pub(crate) async fn keep(State((door, access)): State<(Arc<Door>, Access)>, request: Request, next: Next) -> Response {
+pub(crate) async fn keep(
+    State((door, access)): State<(Arc<Door>, Access)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     match door.parts.auth.judge(access, shown(request.headers()), is_local(&request), Instant::now()) {
-        Ok(identity) => {
-            tracing::Span::current().record("identity", display(identity));
+        Ok(caller) => {
+            tracing::Span::current().record("identity", display(caller.identity));
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => {

@@ -4,6 +4,7 @@
 //! A route reads and checks, asks the [`Door`], and writes; it decides nothing about scheduling.
 
 pub(crate) mod body;
+mod budget;
 mod chat;
 mod choice_frames;
 mod completions;
@@ -17,6 +18,7 @@ pub(crate) mod logprobs;
 mod metrics;
 mod models;
 mod openai;
+pub(crate) mod session;
 mod status;
 mod task_cancel;
 mod task_get;
@@ -32,7 +34,7 @@ use crate::problem::{ErrorCode, Problem};
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use orchestrion_world::id::TaskId;
 use std::sync::Arc;
 
@@ -61,6 +63,8 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::GET, "/v1/tasks/{id}/stream", FOLLOW, get(task_stream::stream)),
         row(Method::POST, "/v1/tasks/{id}/cancel", CANCEL, post(task_cancel::cancel)),
         row(Method::GET, "/v1/tasks/{id}/explain", LOOK, get(explain::explain)),
+        row(Method::GET, "/v1/sessions/{id}", FOLLOW, get(session::show)),
+        row(Method::DELETE, "/v1/sessions/{id}", CANCEL, delete(session::close)),
         row(Method::POST, "/v1/chat/completions", Access::Work, post(chat::complete)),
         row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),

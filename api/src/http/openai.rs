@@ -4,21 +4,22 @@
 //! The tasks live with their connection: whoever leaves, cancels. Unknown fields are ignored, known ones
 //! with values this server cannot honour are refused with their name, never answered differently.
 
-use super::body;
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
 use super::fields::{Fields, Unsupported, is_text_format, is_zero};
+use super::keeper::Caller;
 use super::logprobs;
 use super::task_submit::seed_of;
+use super::{body, budget};
 use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Words};
 use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
 use crate::task_entry::{Frames, Reader, Surface};
-use axum::Json;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
@@ -163,6 +164,7 @@ pub(crate) fn read(
         body: [0; 32],
         surface: Surface::OpenAi,
         class: Class::Interactive,
+        session: None,
         deadline,
         determinism: Determinism::BestEffort,
     };
@@ -182,6 +184,7 @@ type ReadFields = fn(Fields, &HeaderMap, u64) -> Result<(Vec<Wish>, Form), Probl
 /// A route's whole way, given how it reads its own fields.
 pub(crate) async fn complete(
     door: &Arc<Door>,
+    Extension(caller): Extension<Caller>,
     headers: &HeaderMap,
     content: Body,
     read: ReadFields,
@@ -189,10 +192,13 @@ pub(crate) async fn complete(
     let limits = &door.config.limits;
     let (bytes, held) = body::read(door, headers, content, limits.body_bytes).await?;
     let (wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
-    let admitted = door.admit_choices(wishes, form.each).await?;
+    let admitted = door.admit_choices(caller.tenant, wishes, form.each).await?;
+    let left = admitted.last().map(|last| last.left).unwrap_or_default();
     // The answer takes its time and needs neither.
     drop((bytes, held));
-    answer(door, admitted, form).await
+    let mut answer = answer(door, admitted, form).await?;
+    answer.headers_mut().extend(budget::headers(&left));
+    Ok(answer)
 }
 
 /// Writes the answer of the tasks that were admitted.

@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::pulse::Condition;
+use orchestrion_world::budget::Left;
 use orchestrion_world::protocol::{CancelReason, Notice};
 use orchestrion_world::time::Ticks;
 use serde_json::{Value, json};
@@ -237,7 +238,7 @@ async fn whoever_leaves_while_the_disk_is_full_cancels_once_there_is_room() {
     assert!(rig.cancelled.lock().unwrap().is_empty());
     rig.health.set(Condition::Well);
     let (task, position, predicted_start) = (rig.last_task(), 0, Ticks(0));
-    say(&rig.switchboard, Notice::Accepted { task, position, predicted_start });
+    say(&rig.switchboard, Notice::Accepted { task, position, predicted_start, left: Left::default() });
     rig.until_cancelled(CancelReason::Disconnect).await;
 }
 

@@ -14,6 +14,7 @@ use crate::token_log::Pushed;
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
+use orchestrion_world::budget::Left;
 use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
@@ -239,8 +240,9 @@ pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope {
         return;
     }
     let (position, predicted_start) = (2, Ticks(30));
-    say(board, Notice::Accepted { task, position, predicted_start });
-    let _ = reply.send(Verdict::Accepted { position, predicted_start });
+    let left = Left([Some(7_000), None, Some(2_999_999)]);
+    say(board, Notice::Accepted { task, position, predicted_start, left });
+    let _ = reply.send(Verdict::Accepted { position, predicted_start, left });
     if model == "hold" {
         return;
     }

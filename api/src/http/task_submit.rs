@@ -3,17 +3,19 @@
 //! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
 
 use super::fields::{Fields, Unsupported, is_empty, is_text_format};
-use super::{body, deadline, logprobs};
+use super::keeper::Caller;
+use super::session::session_id;
+use super::{body, budget, deadline, logprobs};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
 use crate::task_entry::Surface;
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use orchestrion_world::id::TaskId;
+use axum::{Extension, Json};
+use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::protocol::{Class, Determinism};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -21,10 +23,9 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 7] = [
+const UNSUPPORTED: [Unsupported; 6] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
-    Unsupported { name: "session_id", harmless: |_| false, problem: "sessions are not supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
@@ -37,15 +38,17 @@ fn is_auto(value: &Value) -> bool {
 
 pub(crate) async fn submit(
     State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
     let (bytes, _held) = body::read(&door, &headers, content, limits.task_body_bytes).await?;
     let fields = body::object(&bytes, limits)?;
-    let wish = read(fields, &headers, *blake3::hash(&bytes).as_bytes(), door.config.deadline_margin_ms)?;
+    let body = *blake3::hash(&bytes).as_bytes();
+    let wish = read(fields, &headers, body, caller.tenant, door.config.deadline_margin_ms)?;
     // Not `?` on the future itself: an admission holds what the client asked for only through its entry.
-    let Admitted { entry, position, predicted_start, .. } = door.admit(wish).await?;
+    let Admitted { entry, position, predicted_start, left, .. } = door.admit(caller.tenant, wish).await?;
     let id = entry.task.to_string();
     let answer = json!({
         "task_id": id,
@@ -55,10 +58,17 @@ pub(crate) async fn submit(
         "seed": entry.seed,
         "streams": {"sse": format!("/v1/tasks/{id}/stream")},
     });
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, format!("/v1/tasks/{id}"))], Json(answer)).into_response())
+    let location = [(header::LOCATION, format!("/v1/tasks/{id}"))];
+    Ok((StatusCode::ACCEPTED, location, budget::headers(&left), Json(answer)).into_response())
 }
 
-fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64) -> Result<Wish, Problem> {
+fn read(
+    mut fields: Fields,
+    headers: &HeaderMap,
+    body: [u8; 32],
+    tenant: TenantId,
+    margin_ms: u64,
+) -> Result<Wish, Problem> {
     fields.unsupported(&UNSUPPORTED)?;
     let task = match fields.string("task_id")? {
         None => TaskId(uuid::Uuid::now_v7().as_u128()),
@@ -85,8 +95,9 @@ fn read(mut fields: Fields, headers: &HeaderMap, body: [u8; 32], margin_ms: u64)
     };
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
     let deadline = deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?;
+    let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
     Ok(Wish {
-        ticket: Ticket { task, body, surface: Surface::Queue, class, deadline, determinism },
+        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
             model,

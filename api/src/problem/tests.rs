@@ -1,6 +1,9 @@
 //! Codes, statuses and envelopes.
 
 use super::*;
+use orchestrion_world::budget::Kind;
+use orchestrion_world::protocol::{Payer, Refusal, SessionOver, TenantLimit};
+use orchestrion_world::time::Ticks;
 
 #[test]
 fn every_code_has_one_row_and_the_contract_s_status() {
@@ -17,6 +20,7 @@ fn every_code_has_one_row_and_the_contract_s_status() {
         ("QUEUE_FULL_DROP_LRU", 429, true),
         ("SHED_LOW_PRIORITY", 429, true),
         ("RATE_LIMITED", 429, true),
+        ("BUDGET_EXHAUSTED", 429, false),
         ("POOL_UNREADY", 503, true),
         ("POOL_UNAVAILABLE", 503, true),
         ("WORKER_RESET", 503, true),
@@ -39,7 +43,7 @@ fn refusals_and_failures_map_to_the_contract() {
     assert_eq!(of(Problem::refused(Refusal::DuplicateTask)), ("CONFLICT", 409));
     let context = Refusal::ContextExceeded { tokens: 9, ctx_max: 8 };
     assert_eq!(of(Problem::refused(context)), ("INVALID_PARAMS", 400));
-    let late = Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2) };
+    let late = Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2), retry_after: None };
     assert_eq!(of(Problem::refused(late)), ("DEADLINE_UNMET", 400));
     assert_eq!(of(Problem::refused(Refusal::PoolUnready { retry_after: after })), ("POOL_UNREADY", 503));
     assert_eq!(of(Problem::failed(Failure::DeadlinePassed)), ("DEADLINE_UNMET", 504));
@@ -78,4 +82,30 @@ fn the_openai_envelope_names_the_parameter() {
     assert_eq!(body["error"]["param"], "n");
     assert_eq!(Problem::unknown_model("no").openai()["error"]["code"], "model_not_found");
     assert_eq!(Problem::ingress_full().openai()["error"]["type"], "rate_limit_exceeded");
+}
+
+#[test]
+fn budgets_are_no_matter_of_time_and_limits_are() {
+    let of = |refusal| {
+        let problem = Problem::refused(refusal);
+        (problem.code.name(), problem.policy_label, problem.retry_after_ms, problem.message)
+    };
+    let (code, label, after, message) =
+        of(Refusal::BudgetExhausted { of: Payer::Tenant, kind: Kind::Cost, needed: 1_500_001, left: 1_499_999 });
+    assert_eq!((code, label, after), ("BUDGET_EXHAUSTED", Some("budget"), None));
+    assert!(
+        message.contains("use 2 milli-units") && message.contains("has 1 left"),
+        "never more than there is: {message}"
+    );
+    let after = Ticks(70);
+    let (code, label, told, _) =
+        of(Refusal::TenantLimited { limit: TenantLimit::TokenRate, bound: 9, retry_after: after });
+    assert_eq!((code, label, told), ("RATE_LIMITED", Some("tenant-limit"), Some(70)));
+    let (code, label, told, _) = of(Refusal::QueueDelayed { expected: Ticks(9), target: Ticks(8), retry_after: after });
+    assert_eq!((code, label, told), ("ADMISSION_REJECT", Some("queue-delay"), Some(70)));
+    let (code, _, told, message) = of(Refusal::SessionOver { over: SessionOver::Turns(8) });
+    assert_eq!((code, told), ("CONFLICT", None));
+    assert!(message.contains("8 turns") && message.contains("another `session_id`"), "{message}");
+    let late = |retry_after| of(Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2), retry_after });
+    assert_eq!((late(None).2, late(Some(after)).2), (None, Some(70)), "only where it is the queue");
 }

@@ -68,9 +68,14 @@ impl Beat {
     pub(crate) fn run(mut self) -> Result<(), PulseError> {
         let ending = Ending(self.health.clone());
         while !self.intake.is_stopping() {
-            let batch = self.gather();
+            let mut batch = self.gather();
+            let looks = std::mem::take(&mut batch.looks);
             if !batch.inputs.is_empty() || self.simulation.is_due(self.clock.now()) {
                 self.step(batch)?;
+            }
+            for (session, reply) in looks {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.simulation.session(session, self.clock.now()));
             }
         }
         for _ in 0..LAST_STEPS {
@@ -90,7 +95,7 @@ impl Beat {
     fn gather(&mut self) -> Batch {
         let mut batch = self.take_waiting();
         let now = self.clock.now();
-        if batch.inputs.is_empty() && !self.simulation.is_due(now) {
+        if batch.is_empty() && !self.simulation.is_due(now) {
             // The wake is a lower bound: once this tick proved empty, the next one is the earliest.
             let wake = self.simulation.next_wake().map(|tick| tick.max(now + Ticks(1)));
             self.intake.wait(wake.and_then(|tick| self.clock.moment_of(tick)), &mut batch);
@@ -106,7 +111,7 @@ impl Beat {
     }
 
     fn step(&mut self, batch: Batch) -> Result<(), PulseError> {
-        let Batch { inputs, submits, cancels } = batch;
+        let Batch { inputs, submits, cancels, looks: _ } = batch;
         let tick = self.clock.now();
         let kept = inputs.clone();
         let seq = self.writer.next_seq();
@@ -138,7 +143,7 @@ impl Beat {
                     started.insert(*task, *worker);
                     None
                 }
-                Effect::Notice(Notice::Accepted { task, position, predicted_start }) => {
+                Effect::Notice(Notice::Accepted { task, position, predicted_start, left: _ }) => {
                     let wanted = self.audience.wanted(*task, *position, *predicted_start);
                     wanted.map(|wanted| Line::Wanted(Box::new(wanted)))
                 }
@@ -231,7 +236,9 @@ impl Beat {
             | Order::Reset { .. }
             | Order::Probe { .. }
             | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. } => None,
+            | Order::StopWorker { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => None,
         };
         self.stations.order(order, payload);
     }
@@ -242,8 +249,8 @@ impl Beat {
         let mut first = 0;
         for notice in &self.notices {
             let (task, verdict) = match *notice {
-                Notice::Accepted { task, position, predicted_start } => {
-                    (task, Verdict::Accepted { position, predicted_start })
+                Notice::Accepted { task, position, predicted_start, left } => {
+                    (task, Verdict::Accepted { position, predicted_start, left })
                 }
                 Notice::Refused { task, refusal } => (task, Verdict::Refused(refusal)),
                 _ => continue,

@@ -5,7 +5,8 @@
 
 use crate::port::{Envelope, Urgent, Verdict};
 use flume::{Receiver, RecvError, Selector, Sender, TryRecvError};
-use orchestrion_world::id::TaskId;
+use orchestrion_systems::SessionView;
+use orchestrion_world::id::{SessionId, TaskId};
 use orchestrion_world::protocol::{Input, Intent};
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -41,10 +42,18 @@ pub fn lanes(urgent_bound: usize, client_bound: usize) -> (Lanes, Inlets) {
 pub(crate) struct Batch {
     pub(crate) inputs: Vec<Input>,
     pub(crate) submits: Vec<(TaskId, oneshot::Sender<Verdict>)>,
+    /// Cancels and closed sessions: answered once they are recorded.
     pub(crate) cancels: Vec<oneshot::Sender<()>>,
+    /// Questions, which are no inputs.
+    pub(crate) looks: Vec<(SessionId, oneshot::Sender<Option<SessionView>>)>,
 }
 
 impl Batch {
+    /// Whether there is nothing to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inputs.is_empty() && self.looks.is_empty()
+    }
+
     fn urgent(&mut self, urgent: Urgent) {
         match urgent {
             Urgent::Report(report) => self.inputs.push(Input::Report(report)),
@@ -52,6 +61,11 @@ impl Batch {
                 self.inputs.push(Input::Intent(Intent::Cancel { task, reason }));
                 self.cancels.extend(reply);
             }
+            Urgent::Close { session, reply } => {
+                self.inputs.push(Input::Intent(Intent::Close { session }));
+                self.cancels.push(reply);
+            }
+            Urgent::Look { session, reply } => self.looks.push((session, reply)),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::journal::{JournalError, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Made, Rerun};
 use orchestrion_world::config::Rules;
-use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::id::{SessionId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Report, TaskSpec, WorkerFacts};
 use orchestrion_world::time::Tick;
 
@@ -61,6 +61,7 @@ pub enum Event {
     Rules(Box<Rules>),
     Submit(TaskId, TaskSpec),
     Cancel(TaskId, CancelReason),
+    Close(SessionId),
     Up(WorkerId, WorkerFacts),
     Down(WorkerId),
 }
@@ -122,6 +123,7 @@ fn event(input: &Input) -> Option<Event> {
         Input::SetRules(rules) => Some(Event::Rules(rules.clone())),
         Input::Intent(Intent::Submit { task, spec }) => Some(Event::Submit(*task, spec.clone())),
         Input::Intent(Intent::Cancel { task, reason }) => Some(Event::Cancel(*task, *reason)),
+        Input::Intent(Intent::Close { session }) => Some(Event::Close(*session)),
         Input::Report(Report::WorkerUp { worker, facts, .. }) => Some(Event::Up(*worker, facts.clone())),
         Input::Report(Report::WorkerDown { worker, .. }) => Some(Event::Down(*worker)),
         // A clock's reading decides nothing; the rest is what a simulated station says by itself.

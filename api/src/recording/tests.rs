@@ -31,6 +31,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Rules(_) => "rules",
         Event::Submit(..) => "submit",
         Event::Cancel(..) => "cancel",
+        Event::Close(..) => "close",
         Event::Up(..) => "up",
         Event::Down(_) => "down",
     }

@@ -200,8 +200,9 @@ fn first_change(rerun: &Rerun<'_>, done: &Done, recorded: &Step, changed: &Step)
 /// Estimates may differ: they tell of a decision, they are none.
 fn same_decision(was: &Effect, is: &Effect) -> bool {
     let plain = |effect: &Effect| match effect {
-        Effect::Notice(Notice::Accepted { task, position, .. }) => {
-            Effect::Notice(Notice::Accepted { task: *task, position: *position, predicted_start: Ticks(0) })
+        Effect::Notice(Notice::Accepted { task, position, predicted_start: _, left }) => {
+            let (task, position, predicted_start, left) = (*task, *position, Ticks(0), *left);
+            Effect::Notice(Notice::Accepted { task, position, predicted_start, left })
         }
         other => other.clone(),
     };

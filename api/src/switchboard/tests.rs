@@ -3,6 +3,7 @@
 use super::*;
 use crate::fixture::token;
 use crate::task_entry::{Ending, Frames, Reader};
+use orchestrion_world::budget::Left;
 use orchestrion_world::id::WorkerId;
 use orchestrion_world::payload::{Likelihood, Sampling};
 use orchestrion_world::protocol::{CancelReason, Class, Finish, Setback, Usage};
@@ -36,7 +37,7 @@ fn admit(board: &Switchboard, task: TaskId, surface: Surface) -> Arc<Entry> {
     let Opened::New(entry) = board.open(opening(task, surface)) else { panic!("new") };
     let worker = WorkerId(1);
     for notice in [
-        Notice::Accepted { task, position: 0, predicted_start: Ticks(0) },
+        Notice::Accepted { task, position: 0, predicted_start: Ticks(0), left: Left::default() },
         Notice::Placed { task, attempt: Attempt(1), pool: PoolId(0), worker },
         Notice::Started { task, attempt: Attempt(1), worker },
     ] {

@@ -2,11 +2,13 @@
 
 mod answering;
 mod auth;
+mod budgets;
 mod cancelling;
 mod clients;
 mod commands;
 mod explaining;
 mod pulling;
+mod recorded;
 mod refusing;
 
 use crate::server::{Server, Setup};

@@ -15,7 +15,7 @@ mod text;
 
 use crate::engine::Engine;
 use crate::tokenizer::Tokenizer;
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report};
 use orchestrion_world::units::{Bytes, Sha256};
@@ -71,10 +71,25 @@ pub struct StationModel {
 /// What a station is told.
 #[derive(Debug)]
 enum Order {
-    Start { task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload },
-    Cancel { task: TaskId, attempt: Attempt },
-    Reset { epoch: Epoch },
+    Start {
+        task: TaskId,
+        attempt: Attempt,
+        epoch: Epoch,
+        payload: Payload,
+    },
+    Cancel {
+        task: TaskId,
+        attempt: Attempt,
+    },
+    Reset {
+        epoch: Epoch,
+    },
     Probe,
+    /// Load or free a model.
+    Change {
+        epoch: Epoch,
+        model: ModelId,
+    },
 }
 
 /// An order that did not reach its station.
@@ -118,6 +133,11 @@ impl Station {
     /// Drops all work; the worker comes back as `epoch`.
     pub fn reset(&self, epoch: Epoch) -> Result<(), OrderError> {
         self.send(Order::Reset { epoch })
+    }
+
+    /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
+    pub fn change(&self, epoch: Epoch, model: ModelId) -> Result<(), OrderError> {
+        self.send(Order::Change { epoch, model })
     }
 
     /// Has it say that it lives, as soon as its step is over.

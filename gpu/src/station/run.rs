@@ -12,8 +12,8 @@ use super::{Order, Outlet, Reception, StationModel, StationSpec};
 use crate::engine::{StepError, Work};
 use orchestrion_world::id::{Attempt, Epoch, TaskId};
 use orchestrion_world::payload::{Payload, Token};
-use orchestrion_world::protocol::{FaultClass, Finish, Report, WorkerFacts};
-use orchestrion_world::units::{MilliRate, Sha256};
+use orchestrion_world::protocol::{DeviceShare, FaultClass, Finish, ModelFacts, Report, ShardFault, WorkerFacts};
+use orchestrion_world::units::{MilliRate, Permille, Sha256};
 use sha2::{Digest, Sha256 as Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,10 +49,11 @@ impl<'a> Runner<'a> {
 
     /// Until the handle is gone.
     pub(super) fn run(mut self, inbox: &flume::Receiver<Order>) -> Result<(), StepError> {
-        let facts = self.measure()?;
+        let model = self.measure()?;
         // Thousandths of tokens a second, times milliseconds.
-        let in_a_step = facts.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
+        let in_a_step = model.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
         self.spec.prefill_chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, self.spec.prefill_chunk.max(1));
+        let facts = self.facts(model);
         self.announce(&facts);
         loop {
             let order = if self.tasks.is_empty() {
@@ -85,8 +86,8 @@ impl<'a> Runner<'a> {
         Epoch(self.epoch.load(Ordering::Relaxed))
     }
 
-    /// What the engine is and how fast it reads and writes here and now.
-    fn measure(&mut self) -> Result<WorkerFacts, StepError> {
+    /// What the model is and how fast it reads and writes here and now.
+    fn measure(&mut self) -> Result<ModelFacts, StepError> {
         let engine = &mut self.model.engine;
         let chunk = self.spec.prefill_chunk.min(engine.ctx_max().saturating_sub(WARM_DECODES)).max(1);
         let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
@@ -103,19 +104,21 @@ impl<'a> Runner<'a> {
         };
         let (prefill, decode) = (rate(chunk, prefilled - begun), rate(decodes.max(1), prefilled.elapsed()));
         engine.close(sequence);
-        Ok(WorkerFacts {
-            pool: self.spec.pool,
-            device: self.spec.device,
-            device_capacity: self.spec.device_capacity,
-            model_digest: self.model.digest,
+        Ok(ModelFacts {
+            digest: self.model.digest,
             fingerprint: Sha256(Hasher::digest(self.model.fingerprint.as_bytes()).into()),
             weights: engine.weights(),
             kv_per_token: engine.kv_per_token(),
             ctx_max: engine.ctx_max(),
-            slots: self.spec.slots,
             prefill,
             decode,
         })
+    }
+
+    fn facts(&self, model: ModelFacts) -> WorkerFacts {
+        let StationSpec { pool, device, device_capacity: capacity, slots, .. } = self.spec;
+        let devices = vec![DeviceShare { device, capacity, share: Permille(1000) }];
+        WorkerFacts { pool, devices, slots, came_with: Some(model), loader: None }
     }
 
     fn announce(&mut self, facts: &WorkerFacts) {
@@ -139,6 +142,10 @@ impl<'a> Runner<'a> {
                     self.flush(Instant::now());
                     self.finish(i, Finish::Cancelled);
                 }
+            }
+            Order::Change { epoch, model } => {
+                let (worker, fault) = (self.spec.worker, ShardFault::Fixed);
+                self.outlet.report(Report::ShardFailed { worker, epoch, model, fault });
             }
             Order::Probe => self.beat(Instant::now()),
             Order::Reset { epoch } => {

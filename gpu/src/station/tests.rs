@@ -206,10 +206,11 @@ fn reports_come_in_the_order_of_the_contract() {
     let Event::Report(Report::WorkerUp { worker: WorkerId(1), epoch: EPOCH, facts }) = &heard[0] else {
         panic!("a worker announces itself first: {:?}", heard[0]);
     };
-    assert_eq!((facts.pool, facts.ctx_max, facts.slots), (PoolId(2), 600, 8));
+    let model = facts.came_with.expect("a station comes with its model");
+    assert_eq!((facts.pool, model.ctx_max, facts.slots), (PoolId(2), 600, 8));
     // 4 layers of 2 heads of 16: keys and values in two bytes.
-    assert_eq!(facts.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
-    assert!(facts.prefill.0 > 0 && facts.decode.0 > 0 && facts.weights.0 > 100_000);
+    assert_eq!(model.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
+    assert!(model.prefill.0 > 0 && model.decode.0 > 0 && model.weights.0 > 100_000);
     assert_eq!(
         heard.last(),
         Some(&Event::Report(Report::WorkerDown { worker: WorkerId(1), epoch: EPOCH, error: None }))

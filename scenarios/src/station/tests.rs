@@ -2,7 +2,8 @@
 
 use super::*;
 use orchestrion_world::id::{DeviceId, PoolId};
-use orchestrion_world::units::{Bytes, Sha256};
+use orchestrion_world::protocol::{DeviceShare, ModelFacts};
+use orchestrion_world::units::{Bytes, Permille, Sha256};
 
 const MS: u64 = 1_000_000;
 
@@ -11,19 +12,10 @@ const COST: Cost =
 
 fn facts(slots: u16) -> WorkerFacts {
     let (prefill, decode) = COST.rates();
-    WorkerFacts {
-        pool: PoolId(0),
-        device: DeviceId(0),
-        device_capacity: Bytes(1 << 30),
-        model_digest: Sha256::default(),
-        fingerprint: Sha256::default(),
-        weights: Bytes(0),
-        kv_per_token: Bytes(0),
-        ctx_max: 4_096,
-        slots,
-        prefill,
-        decode,
-    }
+    let (digest, fingerprint, none) = (Sha256::default(), Sha256::default(), Bytes(0));
+    let model = ModelFacts { digest, fingerprint, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
+    let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(1 << 30), share: Permille(1000) }];
+    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
 }
 
 fn station(cost: Cost) -> Station {

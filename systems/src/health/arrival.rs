@@ -1,15 +1,16 @@
 //! A worker comes up: it is taken in where there is a place and memory for it. What it was before ends.
 
 use super::{change, hear, rearm, take_out, turn};
+use crate::memory;
 use bevy_ecs::prelude::World;
-use orchestrion_world::config::Rules;
+use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
-use orchestrion_world::id::{Epoch, WorkerId};
+use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::protocol::{WorkerFacts, WorkerRefusal};
 use orchestrion_world::store::{Key, Store};
-use orchestrion_world::vram::{Device, Shard};
+use orchestrion_world::vram::Resident;
 use orchestrion_world::wheel::{Alarm, Fuse};
 use orchestrion_world::worker::Worker;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(super) fn welcome(
     epoch: Epoch,
     facts: WorkerFacts,
 ) -> Result<(), WorkerRefusal> {
-    let model = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.model;
+    world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?;
     match world.worker(id) {
         Some(known) if known.epoch > epoch || (known.epoch == epoch && !known.state.is_coming()) => return Ok(()),
         // Another life of it that nobody saw end.
@@ -32,32 +33,35 @@ pub(super) fn welcome(
         }
         None => {}
     }
-    let taken = room_for(world, &facts);
+    let residents = room_for(world, rules, &facts);
     let now = world.resource::<Core>().now;
-    let fresh = Worker::new(id, epoch, model, facts, now);
-    begin_life(world, id, epoch, fresh, taken.is_ok());
+    let fresh = residents.clone().map(|residents| Worker::new(id, epoch, facts, residents, now));
+    begin_life(world, id, epoch, fresh.ok());
     rearm(world, rules, id);
-    taken
+    residents.map(drop)
 }
 
 /// Whether it can be taken in; its weights are booked then.
-fn room_for(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal> {
-    let device = facts.device;
+fn room_for(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec<Resident>, WorkerRefusal> {
     if facts.slots == 0 {
         return Err(WorkerRefusal::NoSlots);
     }
-    if world.device(device).is_some_and(|device| device.quarantined) {
+    if !memory::devices_add_up(facts) {
+        return Err(WorkerRefusal::Devices);
+    }
+    let shut = |id: &DeviceId| world.device(*id).is_some_and(|device| device.quarantined);
+    if let Some(device) = facts.devices.iter().map(|part| part.device).find(shut) {
         return Err(WorkerRefusal::Quarantined { device });
     }
-    hold_shard(world, facts)
+    came_with(world, rules, facts)
 }
 
 /// A known worker keeps what is held against it. One that is not taken in is left stopped; one that was
 /// never taken in is nobody.
-fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Worker, taken: bool) {
+fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Option<Worker>) {
     let key = Key::Worker(id);
     let Some(known) = world.worker(id) else {
-        if taken {
+        if let Some(fresh) = fresh {
             world.resource_mut::<Crews>().join(id, &fresh.facts);
             world.enlist(key, (fresh, Alarm::default(), Fuse::default()));
             change(world, id, |worker| turn(worker, WorkerState::Ready));
@@ -69,12 +73,12 @@ fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Worker, take
         let legal = state.advance(WorkerState::Starting);
         assert!(legal.is_ok(), "audit `a worker's states follow their table`: {id}: {legal:?}");
     }
-    if !taken {
+    let Some(fresh) = fresh else {
         return change(world, id, |worker| {
             (worker.state, worker.epoch, worker.restarts.due) = (state, epoch, None);
             turn(worker, WorkerState::Stopped);
         });
-    }
+    };
     let mut crews = world.resource_mut::<Crews>();
     crews.leave(id, &facts);
     crews.join(id, &fresh.facts);
@@ -95,23 +99,13 @@ pub(super) fn loads(world: &mut World, rules: &Rules, id: WorkerId) {
     }
 }
 
-/// Books a worker's weights on its device, shared with those of the same file.
-fn hold_shard(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal> {
-    let (id, digest, bytes) = (facts.device, facts.model_digest, facts.weights);
-    if world.device(id).is_none() {
-        world.enlist(Key::Device(id), Device::new(id, facts.device_capacity));
-    }
-    if let Some(mut shard) = world.shard_mut(id, digest) {
-        shard.holders += 1;
-        return Ok(());
-    }
-    if let Some(mut device) = world.device_mut(id) {
-        let free = device.residual();
-        if bytes > free {
-            return Err(WorkerRefusal::NoMemory { needed: bytes, free });
-        }
-        device.weights.0 += bytes.0;
-    }
-    world.enlist(Key::Shard(id, digest), Shard { device: id, digest, bytes, holders: 1 });
-    Ok(())
+/// The model that a worker came with, entered on its devices.
+fn came_with(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec<Resident>, WorkerRefusal> {
+    memory::know_devices(world, facts);
+    let model = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.model;
+    let Some(of) = facts.came_with else { return Ok(vec![]) };
+    let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
+    memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
+    let pinned = facts.loader.is_none() || rules.loadable(model).is_none_or(|row| row.keep == Keep::Pinned);
+    Ok(vec![Resident::came(model, of, pinned, world.resource::<Core>().now)])
 }

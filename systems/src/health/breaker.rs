@@ -65,7 +65,7 @@ pub(super) fn set(world: &mut World, id: WorkerId, breaker: Breaker) {
         world.resource_mut::<Mail>().notice(Notice::BreakerChanged { worker: id, breaker });
     }
     // Half open it has a slot that it had not, although it is counted as before.
-    if let Some(model) = world.worker(id).filter(|worker| worker.takes()).map(|worker| worker.model) {
-        world.resource_mut::<Mail>().stirred.insert(model);
-    }
+    let takes = world.worker(id).filter(|worker| worker.takes());
+    let models: Vec<_> = takes.into_iter().flat_map(|worker| &worker.residents).map(|r| r.model).collect();
+    world.resource_mut::<Mail>().stirred.extend(models);
 }

@@ -2,7 +2,7 @@
 //! down, or its device goes into quarantine.
 
 use super::{breaker, change, rearm, turn};
-use crate::release::stir_device;
+use crate::{eviction, memory};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::crew::Crews;
@@ -14,6 +14,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Notice, Order};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::units::Sha256;
+use orchestrion_world::worker::Worker;
 use std::sync::Arc;
 
 /// It said that it ended.
@@ -31,9 +32,15 @@ pub(super) fn ended(world: &mut World, rules: &Arc<Rules>, id: WorkerId, error: 
 
 /// The weights on a device are not what was loaded: none of their workers goes on, and each loads them anew.
 pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, digest: Sha256) {
-    let Some(device) = world.worker(finder).map(|worker| worker.facts.device) else { return };
+    for device in devices_of(world, finder) {
+        corrupt_on(world, rules, device, digest);
+    }
+}
+
+fn corrupt_on(world: &mut World, rules: &Arc<Rules>, device: DeviceId, digest: Sha256) {
     for id in world.resource::<Crews>().on_device(device) {
-        let holder = world.worker(id).filter(|worker| worker.state.is_up() && worker.facts.model_digest == digest);
+        let has = |worker: &&Worker| worker.residents.iter().any(|resident| resident.facts.digest == digest);
+        let holder = world.worker(id).filter(|worker| worker.state.is_up()).filter(has);
         let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
         world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
         lose(world, rules, id, Loss::Corrupt);
@@ -48,9 +55,13 @@ pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, d
 
 /// The same with a mark against the device.
 pub(super) fn lose_fatally(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Loss) {
-    let device = world.worker(id).map(|worker| worker.facts.device);
     lose(world, rules, id, loss);
-    device.into_iter().for_each(|device| blame(world, rules, device));
+    devices_of(world, id).into_iter().for_each(|device| blame(world, rules, device));
+}
+
+fn devices_of(world: &World, id: WorkerId) -> Vec<DeviceId> {
+    let parts = world.worker(id).map(|worker| worker.facts.devices.as_slice()).unwrap_or_default();
+    parts.iter().map(|part| part.device).collect()
 }
 
 /// Takes it out as failed. One that may live on behind a stall is to drop what it has and to come back as
@@ -159,30 +170,21 @@ pub(super) fn stop(world: &mut World, id: WorkerId) {
 /// Takes a worker out: its leases become orphans, its memory is free, nothing is due.
 pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     let mut leases = vec![];
-    let mut was_up = false;
     let leaks = planted!(world, SlotLeakOnCrash);
     change(world, id, |worker| {
-        was_up = worker.state.is_up();
         turn(worker, to);
         leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
         (worker.probed, worker.restarts.due) = (None, None);
     });
     world.set_alarm(Key::Worker(id), None);
-    let Some(facts) = world.worker(id).map(|worker| worker.facts.clone()).filter(|_| was_up) else { return };
-    if let Some(mut device) = world.device_mut(facts.device) {
-        device.reserved.0 -= leases.iter().map(|l| l.kv.0).sum::<u64>();
+    for lease in &leases {
+        memory::unreserve(world, id, lease);
     }
-    let last_holder = world.shard_mut(facts.device, facts.model_digest).map(|mut shard| {
-        shard.holders -= 1;
-        (shard.holders == 0, shard.bytes)
-    });
-    if let Some((true, bytes)) = last_holder {
-        world.discharge(Key::Shard(facts.device, facts.model_digest));
-        if let Some(mut device) = world.device_mut(facts.device) {
-            device.weights.0 -= bytes.0;
-        }
+    for resident in world.worker(id).map(|worker| worker.residents.clone()).unwrap_or_default() {
+        eviction::take_off(world, id, &resident);
     }
-    stir_device(world, facts.device);
+    // What it held for good may let others on its devices reach farther.
+    eviction::survey(world, id);
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
 }

@@ -12,6 +12,7 @@ mod loss;
 
 pub(crate) use breaker::{went_well, went_wrong};
 
+use crate::eviction;
 use bevy_ecs::prelude::World;
 use loss::{lose, take_out};
 use orchestrion_world::config::Rules;
@@ -60,7 +61,12 @@ pub(crate) fn watch_workers(world: &mut World) {
         match key {
             TimerKey::Beat(id) => alarm(world, &rules, id),
             TimerKey::Breaker(id) => breaker::rang(world, id),
-            TimerKey::Deadline(_) | TimerKey::Retry(_) | TimerKey::Patience(_) | TimerKey::Stranded(_) => {
+            TimerKey::Deadline(_)
+            | TimerKey::Retry(_)
+            | TimerKey::Patience(_)
+            | TimerKey::Stranded(_)
+            | TimerKey::Session(_)
+            | TimerKey::Weigh(_) => {
                 rest.push(key);
             }
         }
@@ -107,7 +113,7 @@ fn begin_anew(world: &mut World) {
                     device.quarantined = false;
                 }
             }
-            Key::Task(_) | Key::Model(_) | Key::Shard(..) => {}
+            Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
         }
     }
 }
@@ -156,8 +162,9 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),
         (true, false) => count_ready(world, pool, -1),
-        (false, false) | (true, true) => {}
+        (false, false) | (true, true) => return,
     }
+    eviction::survey(world, id);
 }
 
 /// The one writer of a worker's lifecycle.
@@ -174,19 +181,8 @@ fn count_ready(world: &mut World, id: PoolId, change: i16) {
     pool.ready = pool.ready.saturating_add_signed(change);
     let (ready, model) = (pool.ready, pool.model);
     world.resource_mut::<Mail>().notice(Notice::PoolChanged { pool: id, ready });
-    let core = world.resource::<Core>();
-    let (now, grace) = (core.now, core.rules.as_ref().map(|rules| rules.health.no_worker_grace));
     let Some(mut of) = world.model_mut(model) else { return };
     of.ready = of.ready.saturating_add_signed(change.into());
     // With other workers its queue drains at another rate.
     (of.interactive.drain, of.batch.drain) = (Drain::default(), Drain::default());
-    let none_left = of.ready == 0;
-    if of.stranded.is_some() != none_left {
-        of.stranded = none_left.then_some(now);
-        let due = grace.filter(|_| none_left).map(|grace| (now + grace, TimerKey::Stranded(model)));
-        world.set_alarm(Key::Model(model), due);
-    }
-    if change > 0 {
-        world.resource_mut::<Mail>().stirred.insert(model);
-    }
 }

@@ -8,6 +8,7 @@ use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
+use orchestrion_world::vram::Resident;
 use orchestrion_world::worker::Worker;
 use std::cmp::Ordering;
 
@@ -38,19 +39,22 @@ impl Request {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'w> {
     pub worker: &'w Worker,
-    /// Free memory of its device.
+    /// The model that is asked for, where the worker takes tasks of it.
+    pub serving: Option<&'w Resident>,
+    /// The most that can be free on all its devices in their shares.
     pub residual: Bytes,
 }
 
 /// Why a candidate is out, with the figures compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Filter {
-    OtherModel,
     NotReady {
         state: WorkerState,
     },
     /// Its tasks failed one after the other.
     BreakerOpen,
+    /// The model does not stand there, or takes no tasks.
+    NotResident,
     NoFreeSlot {
         slots: u16,
     },
@@ -76,26 +80,27 @@ pub enum Filter {
 
 /// The first filter that removes the candidate.
 pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
-    let Candidate { worker, residual } = *candidate;
+    let Candidate { worker, serving, residual } = *candidate;
+    if worker.state != WorkerState::Ready {
+        return Some(Filter::NotReady { state: worker.state });
+    }
+    if !worker.takes() {
+        return Some(Filter::BreakerOpen);
+    }
+    let Some(Resident { facts, .. }) = serving else { return Some(Filter::NotResident) };
     let needed = request.tokens();
-    let memory = worker.kv_for(needed);
-    if worker.model != request.spec.model {
-        Some(Filter::OtherModel)
-    } else if worker.state != WorkerState::Ready {
-        Some(Filter::NotReady { state: worker.state })
-    } else if !worker.takes() {
-        Some(Filter::BreakerOpen)
-    } else if worker.free_slots() == 0 {
+    let memory = facts.kv_for(needed);
+    if worker.free_slots() == 0 {
         Some(Filter::NoFreeSlot { slots: worker.offered() })
     } else if worker.room(request.spec.class, rules.batch_share) == 0 {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.batch_share));
         Some(Filter::BatchShareHeld { held, may, slots: worker.facts.slots })
     } else if worker.leases.binary_search_by_key(&request.task, |l| l.task).is_ok() {
         Some(Filter::LettingGo)
-    } else if request.fingerprint.is_some_and(|shown| shown != worker.facts.fingerprint) {
+    } else if request.fingerprint.is_some_and(|shown| shown != facts.fingerprint) {
         Some(Filter::OtherFingerprint)
-    } else if needed > u64::from(worker.facts.ctx_max) {
-        Some(Filter::ContextTooShort { needed, ctx_max: worker.facts.ctx_max })
+    } else if needed > u64::from(facts.ctx_max) {
+        Some(Filter::ContextTooShort { needed, ctx_max: facts.ctx_max })
     } else if memory > residual {
         Some(Filter::NotEnoughMemory { needed: memory, free: residual })
     } else {
@@ -128,10 +133,11 @@ mod tests {
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PoolRules, Rules};
     use orchestrion_world::health::Breaker;
-    use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
-    use orchestrion_world::protocol::{Class, Determinism, WorkerFacts};
+    use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
+    use orchestrion_world::protocol::{Class, Determinism, ModelFacts, WorkerFacts};
     use orchestrion_world::time::Tick;
     use orchestrion_world::units::{MilliRate, Permille};
+    use orchestrion_world::vram::Residence;
     use orchestrion_world::worker::Lease;
     use proptest::prelude::*;
 
@@ -154,24 +160,33 @@ mod tests {
                     let lease = |n| Lease {
                         task: TaskId(n),
                         attempt: Attempt(1),
+                        model: ModelId(model),
                         class: class(n),
                         kv: Bytes(0),
                         revoked: n % 2 == 1,
                     };
-                    let facts = WorkerFacts {
-                        pool: PoolId(pool),
-                        device: DeviceId(0),
-                        device_capacity: Bytes(1 << 30),
-                        model_digest: Sha256::default(),
+                    let facts = ModelFacts {
+                        digest: Sha256::default(),
                         fingerprint: Sha256([print; 32]),
                         weights: Bytes(0),
                         kv_per_token: Bytes(1),
                         ctx_max: ctx * 40,
-                        slots,
                         prefill: MilliRate(prefill * 1000),
                         decode: MilliRate(decode * 1000),
                     };
-                    let mut worker = Worker::new(WorkerId(0), Epoch(1), ModelId(model), facts, Tick(0));
+                    let resident = Resident {
+                        model: ModelId(model),
+                        life: Residence::Sealed,
+                        facts,
+                        pinned: true,
+                        since: Tick(0),
+                        used: Tick(0),
+                        uses: 0,
+                        failures: 0,
+                    };
+                    let came_with = Some(facts);
+                    let facts = WorkerFacts { pool: PoolId(pool), devices: vec![], slots, came_with, loader: None };
+                    let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![resident], Tick(0));
                     let turn = if ready { WorkerState::Ready } else { WorkerState::Failed };
                     worker.state.advance(turn).unwrap();
                     worker.breaker = match residual {
@@ -205,12 +220,15 @@ mod tests {
             };
             let fingerprint = shown.map(|print| Sha256([print; 32]));
             let request = Request { task: TaskId(task), spec, fingerprint, failed_on: failed_on.map(WorkerId) };
-            let all: Vec<_> = workers.iter().map(|(worker, residual)| Candidate { worker, residual: *residual }).collect();
+            let all: Vec<_> = workers
+                .iter()
+                .map(|(worker, residual)| Candidate { worker, serving: worker.serving(ModelId(0)), residual: *residual })
+                .collect();
             let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
             let indexed = all.iter().rev().copied().filter(|c| {
-                c.worker.model == ModelId(0) && c.worker.takes() && c.worker.free_slots() > 0
+                c.serving.is_some() && c.worker.takes() && c.worker.free_slots() > 0
             });
             prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");

@@ -115,10 +115,10 @@ impl fmt::Display for Considered {
                 let (end, free) = (self.predicted_run.0, mib(self.residual));
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
-            Some(Filter::OtherModel) => write!(f, "out, it serves another model"),
             Some(Filter::NotReady { state: WorkerState::Failed }) => write!(f, "out, it is lost"),
             Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
             Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
+            Some(Filter::NotResident) => write!(f, "out, it does not serve this model"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
             Some(Filter::BatchShareHeld { held, may, slots }) => write!(
                 f,

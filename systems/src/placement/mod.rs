@@ -5,11 +5,12 @@
 
 mod choose;
 pub mod explain;
+mod load;
 mod rank;
 
-use crate::Watch;
-use crate::estimate;
+use crate::admission::delay;
 use crate::release::fail;
+use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use choose::{Candidate, Request, choose};
 use orchestrion_world::config::{PlacementRules, Rules};
@@ -19,7 +20,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::{FreeIndex, Store};
-use orchestrion_world::units::Permille;
+use orchestrion_world::units::{Bytes, Permille};
 use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
@@ -33,7 +34,7 @@ pub(crate) fn place(world: &mut World) {
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
-            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker)));
+            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker, model)));
             if world.resource::<Watch>().task == Some(id) {
                 log(world, &request, chosen);
             }
@@ -45,22 +46,29 @@ pub(crate) fn place(world: &mut World) {
                         Class::Batch => batch += 1,
                     }
                 }
-                None if fits_nowhere(world, model, &request) => {
+                None if fits_nowhere(world, &shared, model, &request) => {
                     fail(world, id, Failure::NoWorker);
                 }
-                None => break,
+                None => {
+                    load::provide(world, &shared, &request);
+                    break;
+                }
             }
         }
-        watch_drain(world, model, Class::Interactive, interactive);
-        watch_drain(world, model, Class::Batch, batch);
+        for (class, left) in [(Class::Interactive, interactive), (Class::Batch, batch)] {
+            watch_drain(world, model, class, left);
+            delay::watch(world, &shared, model, class);
+        }
     }
+    world.resource_mut::<Mail>().hopeful.clear();
 }
 
 /// The task at the head of a model's queue and the worker it could start on now, where there are both.
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
     let rules = world.resource::<Core>().rules.as_ref()?.placement;
     let head = world.task(world.resource::<Queues>().head(model)?)?;
-    let worker = choose(rules, &Request::of(head), room(world, model).map(|worker| candidate(world, worker)))?;
+    let candidates = room(world, model).map(|worker| candidate(world, worker, model));
+    let worker = choose(rules, &Request::of(head), candidates)?;
     Some((head.id, worker))
 }
 
@@ -83,42 +91,36 @@ fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
     ids.into_iter().flatten().filter_map(|&id| world.worker(id))
 }
 
-fn candidate<'w>(world: &World, worker: &'w Worker) -> Candidate<'w> {
-    let mut residual = world.device(worker.facts.device).map(|d| d.residual()).unwrap_or_default();
-    residual.0 += worker.facts.kv_per_token.0 * u64::from(planted!(world, MemoryOffByOne));
-    Candidate { worker, residual }
-}
-
-/// The longest context the worker could hold with all else gone from its device but weights.
-pub(crate) fn effective_ctx(world: &World, worker: &Worker) -> u32 {
-    let Some(device) = world.device(worker.facts.device) else { return 0 };
-    let tokens = (device.capacity.0 - device.weights.0) / worker.facts.kv_per_token.0.max(1);
-    worker.facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX))
+fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {
+    let serving = worker.serving(model);
+    let slack = serving.map_or(0, |resident| resident.facts.kv_for(1).0) * u64::from(planted!(world, MemoryOffByOne));
+    Candidate { worker, serving, residual: Bytes(memory::residual(world, worker).0 + slack) }
 }
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
-fn fits_nowhere(world: &World, model: ModelId, request: &Request) -> bool {
-    let mut ready = world.workers().into_iter().filter(|w| w.model == model && w.takes()).peekable();
-    ready.peek().is_some()
-        && ready.all(|w| {
-            let other = request.fingerprint.is_some_and(|shown| shown != w.facts.fingerprint);
-            other || u64::from(effective_ctx(world, w)) < request.tokens()
+fn fits_nowhere(world: &World, rules: &Rules, model: ModelId, request: &Request) -> bool {
+    let Some(known) = world.model(model).filter(|m| m.stranded.is_none()) else { return false };
+    // What was shown to a reader can go on only where the same tokens come.
+    let continues = |shown| {
+        eviction::hosts(world, rules, model).any(|(worker, facts)| {
+            let ctx = eviction::effective_ctx(world, worker, &facts);
+            facts.fingerprint == shown && ctx.is_some_and(|ctx| u64::from(ctx) >= request.tokens())
         })
+    };
+    u64::from(known.reach) < request.tokens() || request.fingerprint.is_some_and(|shown| !continues(shown))
 }
 
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
-    let tokens = Request::of(&task).tokens();
+    let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
-    let kv = at.kv_for(tokens);
-    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), class: task.spec.class, kv, revoked: false };
+    let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
+    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), model, class, kv, revoked: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
-    let device = at.facts.device;
-    if let Some(mut device) = world.device_mut(device) {
-        device.reserved.0 += kv.0;
-    }
+    memory::reserve(world, worker, kv);
+    eviction::came(world, worker, model);
     if !planted!(world, IndexStale) {
         world.index_worker(worker);
     }
@@ -126,10 +128,18 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     world.resource_mut::<Mail>().placed.push((id, worker));
 }
 
+/// It is time to weigh again whether the model is to be loaded somewhere.
+pub(crate) fn weigh_again(world: &mut World, id: ModelId) {
+    let Some(mut model) = world.model_mut(id) else { return };
+    model.weigh_at = None;
+    world.resource_mut::<Mail>().stirred.insert(id);
+}
+
 /// Re-executes the decision in full, for whoever asked why.
 fn log(world: &mut World, request: &Request, chosen: Option<WorkerId>) {
     let Some(rules) = world.resource::<Core>().rules.clone() else { return };
-    let candidates: Vec<Candidate<'_>> = world.workers().into_iter().map(|w| candidate(world, w)).collect();
+    let candidates: Vec<Candidate<'_>> =
+        world.workers().into_iter().map(|w| candidate(world, w, request.spec.model)).collect();
     let now = world.resource::<Core>().now;
     let log = explain::explain(&rules, now, request, &candidates);
     assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");

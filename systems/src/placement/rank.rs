@@ -39,8 +39,8 @@ pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term] {
 
 /// How long the task would take on the candidate, prompt and answer.
 pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Ticks {
-    let worker = candidate.worker;
-    estimate::run(&request.spec, worker.prefill, worker.decode, worker.leases.len() as u64 + 1)
+    let Some(resident) = candidate.serving else { return Ticks(u64::MAX) };
+    estimate::run(&request.spec, &resident.facts, candidate.worker.leases.len() as u64 + 1)
 }
 
 /// A candidate's value of a term; the smaller one is preferred.
@@ -52,7 +52,7 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
         LeastLoaded => worker.load().0.into(),
         MostLoaded => u64::MAX - u64::from(worker.load().0),
         MostResidualMemory => u64::MAX - candidate.residual.0,
-        FastestDecode => u64::MAX - worker.decode.0,
+        FastestDecode => u64::MAX - candidate.serving.map_or(0, |resident| resident.facts.decode.0),
         PoolName => worker.facts.pool.0.into(),
         WorkerId => worker.id.0.into(),
     }

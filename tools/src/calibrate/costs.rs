@@ -47,6 +47,11 @@ impl Costs {
         Ok((costs, residuals))
     }
 
+    #[cfg(test)]
+    pub(crate) fn one(pool: &str, cost: Cost) -> Costs {
+        Costs { pools: [(pool.to_owned(), cost)].into() }
+    }
+
     /// What a worker's work costs; guessed from what it measured of itself where its pool was not fitted.
     pub(crate) fn of(&self, rules: &Rules, facts: &WorkerFacts) -> Cost {
         let pool = rules.pools.get(usize::from(facts.pool.0));
@@ -81,8 +86,10 @@ impl Costs {
 /// each adds, they do not say.
 fn guess(facts: &WorkerFacts) -> Cost {
     let ns = |milli: u64| 1_000_000_000_000 / milli.max(1);
-    let chunk = (facts.prefill.0.saturating_mul(STEP_MS) / 1_000_000).clamp(1, CHUNK);
-    let (token, step) = (ns(facts.prefill.0), ns(facts.decode.0));
+    // A worker that came without a model does no work here: its cost is nobody's.
+    let (prefill, decode) = facts.came_with.map_or((0, 0), |model| (model.prefill.0, model.decode.0));
+    let chunk = (prefill.saturating_mul(STEP_MS) / 1_000_000).clamp(1, CHUNK);
+    let (token, step) = (ns(prefill), ns(decode));
     Cost {
         take_up: 500_000,
         step: (step * 6 / 10).max(1_000),

@@ -1,8 +1,9 @@
 //! The descent: from a first guess to the cost at which the recorded orders take as long as they took.
 //!
 //! A pattern search over the factors of the cost, which are never negative that way: each figure up or down by a
-//! factor, and pairs of them against each other, since what one takes on another can let go. Where nothing helps,
-//! the factor shrinks. The error is a sum of absolute ones, so that a few outliers do not pull.
+//! factor, pairs of them against each other, since what one takes on another can let go, and then on in the
+//! direction in which a whole sweep led. Where nothing helps, the factor shrinks. The error is a sum of absolute
+//! ones, so that a few outliers do not pull.
 
 use super::replay::Attempts;
 use orchestrion_scenarios::cost::Cost;
@@ -14,7 +15,7 @@ const NEAREST: f64 = 1.004;
 const SWEEPS_MAX: usize = 60;
 
 /// What moves up and what moves down with it.
-const MOVES: [(Figure, Option<Figure>); 9] = [
+const MOVES: [(Figure, Option<Figure>); 12] = [
     (Figure::Step, None),
     (Figure::Row, None),
     (Figure::PromptToken, None),
@@ -22,9 +23,14 @@ const MOVES: [(Figure, Option<Figure>); 9] = [
     (Figure::TakeUp, None),
     (Figure::Step, Some(Figure::Row)),
     (Figure::Step, Some(Figure::PromptToken)),
+    (Figure::Step, Some(Figure::Context)),
     (Figure::Row, Some(Figure::Context)),
+    (Figure::Row, Some(Figure::PromptToken)),
+    (Figure::TakeUp, Some(Figure::Step)),
     (Figure::PromptToken, Some(Figure::Context)),
 ];
+
+const FIGURES: [Figure; 5] = [Figure::TakeUp, Figure::Step, Figure::PromptToken, Figure::Row, Figure::Context];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Figure {
@@ -40,7 +46,7 @@ pub(super) fn fit(attempts: &Attempts, guess: Cost) -> Cost {
     let mut least = error(attempts, &best);
     let mut factor = WIDEST;
     for _ in 0..SWEEPS_MAX {
-        let before = least;
+        let (from, before) = (best, least);
         for (up, down) in MOVES {
             for by in [factor, 1.0 / factor] {
                 let mut moved = scaled(best, up, by);
@@ -53,6 +59,17 @@ pub(super) fn fit(attempts: &Attempts, guess: Cost) -> Cost {
                 }
             }
         }
+        // Where all of a sweep's moves together led, there is often more: valleys are seldom along one figure.
+        loop {
+            let further = FIGURES.into_iter().fold(best, |cost, figure| {
+                scaled(cost, figure, value(&best, figure).max(1) as f64 / value(&from, figure).max(1) as f64)
+            });
+            let off = error(attempts, &further);
+            if off >= least {
+                break;
+            }
+            (best, least) = (further, off);
+        }
         // A sweep that helped little is no reason to go on in such steps.
         if least > before * 0.998 {
             factor = factor.sqrt();
@@ -64,22 +81,35 @@ pub(super) fn fit(attempts: &Attempts, guess: Cost) -> Cost {
     best
 }
 
+fn value(cost: &Cost, figure: Figure) -> u64 {
+    match figure {
+        Figure::TakeUp => cost.take_up,
+        Figure::Step => cost.step,
+        Figure::PromptToken => cost.prompt_token,
+        Figure::Row => cost.row,
+        Figure::Context => cost.context,
+    }
+}
+
 fn scaled(cost: Cost, figure: Figure, by: f64) -> Cost {
-    let times = |ns: u64| ((ns.max(1) as f64) * by).round() as u64;
-    let moved = match figure {
-        Figure::TakeUp => Cost { take_up: times(cost.take_up), ..cost },
-        Figure::Step => Cost { step: times(cost.step), ..cost },
-        Figure::PromptToken => Cost { prompt_token: times(cost.prompt_token), ..cost },
-        Figure::Row => Cost { row: times(cost.row), ..cost },
-        Figure::Context => Cost { context: times(cost.context), ..cost },
-    };
+    let ns = ((value(&cost, figure).max(1) as f64) * by).round() as u64;
+    let mut moved = cost;
+    match figure {
+        Figure::TakeUp => moved.take_up = ns,
+        Figure::Step => moved.step = ns,
+        Figure::PromptToken => moved.prompt_token = ns,
+        Figure::Row => moved.row = ns,
+        Figure::Context => moved.context = ns,
+    }
     if moved.check().is_ok() { moved } else { cost }
 }
 
-/// Of every length, as a part of it; short ones are not held to parts of a millisecond.
+/// Of every length, as a factor: twice as long is as wrong as half as long, else the shorter answer would always
+/// be the safer one. Short lengths are not held to parts of a millisecond.
 fn error(attempts: &Attempts, cost: &Cost) -> f64 {
-    const LEAST_US: u64 = 5_000;
-    let of = |(recorded, simulated): (u64, u64)| recorded.abs_diff(simulated) as f64 / recorded.max(LEAST_US) as f64;
+    const BLUR_US: f64 = 2_000.0;
+    let of =
+        |(recorded, simulated): (u64, u64)| ((simulated as f64 + BLUR_US) / (recorded as f64 + BLUR_US)).ln().abs();
     let lengths = attempts.play(cost);
     // Being taken up is a small part of a task's time, and its error must not rule the rest.
     let sum = |[start, prefill, decode]: [(u64, u64); 3]| of(start) * 0.05 + of(prefill) + of(decode);

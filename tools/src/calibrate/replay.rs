@@ -12,7 +12,7 @@ use orchestrion_scenarios::station::{Job, Said};
 use orchestrion_world::id::{Attempt, Epoch, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{Finish, Order, Report, Usage, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The newest so many attempts of a pool are enough, and a day of them is not too much to play a thousand times.
 const ATTEMPTS_MAX: usize = 2_000;
@@ -44,20 +44,22 @@ struct Known {
 impl Attempts {
     pub(super) fn of(recording: &Recording, pool: PoolId, span: Span) -> Attempts {
         let mut attempts = Attempts::default();
-        let mut workers = BTreeMap::new();
+        let mut workers = BTreeSet::new();
         for (at, event) in &recording.events {
             match event {
                 Event::Up(worker, facts) if facts.pool == pool => {
-                    workers.insert(*worker, *at);
-                    attempts.acts.push((*at, Act::Up(*worker, Box::new(facts.clone()))));
+                    workers.insert(*worker);
+                    // A slot that was free when it was given is not yet, where the simulation is late.
+                    let roomy = WorkerFacts { slots: u16::MAX, ..facts.clone() };
+                    attempts.acts.push((*at, Act::Up(*worker, Box::new(roomy))));
                 }
-                Event::Down(worker) if workers.contains_key(worker) => attempts.acts.push((*at, Act::Down(*worker))),
+                Event::Down(worker) if workers.contains(worker) => attempts.acts.push((*at, Act::Down(*worker))),
                 _ => {}
             }
         }
         let courses = recording.courses.iter().flat_map(|(_, course)| course.tries.iter().map(move |t| (course, t)));
-        let mut tries: Vec<_> = courses.filter(|(_, t)| workers.contains_key(&t.worker)).collect();
-        tries.retain(|(_, t)| span.holds(t.placed));
+        let mut tries: Vec<_> = courses.filter(|(_, t)| workers.contains(&t.worker)).collect();
+        tries.retain(|(course, _)| span.holds(course.came));
         tries.sort_by_key(|(_, t)| t.placed);
         let oldest = tries.len().saturating_sub(ATTEMPTS_MAX);
         for (course, attempt) in &tries[oldest..] {

@@ -144,7 +144,12 @@ impl Stations for Depot {
                 // Its thread says `WorkerDown` when it ends.
                 return self.floor.retire(worker);
             }
-            Order::Start { .. } | Order::Cancel { .. } | Order::Reset { .. } | Order::Probe { .. } => {}
+            Order::Start { .. }
+            | Order::Cancel { .. }
+            | Order::Reset { .. }
+            | Order::Probe { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. } => {}
         }
         let depot = self.floor.read();
         let Some(station) = depot.get(&worker) else { return };
@@ -156,6 +161,9 @@ impl Stations for Depot {
             (Order::Start { .. }, None) => return,
             (Order::Cancel { task, attempt, .. }, _) => station.cancel(*task, *attempt),
             (Order::Reset { epoch, .. }, _) => station.reset(*epoch),
+            (Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. }, _) => {
+                station.change(*epoch, *model)
+            }
             (Order::Probe { .. }, _) => station.probe(),
             (Order::SpawnWorker { .. } | Order::StopWorker { .. }, _) => return,
         };

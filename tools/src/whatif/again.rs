@@ -103,6 +103,7 @@ impl Run<'_> {
         Ok(match event {
             Event::Rules(rules) => Some(Input::SetRules(self.changed(rules)?)),
             Event::Submit(task, spec) => Some(Input::Intent(Intent::Submit { task: *task, spec: spec.clone() })),
+            Event::Close(session) => Some(Input::Intent(Intent::Close { session: *session })),
             Event::Cancel(task, reason) => Some(Input::Intent(Intent::Cancel { task: *task, reason: *reason })),
             Event::Up(worker, facts) => {
                 let cost = self.costs.of(self.names, facts);
@@ -139,16 +140,16 @@ impl Run<'_> {
 
 /// How long each task's answer is.
 fn jobs(recording: &Recording) -> BTreeMap<TaskId, Job> {
-    let courses = || recording.courses.iter();
     // Tokens made of tokens asked for, by class.
     let share = [Class::Interactive, Class::Batch].map(|class| {
-        let done = courses().filter(|(_, course)| course.spec.class == class);
+        let done = recording.courses.iter().filter(|(_, course)| course.spec.class == class);
         let done = done.filter_map(|(_, course)| Some((course.done()?.1.tokens_out, course.spec.max_tokens)));
         done.fold((0u64, 0u64), |(made, asked), (out, max)| (made + u64::from(out), asked + u64::from(max)))
     });
-    let job = |(task, course): (TaskId, &Course)| {
-        let spec = &course.spec;
-        let (answer, finish) = match course.done() {
+    let mut jobs = BTreeMap::new();
+    for (_, event) in &recording.events {
+        let Event::Submit(task, spec) = event else { continue };
+        let (answer, finish) = match recording.courses.get(*task).and_then(Course::done) {
             Some((_, usage)) => (usage.tokens_out, usage.finish),
             None => {
                 let (made, asked) = share[usize::from(spec.class == Class::Batch)];
@@ -156,7 +157,8 @@ fn jobs(recording: &Recording) -> BTreeMap<TaskId, Job> {
                 (u32::try_from(likely).unwrap_or(u32::MAX), Finish::Length)
             }
         };
-        (task, Job { prompt: spec.prompt_tokens, answer: answer.max(1), finish })
-    };
-    courses().map(job).collect()
+        let job = Job { prompt: spec.prompt_tokens, answer: answer.max(1), finish };
+        jobs.entry(*task).or_insert(job);
+    }
+    jobs
 }

@@ -7,6 +7,8 @@
 mod again;
 pub(crate) mod figures;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::calibrate::{Costs, Prediction, halves};
 use crate::cli::{Output, WhatifArgs};

@@ -3,7 +3,7 @@
 //!
 //! One table of keys; each is parsed by its type, and a wrong one is told with the keys there are.
 
-use super::{OverloadPolicy, PlacementRule, Rules, RulesError};
+use super::{EvictionRule, OverloadPolicy, PlacementRule, Rules, RulesError};
 use crate::time::Ticks;
 use crate::units::Permille;
 
@@ -29,6 +29,12 @@ const KEYS: &[(&str, Set)] = &[
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
     ("queue.policy", |rules, value| overload(value).map(|policy| rules.queue.policy = policy)),
+    ("queue.interactive_delay_ms", |rules, value| ticks(value, &mut rules.queue.interactive_delay)),
+    ("queue.batch_delay_ms", |rules, value| ticks(value, &mut rules.queue.batch_delay)),
+    ("queue.delay_interval_ms", |rules, value| ticks(value, &mut rules.queue.delay_interval)),
+    ("sessions.ttl_ms", |rules, value| ticks(value, &mut rules.sessions.ttl)),
+    ("sessions.turns_max", |rules, value| number(value, &mut rules.sessions.turns_max)),
+    ("sessions.max", |rules, value| number(value, &mut rules.sessions.max)),
     ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
     ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
     ("health.load_timeout_ms", |rules, value| ticks(value, &mut rules.health.load_timeout)),
@@ -45,6 +51,9 @@ const KEYS: &[(&str, Set)] = &[
     ("health.breaker.open_ms", |rules, value| ticks(value, &mut rules.health.breaker.open)),
     ("health.breaker.stable_ms", |rules, value| ticks(value, &mut rules.health.breaker.stable)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
+    ("eviction.policy", |rules, value| eviction(value).map(|policy| rules.eviction.policy = policy)),
+    ("eviction.pressure_permille", |rules, value| permille(value, &mut rules.eviction.pressure)),
+    ("eviction.residency_min_ms", |rules, value| ticks(value, &mut rules.eviction.residency_min)),
     ("retry.attempts_max", |rules, value| number(value, &mut rules.retry.attempts_max)),
     ("retry.backoff_ms", |rules, value| ticks(value, &mut rules.retry.backoff)),
     ("retry.backoff_max_ms", |rules, value| ticks(value, &mut rules.retry.backoff_max)),
@@ -88,6 +97,11 @@ fn policy(value: &str) -> Result<PlacementRule, String> {
 fn overload(value: &str) -> Result<OverloadPolicy, String> {
     let labels = || format!("one of {}", OverloadPolicy::ALL.map(OverloadPolicy::label).join(", "));
     OverloadPolicy::named(value).ok_or_else(labels)
+}
+
+fn eviction(value: &str) -> Result<EvictionRule, String> {
+    let labels = || format!("one of {}", EvictionRule::ALL.map(EvictionRule::label).join(", "));
+    EvictionRule::named(value).ok_or_else(labels)
 }
 
 fn number(value: &str, into: &mut u32) -> Result<(), String> {

@@ -1,0 +1,91 @@
+//! What is wrong is told with its place; what is hostile is refused before it costs anything.
+
+use super::*;
+
+const GOOD: &str = include_str!("../../library/overload.toml");
+
+/// The error of the library's file with one passage replaced.
+fn error(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "`{from}` stands nowhere");
+    let changed = GOOD.replacen(from, to, 1);
+    read(&changed, Path::new("."), None, &[]).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn slips_say_where_they_stand_and_what_could() {
+    let key = error("interactive_max = 24", "interactive_mx = 24");
+    assert!(key.starts_with("rules: there is no rule `queue.interactive_mx` to change; there are"), "{key}");
+    let field = error("[[arrivals]]\nname", "[[arrivals]]\npromt = 5\nname");
+    assert!(field.contains("line 40") && field.contains("unknown field `promt`"), "{field}");
+    let model = error("prompt_token_ns = 320_000, ", "");
+    assert!(model.contains("missing field `prompt_token_ns`"), "{model}");
+    assert_eq!(
+        error("model = \"llama-8b-q4\"\ndevice", "model = \"llama\"\ndevice"),
+        "line 35: unknown model `llama`, expected one of `llama-8b-q4`"
+    );
+    let length = error("prompt = 256", "prompt = \"long\"");
+    assert!(length.contains("expected a number of tokens or `{ median"), "{length}");
+    let measure = error("recovery_ms from 50000", "recovry_ms from 50000");
+    assert!(measure.starts_with("line 12: unknown field `recovry_ms`, expected one of `requests`"), "{measure}");
+    assert_eq!(error("of calm to", "of claim to"), "line 13: no arrivals are called `claim`");
+    assert!(error("peak_queue <= 24", "peak_queue < 24").contains("expected one of `of`, `from`, `to`, `<=`, `>=`"));
+    let both = error("poisson = {", "at_ms = [1]\npoisson = {");
+    assert!(both.starts_with("arrivals.calm: say when they come by exactly one of"), "{both}");
+}
+
+#[test]
+fn nothing_is_without_a_bound() {
+    for (from, to, says) in [
+        ("count = 2", "count = 9_000_000_000", "cluster.devices.rtx-3090.count: must be between 1 and 16384"),
+        ("slots = 8", "slots = 60_000", "cluster.pools.chat.slots: must be between 1 and 4096"),
+        ("slots = 8", "slots = 8\nworkers = 9000", "workers in all: must be between 1 and 16384, not 18000"),
+        (
+            "slots = 8",
+            "slots = 8\nworkers = 600",
+            "cluster.pools: 1200 workers are more than `rules.health.workers_max`",
+        ),
+        ("step_ns = 7_600_000", "step_ns = 0", "models.llama-8b-q4.cost: step_ns must be between 1000"),
+        ("per_second = 6.0", "per_second = 1e300", "arrivals.calm.poisson.per_second: must be above 0 and at most"),
+        ("per_second = 6.0", "per_second = nan", "arrivals.calm.poisson.per_second: must be above 0"),
+        ("to_ms = 90_000", "to_ms = 9_000_000_000_000", "arrivals.calm.poisson.to_ms: must be between 0"),
+        ("prompt = 256", "prompt = 4_000_000_000", "arrivals.calm.prompt: must be between 1"),
+        (
+            "prompt = 256",
+            "prompt = { median = 5, sigma = inf, max = 9 }",
+            "arrivals.calm.prompt.sigma: must be between",
+        ),
+        (
+            "poisson = { per_second = 6.0, to_ms = 90_000 }",
+            "bursts = { size = 10_000_000, times = 10_000_000 }",
+            "arrivals.calm.bursts.times",
+        ),
+        (
+            "poisson = { per_second = 6.0, to_ms = 90_000 }",
+            "trace = \"none.csv\"",
+            "none.csv cannot be read: No such file",
+        ),
+    ] {
+        let error = error(from, to);
+        assert!(error.starts_with(says), "{error}");
+    }
+    let many = format!("{GOOD}\n[[faults]]\nkind = \"crash\"\nat_ms = 1\ntimes = 100_000\nevery_ms = 1\nworkers = 2\n");
+    let error = read(&many, Path::new("."), None, &[]).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, "faults in all: must be between 0 and 100000, not 200000");
+}
+
+#[test]
+fn rules_are_changed_from_outside() {
+    let set = [("queue.policy".to_owned(), "drop-lru".to_owned())];
+    let plan = read(GOOD, Path::new("."), Some(9), &set).unwrap().plan;
+    assert_eq!((plan.seed, plan.rules.queue.policy.label(), plan.rules.queue.interactive_max), (9, "drop-lru", 24));
+    assert_eq!(plan.workers.len(), 2);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_a_scenario() {
+    let page = include_str!("../../../docs/simulation.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let scenario = read(example, Path::new("."), None, &[]).unwrap();
+    assert_eq!((scenario.expectations.len(), scenario.plan.workers.len(), scenario.plan.faults.len()), (2, 2, 1));
+}

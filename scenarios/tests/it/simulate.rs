@@ -1,0 +1,87 @@
+//! Small runs whose figures can be done by hand.
+
+use orchestrion_scenarios::clients::{End, NEVER};
+use orchestrion_scenarios::file;
+use orchestrion_scenarios::simulate::{Outcome, simulate};
+use std::path::Path;
+
+/// A step is 10 ms, a prompt token 0.1 ms more, an answer 1 ms more.
+const CLUSTER: &str = r#"
+    title = "a test"
+    [[models]]
+    name = "m"
+    weights_mib = 100
+    kv_token_kib = 1
+    context = 4096
+    cost = { take_up_ns = 50_000, step_ns = 10_000_000, prompt_token_ns = 100_000, row_ns = 1_000_000, context_ns = 0, load_ns = 0, load_mib_ns = 0, chunk = 512 }
+    [[cluster.devices]]
+    name = "d"
+    memory_mib = 1000
+    [[cluster.pools]]
+    name = "p"
+    model = "m"
+    device = "d"
+    slots = 1
+    [rules.queue]
+    interactive_max = 1
+    [[arrivals]]
+    name = "a"
+    model = "m"
+"#;
+
+fn run(rest: &str, folder: &Path) -> Outcome {
+    let text = format!("{CLUSTER}\n{rest}");
+    simulate(file::read(&text, folder, None, &[]).unwrap().plan, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn a_task_alone_takes_what_its_cost_says() {
+    let outcome = run("prompt = 100\nanswer = 11\nat_ms = [7]", Path::new("."));
+    let record = outcome.records[0];
+    // 0.05 ms until it is taken up, 20 ms of prompt; then ten steps of 11 ms. Told at the end of the tick.
+    assert_eq!((record.queued, record.first, record.total, record.tokens), (0, 21, 131, 11));
+    assert_eq!((record.end, record.retries), (End::Good, 0));
+}
+
+#[test]
+fn a_refused_client_comes_back_no_earlier_than_told_and_is_answered() {
+    let outcome =
+        run("prompt = 100\nanswer = 11\nat_ms = [0, 5, 10]\nretry = { times = 9, backoff_ms = 1 }", Path::new("."));
+    let mut totals: Vec<(u16, u32)> = outcome.records.iter().map(|record| (record.retries, record.total)).collect();
+    totals.sort_unstable();
+    assert_eq!(totals[..2], [(0, 131), (0, 257)], "one runs, one waits");
+    let (retries, total) = totals[2];
+    // The server never says less than 100 ms.
+    assert!(retries >= 1 && total >= 100 * u32::from(retries) + 131, "{retries} retries, {total} ms");
+    assert_eq!((outcome.retries, outcome.unfinished), (u64::from(retries), 0));
+}
+
+#[test]
+fn a_client_without_retries_is_refused_and_one_without_patience_leaves() {
+    let outcome = run("prompt = 100\nanswer = 100\nat_ms = [0, 5, 10]\npatience_ms = 300", Path::new("."));
+    let end = |at: usize| match outcome.records[at].end {
+        End::Not(reason) => outcome.reasons[usize::from(reason)].as_str(),
+        End::Good | End::Late => "answered",
+    };
+    assert_eq!([end(0), end(1), end(2)], ["QueueFull", "Disconnect", "answered"]);
+    assert_eq!((outcome.records[1].first, outcome.records[1].total), (NEVER, 300));
+}
+
+#[test]
+fn a_trace_is_played_at_its_pace() {
+    let folder = std::env::temp_dir().join(format!("orch-trace-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("t.csv"), "time_ms,prompt,answer\n4000,10,2\n0,10,3\n2000,10,4\n").unwrap();
+    let outcome = run("trace = \"t.csv\"\ntrace_pace_permille = 2000", &folder);
+    std::fs::remove_dir_all(folder).unwrap();
+    let played: Vec<(u64, u32)> = outcome.records.iter().map(|record| (record.arrived.0, record.tokens)).collect();
+    assert_eq!(played, [(0, 3), (1000, 4), (2000, 2)]);
+}
+
+#[test]
+fn a_worker_that_fails_for_a_while_comes_back_and_its_task_is_tried_again() {
+    let crash = "prompt = 100\nanswer = 11\nat_ms = [0]\n[[faults]]\nkind = \"crash\"\nat_ms = 10\nfor_ms = 5000";
+    let outcome = run(crash, Path::new("."));
+    assert_eq!((outcome.attempts_lost, outcome.records[0].end), (1, End::Good));
+    assert!(outcome.restarts >= 2 && outcome.records[0].total >= 5000, "{outcome:?}");
+}

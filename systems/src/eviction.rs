@@ -1,0 +1,326 @@
+//! Eviction: the lives of models on workers. Takes in what became of orders to load and free, lets models go
+//! that make way, and keeps for each model what the workers that are up could do for it. Which model goes is
+//! decided by the pure [`room`].
+
+pub(crate) mod room;
+
+use crate::memory;
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::{Keep, Loadable, Rules};
+use orchestrion_world::crew::Crews;
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::{Mail, ShardWord};
+use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::{Key, Store};
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Bytes;
+use orchestrion_world::vram::{Residence, Resident};
+use orchestrion_world::wheel::TimerKey;
+use orchestrion_world::worker::Worker;
+use std::collections::BTreeSet;
+
+/// A worker that failed so often to load a model is not asked again in this life.
+const LOADS_MAX: u8 = 3;
+/// Before a load is tried again; doubles with each failure.
+const LOAD_BACKOFF: Ticks = Ticks(1_000);
+
+pub(crate) fn evict(world: &mut World) {
+    for (worker, epoch, model, word) in std::mem::take(&mut world.resource_mut::<Mail>().shards) {
+        hear(world, (worker, epoch, model), word);
+    }
+}
+
+/// What an older life of the worker says, or what nobody asked for, changes nothing.
+fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word: ShardWord) {
+    let live = world.worker(id).filter(|w| w.state.is_up() && w.epoch == epoch);
+    let Some(resident) = live.and_then(|w| w.resident(model)).copied() else { return };
+    match (word, resident.life) {
+        (ShardWord::Loaded(facts), Residence::Staging) if facts.digest != resident.facts.digest => {
+            turn(world, id, model, Residence::Condemned);
+            comes_no_more(world, model);
+            let reason = EvictionReason::Corrupt;
+            tell(world, id, model, ShardChange::Evicting { reason });
+            world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+        }
+        (ShardWord::Loaded(facts), Residence::Staging) => seal(world, id, model, facts),
+        (ShardWord::Failed(fault), Residence::Staging) => {
+            comes_no_more(world, model);
+            fail(world, id, &resident, fault);
+        }
+        (ShardWord::Freed, Residence::Evicting { .. }) => {
+            tell(world, id, model, ShardChange::Gone);
+            take_off(world, id, &resident);
+        }
+        (ShardWord::Freed, Residence::Condemned) => fail(world, id, &resident, ShardFault::Corrupt),
+        (ShardWord::Failed(fault), Residence::Evicting { to }) => {
+            tell(world, id, model, ShardChange::Failed { fault });
+            to.into_iter().for_each(|to| comes_no_more(world, to));
+            turn(world, id, model, Residence::Sealed);
+            with(world, id, model, |resident| resident.pinned = true);
+            world.index_worker(id);
+            survey(world, id);
+        }
+        (ShardWord::Loaded(_) | ShardWord::Failed(_) | ShardWord::Freed, _) => {}
+    }
+}
+
+/// The one way in which a resident's life moves.
+fn turn(world: &mut World, id: WorkerId, model: ModelId, to: Residence) {
+    with(world, id, model, |resident| {
+        let legal = resident.life.advance(to);
+        assert!(legal.is_ok(), "audit `a resident's life`: {id}, {model:?}: {legal:?}");
+    });
+}
+
+fn with(world: &mut World, id: WorkerId, model: ModelId, change: impl FnOnce(&mut Resident)) {
+    if let Some(mut worker) = world.worker_mut(id)
+        && let Some(resident) = worker.resident_mut(model)
+    {
+        change(resident);
+    }
+}
+
+fn tell(world: &mut World, worker: WorkerId, model: ModelId, change: ShardChange) {
+    world.resource_mut::<Mail>().notice(Notice::ShardChanged { worker, model, change });
+}
+
+/// It serves from here on. What was booked for it stays booked; the worker measured the rest.
+fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
+    let now = world.resource::<Core>().now;
+    turn(world, id, model, Residence::Sealed);
+    with(world, id, model, |resident| {
+        let ModelFacts { digest, weights, .. } = resident.facts;
+        resident.facts = ModelFacts { digest, weights, ..measured };
+        (resident.since, resident.used, resident.failures) = (now, now, 0);
+    });
+    comes_no_more(world, model);
+    world.index_worker(id);
+    tell(world, id, model, ShardChange::Loaded);
+    if world.worker(id).and_then(|w| w.resident(model)).is_some_and(|r| r.pinned) {
+        survey(world, id);
+    }
+}
+
+/// Its memory is free, and it is tried again later or, after too many failures, not at all.
+fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault) {
+    let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
+    let now = world.resource::<Core>().now;
+    memory::let_go(world, &facts, resident.facts.digest);
+    let failures = match fault {
+        ShardFault::Transient => resident.failures.saturating_add(1),
+        ShardFault::Fixed | ShardFault::Corrupt => LOADS_MAX,
+    };
+    let until = now + Ticks(LOAD_BACKOFF.0 << failures.min(LOADS_MAX).saturating_sub(1));
+    turn(world, id, resident.model, Residence::Failed { until });
+    with(world, id, resident.model, |resident| resident.failures = failures);
+    tell(world, id, resident.model, ShardChange::Failed { fault });
+    survey(world, id);
+}
+
+/// Orders a load. Its memory is reserved from here on.
+pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expects: ModelFacts, keep: Keep) {
+    let Some((facts, epoch)) = world.worker(id).map(|w| (w.facts.clone(), w.epoch)) else { return };
+    let Some(loader) = &facts.loader else { return };
+    if memory::hold(world, &facts, expects.digest, expects.weights).is_err() {
+        return;
+    }
+    let now = world.resource::<Core>().now;
+    let takes = loader.load_time(expects.weights);
+    let fresh = Resident {
+        model,
+        life: Residence::Staging,
+        facts: expects,
+        pinned: keep == Keep::Pinned,
+        since: now,
+        used: now,
+        uses: 0,
+        failures: 0,
+    };
+    if world.worker(id).is_some_and(|w| w.resident(model).is_some()) {
+        turn(world, id, model, Residence::Staging);
+        with(world, id, model, |known| *known = Resident { failures: known.failures, ..fresh });
+    } else if let Some(mut worker) = world.worker_mut(id) {
+        let place = worker.residents.partition_point(|r| r.model < model);
+        worker.residents.insert(place, fresh);
+    }
+    if let Some(mut model) = world.model_mut(model) {
+        model.coming += 1;
+    }
+    tell(world, id, model, ShardChange::Loading { takes });
+    world.resource_mut::<Mail>().order(Order::LoadShard { worker: id, epoch, model, expects });
+}
+
+/// A model makes way for another: at once where nobody uses it, else when its tasks have ended.
+pub(crate) fn make_way(world: &mut World, id: WorkerId, model: ModelId, to: ModelId) {
+    if let Some(mut to) = world.model_mut(to) {
+        to.coming += 1;
+    }
+    if world.worker(id).is_some_and(|w| w.leases_of(model) > 0) {
+        turn(world, id, model, Residence::Yielding { to });
+        tell(world, id, model, ShardChange::Yielding { to });
+    } else {
+        order_free(world, id, model, Some(to));
+    }
+    world.index_worker(id);
+}
+
+fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelId>) {
+    let Some(epoch) = world.worker(id).map(|w| w.epoch) else { return };
+    turn(world, id, model, Residence::Evicting { to });
+    let reason = to.map_or(EvictionReason::Pressure, |by| EvictionReason::Demand { by });
+    tell(world, id, model, ShardChange::Evicting { reason });
+    world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+}
+
+/// A task came to a model on a worker.
+pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
+    let now = world.resource::<Core>().now;
+    with(world, id, model, |resident| {
+        (resident.used, resident.uses) = (now, resident.uses.saturating_add(1));
+    });
+}
+
+/// A task left it. The last one opens the way for who waits for the place.
+pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
+    let now = world.resource::<Core>().now;
+    with(world, id, model, |resident| resident.used = now);
+    let Some(worker) = world.worker(id).filter(|w| w.leases_of(model) == 0) else { return };
+    let Some(Residence::Yielding { to }) = worker.resident(model).map(|r| r.life) else { return };
+    if world.resource::<Queues>().head(to).is_some() {
+        order_free(world, id, model, Some(to));
+    } else {
+        comes_no_more(world, to);
+        turn(world, id, model, Residence::Sealed);
+        tell(world, id, model, ShardChange::Stays);
+    }
+}
+
+/// A model is on a worker no more, whatever it was there.
+pub(crate) fn take_off(world: &mut World, id: WorkerId, resident: &Resident) {
+    let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
+    if resident.life.takes_memory() {
+        memory::let_go(world, &facts, resident.facts.digest);
+    }
+    match resident.life {
+        Residence::Staging => comes_no_more(world, resident.model),
+        Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => comes_no_more(world, to),
+        Residence::Sealed | Residence::Evicting { to: None } | Residence::Condemned | Residence::Failed { .. } => {}
+    }
+    world.remove_resident(id, resident.model);
+    hope(world, resident.model);
+}
+
+/// One thing less that a model waits for: it came, it failed, or its place is free.
+fn comes_no_more(world: &mut World, id: ModelId) {
+    if let Some(mut model) = world.model_mut(id) {
+        model.coming -= 1;
+    }
+    hope(world, id);
+}
+
+/// The model's line is looked at in this step, and loading is weighed.
+fn hope(world: &mut World, model: ModelId) {
+    let mut mail = world.resource_mut::<Mail>();
+    mail.stirred.insert(model);
+    mail.hopeful.insert(model);
+}
+
+/// A worker came or went, or what it can never let go changed: says anew what each model that this touches can
+/// hope for. Walks the workers of its pools, which happens as seldom as workers come.
+pub(crate) fn survey(world: &mut World, id: WorkerId) {
+    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let rules = &*rules;
+    let Some(worker) = world.worker(id) else { return };
+    let crews = world.resource::<Crews>();
+    let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
+    let pools: BTreeSet<PoolId> = on.chain([id]).filter_map(|id| Some(world.worker(id)?.facts.pool)).collect();
+    let mut models = BTreeSet::new();
+    for pool in pools {
+        models.extend(world.pool(pool).map(|pool| pool.model));
+        models.extend(rules.loadable.iter().filter(|row| may_load(rules, row, pool)).filter_map(|row| row.id(rules)));
+    }
+    for model in models {
+        let reach = hosts(world, rules, model).filter_map(|(w, facts)| effective_ctx(world, w, &facts)).max();
+        foresee(world, rules, model, reach);
+        hope(world, model);
+    }
+}
+
+fn foresee(world: &mut World, rules: &Rules, id: ModelId, reach: Option<u32>) {
+    let now = world.resource::<Core>().now;
+    let Some(mut model) = world.model_mut(id) else { return };
+    model.reach = reach.unwrap_or_default();
+    let stranded = match reach {
+        Some(_) => None,
+        None => model.stranded.or(Some(now)),
+    };
+    if stranded != model.stranded {
+        model.stranded = stranded;
+        let due = now + rules.health.no_worker_grace;
+        world.set_alarm(Key::Model(id), stranded.map(|_| (due, TimerKey::Stranded(id))));
+    }
+}
+
+/// Workers that take tasks and serve the model or could load it, by pool and id, and the model as it stands or would stand
+/// there.
+pub(crate) fn hosts<'w>(
+    world: &'w World,
+    rules: &'w Rules,
+    model: ModelId,
+) -> impl Iterator<Item = (&'w Worker, ModelFacts)> + 'w {
+    let row = rules.loadable(model);
+    let pools = (0..rules.pools.len()).map(|n| PoolId(n as u16)).filter(move |&pool| {
+        world.pool(pool).is_some_and(|p| p.model == model) || row.is_some_and(|row| may_load(rules, row, pool))
+    });
+    let crews = world.resource::<Crews>();
+    pools.flat_map(|pool| crews.of_pool(pool)).filter_map(move |id| {
+        let worker = world.worker(id).filter(|worker| worker.takes())?;
+        let facts = match worker.resident(model) {
+            Some(resident) => (resident.failures < LOADS_MAX).then_some(resident.facts),
+            None => row.and_then(|row| loads(rules, worker, row)),
+        };
+        Some((worker, facts?))
+    })
+}
+
+fn may_load(rules: &Rules, row: &Loadable, pool: PoolId) -> bool {
+    let name = rules.pools.get(usize::from(pool.0)).map(|pool| &pool.name);
+    name.is_some_and(|name| row.pools.binary_search(name).is_ok())
+}
+
+/// The model as it would stand on a worker that may and can load it.
+fn loads(rules: &Rules, worker: &Worker, row: &Loadable) -> Option<ModelFacts> {
+    let loader = worker.facts.loader.as_ref()?;
+    (may_load(rules, row, worker.facts.pool) && loader.can_run(row)).then(|| loader.expects(row))
+}
+
+/// The longest context that the model could hold on the worker with all else gone from its devices but what is
+/// never evicted; none where its weights do not fit.
+pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) -> Option<u32> {
+    let mut room = vec![];
+    for part in &worker.facts.devices {
+        let free = world.device(part.device)?.capacity.0.checked_sub(fixed(world, part.device, facts).0)?;
+        // Others of the same file may hold a larger part of it.
+        let stands = world.shard(part.device, facts.digest).map_or(Bytes(0), |shard| shard.bytes);
+        room.push((part.device, Bytes(free.checked_sub(facts.weights.share(part.share).max(stands).0)?)));
+    }
+    let of = |id: DeviceId| room.iter().find(|(device, _)| *device == id).map(|(_, free)| *free).unwrap_or_default();
+    let tokens = memory::least(worker, of).0 / facts.kv_per_token.0.max(1);
+    Some(facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX)))
+}
+
+/// What stands on a device for good, but for the model itself.
+fn fixed(world: &World, device: DeviceId, but: &ModelFacts) -> Bytes {
+    let crew = world.resource::<Crews>().on_device(device);
+    let residents = crew.into_iter().filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
+    let pinned = residents.filter(|r| r.pinned && r.life.takes_memory() && r.facts.digest != but.digest);
+    let digests: BTreeSet<_> = pinned.map(|r| r.facts.digest).collect();
+    Bytes(digests.into_iter().filter_map(|digest| world.shard(device, digest)).map(|shard| shard.bytes.0).sum())
+}
+
+/// When a failed load may be tried again.
+pub(crate) fn may_try(resident: &Resident, now: Tick) -> bool {
+    matches!(resident.life, Residence::Failed { until } if until <= now) && resident.failures < LOADS_MAX
+}

@@ -1,0 +1,144 @@
+//! The books of device memory: shards and contexts are entered on every device that a worker spans, or on
+//! none, and what was entered is taken out again. Nothing is decided here.
+
+use bevy_ecs::prelude::World;
+use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::{DeviceShare, WorkerFacts};
+use orchestrion_world::store::{FreeIndex, Key, Store};
+use orchestrion_world::units::{Bytes, Permille, Sha256};
+use orchestrion_world::vram::{Device, Shard};
+use orchestrion_world::worker::{Lease, Worker};
+
+/// A worker spans no more devices.
+const DEVICES_MAX: usize = 64;
+
+/// Whether a worker's devices are some, in order, and its shares the whole.
+pub(crate) fn devices_add_up(facts: &WorkerFacts) -> bool {
+    let shares = facts.devices.iter().map(|part| u64::from(part.share.0));
+    (1..=DEVICES_MAX).contains(&facts.devices.len())
+        && facts.devices.is_sorted_by(|a, b| a.device < b.device)
+        && shares.clone().all(|share| share > 0)
+        && shares.sum::<u64>() == 1000
+}
+
+/// Devices that nobody knew come with the first worker on them.
+pub(crate) fn know_devices(world: &mut World, facts: &WorkerFacts) {
+    for &DeviceShare { device: id, capacity, share: _ } in &facts.devices {
+        if world.device(id).is_none() {
+            world.enlist(Key::Device(id), Device::new(id, capacity));
+        }
+    }
+}
+
+/// What a worker's own devices would have to give: by device, what a new shard takes there and what is free.
+/// A shard that stands there already takes nothing.
+pub(crate) fn wanted<'w>(
+    world: &'w World,
+    facts: &'w WorkerFacts,
+    digest: Sha256,
+    weights: Bytes,
+) -> impl Iterator<Item = (DeviceId, Bytes, Bytes)> + 'w {
+    facts.devices.iter().map(move |part| {
+        let stands = world.shard(part.device, digest).map_or(0, |shard| shard.bytes.0);
+        let bytes = Bytes(weights.share(part.share).0.saturating_sub(stands));
+        (part.device, bytes, world.device(part.device).map(Device::residual).unwrap_or_default())
+    })
+}
+
+/// Enters a model's weights on all devices of a worker, shared with others of the same file; where one lacks
+/// memory, on none, and says what was needed and free there.
+pub(crate) fn hold(
+    world: &mut World,
+    facts: &WorkerFacts,
+    digest: Sha256,
+    weights: Bytes,
+) -> Result<(), (Bytes, Bytes)> {
+    let short = wanted(world, facts, digest, weights).find(|(_, needed, free)| needed > free);
+    if let Some((_, needed, free)) = short {
+        return Err((needed, free));
+    }
+    for &DeviceShare { device: id, share, .. } in &facts.devices {
+        let bytes = weights.share(share);
+        let mut stood = Bytes(0);
+        if let Some(mut shard) = world.shard_mut(id, digest) {
+            stood = shard.bytes;
+            shard.holders += 1;
+            // Who takes a smaller share of it came first.
+            shard.bytes = stood.max(bytes);
+        } else {
+            world.enlist(Key::Shard(id, digest), Shard { device: id, digest, bytes, holders: 1 });
+        }
+        if let Some(mut device) = world.device_mut(id) {
+            device.weights.0 += bytes.0.saturating_sub(stood.0);
+        }
+        world.resource_mut::<Mail>().pressed.insert(id);
+    }
+    Ok(())
+}
+
+/// Takes a model's weights off all devices of a worker; with the last holder they are gone.
+pub(crate) fn let_go(world: &mut World, facts: &WorkerFacts, digest: Sha256) {
+    for part in &facts.devices {
+        let Some(mut shard) = world.shard_mut(part.device, digest) else { continue };
+        shard.holders -= 1;
+        let (holders, bytes) = (shard.holders, shard.bytes);
+        if holders == 0 {
+            world.discharge(Key::Shard(part.device, digest));
+            if let Some(mut device) = world.device_mut(part.device) {
+                device.weights.0 -= bytes.0;
+            }
+            stir(world, part.device);
+        }
+    }
+}
+
+/// Enters a task's context on all devices of its worker.
+pub(crate) fn reserve(world: &mut World, worker: WorkerId, kv: Bytes) {
+    for n in 0.. {
+        let Some(part) = part(world, worker, n) else { break };
+        if let Some(mut device) = world.device_mut(part.device) {
+            device.reserved.0 += kv.share(part.share).0;
+        }
+        world.resource_mut::<Mail>().pressed.insert(part.device);
+    }
+}
+
+/// Takes it out again.
+pub(crate) fn unreserve(world: &mut World, worker: WorkerId, lease: &Lease) {
+    for n in 0.. {
+        let Some(part) = part(world, worker, n) else { break };
+        if let Some(mut device) = world.device_mut(part.device) {
+            device.reserved.0 -= lease.kv.share(part.share).0;
+        }
+        stir(world, part.device);
+    }
+}
+
+/// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
+fn stir(world: &mut World, id: DeviceId) {
+    if planted!(world, SharedMemoryUnnoticed) {
+        return;
+    }
+    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
+    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
+    world.resource_mut::<Mail>().stirred.extend(models);
+}
+
+fn part(world: &World, worker: WorkerId, n: usize) -> Option<DeviceShare> {
+    world.worker(worker)?.facts.devices.get(n).copied()
+}
+
+/// The longest whole of which every device of the worker has its share free.
+pub(crate) fn residual(world: &World, worker: &Worker) -> Bytes {
+    least(worker, |id| world.device(id).map(Device::residual).unwrap_or_default())
+}
+
+/// The least whole that `free` of each device allows.
+pub(crate) fn least(worker: &Worker, free: impl Fn(DeviceId) -> Bytes) -> Bytes {
+    let wholes = worker.facts.devices.iter().map(|part| match part.share {
+        Permille(1000) => free(part.device),
+        share => free(part.device).whole(share),
+    });
+    wholes.min().unwrap_or_default()
+}

@@ -1,0 +1,166 @@
+//! The cold path: nobody who serves the model has room for the head of its line. Weighs whether a worker is to
+//! load it, or models that share a device with it are to make way, and orders what is chosen.
+//!
+//! A line that stays blocked is weighed again every [`WEIGH`], not with every input: what it costs to walk the
+//! workers of the model's pools does not grow with the load.
+
+use super::choose::Request;
+use crate::eviction::room::{Demand, Tenant, make_room, stays};
+use crate::{estimate, eviction, memory};
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::{Keep, Rules};
+use orchestrion_world::crew::Crews;
+use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
+use orchestrion_world::ledger::Core;
+use orchestrion_world::mail::Mail;
+use orchestrion_world::protocol::{Class, ModelFacts};
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::Store;
+use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Bytes;
+use orchestrion_world::vram::{Residence, Resident};
+use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::worker::{Model, Worker};
+
+/// Short against any load, long against a step.
+const WEIGH: Ticks = Ticks(100);
+
+/// A way to get room for the head of the line.
+struct Way {
+    worker: WorkerId,
+    facts: ModelFacts,
+    /// Until it could start; nothing but the load.
+    ready_in: Ticks,
+    /// The model stands there: only memory for the context is lacking.
+    stands: bool,
+    going: Vec<(WorkerId, ModelId)>,
+    /// Smaller is better, term by term: who has to wait for others' tasks, who makes others go, when the task
+    /// would end, the load there, then names.
+    terms: (bool, usize, Ticks, u64, WorkerId),
+}
+
+/// Orders what gives the head of a blocked line a place, if anything is worth it.
+pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
+    if rules.loadable.is_empty() {
+        return;
+    }
+    let model = request.spec.model;
+    let hopeful = world.resource::<Mail>().hopeful.contains(&model);
+    let Some(known) = world.model(model).filter(|m| m.coming == 0 && (hopeful || m.weigh_at.is_none())) else { return };
+    let now = world.resource::<Core>().now;
+    let waited = waited(world, model, now).unwrap_or_default();
+    let expected = expected_wait(world, rules, known, waited);
+    let ways =
+        eviction::hosts(world, rules, model).filter_map(|(w, facts)| way(world, rules, request, w, facts, waited));
+    let best = ways.filter(|way| expected.is_none_or(|wait| wait > way.ready_in)).min_by_key(|way| way.terms);
+    match best {
+        Some(way) if way.going.is_empty() && !way.stands => {
+            let keep = rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep);
+            eviction::order_load(world, way.worker, model, way.facts, keep);
+        }
+        Some(way) => way.going.into_iter().for_each(|(worker, gone)| eviction::make_way(world, worker, gone, model)),
+        None => {}
+    }
+    wait(world, model, now);
+}
+
+/// Arms the next weighing.
+fn wait(world: &mut World, id: ModelId, now: Tick) {
+    let Some(mut model) = world.model_mut(id).filter(|model| model.weigh_at.is_none()) else { return };
+    model.weigh_at = Some(now + WEIGH);
+    world.resource_mut::<Wheel>().arm(now + WEIGH, TimerKey::Weigh(id));
+}
+
+/// How long the first of a model's queue has waited.
+fn waited(world: &World, model: ModelId, now: Tick) -> Option<Ticks> {
+    let first = world.resource::<Queues>().head(model).and_then(|id| world.task(id))?;
+    Some(now.since(first.admitted))
+}
+
+/// How long the line would wait without a load: as it drains, and no less than its head has waited. None where
+/// nobody serves the model: for ever.
+fn expected_wait(world: &World, rules: &Rules, model: &Model, waited: Ticks) -> Option<Ticks> {
+    let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| worker.serving(model.id).is_some());
+    let queues = world.resource::<Queues>();
+    let drains = [Class::Interactive, Class::Batch].map(|class| {
+        estimate::drains_in(model.line(class).drain, queues.len(model.id, class) as u64).unwrap_or_default()
+    });
+    served.then(|| drains.into_iter().fold(waited, Ticks::max))
+}
+
+/// What it would take to run the head on a worker.
+fn way(
+    world: &World,
+    rules: &Rules,
+    request: &Request,
+    worker: &Worker,
+    facts: ModelFacts,
+    waited: Ticks,
+) -> Option<Way> {
+    let now = world.resource::<Core>().now;
+    let loader = worker.facts.loader.as_ref()?;
+    let stands = match worker.resident(request.spec.model) {
+        None => false,
+        Some(resident) if eviction::may_try(resident, now) => false,
+        Some(Resident { life: Residence::Sealed, .. })
+            if worker.room(request.spec.class, rules.placement.batch_share) > 0 =>
+        {
+            true
+        }
+        Some(_) => return None,
+    };
+    if request.tokens() > u64::from(facts.ctx_max)
+        || request.fingerprint.is_some_and(|shown| shown != facts.fingerprint)
+    {
+        return None;
+    }
+    let kv = facts.kv_for(request.tokens());
+    let weights = if stands { Bytes(0) } else { facts.weights };
+    let booked = memory::wanted(world, &worker.facts, facts.digest, weights);
+    let demands: Vec<Demand> = booked
+        .zip(worker.parts(kv))
+        .map(|((device, needed, free), (_, kv))| Demand { device, needed: Bytes(needed.0.saturating_add(kv.0)), free })
+        .collect();
+    let tenants: Vec<Tenant> = tenants(world, rules, worker, now)
+        .into_iter()
+        .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
+        .collect();
+    let going = make_room(rules.eviction.policy, &demands, &tenants)?;
+    let ready_in = if stands { Ticks(0) } else { loader.load_time(facts.weights) };
+    let run = estimate::run(&request.spec, &facts, worker.leases.len() as u64 + 1);
+    let end = Ticks(ready_in.0.saturating_add(run.0));
+    let terms = (going.iter().any(|t| t.leases > 0), going.len(), end, worker.load().0.into(), worker.id);
+    let going = going.into_iter().map(|tenant| (tenant.worker, tenant.model)).collect();
+    Some(Way { worker: worker.id, facts, ready_in, stands, going, terms })
+}
+
+/// The models that share a device with a worker and could be let go, as they stand.
+fn tenants(world: &World, rules: &Rules, worker: &Worker, now: Tick) -> Vec<Tenant> {
+    let crews = world.resource::<Crews>();
+    let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
+    let mut ids: Vec<WorkerId> = on.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let neighbours = ids.into_iter().filter_map(|id| world.worker(id));
+    neighbours.flat_map(|w| w.residents.iter().filter_map(move |r| tenant(world, rules, w, r, now))).collect()
+}
+
+fn tenant(world: &World, rules: &Rules, worker: &Worker, resident: &Resident, now: Tick) -> Option<Tenant> {
+    let loader = worker.facts.loader.as_ref().filter(|_| resident.life == Residence::Sealed)?;
+    let Resident { model, facts, pinned, since, used, uses, .. } = *resident;
+    let alone = |device: DeviceId| world.shard(device, facts.digest).filter(|shard| shard.holders == 1);
+    let frees = worker.facts.devices.iter().filter_map(|part| Some((part.device, alone(part.device)?.bytes)));
+    Some(Tenant {
+        worker: worker.id,
+        model,
+        frees: frees.collect(),
+        pinned,
+        keep: rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep),
+        since,
+        used,
+        uses,
+        leases: worker.leases_of(model),
+        waiting: waited(world, model, now),
+        reload: loader.load_time(facts.weights),
+    })
+}
