@@ -34,6 +34,18 @@ crash() {
   ORCH_CRASH_TASKS=$1 trial a_killed_server
 }
 
+# So many random requests over random workers.
+choices() {
+  PROPTEST_CASES=$1 cargo test -p orchestrion-systems choose_and_explain
+}
+
+# Counted by valgrind; the runner has to be of the library's version.
+instructions() {
+  command -v valgrind || { sudo -n apt-get install -y valgrind || apt-get install -y valgrind; }
+  cargo install --root target/gungraun --version 0.20.0 gungraun-runner
+  GUNGRAUN_RUNNER=$PWD/target/gungraun/bin/gungraun-runner cargo bench -p orchestrion-scenarios --bench step
+}
+
 # So many seconds.
 overload() {
   ORCH_OVERLOAD_S=$1 trial ten_times_the_load

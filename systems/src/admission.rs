@@ -7,22 +7,24 @@ mod forecast;
 mod overload;
 pub(crate) mod tenants;
 
+use crate::placement::has_room;
 use crate::release::end_task;
-use crate::{estimate, eviction, memory, sessions};
+use crate::{estimate, eviction, sessions};
 use bevy_ecs::prelude::World;
 use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
+use orchestrion_world::field::{self, Field, Standing};
 use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure, ModelFacts, Notice, Outcome, Refusal, TaskSpec};
+use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::wheel::{TimerKey, Wheel};
-use orchestrion_world::worker::{Model, Worker};
+use orchestrion_world::worker::Model;
 use overload::{Waiting, Which};
 
 /// A client told to come back sooner than this would find the same queue; later than the second, it
@@ -38,6 +40,9 @@ pub(crate) fn admit(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
     let submits = std::mem::take(&mut mail.submits);
     let early_cancels = std::mem::take(&mut mail.early_cancels);
+    if !submits.is_empty() {
+        field::refresh(world);
+    }
     for (id, mut spec) in submits {
         // Who is not named shares with all others who are not.
         let rules = world.resource::<Core>().rules.as_ref();
@@ -87,7 +92,7 @@ struct Load {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slots {
     all: u64,
-    /// Those that the task could have now, memory included.
+    /// One, where the task could start now, memory included.
     free: u64,
 }
 
@@ -201,44 +206,51 @@ impl Load {
 }
 
 fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
-    let (slots, batch_slots, batch_share) = (Slots::default(), Slots::default(), rules.placement.batch_share);
-    let (none, never) = (Ticks(0), Ticks(u64::MAX));
-    let mut load = Load { slots, batch_slots, loaded_in: none, shortest: never, longest: none, service: never };
-    let mut loaded_in = (never, 0);
-    // The first token is the least that a deadline must leave room for.
-    let first_token = TaskSpec { max_tokens: 1, ..spec.clone() };
-    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
-        let served = worker.serving(spec.model).is_some();
-        if served {
-            load.slots.all += u64::from(worker.offered());
-            load.batch_slots.all += u64::from(worker.batch_slots(batch_share));
-        }
-        if served && has_memory(world, worker, &facts, spec) {
-            load.slots.free += u64::from(worker.room(Class::Interactive, batch_share));
-            load.batch_slots.free += u64::from(worker.room(Class::Batch, batch_share));
-        }
-        let takes = worker.facts.loader.as_ref().map_or(none, |loader| loader.load_time(facts.weights));
-        let takes = if served { none } else { takes };
-        loaded_in = loaded_in.min((takes, worker.facts.slots));
-        load.shortest = load.shortest.min(Ticks(takes.0.saturating_add(estimate::run(&first_token, &facts, 1).0)));
-        let guess = estimate::run(spec, &facts, worker.facts.slots.into());
-        load.service = load.service.min(guess);
-        load.longest = load.longest.max(guess);
-    }
-    if load.slots.all == 0 {
-        // All its slots are free when the model is there.
-        let (takes, slots) = loaded_in;
-        load.loaded_in = takes;
-        load.slots = Slots { all: slots.into(), free: slots.into() };
-        load.batch_slots = load.slots;
-    }
+    let standing = world.resource::<Field>().model(spec.model).filter(|standing| standing.slots.all > 0);
+    let mut load = match standing {
+        Some(standing) => served(standing, spec),
+        None => unserved(world, rules, spec),
+    };
     load.service = model.service(spec.class).unwrap_or(load.service);
     load
 }
 
-fn has_memory(world: &World, worker: &Worker, facts: &ModelFacts, spec: &TaskSpec) -> bool {
-    let needed = facts.kv_for(u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens));
-    needed <= memory::residual(world, worker)
+/// Of a model that some workers serve: what is said of them all holds for the best of each.
+fn served(standing: &Standing, spec: &TaskSpec) -> Load {
+    let free = u64::from(has_room(spec, &standing.tree));
+    let best = standing.tree.root();
+    let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
+    Load {
+        slots: Slots { all: standing.slots.all, free },
+        batch_slots: Slots { all: standing.slots.batch, free },
+        loaded_in: Ticks(0),
+        shortest: run(&first_token(spec), 1),
+        longest: estimate::run_at(spec, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
+        service: run(spec, best.fewest_slots.into()),
+    }
+}
+
+/// Of a model that nobody serves, over those who could load it.
+fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
+    let never = Ticks(u64::MAX);
+    let (mut loaded_in, mut shortest, mut longest, mut service) = ((never, 0), never, Ticks(0), never);
+    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
+        let takes = worker.facts.loader.as_ref().map_or(Ticks(0), |loader| loader.load_time(facts.weights));
+        loaded_in = loaded_in.min((takes, worker.facts.slots));
+        let run = estimate::run(&first_token(spec), &facts, 1);
+        shortest = shortest.min(Ticks(takes.0.saturating_add(run.0)));
+        let guess = estimate::run(spec, &facts, worker.facts.slots.into());
+        (longest, service) = (longest.max(guess), service.min(guess));
+    }
+    // All its slots are free when the model is there.
+    let (loaded_in, slots) = loaded_in;
+    let slots = Slots { all: slots.into(), free: slots.into() };
+    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service }
+}
+
+/// The least that a deadline must leave room for.
+fn first_token(spec: &TaskSpec) -> TaskSpec {
+    TaskSpec { max_tokens: 1, ..spec.clone() }
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {

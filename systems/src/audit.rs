@@ -9,13 +9,13 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
+use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::session::{SessionIndex, SessionState};
-use orchestrion_world::store::FreeIndex;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -57,7 +57,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
     ("queues hold exactly the queued tasks", queues_match_tasks),
-    ("the index of free workers is what the workers say", index_matches),
+    ("the field is what the workers and devices say", field_matches),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
 
@@ -390,25 +390,32 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
     })
 }
 
-fn index_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let free = |w: &&Worker| w.takes() && w.free_slots() > 0;
-    let serves =
-        |w: &Worker| w.residents.iter().filter(|r| w.serving(r.model).is_some()).map(|r| r.model).collect::<Vec<_>>();
-    let rooms = ledger.workers.iter().filter(free).flat_map(|w| serves(w).into_iter().map(|model| (model, w.id)));
-    let mut called_for: Vec<_> = rooms.collect();
-    called_for.sort_unstable();
-    let index = world.resource::<FreeIndex>();
-    let held: Vec<_> = index.by_model.iter().flat_map(|(&m, ids)| ids.iter().map(move |&id| (m, id))).collect();
-    check(held == called_for, || format!("{held:?} are indexed, {called_for:?} are free"))?;
-    let by_device = |w: &Worker| {
-        let devices: Vec<DeviceId> = w.facts.devices.iter().map(|part| part.device).collect();
-        let (models, id) = (serves(w), w.id);
-        devices.into_iter().flat_map(move |device| models.clone().into_iter().map(move |model| (device, model, id)))
+fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let field = world.resource::<Field>();
+    let share = ledger.core.rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
+    for model in &ledger.models {
+        let mut slots = Slots::default();
+        for worker in &ledger.workers {
+            let serving = worker.serves(model.id);
+            slots.all += serving.map_or(0, |_| worker.offered().into());
+            slots.batch += serving.map_or(0, |_| worker.batch_slots(share).into());
+            let offer = serving.map_or(Offer::NONE, |s| Offer::of(worker, s, residual(world, worker), share));
+            let held = Field::offer(world, model.id, worker.id).unwrap_or(Offer::NONE);
+            check(held == offer, || format!("{} stands there with {held:?} and offers {offer:?}", worker.id))?;
+        }
+        let standing = field.model(model.id);
+        let held = standing.map_or(Slots::default(), |standing| standing.slots);
+        check(held == slots, || format!("{held:?} are counted for {:?}, there are {slots:?}", model.id))?;
+        check(standing.is_none_or(|s| s.tree.adds_up()), || format!("a node of {:?} is not its best", model.id))?;
+    }
+    let up = ledger.workers.iter().filter(|w| w.takes());
+    let totals = Totals {
+        leases: ledger.workers.iter().map(|w| w.leases.len() as u64).sum(),
+        slots: up.map(|w| u64::from(w.offered())).sum(),
+        reserved: ledger.devices.iter().map(|d| d.reserved.0).sum(),
+        used: ledger.devices.iter().map(|d| d.reserved.0 + d.weights.0).sum(),
     };
-    let mut called_for: Vec<_> = ledger.workers.iter().filter(free).flat_map(by_device).collect();
-    called_for.sort_unstable();
-    let held = index.by_device.iter().flat_map(|(&d, ids)| ids.iter().map(move |&(m, id)| (d, m, id)));
-    check(held.eq(called_for.iter().copied()), || format!("the devices' free workers are {called_for:?}"))
+    check(field.totals == totals, || format!("{:?} are counted, there are {totals:?}", field.totals))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

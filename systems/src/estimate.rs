@@ -7,8 +7,12 @@ use orchestrion_world::worker::Drain;
 
 /// How long `tokens` take at `rate`, rounded up. A rate of zero is not known to move at all.
 pub(crate) fn length(tokens: u64, rate: MilliRate) -> Ticks {
-    let per_tick = u128::from(TICKS_PER_SECOND) * 1_000;
-    let ticks = (u128::from(tokens) * per_tick).div_ceil(u128::from(rate.0.max(1)));
+    let per_tick = TICKS_PER_SECOND * 1_000;
+    // Any real count fits, and a division of 128 bits takes five times as long.
+    if let Some(milli) = tokens.checked_mul(per_tick) {
+        return Ticks(milli.div_ceil(rate.0.max(1)));
+    }
+    let ticks = (u128::from(tokens) * u128::from(per_tick)).div_ceil(u128::from(rate.0.max(1)));
     Ticks(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
@@ -27,10 +31,16 @@ pub(crate) fn learn(mean: u64, sample: u64) -> u64 {
     if sample > mean { mean + way } else { mean - way }
 }
 
-/// How long a task runs on a model as it stands on a worker that would then share itself among `sharers` tasks. It assumes that the whole answer is used.
+/// How long a task runs on a model as it stands on a worker that would then share itself among `sharers` tasks.
+/// It assumes that the whole answer is used.
 pub(crate) fn run(spec: &TaskSpec, model: &ModelFacts, sharers: u64) -> Ticks {
-    let prompt = length(spec.prompt_tokens.into(), model.prefill);
-    let alone = prompt.0.saturating_add(length(spec.max_tokens.into(), model.decode).0);
+    run_at(spec, model.prefill, model.decode, sharers)
+}
+
+/// As [`run`], at these rates.
+pub(crate) fn run_at(spec: &TaskSpec, prefill: MilliRate, decode: MilliRate, sharers: u64) -> Ticks {
+    let prompt = length(spec.prompt_tokens.into(), prefill);
+    let alone = prompt.0.saturating_add(length(spec.max_tokens.into(), decode).0);
     Ticks(alone.saturating_mul(sharers))
 }
 

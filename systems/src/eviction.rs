@@ -59,7 +59,6 @@ fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word:
             to.into_iter().for_each(|to| comes_no_more(world, to));
             turn(world, id, model, Residence::Sealed);
             with(world, id, model, |resident| resident.pinned = true);
-            world.index_worker(id);
             survey(world, id);
         }
         (ShardWord::Loaded(_) | ShardWord::Failed(_) | ShardWord::Freed, _) => {}
@@ -96,7 +95,6 @@ fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
         (resident.since, resident.used, resident.failures) = (now, now, 0);
     });
     comes_no_more(world, model);
-    world.index_worker(id);
     tell(world, id, model, ShardChange::Loaded);
     if world.worker(id).and_then(|w| w.resident(model)).is_some_and(|r| r.pinned) {
         survey(world, id);
@@ -163,7 +161,6 @@ pub(crate) fn make_way(world: &mut World, id: WorkerId, model: ModelId, to: Mode
     } else {
         order_free(world, id, model, Some(to));
     }
-    world.index_worker(id);
 }
 
 fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelId>) {
@@ -307,7 +304,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
         room.push((part.device, Bytes(free.checked_sub(facts.weights.share(part.share).max(stands).0)?)));
     }
     let of = |id: DeviceId| room.iter().find(|(device, _)| *device == id).map(|(_, free)| *free).unwrap_or_default();
-    let tokens = memory::least(worker, of).0 / facts.kv_per_token.0.max(1);
+    let tokens = worker.least(of).0 / facts.kv_per_token.0.max(1);
     Some(facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX)))
 }
 

@@ -41,6 +41,7 @@ use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
+use orchestrion_world::field::{Field, Totals};
 use orchestrion_world::id::{DeviceId, SessionId, TaskId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
@@ -209,17 +210,8 @@ impl Simulation {
                 Class::Batch => gauges.queued_batch += waiting as u64,
             }
         }
-        for worker in self.world.workers() {
-            gauges.leases += worker.leases.len() as u64;
-            if worker.takes() {
-                gauges.slots += u64::from(worker.offered());
-            }
-        }
-        for device in self.world.devices() {
-            gauges.kv_reserved_bytes += device.reserved.0;
-            gauges.vram_used_bytes += device.weights.0 + device.reserved.0;
-        }
-        gauges
+        let Totals { leases, slots, reserved, used } = self.world.resource::<Field>().totals;
+        Gauges { leases, slots, kv_reserved_bytes: reserved, vram_used_bytes: used, ..gauges }
     }
 
     /// What can be said of a session at `now`; none where there is no such session.

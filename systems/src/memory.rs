@@ -2,13 +2,14 @@
 //! none, and what was entered is taken out again. Nothing is decided here.
 
 use bevy_ecs::prelude::World;
+use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{DeviceShare, WorkerFacts};
-use orchestrion_world::store::{FreeIndex, Key, Store};
-use orchestrion_world::units::{Bytes, Permille, Sha256};
+use orchestrion_world::store::{Key, Store};
+use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::{Device, Shard};
-use orchestrion_world::worker::{Lease, Worker};
+use orchestrion_world::worker::Lease;
 
 /// A worker spans no more devices.
 const DEVICES_MAX: usize = 64;
@@ -120,25 +121,13 @@ fn stir(world: &mut World, id: DeviceId) {
     if planted!(world, SharedMemoryUnnoticed) {
         return;
     }
-    let with_room = world.resource::<FreeIndex>().by_device.get(&id);
-    let models: Vec<ModelId> = with_room.into_iter().flatten().map(|(model, _)| *model).collect();
+    let on_it = world.resource::<Crews>().on_device(id).into_iter();
+    let with_room = on_it.filter_map(|id| world.worker(id)).filter(|worker| worker.free_slots() > 0);
+    let served = with_room.flat_map(|w| w.residents.iter().map(|r| r.model).filter(|&m| w.serves(m).is_some()));
+    let models: Vec<ModelId> = served.collect();
     world.resource_mut::<Mail>().stirred.extend(models);
 }
 
 fn part(world: &World, worker: WorkerId, n: usize) -> Option<DeviceShare> {
     world.worker(worker)?.facts.devices.get(n).copied()
-}
-
-/// The longest whole of which every device of the worker has its share free.
-pub(crate) fn residual(world: &World, worker: &Worker) -> Bytes {
-    least(worker, |id| world.device(id).map(Device::residual).unwrap_or_default())
-}
-
-/// The least whole that `free` of each device allows.
-pub(crate) fn least(worker: &Worker, free: impl Fn(DeviceId) -> Bytes) -> Bytes {
-    let wholes = worker.facts.devices.iter().map(|part| match part.share {
-        Permille(1000) => free(part.device),
-        share => free(part.device).whole(share),
-    });
-    wholes.min().unwrap_or_default()
 }

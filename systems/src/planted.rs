@@ -59,8 +59,6 @@ pub enum Bug {
     CancelForgottenInBackoff,
     /// A pool goes on counting the workers that it lost.
     ReadyMiscounted,
-    /// A worker that is full stays in the index of those with room.
-    IndexStale,
     /// A breaker opens, and tasks go on as before.
     BreakerIgnored,
     /// Nobody stops restarting what goes on dying.
@@ -70,7 +68,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 24] = [
         Bug::EndToldTwice,
         Bug::WordAfterEnd,
         Bug::SlotLeakOnCrash,
@@ -92,7 +90,6 @@ impl Bug {
         Bug::RestoreForgetsRetries,
         Bug::CancelForgottenInBackoff,
         Bug::ReadyMiscounted,
-        Bug::IndexStale,
         Bug::BreakerIgnored,
         Bug::RestartsUnlimited,
         Bug::HiddenState,

@@ -66,7 +66,6 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let lease = worker.leases.remove(at);
     memory::unreserve(world, id, &lease);
     eviction::left(world, id, lease.model);
-    world.index_worker(id);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.revoked {
         return;

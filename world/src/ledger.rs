@@ -6,12 +6,14 @@
 
 use crate::config::Rules;
 use crate::crew::Crews;
+use crate::field::{self, Field};
 use crate::mail::Mail;
-use crate::protocol::Class;
+use crate::plain;
+use crate::protocol::{Class, Effect};
 use crate::queues::Queues;
 use crate::roster::{Kind, Print, Roster, Sum, Touched};
 use crate::session::{Session, SessionIndex, SessionState};
-use crate::store::{FreeIndex, Key, Store};
+use crate::store::{Key, Store};
 use crate::task::{Life, Task, TaskTimers};
 use crate::tenant::Tenant;
 use crate::time::Tick;
@@ -130,7 +132,7 @@ impl Ledger {
         let mut world = World::new();
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
-        world.insert_resource(FreeIndex::default());
+        world.insert_resource(Field::default());
         world.insert_resource(Crews::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
@@ -161,7 +163,6 @@ impl Ledger {
             let fuse = worker.fuse_at().map(|due| wheel.arm(due, TimerKey::Breaker(id)));
             world.resource_mut::<Crews>().join(id, &worker.facts);
             world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
-            world.index_worker(id);
         }
         for tenant in tenants {
             world.enlist(Key::Tenant(tenant.id), tenant);
@@ -190,6 +191,7 @@ impl Ledger {
             world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
         world.insert_resource(wheel);
+        field::refresh(&mut world);
         update_digest(&mut world);
         world
     }
@@ -248,9 +250,15 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     seal(sum, core, &mut buffer)
 }
 
-/// The digest of any journalled value.
+/// The digest of any journalled value, as it stands in a journal.
+#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 pub fn digest_of(value: &impl Serialize) -> Digest {
-    Digest(hash(0, value, &mut Vec::new()))
+    Digest(xxh3_128_with_seed(&postcard::to_stdvec(value).expect("plain data serialises"), 0))
+}
+
+/// The digest of a step's effects.
+pub fn decisions(effects: &[Effect]) -> Digest {
+    Digest(hash(0, &effects, &mut Vec::with_capacity(64 * effects.len())))
 }
 
 fn print(kind: Kind, component: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
@@ -262,13 +270,10 @@ fn seal(sum: u128, core: &Core, buffer: &mut Vec<u8>) -> Digest {
     Digest(hash(7, &(sum, seed, now, ordinals, retry_budget, booted, rules_digest), buffer))
 }
 
-#[expect(clippy::expect_used, reason = "postcard fails on a full buffer only, and a Vec grows")]
 fn hash(kind: u64, value: &impl Serialize, buffer: &mut Vec<u8>) -> u128 {
     buffer.clear();
-    let bytes = postcard::to_extend(value, std::mem::take(buffer)).expect("plain data serialises");
-    let hash = xxh3_128_with_seed(&bytes, kind);
-    *buffer = bytes;
-    hash
+    plain::write(value, buffer);
+    xxh3_128_with_seed(buffer, kind)
 }
 
 mod shared_rules {

@@ -23,6 +23,9 @@ pub(crate) struct Roster {
     sessions: Places<SessionId>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
+    /// Of those, since the field was.
+    stale_workers: Vec<WorkerId>,
+    stale_devices: Vec<DeviceId>,
 }
 
 /// An entity that may have changed, and what it is.
@@ -74,6 +77,8 @@ impl Roster {
             tenants: Places::seeded(seed),
             sessions: Places::seeded(seed),
             touched: Vec::new(),
+            stale_workers: Vec::new(),
+            stale_devices: Vec::new(),
         }
     }
 
@@ -116,8 +121,13 @@ impl Roster {
         }
     }
 
-    pub(crate) fn touch(&mut self, entity: Entity, kind: Kind) {
-        let touched = Touched { entity, kind };
+    pub(crate) fn touch(&mut self, key: Key, entity: Entity) {
+        match key {
+            Key::Worker(id) => self.stale_workers.push(id),
+            Key::Device(id) => self.stale_devices.push(id),
+            Key::Task(_) | Key::Model(_) | Key::Pool(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
+        }
+        let touched = Touched { entity, kind: key.kind() };
         if self.touched.last() != Some(&touched) {
             self.touched.push(touched);
         }
@@ -133,9 +143,20 @@ impl Roster {
         self.touched = list;
     }
 
+    /// Takes the lists of workers and devices that the field has not seen; [`Roster::reuse_stale`] gives them back.
+    pub(crate) fn take_stale(&mut self) -> (Vec<WorkerId>, Vec<DeviceId>) {
+        (std::mem::take(&mut self.stale_workers), std::mem::take(&mut self.stale_devices))
+    }
+
+    pub(crate) fn reuse_stale(&mut self, mut workers: Vec<WorkerId>, mut devices: Vec<DeviceId>) {
+        workers.clear();
+        devices.clear();
+        (self.stale_workers, self.stale_devices) = (workers, devices);
+    }
+
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, touched: _ } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, .. } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));

@@ -1,8 +1,8 @@
 //! The world by our own ids: finds entities, and notes which ones a step touched.
 //!
 //! Every mutable access goes through here, so that the step's end can bring the state digest up to date
-//! by looking at what changed and at nothing else. The index of workers with room is derived from the
-//! entities, as the [`crate::roster`] is: [`crate::ledger`] rebuilds them.
+//! by looking at what changed and at nothing else. Who stands where is derived from the entities, as the
+//! [`crate::roster`] and the [`crate::field`] are: [`crate::ledger`] rebuilds them.
 
 use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::roster::{Print, Roster, Sum};
@@ -14,8 +14,7 @@ use crate::units::Sha256;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, Fuse, TimerHandle, TimerKey, Wheel};
 use crate::worker::{Model, Pool, Worker};
-use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, Resource, World};
-use std::collections::{BTreeMap, BTreeSet};
+use bevy_ecs::prelude::{Bundle, Component, Entity, Mut, World};
 
 /// The stable name of an entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,14 +27,6 @@ pub enum Key {
     Shard(DeviceId, Sha256),
     Tenant(TenantId),
     Session(SessionId),
-}
-
-/// Workers of each model that are ready and have a free slot.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
-pub struct FreeIndex {
-    pub by_model: BTreeMap<ModelId, BTreeSet<WorkerId>>,
-    /// The same workers, by the device that they share memory on.
-    pub by_device: BTreeMap<DeviceId, BTreeSet<(ModelId, WorkerId)>>,
 }
 
 /// Access to entities by id. Mutable access marks the entity as touched.
@@ -108,8 +99,6 @@ pub trait Store {
     fn tenants(&self) -> Vec<TenantId>;
     /// Replaces the timer of a worker's breaker.
     fn set_fuse(&mut self, key: Key, timer: Option<(Tick, TimerKey)>);
-    /// Puts a worker into the index of those with room, or takes it out.
-    fn index_worker(&mut self, id: WorkerId);
     /// A model is on a worker no more.
     fn remove_resident(&mut self, id: WorkerId, model: ModelId);
 }
@@ -122,7 +111,7 @@ impl Store for World {
     fn get_by_mut<C: Component<Mutability = bevy_ecs::component::Mutable>>(&mut self, key: Key) -> Option<Mut<'_, C>> {
         let mut roster = self.resource_mut::<Roster>();
         let entity = roster.get(key)?;
-        roster.touch(entity, key.kind());
+        roster.touch(key, entity);
         self.get_mut(entity)
     }
 
@@ -130,7 +119,7 @@ impl Store for World {
         // All at once: a component that came later would move the entity to another table.
         let entity = self.spawn((components, Print::default())).id();
         let mut roster = self.resource_mut::<Roster>();
-        roster.touch(entity, key.kind());
+        roster.touch(key, entity);
         let before = roster.insert(key, entity);
         assert!(before.is_none(), "audit `one entity a name`: {key:?} was enlisted twice");
     }
@@ -179,35 +168,9 @@ impl Store for World {
         disarm(self, before);
     }
 
-    fn index_worker(&mut self, id: WorkerId) {
-        for n in 0.. {
-            let Some(worker) = self.worker(id) else { return };
-            let Some(model) = worker.residents.get(n).map(|r| r.model) else { return };
-            let has_room = worker.takes() && worker.free_slots() > 0 && worker.serving(model).is_some();
-            index_model(self, id, model, has_room);
-        }
-    }
-
     fn remove_resident(&mut self, id: WorkerId, model: ModelId) {
-        index_model(self, id, model, false);
         if let Some(mut worker) = self.worker_mut(id) {
             worker.residents.retain(|r| r.model != model);
-        }
-    }
-}
-
-fn index_model(world: &mut World, id: WorkerId, model: ModelId, has_room: bool) {
-    for n in 0.. {
-        let Some(worker) = world.worker(id) else { return };
-        let Some(device) = worker.facts.devices.get(n).map(|part| part.device) else { return };
-        let FreeIndex { by_model, by_device } = &mut *world.resource_mut::<FreeIndex>();
-        let (of_model, of_device) = (by_model.entry(model).or_default(), by_device.entry(device).or_default());
-        if has_room {
-            of_model.insert(id);
-            of_device.insert((model, id));
-        } else {
-            of_model.remove(&id);
-            of_device.remove(&(model, id));
         }
     }
 }

@@ -117,6 +117,11 @@ impl Worker {
         self.resident(model).filter(|r| r.life == Residence::Sealed)
     }
 
+    /// The model, where the worker takes tasks of it now.
+    pub fn serves(&self, model: ModelId) -> Option<&Resident> {
+        self.serving(model).filter(|_| self.takes())
+    }
+
     /// Tasks of the model that it holds, also those it has yet to let go of.
     pub fn leases_of(&self, model: ModelId) -> usize {
         self.leases.iter().filter(|lease| lease.model == model).count()
@@ -125,6 +130,15 @@ impl Worker {
     /// What is booked on each of its devices for so many bytes in all.
     pub fn parts(&self, whole: Bytes) -> impl Iterator<Item = (DeviceId, Bytes)> + '_ {
         self.facts.devices.iter().map(move |d| (d.device, whole.share(d.share)))
+    }
+
+    /// The least whole that `free` of each device allows.
+    pub fn least(&self, free: impl Fn(DeviceId) -> Bytes) -> Bytes {
+        let wholes = self.facts.devices.iter().map(|part| match part.share {
+            Permille(1000) => free(part.device),
+            share => free(part.device).whole(share),
+        });
+        wholes.min().unwrap_or_default()
     }
 
     /// When something is due if it says nothing more: a probe, the end of patience, or its next beginning.

@@ -158,7 +158,6 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     let before = worker.takes();
     change(&mut worker);
     let (after, pool) = (worker.takes(), worker.facts.pool);
-    world.index_worker(id);
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),
         (true, false) => count_ready(world, pool, -1),

@@ -2,7 +2,8 @@
 //! leisure; a property test holds them together.
 
 use super::rank;
-use orchestrion_world::config::{PlacementRule, PlacementRules};
+use orchestrion_world::config::PlacementRules;
+use orchestrion_world::field::{Offer, Tree};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::protocol::TaskSpec;
@@ -10,7 +11,6 @@ use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::Resident;
 use orchestrion_world::worker::Worker;
-use std::cmp::Ordering;
 
 /// What is to be placed.
 #[derive(Clone, Debug)]
@@ -108,30 +108,39 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
     }
 }
 
-/// The best feasible candidate, if any.
-pub(crate) fn choose<'w>(
+/// The best feasible worker of those in the tree, if any. What an offer does not tell of a worker, `takes` does:
+/// that no filter removes it.
+pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
-    candidates: impl Iterator<Item = Candidate<'w>>,
+    tree: &Tree,
+    takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
-    let feasible = candidates.filter(|c| filter(rules, request, c).is_none());
-    feasible.min_by(|a, b| compare(rules.policy, request, a, b)).map(|c| c.worker.id)
+    let terms = rank::terms(rules.policy);
+    let score = |offer: &Offer, one: Option<WorkerId>| {
+        feasible(&request.spec, offer).then(|| terms.map(|term| rank::offered(term, request, offer, one)))
+    };
+    tree.least(score, takes)
 }
 
-/// Term by term; later terms are computed only where earlier ones tie.
-fn compare(rule: PlacementRule, request: &Request, a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
-    rank::terms(rule)
-        .iter()
-        .map(|&term| rank::value(term, request, a).cmp(&rank::value(term, request, b)))
-        .find(|ordering| ordering.is_ne())
-        .unwrap_or(Ordering::Equal)
+/// Whether some worker could take the task now.
+pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree) -> bool {
+    tree.least(|offer, _| feasible(spec, offer).then_some(()), |_| true).is_some()
+}
+
+/// The filters, as far as they can be told from an offer.
+fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
+    let needed = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    offer.room(spec.class) > 0
+        && needed <= u64::from(offer.ctx_max)
+        && offer.kv_per_token.0.saturating_mul(needed) <= offer.residual.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::placement::explain::explain;
-    use orchestrion_world::config::{PoolRules, Rules};
+    use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
     use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::protocol::{Class, Determinism, ModelFacts, WorkerFacts};
@@ -201,10 +210,10 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(20_000), ..ProptestConfig::default() })]
         #[test]
         fn choose_and_explain_decide_alike(
-            mut workers in prop::collection::vec(worker(), 0..8),
+            mut workers in prop::collection::vec(worker(), 0..24),
             task in 0u128..6,
             prompt in 1u32..60,
             answer in 1u32..60,
@@ -226,11 +235,20 @@ mod tests {
                 .collect();
             let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
-            // The index holds ready workers of the model with a free slot; the order it gives them in is no matter.
-            let indexed = all.iter().rev().copied().filter(|c| {
-                c.serving.is_some() && c.worker.takes() && c.worker.free_slots() > 0
-            });
-            prop_assert_eq!(choose(placement, &request, indexed), log.chosen);
+            // Where a worker stands in the tree is no matter.
+            let mut tree = Tree::default();
+            for Candidate { worker, serving, residual } in all.iter().rev() {
+                let leaf = tree.push();
+                let serving = serving.filter(|_| worker.takes());
+                tree.set(leaf, serving.map_or(Offer::NONE, |s| Offer::of(worker, s, *residual, placement.batch_share)));
+            }
+            prop_assert!(tree.adds_up());
+            let takes = |id: WorkerId| filter(placement, &request, &all[id.0 as usize]).is_none();
+            prop_assert_eq!(choose(placement, &request, &tree, takes), log.chosen);
+            // A newcomer has no past that speaks against a worker.
+            let newcomer = Request { task: TaskId(99), fingerprint: None, failed_on: None, ..request };
+            let room = all.iter().any(|c| filter(placement, &newcomer, c).is_none());
+            prop_assert_eq!(has_room(&newcomer.spec, &tree), room);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());

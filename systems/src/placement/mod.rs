@@ -12,14 +12,16 @@ use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
+pub(crate) use choose::has_room;
 use choose::{Candidate, Request, choose};
 use orchestrion_world::config::{PlacementRules, Rules};
+use orchestrion_world::field::{self, Field};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
-use orchestrion_world::store::{FreeIndex, Store};
+use orchestrion_world::store::Store;
 use orchestrion_world::units::{Bytes, Permille};
 use orchestrion_world::worker::{Lease, Worker};
 
@@ -34,7 +36,8 @@ pub(crate) fn place(world: &mut World) {
         while let Some(id) = world.resource::<Queues>().head(model) {
             let Some(task) = world.task(id) else { break };
             let request = Request::of(task);
-            let chosen = choose(rules, &request, room(world, model).map(|worker| candidate(world, worker, model)));
+            field::refresh(world);
+            let chosen = find(world, rules, &request);
             if world.resource::<Watch>().task == Some(id) {
                 log(world, &request, chosen);
             }
@@ -67,8 +70,7 @@ pub(crate) fn place(world: &mut World) {
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
     let rules = world.resource::<Core>().rules.as_ref()?.placement;
     let head = world.task(world.resource::<Queues>().head(model)?)?;
-    let candidates = room(world, model).map(|worker| candidate(world, worker, model));
-    let worker = choose(rules, &Request::of(head), candidates)?;
+    let worker = find(world, rules, &Request::of(head))?;
     Some((head.id, worker))
 }
 
@@ -85,16 +87,18 @@ fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
     }
 }
 
-/// Workers of the model that have a free slot, by id.
-fn room(world: &World, model: ModelId) -> impl Iterator<Item = &Worker> {
-    let ids = world.resource::<FreeIndex>().by_model.get(&model);
-    ids.into_iter().flatten().filter_map(|&id| world.worker(id))
+/// The best worker for the task, in the field as it was last refreshed.
+fn find(world: &World, rules: PlacementRules, request: &Request) -> Option<WorkerId> {
+    let standing = world.resource::<Field>().model(request.spec.model)?;
+    let takes =
+        |worker: &Worker| choose::filter(rules, request, &candidate(world, worker, request.spec.model)).is_none();
+    choose(rules, request, &standing.tree, |id| world.worker(id).is_some_and(takes))
 }
 
 fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {
     let serving = worker.serving(model);
     let slack = serving.map_or(0, |resident| resident.facts.kv_for(1).0) * u64::from(planted!(world, MemoryOffByOne));
-    Candidate { worker, serving, residual: Bytes(memory::residual(world, worker).0 + slack) }
+    Candidate { worker, serving, residual: Bytes(field::residual(world, worker).0 + slack) }
 }
 
 /// Whether waiting is no use: workers are up, and none of them could ever take it.
@@ -121,9 +125,6 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     at.leases.insert(place, lease);
     memory::reserve(world, worker, kv);
     eviction::came(world, worker, model);
-    if !planted!(world, IndexStale) {
-        world.index_worker(worker);
-    }
     dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));
 }

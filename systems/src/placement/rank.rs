@@ -4,6 +4,8 @@
 use super::choose::{Candidate, Request};
 use crate::estimate;
 use orchestrion_world::config::PlacementRule;
+use orchestrion_world::field::Offer;
+use orchestrion_world::id;
 use orchestrion_world::time::Ticks;
 
 /// What candidates are compared by.
@@ -22,8 +24,11 @@ pub enum Term {
 
 use Term::*;
 
+/// Terms of each rule.
+pub(crate) const TERMS: usize = 7;
+
 /// The terms of a rule, in the order in which they are compared.
-pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term] {
+pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term; TERMS] {
     match rule {
         PlacementRule::PredictedEnd => {
             &[FailedBefore, PredictedEnd, LeastLoaded, MostResidualMemory, FastestDecode, PoolName, WorkerId]
@@ -55,5 +60,19 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
         FastestDecode => u64::MAX - candidate.serving.map_or(0, |resident| resident.facts.decode.0),
         PoolName => worker.facts.pool.0.into(),
         WorkerId => worker.id.0.into(),
+    }
+}
+
+/// The same of the offer of `one` worker; of the best of several workers, what none of them is below.
+pub(crate) fn offered(term: Term, request: &Request, offer: &Offer, one: Option<id::WorkerId>) -> u64 {
+    match term {
+        FailedBefore => (one.is_some() && request.failed_on == one).into(),
+        PredictedEnd => estimate::run_at(&request.spec, offer.prefill, offer.decode, u64::from(offer.leases) + 1).0,
+        LeastLoaded => offer.load.0.into(),
+        MostLoaded => u64::MAX - u64::from(offer.load_max.0),
+        MostResidualMemory => u64::MAX - offer.residual.0,
+        FastestDecode => u64::MAX - offer.decode.0,
+        PoolName => offer.pool.0.into(),
+        WorkerId => offer.worker.0.into(),
     }
 }
