@@ -25,7 +25,7 @@ pub enum Bug {
     SlotLeakOnCrash,
     /// A fault gives no slot back.
     SlotLeakOnFault,
-    /// A task is placed where it lacks the memory of one token.
+    /// A device is charged a byte less than a task takes.
     MemoryOffByOne,
     /// Words of an older life count.
     NoEpochFencing,
@@ -43,8 +43,8 @@ pub enum Bug {
     QueueBoundOffByOne,
     /// Who comes last is first.
     LastInFirstOut,
-    /// Batch tasks take every slot.
-    BatchShareIgnored,
+    /// The lease of a batch task counts as an interactive one's.
+    BatchLeaseMisfiled,
     /// Nobody hears of a slot that came free.
     LostWakeup,
     /// Nobody hears of memory that came free on a shared device.
@@ -82,7 +82,7 @@ impl Bug {
         Bug::DeadlineIgnoredInBackoff,
         Bug::QueueBoundOffByOne,
         Bug::LastInFirstOut,
-        Bug::BatchShareIgnored,
+        Bug::BatchLeaseMisfiled,
         Bug::LostWakeup,
         Bug::SharedMemoryUnnoticed,
         Bug::TimerNotDisarmed,
