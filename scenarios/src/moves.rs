@@ -108,7 +108,8 @@ fn retries_are_paid_for(moved: &Move<'_>) -> Result<(), String> {
 fn no_rerun_after_a_token(moved: &Move<'_>) -> Result<(), String> {
     let loose = |t: &&Task| t.tokens_out > 0 && t.spec.determinism == Determinism::BestEffort;
     let shown = moved.before.tasks.iter().filter(loose).map(|t| t.id).collect::<BTreeSet<_>>();
-    let again = notices(moved).find(|n| matches!(n, Notice::Retrying { task, .. } if shown.contains(task)));
+    let goes_on = |n: &&Notice| matches!(n, Notice::Retrying { task, .. } | Notice::Preempted { task, .. } if shown.contains(task));
+    let again = notices(moved).find(goes_on);
     again.map_or(Ok(()), |notice| Err(format!("{notice:?} after its first token")))
 }
 

@@ -124,7 +124,7 @@ impl Stage {
             simulation: Some(Simulation::new(script.seed)),
             ledger: ledger.clone(),
             rules: script.rules.clone(),
-            engine: Engine::default(),
+            engine: Engine::with_step(script.step),
             line: Line::default(),
             history: History::default(),
             specs: BTreeMap::new(),

@@ -126,9 +126,9 @@ fn set_rules(world: &mut World, rules: Rules) {
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
         world.resource_mut::<Mail>().stirred.extend(models);
-        let timeouts = before.timeouts != rules.timeouts;
+        let changed = *before != rules;
         world.resource_mut::<Core>().set_rules(rules);
-        if timeouts {
+        if changed {
             patience::rewind(world);
         }
     } else {

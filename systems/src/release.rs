@@ -16,7 +16,9 @@ use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
+use orchestrion_world::victims::{Victims, reconsider};
 use orchestrion_world::wheel::{TimerKey, Wheel};
+pub(crate) use retry::put_back;
 use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
@@ -67,6 +69,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     memory::unreserve(world, id, &lease);
     eviction::left(world, id, lease.model);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
+    if lease.called_back {
+        world.resource_mut::<Victims>().let_go(lease.model);
+    }
     if lease.revoked {
         return;
     }
@@ -140,6 +145,7 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
+    reconsider(world, id);
 }
 
 /// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,

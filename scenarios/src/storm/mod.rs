@@ -42,6 +42,7 @@ impl Tally {
                 Notice::Ended { outcome: Outcome::Cancelled { .. }, .. } => "cancelled".to_owned(),
                 Notice::Ended { outcome: Outcome::Failed { failure, .. }, .. } => format!("failed {failure:?}"),
                 Notice::Retrying { .. } => "retried".to_owned(),
+                Notice::Preempted { .. } => "put back".to_owned(),
                 _ => continue,
             };
             // The name, without its figures.

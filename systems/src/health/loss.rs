@@ -14,6 +14,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Notice, Order};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::units::Sha256;
+use orchestrion_world::victims::Victims;
 use orchestrion_world::worker::Worker;
 use std::sync::Arc;
 
@@ -185,6 +186,9 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     }
     // What it held for good may let others on its devices reach farther.
     eviction::survey(world, id);
+    for lease in leases.iter().filter(|l| l.called_back) {
+        world.resource_mut::<Victims>().let_go(lease.model);
+    }
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
 }

@@ -6,6 +6,7 @@
 mod choose;
 pub mod explain;
 mod load;
+mod preempt;
 mod rank;
 
 use crate::admission::delay;
@@ -52,6 +53,7 @@ pub(crate) fn place(world: &mut World) {
                     fail(world, id, Failure::NoWorker);
                 }
                 None => {
+                    preempt::make_room(world, rules, model, &request);
                     load::provide(world, &shared, &request);
                     break;
                 }
@@ -121,7 +123,8 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
-    let lease = Lease { task: id, attempt: Attempt(task.attempts + 1), model, class, kv, revoked: false };
+    let attempt = Attempt(task.attempts + 1);
+    let lease = Lease { task: id, attempt, model, class, kv, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
     memory::reserve(world, worker, Bytes(kv.0 - short.min(kv.0)));
