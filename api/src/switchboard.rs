@@ -164,7 +164,10 @@ impl Switchboard {
                 });
                 self.telemetry.started(waited.map(|accepted| accepted.elapsed()));
             }
-            Notice::Retrying { task, lost, .. } => {
+            Notice::Retrying { task, lost, .. } | Notice::Preempted { task, lost, .. } => {
+                if let Notice::Preempted { .. } = notice {
+                    self.telemetry.preempted();
+                }
                 let Some(entry) = self.find(task) else { return };
                 entry.change(|state| {
                     state.log.fence(Attempt(lost.0.saturating_add(1)));

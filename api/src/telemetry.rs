@@ -75,6 +75,7 @@ pub struct Telemetry {
     pools: Vec<String>,
     enqueued: Counter,
     started: Counter,
+    preempted: Counter,
     finished: [Counter; 3],
     cancelled: [Counter; 4],
     rejected: Family<ByReason, Counter>,
@@ -137,6 +138,7 @@ impl Telemetry {
         let telemetry = Telemetry {
             enqueued: Counter::default(),
             started: Counter::default(),
+            preempted: Counter::default(),
             finished: ["done", "cancelled", "failed"]
                 .map(|outcome| finished.get_or_create_owned(&ByOutcome { outcome })),
             cancelled: ["client", "disconnect", "abandoned", "shutdown"]
@@ -173,6 +175,8 @@ impl Telemetry {
         };
         registry.register("tasks_enqueued", "Tasks the core accepted", telemetry.enqueued.clone());
         registry.register("tasks_started", "Attempts that an engine took up", telemetry.started.clone());
+        let preempted = telemetry.preempted.clone();
+        registry.register("tasks_preempted", "Batch attempts that gave their slot to interactive work", preempted);
         registry.register("tasks_finished", "Tasks that ended", finished);
         registry.register("tasks_canceled", "Tasks that were cancelled", cancelled);
         registry.register("tasks_rejected", "Tasks that were not admitted", telemetry.rejected.clone());
@@ -276,6 +280,10 @@ impl Telemetry {
         if let Some(waited) = waited {
             self.queue_ms.observe(millis(waited));
         }
+    }
+
+    pub(crate) fn preempted(&self) {
+        self.preempted.inc();
     }
 
     pub(crate) fn token(&self) {

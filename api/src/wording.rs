@@ -85,6 +85,11 @@ impl Names {
                 let why = setback_words(*why);
                 format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.0, until.0)
             }
+            Notice::Preempted { lost, worker, by, .. } => format!(
+                "was put back from worker {worker}, attempt {}, because interactive work, task {by} first, had no slot; \
+                 it waits in its old place and that counts as no failure",
+                lost.0
+            ),
             Notice::Ended { outcome, .. } => outcome_words(outcome),
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
@@ -253,8 +258,12 @@ impl Names {
     }
 }
 
-/// Who gave up a place in the queue for the task, and why.
+/// Who gave up a place in the queue or a slot for the task, and why.
 pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
+    if let Effect::Notice(Notice::Preempted { task: gone, worker, by, .. }) = effect {
+        let told = || format!("found no slot, so worker {worker} was told to let go of batch task {gone}");
+        return (*by == task).then(told);
+    }
     let Effect::Notice(Notice::Ended { task: gone, outcome: Outcome::Failed { failure, .. } }) = effect else {
         return None;
     };
@@ -290,6 +299,7 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Placed { task, .. }
         | Notice::Started { task, .. }
         | Notice::Retrying { task, .. }
+        | Notice::Preempted { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
         | Notice::ModeChanged { .. }

@@ -184,6 +184,7 @@ impl Clients {
             Notice::Accepted { .. }
             | Notice::Started { .. }
             | Notice::Retrying { .. }
+            | Notice::Preempted { .. }
             | Notice::PoolChanged { .. }
             | Notice::ModeChanged { .. }
             | Notice::RulesRefused

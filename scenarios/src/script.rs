@@ -37,6 +37,8 @@ pub struct Script {
     pub seed: u64,
     pub rules: Rules,
     pub workers: Vec<(WorkerId, WorkerFacts)>,
+    /// How long an engine's step takes, which a cancel has to wait for.
+    pub step: Ticks,
     /// By time; what stands together happens in one step, in this order.
     pub events: Vec<Event>,
 }
@@ -130,7 +132,7 @@ impl FromStr for Script {
     type Err = ScriptError;
 
     fn from_str(text: &str) -> Result<Script, ScriptError> {
-        let mut script = Script { seed: SEED, rules: default_rules(), workers: vec![], events: vec![] };
+        let mut script = Script { seed: SEED, rules: default_rules(), workers: vec![], step: Ticks(0), events: vec![] };
         let statements = text.lines().enumerate().filter_map(|(n, l)| Some((n + 1, l.strip_prefix("> ")?)));
         // Ids are places in sorted lists, so pools and models are collected before workers and tasks.
         for (line, text) in statements {
@@ -163,6 +165,7 @@ impl Script {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
             }
+            "engine" => self.step = Ticks(words.or("step", 0)?),
             "loadable" => self.rules.loadable.push(cluster::loadable(&mut words)?),
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
@@ -180,7 +183,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" | "loadable" => Ok(()),
+                "seed" | "pool" | "engine" | "loadable" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -374,7 +377,8 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
 
 fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, String> {
     let batch_share = Permille(words.or("batch_share", rules.placement.batch_share.0)?);
-    Ok(PlacementRules { policy: words.rule()?, batch_share })
+    let preempt_max = words.or("preempt_max", rules.placement.preempt_max)?;
+    Ok(PlacementRules { policy: words.rule()?, batch_share, preempt_max })
 }
 
 fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {

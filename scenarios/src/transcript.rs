@@ -51,6 +51,9 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::Refused { task, refusal } => format!("{} refused {}", t(*task), tell_refusal(refusal)),
         Notice::Placed { task, pool: id, worker, .. } => format!("{} placed on {worker} of {}", t(*task), pool(id)),
         Notice::Started { task, worker, .. } => format!("{} started on {worker}", t(*task)),
+        Notice::Preempted { task, lost, worker, by } => {
+            format!("{} put back from {worker} for {} lost attempt={}", t(*task), t(*by), lost.0)
+        }
         Notice::Retrying { task, lost, until, why } => {
             format!("{} lost attempt={} to {} retry_at={}", t(*task), lost.0, tell_setback(*why), until.0)
         }

@@ -118,7 +118,8 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
     tenants::judge_budget(world, spec, &most)?;
     let queues = world.resource::<Queues>();
-    let count = |class| queues.len(spec.model, class) as u64;
+    let unseen = usize::from(planted!(world, QueueBoundOffByOne));
+    let count = |class| queues.len(spec.model, class).saturating_sub(unseen) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
     let position = forecast::position(queues, &rules, spec);
     let forecast = forecast(model, &load, spec.class, waiting, position);
@@ -256,9 +257,10 @@ fn first_token(spec: &TaskSpec) -> TaskSpec {
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
+    let backwards = planted!(world, LastInFirstOut);
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
-    let (now, ordinal) = (core.now, core.ordinals);
+    let (now, ordinal) = (core.now, if backwards { u64::MAX - core.ordinals } else { core.ordinals });
     let Some(rules) = core.rules.clone() else { return };
     let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));

@@ -20,6 +20,7 @@ use orchestrion_world::session::{SessionIndex, SessionState};
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
+use orchestrion_world::victims::Victims;
 use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::{TimerKey, Wheel};
 use orchestrion_world::worker::{Pool, Worker};
@@ -59,6 +60,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
     ("queues hold exactly the queued tasks", queues_match_tasks),
+    ("who gives way and which slots are called back is what tasks and leases say", victims_match),
     ("the field is what the workers and devices say", field_matches),
     ("22 the incremental digest is that of the whole ledger", digest_matches),
 ];
@@ -253,7 +255,7 @@ fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
 
 fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let over = ledger.tasks.iter().find(|t| t.attempts > rules.retry.attempts_max);
+    let over = ledger.tasks.iter().find(|t| t.preempted > t.attempts || t.failures() > rules.retry.attempts_max);
     over.map_or(Ok(()), |t| Err(format!("{} was tried {} times", t.id, t.attempts)))
 }
 
@@ -341,7 +343,7 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let workers = breakers.chain(weighings).chain(jobs);
     let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(workers).collect();
     called_for.sort_unstable();
-    // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
+    // Alarms of workers are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
@@ -364,8 +366,9 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
     }
     for model in &ledger.models {
-        let armed = alarms.remove(&TimerKey::Stranded(model.id)).is_some();
-        check(armed == model.stranded.is_some(), || format!("{model:?}: alarm {armed}"))?;
+        let armed = alarms.remove(&TimerKey::Stranded(model.id));
+        let due = model.alarm_at(rules).map(|due| due.max(ledger.core.now + Ticks(1)));
+        check(armed == due, || format!("{model:?}: alarm {armed:?}, {due:?}"))?;
     }
     for task in &ledger.tasks {
         let due = rules.and_then(|rules| task.patience(&rules.timeouts)).map(|(due, _)| due);
@@ -436,6 +439,14 @@ fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
         used: ledger.devices.iter().map(|d| d.reserved.0 + d.weights.0).sum(),
     };
     check(field.totals == totals, || format!("{:?} are counted, there are {totals:?}", field.totals))
+}
+
+fn victims_match(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let lost = ledger.workers.iter().flat_map(|w| &w.leases).find(|l| l.called_back && !l.revoked);
+    check(lost.is_none(), || format!("{lost:?} is called back and not revoked"))?;
+    let called_for = Victims::of_all(ledger.tasks.iter(), ledger.workers.iter(), ledger.core.rules.as_deref());
+    let held = world.resource::<Victims>();
+    check(*held == called_for, || format!("{held:?}, {called_for:?} is called for"))
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {

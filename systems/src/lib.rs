@@ -5,6 +5,21 @@
 
 #![deny(clippy::float_arithmetic)]
 
+/// Whether the world has this deliberate bug: in tests of the storm alone.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        crate::planted::has($world, crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        false
+    };
+}
+
 mod admission;
 pub mod audit;
 mod dispatch;
@@ -15,6 +30,8 @@ mod intake;
 mod jobs;
 mod memory;
 pub mod placement;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod progress;
 mod release;
 mod report;
@@ -139,6 +156,12 @@ impl Simulation {
             }
         }
         Ok(simulation)
+    }
+
+    /// Gives the world a deliberate bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: planted::Bug) {
+        planted::plant(&mut self.world, bug);
     }
 
     fn over(mut world: World) -> Simulation {

@@ -17,7 +17,9 @@ use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
+use orchestrion_world::victims::{Victims, reconsider};
 use orchestrion_world::wheel::{TimerKey, Wheel};
+pub(crate) use retry::put_back;
 use retry::{requeue, set_back};
 
 pub(crate) fn release(world: &mut World) {
@@ -78,6 +80,9 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     }
     eviction::left(world, id, lease.model);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
+    if lease.called_back {
+        world.resource_mut::<Victims>().let_go(lease.model);
+    }
     if lease.revoked {
         return;
     }
@@ -151,6 +156,7 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
+    reconsider(world, id);
 }
 
 /// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,
@@ -179,6 +185,9 @@ pub(crate) fn take_back(world: &mut World, id: TaskId) {
 }
 
 fn disarm(world: &mut World, id: TaskId) {
+    if planted!(world, TimerNotDisarmed) {
+        return;
+    }
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
     let timers = world.get::<TaskTimers>(entity).copied().unwrap_or_default();
     let mut wheel = world.resource_mut::<Wheel>();
@@ -186,14 +195,15 @@ fn disarm(world: &mut World, id: TaskId) {
     [deadline, retry, patience].into_iter().flatten().for_each(|timer| wheel.disarm(timer));
 }
 
-/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the alarm
-/// is set again.
+/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the grace
+/// begins anew.
 fn give_up_on(world: &mut World, id: ModelId) {
     let core = world.resource::<Core>();
-    let Some(due) = core.rules.as_ref().map(|r| core.now + r.health.no_worker_grace) else { return };
-    if world.model(id).is_none_or(|m| m.stranded.is_none()) {
-        return;
-    }
+    let now = core.now;
+    let Some(due) = core.rules.as_ref().map(|r| now + r.health.no_worker_grace) else { return };
+    let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { return };
+    // The alarm of a restored world is set from this.
+    model.stranded = Some(now);
     while let Some(task) = world.resource::<Queues>().head(id) {
         fail(world, task, Failure::NoWorker);
     }

@@ -62,6 +62,8 @@ pub(crate) struct Placement {
     pub policy: Policy,
     /// Of a worker's slots, those that batch tasks may hold together.
     pub batch_share_permille: u32,
+    /// Times that a batch task may be put back for interactive work; 0 turns that off.
+    pub preempt_max: u32,
 }
 
 /// The rows of placement's table.
@@ -172,8 +174,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Placement {
     fn default() -> Self {
-        let PlacementRules { policy: _, batch_share } = Rules::default().placement;
-        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0 }
+        let PlacementRules { policy: _, batch_share, preempt_max } = Rules::default().placement;
+        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0, preempt_max }
     }
 }
 
@@ -287,6 +289,7 @@ impl Config {
                     Policy::Pack => PlacementRule::Pack,
                 },
                 batch_share: Permille(placement.batch_share_permille),
+                preempt_max: placement.preempt_max,
             },
             health: health.rules(),
             jobs: jobs.rules(),

@@ -168,6 +168,9 @@ pub struct PlacementRules {
     /// Of a worker's slots, those that batch tasks may hold together: rounded up, but where there are two or
     /// more one is kept for interactive work. The whole keeps none.
     pub batch_share: Permille,
+    /// Times that a batch task may be put back from its slot for interactive work that has none; none turns
+    /// that off.
+    pub preempt_max: u32,
 }
 
 /// What placement prefers among the workers that could start a task now.
@@ -277,7 +280,11 @@ impl Default for Rules {
                 batch_delay: Ticks(5_000),
                 delay_interval: Ticks(1_000),
             },
-            placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
+            placement: PlacementRules {
+                policy: PlacementRule::PredictedEnd,
+                batch_share: Permille(750),
+                preempt_max: 3,
+            },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules {
                 beat_timeout: Ticks(15_000),
@@ -391,6 +398,7 @@ impl Rules {
         within("eviction.residency_min", eviction.residency_min.0, 0, LENGTH_MAX)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
+        within("placement.preempt_max", placement.preempt_max.into(), 0, 100)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
         within("health.load_timeout", health.load_timeout.0, 1, LENGTH_MAX)?;

@@ -19,6 +19,7 @@ use crate::task::{Life, Task, TaskTimers};
 use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Digest;
+use crate::victims::Victims;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, Fuse, TimerKey, Wheel};
 use crate::worker::{Model, Pool, Worker};
@@ -135,6 +136,7 @@ impl Ledger {
     pub fn restore(&self) -> World {
         let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self.clone();
         let mut world = World::new();
+        world.insert_resource(Victims::of_all(tasks.iter(), workers.iter(), core.rules.as_deref()));
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(Field::default());

@@ -27,6 +27,7 @@ pub mod task;
 pub mod tenant;
 pub mod time;
 pub mod units;
+pub mod victims;
 pub mod vram;
 pub mod wheel;
 pub mod worker;

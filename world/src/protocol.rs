@@ -415,6 +415,13 @@ pub enum Notice {
         until: Tick,
         why: Setback,
     },
+    /// A batch task was put back from its slot into its line, for interactive work of which `by` is the next.
+    Preempted {
+        task: TaskId,
+        lost: Attempt,
+        worker: WorkerId,
+        by: TaskId,
+    },
     /// The one end.
     Ended {
         task: TaskId,

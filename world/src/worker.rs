@@ -41,6 +41,8 @@ pub struct Lease {
     /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
     pub revoked: bool,
+    /// Revoked for interactive work, which has the slot next.
+    pub called_back: bool,
 }
 
 impl Worker {
@@ -199,7 +201,8 @@ pub struct Model {
     pub id: ModelId,
     /// Workers of all its pools that take tasks.
     pub ready: u32,
-    /// Since when no worker takes tasks that serves it or could load it.
+    /// Since when no worker takes tasks that serves it or could load it, or since those that waited were last given
+    /// up for that.
     pub stranded: Option<Tick>,
     /// The longest context of any worker that serves it or could load it.
     pub reach: u32,
@@ -287,10 +290,11 @@ mod tests {
     use super::*;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
-        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let model = ModelId(0);
-        let lease =
-            |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, model, class, kv, revoked };
+        let (attempt, model, kv) = (Attempt(1), ModelId(0), Bytes(0));
+        let lease = |(n, &class): (usize, &Class)| {
+            let task = TaskId(n as u128);
+            Lease { task, attempt, model, class, kv, revoked: false, called_back: false }
+        };
         let facts = WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None };
         let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![], Tick(0));
         worker.leases = classes.iter().enumerate().map(lease).collect();

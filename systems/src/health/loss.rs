@@ -14,6 +14,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Notice, Order};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::units::Sha256;
+use orchestrion_world::victims::Victims;
 use orchestrion_world::worker::Worker;
 use std::sync::Arc;
 
@@ -94,10 +95,11 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
     let Some(worker) = world.worker(id) else { return };
     let (pool, Some(loss)) = (worker.facts.pool, worker.restarts.loss) else { return };
     let limits = &rules.health.restart;
+    let unlimited = planted!(world, RestartsUnlimited);
     let Some(mut of) = world.pool_mut(pool) else { return };
     let model = of.model;
     of.restarts.retain(|at| now.since(*at) < limits.storm_window);
-    let storm = !of.halted && of.restarts.len() >= limits.storm_max as usize;
+    let storm = !unlimited && !of.halted && of.restarts.len() >= limits.storm_max as usize;
     of.halted |= storm;
     let halted = of.halted;
     if !halted {
@@ -188,9 +190,10 @@ pub(crate) fn stop(world: &mut World, id: WorkerId) {
 /// Takes a worker out: its leases become orphans, its memory is free, nothing is due.
 pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     let mut leases = vec![];
+    let leaks = planted!(world, SlotLeakOnCrash);
     change(world, id, |worker| {
         turn(worker, to);
-        leases = std::mem::take(&mut worker.leases);
+        leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
         (worker.probed, worker.restarts.due) = (None, None);
     });
     world.set_alarm(Key::Worker(id), None);
@@ -202,6 +205,9 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     }
     // What it held for good may let others on its devices reach farther.
     eviction::survey(world, id);
+    for lease in leases.iter().filter(|l| l.called_back) {
+        world.resource_mut::<Victims>().let_go(lease.model);
+    }
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.resource_mut::<Mail>().orphans.extend(orphans);
 }

@@ -208,6 +208,9 @@ fn turn(worker: &mut Worker, to: WorkerState) {
 }
 
 fn count_ready(world: &mut World, id: PoolId, change: i16) {
+    if change < 0 && planted!(world, ReadyMiscounted) {
+        return;
+    }
     let Some(mut pool) = world.pool_mut(id) else { return };
     pool.ready = pool.ready.saturating_add_signed(change);
     let (ready, model) = (pool.ready, pool.model);
