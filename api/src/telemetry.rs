@@ -72,8 +72,10 @@ pub(crate) enum Turned {
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Registry,
+    pools: Vec<String>,
     enqueued: Counter,
     started: Counter,
+    preempted: Counter,
     finished: [Counter; 3],
     cancelled: [Counter; 4],
     rejected: Family<ByReason, Counter>,
@@ -136,6 +138,7 @@ impl Telemetry {
         let telemetry = Telemetry {
             enqueued: Counter::default(),
             started: Counter::default(),
+            preempted: Counter::default(),
             finished: ["done", "cancelled", "failed"]
                 .map(|outcome| finished.get_or_create_owned(&ByOutcome { outcome })),
             cancelled: ["client", "disconnect", "abandoned", "shutdown"]
@@ -168,9 +171,12 @@ impl Telemetry {
             tick_us: histogram(&TICK_US),
             rejected,
             registry: Registry::default(),
+            pools: pools.to_vec(),
         };
         registry.register("tasks_enqueued", "Tasks the core accepted", telemetry.enqueued.clone());
         registry.register("tasks_started", "Attempts that an engine took up", telemetry.started.clone());
+        let preempted = telemetry.preempted.clone();
+        registry.register("tasks_preempted", "Batch attempts that gave their slot to interactive work", preempted);
         registry.register("tasks_finished", "Tasks that ended", finished);
         registry.register("tasks_canceled", "Tasks that were cancelled", cancelled);
         registry.register("tasks_rejected", "Tasks that were not admitted", telemetry.rejected.clone());
@@ -239,6 +245,7 @@ impl Telemetry {
                 }
             }
             Refusal::PoolUnready { .. } => "pool_unready",
+            Refusal::PoolClosed { .. } => "pool_closed",
         };
         self.rejected.get_or_create(&ByReason { reason }).inc();
     }
@@ -273,6 +280,10 @@ impl Telemetry {
         if let Some(waited) = waited {
             self.queue_ms.observe(millis(waited));
         }
+    }
+
+    pub(crate) fn preempted(&self) {
+        self.preempted.inc();
     }
 
     pub(crate) fn token(&self) {
@@ -313,6 +324,11 @@ impl Telemetry {
         if let Some(gauge) = self.pool_ready.get(usize::from(pool.0)) {
             gauge.set(i64::from(ready));
         }
+    }
+
+    /// Names, in `PoolId` order.
+    pub(crate) fn pools(&self) -> &[String] {
+        &self.pools
     }
 
     pub(crate) fn restarted(&self, pool: PoolId, loss: Loss) {

@@ -54,7 +54,7 @@ impl Names {
                 format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
             }
             Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
-            Order::SpawnWorker { worker, epoch } => {
+            Order::SpawnWorker { worker, epoch, .. } => {
                 format!("worker {worker} was told to load its model and begin life {}", epoch.0)
             }
             Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
@@ -85,6 +85,11 @@ impl Names {
                 let why = setback_words(*why);
                 format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.0, until.0)
             }
+            Notice::Preempted { lost, worker, by, .. } => format!(
+                "was put back from worker {worker}, attempt {}, because interactive work, task {by} first, had no slot; \
+                 it waits in its old place and that counts as no failure",
+                lost.0
+            ),
             Notice::Ended { outcome, .. } => outcome_words(outcome),
             Notice::PoolChanged { pool, ready } => {
                 format!("{} now has {} ready", self.pool(*pool), count(u32::from(*ready), "worker"))
@@ -121,6 +126,11 @@ impl Names {
             Notice::BreakerChanged { worker, breaker } => {
                 format!("the breaker of worker {worker} is {}", breaker.label())
             }
+            Notice::JobChanged { job } => {
+                let (kind, state) = (job.action.label(), job.state.label());
+                format!("job {} of {} ({kind}) is {state}", job.id, self.pool(job.pool))
+            }
+            Notice::JobRefused { job, refusal } => format!("job {job} was not begun ({refusal:?})"),
             Notice::Quarantined { device } => {
                 format!("device {device} is in quarantine until a pool that stands on it is resumed")
             }
@@ -208,6 +218,9 @@ impl Names {
                 policy.label(),
                 length(*retry_after)
             ),
+            Refusal::PoolClosed { retry_after } => {
+                format!("its pools were closed by an operator; ask again after {}", length(*retry_after))
+            }
             Refusal::PoolUnready { retry_after } => {
                 format!("no worker of its model is up; one may be after {}", length(*retry_after))
             }
@@ -245,8 +258,12 @@ impl Names {
     }
 }
 
-/// Who gave up a place in the queue for the task, and why.
+/// Who gave up a place in the queue or a slot for the task, and why.
 pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
+    if let Effect::Notice(Notice::Preempted { task: gone, worker, by, .. }) = effect {
+        let told = || format!("found no slot, so worker {worker} was told to let go of batch task {gone}");
+        return (*by == task).then(told);
+    }
     let Effect::Notice(Notice::Ended { task: gone, outcome: Outcome::Failed { failure, .. } }) = effect else {
         return None;
     };
@@ -282,6 +299,7 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Placed { task, .. }
         | Notice::Started { task, .. }
         | Notice::Retrying { task, .. }
+        | Notice::Preempted { task, .. }
         | Notice::Ended { task, .. } => Some(*task),
         Notice::PoolChanged { .. }
         | Notice::ModeChanged { .. }
@@ -291,7 +309,9 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Restarted { .. }
         | Notice::RestartsStopped { .. }
         | Notice::BreakerChanged { .. }
-        | Notice::Quarantined { .. } => None,
+        | Notice::Quarantined { .. }
+        | Notice::JobChanged { .. }
+        | Notice::JobRefused { .. } => None,
     }
 }
 

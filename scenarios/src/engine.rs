@@ -25,6 +25,8 @@ pub struct Engine {
     workers: BTreeMap<WorkerId, Sim>,
     agenda: BTreeMap<(Tick, u64), (WorkerId, Epoch, Planned)>,
     planned: u64,
+    /// From a cancel to the end of the step that it has to wait for.
+    step: Ticks,
     /// What the next load on a worker comes to, where it is none.
     faults: BTreeMap<WorkerId, VecDeque<ShardFault>>,
 }
@@ -45,6 +47,14 @@ struct Sim {
     loaded: BTreeMap<ModelId, ModelFacts>,
 }
 
+impl Sim {
+    fn let_go(&mut self, worker: WorkerId, task: TaskId, attempt: Attempt) -> Report {
+        self.running.remove(&task);
+        let usage = Usage { finish: Finish::Cancelled, tokens_in: 0, tokens_out: 0, prefill_us: 0, decode_us: 0 };
+        Report::Finished { worker, epoch: self.epoch, task, attempt, usage }
+    }
+}
+
 /// What is wrong with a worker, until it is mended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
@@ -62,10 +72,16 @@ enum Planned {
     /// What was made at this rate since the first token came, of which so many were told.
     Tokens(TaskId, Attempt, (Tick, MilliRate), u32),
     End(TaskId, Attempt, Usage),
+    /// The step that a cancel waited for is over.
+    LetGo(TaskId, Attempt),
     Loaded(ModelId, ModelFacts),
 }
 
 impl Engine {
+    pub fn with_step(step: Ticks) -> Engine {
+        Engine { step, ..Engine::default() }
+    }
+
     /// The next tick at which something is to be reported.
     pub fn next(&self) -> Option<Tick> {
         self.agenda.keys().next().map(|&(at, _)| at)
@@ -137,7 +153,7 @@ impl Engine {
 
     /// Workers that are slow are so no more, and those that are down come up.
     pub fn heal(&mut self, now: Tick) -> Vec<Report> {
-        self.workers.values_mut().for_each(|sim| sim.slowness = Permille(1000));
+        self.workers.values_mut().for_each(|sim| (sim.slowness, sim.flaw) = (Permille(1000), None));
         let down: Vec<WorkerId> = self.workers.iter().filter(|(_, sim)| !sim.alive).map(|(id, _)| *id).collect();
         down.into_iter().filter_map(|id| self.rise(now, id, None)).collect()
     }
@@ -196,12 +212,14 @@ impl Engine {
             }
             Order::Cancel { worker, epoch, task, attempt } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
-                if sim.running.get(&task) == Some(&attempt) {
-                    sim.running.remove(&task);
-                    let usage =
-                        Usage { finish: Finish::Cancelled, tokens_in: 0, tokens_out: 0, prefill_us: 0, decode_us: 0 };
-                    return Some(Report::Finished { worker, epoch, task, attempt, usage });
+                if sim.running.get(&task) != Some(&attempt) {
+                    return None;
                 }
+                if self.step == Ticks(0) {
+                    return Some(sim.let_go(worker, task, attempt));
+                }
+                sim.stalled.insert((task, attempt));
+                self.plan(now + self.step, worker, epoch, Planned::LetGo(task, attempt));
                 None
             }
             Order::Reset { worker, epoch } => {
@@ -227,9 +245,15 @@ impl Engine {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
                 alive.then_some(Report::Beat { worker, epoch })
             }
-            Order::SpawnWorker { worker, epoch } => {
+            Order::SpawnWorker { worker, epoch, model } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                sim.model = model;
+                // As scripts name the files of models.
+                if let Some(came_with) = &mut sim.facts.came_with {
+                    came_with.digest.0[0] = model.0 as u8;
+                    came_with.fingerprint.0[0] = model.0 as u8;
+                }
                 self.plan(now + LOAD, worker, epoch, Planned::Up);
                 Some(Report::Loading { worker, epoch })
             }
@@ -294,7 +318,10 @@ impl Engine {
                     Some(Report::ShardLoaded { worker, epoch, model, facts })
                 }
             },
-            Planned::Start(..) | Planned::Tokens(..) | Planned::End(..) => None,
+            Planned::LetGo(task, attempt) if sim.running.get(&task) == Some(&attempt) => {
+                Some(sim.let_go(worker, task, attempt))
+            }
+            Planned::LetGo(..) | Planned::Start(..) | Planned::Tokens(..) | Planned::End(..) => None,
         }
     }
 

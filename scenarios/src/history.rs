@@ -63,6 +63,14 @@ impl History {
         (fits && fresh).then_some(()).ok_or_else(|| format!("5: {task} gave way to {by}, which is not above it"))
     }
 
+    /// Only batch work gives up its slot, and only to interactive work that waits.
+    fn may_preempt(&self, task: TaskId, by: TaskId) -> Result<(), String> {
+        let class = |task| self.places.get(&task).map(|((_, class, _), _)| *class);
+        let waits = matches!(self.lives.get(&by), Some(Told::Waiting(_)));
+        let fits = waits && (class(task), class(by)) == (Some(Class::Batch), Some(Class::Interactive));
+        fits.then_some(()).ok_or_else(|| format!("5: {task} was put back for {by}, which is not above it"))
+    }
+
     /// Takes in an effect; the broken rule where it cannot follow what was told before.
     pub fn hear(&mut self, effect: &Effect) -> Result<(), String> {
         let Effect::Notice(notice) = effect else { return self.hear_order(effect) };
@@ -84,6 +92,10 @@ impl History {
                 (task, Told::Placed(attempt))
             }
             Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
+            Notice::Preempted { task, lost, by, .. } => {
+                self.may_preempt(task, by)?;
+                (task, Told::Waiting(lost))
+            }
             Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
             Notice::Ended { task, outcome } => {
                 if let Outcome::Failed { failure: Failure::Displaced { by, .. }, .. } = outcome {
@@ -104,6 +116,8 @@ impl History {
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
             | Notice::RestartsStopped { .. }
+            | Notice::JobChanged { .. }
+            | Notice::JobRefused { .. }
             | Notice::Quarantined { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {

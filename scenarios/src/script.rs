@@ -22,7 +22,8 @@ use orchestrion_world::config::{
     EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
     Rules, TimeoutRules,
 };
-use orchestrion_world::id::{ModelId, SessionId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use orchestrion_world::job::Action;
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Permille, Sha256};
@@ -36,6 +37,8 @@ pub struct Script {
     pub seed: u64,
     pub rules: Rules,
     pub workers: Vec<(WorkerId, WorkerFacts)>,
+    /// How long an engine's step takes, which a cancel has to wait for.
+    pub step: Ticks,
     /// By time; what stands together happens in one step, in this order.
     pub events: Vec<Event>,
 }
@@ -62,6 +65,8 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails.
     Fault(TaskId, FaultClass),
+    /// An operator asks something of a pool; jobs are numbered as they stand in the script.
+    Operate(JobId, PoolId, Action),
     /// From here on something is wrong with the worker, or nothing is any more.
     Flaw(WorkerId, Option<Flaw>),
     /// The weights that the worker uses are found to be corrupt.
@@ -127,7 +132,7 @@ impl FromStr for Script {
     type Err = ScriptError;
 
     fn from_str(text: &str) -> Result<Script, ScriptError> {
-        let mut script = Script { seed: SEED, rules: default_rules(), workers: vec![], events: vec![] };
+        let mut script = Script { seed: SEED, rules: default_rules(), workers: vec![], step: Ticks(0), events: vec![] };
         let statements = text.lines().enumerate().filter_map(|(n, l)| Some((n + 1, l.strip_prefix("> ")?)));
         // Ids are places in sorted lists, so pools and models are collected before workers and tasks.
         for (line, text) in statements {
@@ -160,6 +165,7 @@ impl Script {
                 let (name, model) = (words.name()?.to_owned(), words.take("model")?);
                 self.rules.pools.push(PoolRules { name, model });
             }
+            "engine" => self.step = Ticks(words.or("step", 0)?),
             "loadable" => self.rules.loadable.push(cluster::loadable(&mut words)?),
             verb if DECLARATIONS.contains(&verb) => declare(&mut self.rules, &mut words)?,
             _ => return Ok(()),
@@ -177,7 +183,7 @@ impl Script {
         }
         let Ok(at) = words.verb.parse().map(Tick) else {
             return match words.verb {
-                "seed" | "pool" | "loadable" => Ok(()),
+                "seed" | "pool" | "engine" | "loadable" => Ok(()),
                 verb if DECLARATIONS.contains(&verb) => Ok(()),
                 verb => Err(format!("`{verb}` is neither a declaration nor a time")),
             };
@@ -243,6 +249,14 @@ impl Script {
                 let name = words.name()?;
                 Act::Look(tenants::session(tenant, name), name.to_owned())
             }
+            verb @ ("drain" | "resume" | "reload" | "purge") => {
+                let pool = words.name()?;
+                let pool = self.rules.pools.binary_search_by(|p| p.name.as_str().cmp(pool));
+                let number = self.events.iter().filter(|event| matches!(event.act, Act::Operate(..))).count();
+                // One that nobody knows is a question too.
+                let pool = PoolId(pool.unwrap_or(self.rules.pools.len()) as u16);
+                Act::Operate(JobId(number as u64 + 1), pool, self.action(verb, words)?)
+            }
             "spoil" => {
                 let worker = worker_id(words.name()?)?;
                 let fault = match words.name()? {
@@ -259,6 +273,22 @@ impl Script {
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
+        })
+    }
+
+    fn action(&self, verb: &str, words: &mut Words<'_>) -> Result<Action, String> {
+        let deadline = Ticks(words.or("deadline", 10_000)?);
+        Ok(match verb {
+            "drain" => Action::Drain { deadline },
+            "reload" => {
+                let model = self.rules.models.binary_search(&words.take("model")?);
+                Action::Reload { model: ModelId(model.unwrap_or(self.rules.models.len()) as u16), deadline }
+            }
+            "purge" => {
+                let (force, at_once) = (words.flag("force"), words.flag("at-once"));
+                Action::Purge { drain: (!at_once).then_some(deadline), force }
+            }
+            _ => Action::Resume,
         })
     }
 
@@ -347,7 +377,8 @@ fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
 
 fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, String> {
     let batch_share = Permille(words.or("batch_share", rules.placement.batch_share.0)?);
-    Ok(PlacementRules { policy: words.rule()?, batch_share })
+    let preempt_max = words.or("preempt_max", rules.placement.preempt_max)?;
+    Ok(PlacementRules { policy: words.rule()?, batch_share, preempt_max })
 }
 
 fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {

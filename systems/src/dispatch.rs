@@ -9,6 +9,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Notice, Order};
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
+use orchestrion_world::victims::reconsider;
 
 pub(crate) fn dispatch(world: &mut World) {
     let now = world.resource::<Core>().now;
@@ -26,6 +27,7 @@ pub(crate) fn dispatch(world: &mut World) {
             session.worker = Some(worker);
         }
         patience::wind(world, id);
+        reconsider(world, id);
         let mut mail = world.resource_mut::<Mail>();
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });

@@ -40,6 +40,8 @@ pub(crate) fn take_in(world: &mut World) {
             Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
         }
     }
+    #[cfg(feature = "planted")]
+    crate::planted::misread(world);
 }
 
 /// What readers were shown died with the process that showed it: nobody could tell whether another attempt says
@@ -60,6 +62,7 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
         Intent::Submit { task, spec } => mail.submits.push((task, spec)),
         Intent::Cancel { task, reason } => mail.cancels.push((task, reason)),
         Intent::Close { session } => mail.closed.push(session),
+        Intent::Operate { job, pool, action } => mail.operations.push((job, pool, action)),
     }
 }
 
@@ -124,9 +127,9 @@ fn set_rules(world: &mut World, rules: Rules) {
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
         world.resource_mut::<Mail>().stirred.extend(models);
-        let timeouts = before.timeouts != rules.timeouts;
+        let changed = *before != rules;
         world.resource_mut::<Core>().set_rules(rules);
-        if timeouts {
+        if changed {
             patience::rewind(world);
         }
     } else {

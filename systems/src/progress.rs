@@ -6,9 +6,10 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{Made, Mail};
-use orchestrion_world::protocol::Notice;
+use orchestrion_world::protocol::{Class, Notice};
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
+use orchestrion_world::victims::reconsider;
 
 pub(crate) fn follow(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
@@ -43,6 +44,10 @@ fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
     task.made = task.made.saturating_add(tokens);
     task.tokens_out = task.tokens_out.max(task.made);
     task.fingerprint = task.fingerprint.or(fingerprint);
+    let class = task.spec.class;
+    if class == Class::Batch {
+        reconsider(world, id);
+    }
     if first {
         // The next token may have to come sooner than the first one had to.
         patience::wind(world, id);

@@ -5,10 +5,12 @@
 
 mod eviction;
 mod health;
+mod jobs;
 mod queue;
 mod tenants;
 
 pub(crate) use health::Health;
+pub(crate) use jobs::Jobs;
 pub(crate) use queue::Queue;
 pub(crate) use tenants::{Sessions, Tenant};
 
@@ -45,6 +47,7 @@ pub(crate) struct Config {
     pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
+    pub jobs: Jobs,
     pub timeouts: Timeouts,
     pub journal: Journal,
     pub models: Models,
@@ -59,6 +62,8 @@ pub(crate) struct Placement {
     pub policy: Policy,
     /// Of a worker's slots, those that batch tasks may hold together.
     pub batch_share_permille: u32,
+    /// Times that a batch task may be put back for interactive work; 0 turns that off.
+    pub preempt_max: u32,
 }
 
 /// The rows of placement's table.
@@ -169,8 +174,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Placement {
     fn default() -> Self {
-        let PlacementRules { policy: _, batch_share } = Rules::default().placement;
-        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0 }
+        let PlacementRules { policy: _, batch_share, preempt_max } = Rules::default().placement;
+        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0, preempt_max }
     }
 }
 
@@ -265,7 +270,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, sessions, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -284,8 +289,10 @@ impl Config {
                     Policy::Pack => PlacementRule::Pack,
                 },
                 batch_share: Permille(placement.batch_share_permille),
+                preempt_max: placement.preempt_max,
             },
             health: health.rules(),
+            jobs: jobs.rules(),
             retry: RetryRules {
                 attempts_max: retry.attempts_max,
                 backoff: Ticks(retry.backoff_ms),

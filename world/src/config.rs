@@ -25,6 +25,7 @@ pub struct Rules {
     pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
+    pub jobs: JobRules,
     pub timeouts: TimeoutRules,
     pub eviction: EvictionRules,
     /// What loading takes, sorted by model. One without a row is served by workers that came with it, and only so.
@@ -167,6 +168,9 @@ pub struct PlacementRules {
     /// Of a worker's slots, those that batch tasks may hold together: rounded up, but where there are two or
     /// more one is kept for interactive work. The whole keeps none.
     pub batch_share: Permille,
+    /// Times that a batch task may be put back from its slot for interactive work that has none; none turns
+    /// that off.
+    pub preempt_max: u32,
 }
 
 /// What placement prefers among the workers that could start a task now.
@@ -198,6 +202,15 @@ pub struct HealthRules {
     pub fatal_window: Ticks,
     /// So often may weights on a device be found corrupt before it goes into quarantine.
     pub corrupt_max: u32,
+}
+
+/// How long operators' jobs are remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRules {
+    /// After their end.
+    pub keep: Ticks,
+    /// Jobs that are over, of all pools together.
+    pub kept_max: u32,
 }
 
 /// How a lost worker is told to begin again.
@@ -267,7 +280,11 @@ impl Default for Rules {
                 batch_delay: Ticks(5_000),
                 delay_interval: Ticks(1_000),
             },
-            placement: PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(750) },
+            placement: PlacementRules {
+                policy: PlacementRule::PredictedEnd,
+                batch_share: Permille(750),
+                preempt_max: 3,
+            },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules {
                 beat_timeout: Ticks(15_000),
@@ -296,6 +313,7 @@ impl Default for Rules {
                 jitter: Permille(200),
                 budget: Permille(100),
             },
+            jobs: JobRules { keep: Ticks(3_600_000), kept_max: 64 },
             eviction: EvictionRules {
                 policy: EvictionRule::Lru,
                 pressure: Permille(900),
@@ -364,6 +382,7 @@ impl Rules {
             placement,
             health,
             retry,
+            jobs,
             timeouts,
             eviction,
             loadable,
@@ -379,6 +398,7 @@ impl Rules {
         within("eviction.residency_min", eviction.residency_min.0, 0, LENGTH_MAX)?;
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
+        within("placement.preempt_max", placement.preempt_max.into(), 0, 100)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
         within("health.load_timeout", health.load_timeout.0, 1, LENGTH_MAX)?;
@@ -396,6 +416,8 @@ impl Rules {
         within("health.fatal_max", (*fatal_max).into(), 1, COUNTED_MAX)?;
         within("health.fatal_window", fatal_window.0, 1, LENGTH_MAX)?;
         within("health.corrupt_max", (*corrupt_max).into(), 1, COUNTED_MAX)?;
+        within("jobs.keep", jobs.keep.0, 1, LENGTH_MAX)?;
+        within("jobs.kept_max", jobs.kept_max.into(), 1, COUNTED_MAX)?;
         within("retry.attempts_max", retry.attempts_max.into(), 1, 100)?;
         within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
         within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;

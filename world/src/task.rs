@@ -30,6 +30,8 @@ pub struct Task {
     pub tokens_out: u32,
     /// Of the worker that made the first of them: another may make others.
     pub fingerprint: Option<Sha256>,
+    /// Attempts that were taken from it for interactive work: they are no failures.
+    pub preempted: u32,
     /// The worker that the last lost attempt failed on.
     pub failed_on: Option<WorkerId>,
     /// Held back for it of its tenant's and its session's budgets.
@@ -52,10 +54,16 @@ impl Task {
             made: 0,
             tokens_out: 0,
             fingerprint: None,
+            preempted: 0,
             failed_on: None,
             reserved: Amount::default(),
             life: Life::Queued,
         }
+    }
+
+    /// Attempts that were lost.
+    pub fn failures(&self) -> u32 {
+        self.attempts - self.preempted
     }
 
     /// Whether a lost attempt may be followed by another: readers must not be told two stories.
@@ -82,7 +90,7 @@ impl Task {
 /// A task's lifecycle. [`Life::advance`] is its only writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
-    /// Waits in its model's queue.
+    /// Waits in its model's queue, for the first time or again.
     Queued,
     /// An attempt was lost; waits to be queued again.
     Backoff { until: Tick },
@@ -109,8 +117,8 @@ impl Life {
         let legal = match (&*self, &to) {
             (Queued, Placed { .. } | Ended(_)) => true,
             (Backoff { .. }, Queued | Ended(_)) => true,
-            (Placed { .. }, Running { .. } | Backoff { .. } | Ended(_)) => true,
-            (Running { .. }, Backoff { .. } | Ended(_)) => true,
+            (Placed { .. }, Running { .. } | Queued | Backoff { .. } | Ended(_)) => true,
+            (Running { .. }, Queued | Backoff { .. } | Ended(_)) => true,
             (Queued | Backoff { .. } | Placed { .. } | Running { .. } | Ended(_), _) => false,
         };
         if !legal {
@@ -158,7 +166,7 @@ mod tests {
             .map(|from| all.iter().map(|to| if from.clone().advance(*to).is_ok() { 'x' } else { '.' }).collect())
             .collect();
         //                  Q B P R E
-        assert_eq!(table, ["..x.x", "x...x", ".x.xx", ".x..x", "....."]);
+        assert_eq!(table, ["..x.x", "x...x", "xx.xx", "xx..x", "....."]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
@@ -41,6 +41,8 @@ pub struct Lease {
     /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
     pub revoked: bool,
+    /// Revoked for interactive work, which has the slot next.
+    pub called_back: bool,
 }
 
 impl Worker {
@@ -180,12 +182,16 @@ pub struct Pool {
     pub restarts: Vec<Tick>,
     /// There were too many of them: lost workers stay down until somebody resumes the pool.
     pub halted: bool,
+    /// Its workers take no tasks: an operator wants it so.
+    pub closed: bool,
+    /// The one that runs.
+    pub job: Option<JobId>,
 }
 
 impl Pool {
     /// Without workers.
     pub fn new(id: PoolId, model: ModelId) -> Pool {
-        Pool { id, model, ready: 0, restarts: vec![], halted: false }
+        Pool { id, model, ready: 0, restarts: vec![], halted: false, closed: false, job: None }
     }
 }
 
@@ -195,7 +201,8 @@ pub struct Model {
     pub id: ModelId,
     /// Workers of all its pools that take tasks.
     pub ready: u32,
-    /// Since when no worker takes tasks that serves it or could load it.
+    /// Since when no worker takes tasks that serves it or could load it, or since those that waited were last given
+    /// up for that.
     pub stranded: Option<Tick>,
     /// The longest context of any worker that serves it or could load it.
     pub reach: u32,
@@ -283,10 +290,11 @@ mod tests {
     use super::*;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
-        let (attempt, kv, revoked) = (Attempt(1), Bytes(0), false);
-        let model = ModelId(0);
-        let lease =
-            |(n, &class): (usize, &Class)| Lease { task: TaskId(n as u128), attempt, model, class, kv, revoked };
+        let (attempt, model, kv) = (Attempt(1), ModelId(0), Bytes(0));
+        let lease = |(n, &class): (usize, &Class)| {
+            let task = TaskId(n as u128);
+            Lease { task, attempt, model, class, kv, revoked: false, called_back: false }
+        };
         let facts = WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None };
         let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![], Tick(0));
         worker.leases = classes.iter().enumerate().map(lease).collect();

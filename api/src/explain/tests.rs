@@ -1,10 +1,12 @@
 //! Stories of recorded tasks.
 
 use super::*;
-use crate::fixture::{Recorder, config, rules, submit, up};
+use crate::fixture::{Recorder, beat, config, rules, spec, submit, up, usage};
 use crate::journal::JournalConfig;
 use orchestrion_world::config::OverloadPolicy;
-use orchestrion_world::protocol::CancelReason;
+use orchestrion_world::id::{Attempt, Epoch};
+use orchestrion_world::protocol::{CancelReason, Class, Finish, TaskSpec, Usage};
+use orchestrion_world::units::Permille;
 
 #[test]
 fn a_served_task_is_told_from_submission_to_end_with_its_proof() {
@@ -142,4 +144,33 @@ fn a_task_that_a_boot_took_over_is_told_from_where_it_came_in() {
     assert_eq!((explanation.proof.runs, explanation.proof.last_seq), (2, 2));
     assert!(shown.contains("It was submitted at 2025-11-21T10:00:01.000Z."), "{shown}");
     assert!(shown.contains("was to be cancelled: the client asked") && shown.contains("of 2 runs"), "{shown}");
+}
+
+#[test]
+fn who_was_put_back_and_for_whom_and_whose_time_was_over_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    let mut rules = rules();
+    rules.placement.batch_share = Permille(1000);
+    rules.timeouts.first_token = Ticks(1_000);
+    recorder.step(0, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(rules)), up(1, 0, 1, 50_000)]);
+    let batch = TaskSpec { class: Class::Batch, ..spec() };
+    recorder.step(10, vec![Input::Intent(Intent::Submit { task: TaskId(1), spec: batch })]);
+    recorder.step(20, vec![submit(2)]);
+    recorder.step(30, vec![beat(1)]);
+    let usage = Usage { finish: Finish::Cancelled, ..usage() };
+    let (worker, epoch, attempt) = (WorkerId(1), Epoch(1), Attempt(1));
+    let let_go = Report::Finished { worker, epoch, task: TaskId(1), attempt, usage };
+    recorder.step(40, vec![Input::Report(let_go)]);
+    recorder.step(1_040, vec![beat(1)]);
+    let told = |task, sentence: &str| {
+        let story = explain(dir.path(), TaskId(task)).unwrap().to_string();
+        assert!(story.contains(sentence), "{sentence}\n{story}");
+    };
+    let (one, two) = (TaskId(1), TaskId(2));
+    let why = format!("because interactive work, task {two} first, had no slot");
+    told(1, &format!("It was put back from worker w1, attempt 1, {why}; it waits in its old place"));
+    told(2, &format!("It found no slot, so worker w1 was told to let go of batch task {one} (step 3)."));
+    told(2, "It was placed on worker w1 of pool left (attempt 1) (step 5).");
+    told(2, "It lost attempt 1, because no first token came in the time allowed, and waits until tick");
 }

@@ -15,8 +15,8 @@ fn scripts() -> impl Strategy<Value = String> {
     (workers, events, 1u32..6, 1u32..4, policy, 1u32..=1000).prop_map(|(workers, events, bound, attempts, policy, share)| {
         let policy = policy.label();
         let mut text = format!("> queue interactive={bound} batch={bound} policy={policy}\n> retry attempts={attempts}\n");
-        text += &format!("> timeouts first_token={} idle={} wall={}\n", bound * 400, bound * 100, attempts / 3 * 5_000);
-        text += &format!("> placement predicted-end batch_share={share}\n");
+        text += &format!("> engine step={}\n> timeouts first_token={} idle={} wall={}\n", share % 3 * 30, bound * 400, bound * 100, attempts / 3 * 5_000);
+        text += &format!("> placement predicted-end batch_share={share} preempt_max={}\n", share % 4);
         text += "> pool a model=m\n> pool b model=m\n> sessions ttl=2000 turns=3 max=2 budget_tokens=900\n";
         text += "> tenant x weight=3 tasks=5/1000 burst=4 live=4 budget_tokens=3000 budget_time=9000\n";
         text += "> tenant y tokens=900/1000 queued=2 budget_cost=2000 prompt_price=90000 answer_price=100000\n";
@@ -35,6 +35,7 @@ fn scripts() -> impl Strategy<Value = String> {
             let whose = whose[size as usize % whose.len()];
             text += &match kind {
                 0..4 => format!("> {at} submit t{task} prompt={size} answer={size}{whose}\n"),
+                4 if size % 2 == 0 => format!("> {at} submit t{task} batch strict prompt=10 answer={size}{whose}\n"),
                 4 => format!("> {at} submit t{task} batch prompt={size} answer=10{whose}\n"),
                 5 => format!("> {at} close s{}\n", whose.strip_suffix("session=s").unwrap_or_default()),
                 6 => format!("> {at} submit t{task} prompt=10 answer={size} deadline={}\n", size * 20),

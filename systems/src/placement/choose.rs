@@ -173,6 +173,7 @@ mod tests {
                         class: class(n),
                         kv: Bytes(0),
                         revoked: n % 2 == 1,
+                        called_back: n % 4 == 1,
                     };
                     let facts = ModelFacts {
                         digest: Sha256::default(),
@@ -233,7 +234,7 @@ mod tests {
                 .iter()
                 .map(|(worker, residual)| Candidate { worker, serving: worker.serving(ModelId(0)), residual: *residual })
                 .collect();
-            let placement = PlacementRules { policy, batch_share: Permille(batch_share) };
+            let placement = PlacementRules { policy, batch_share: Permille(batch_share), preempt_max: 0 };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // Where a worker stands in the tree is no matter.
             let mut tree = Tree::default();

@@ -10,6 +10,7 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Setback, TimeLimit};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::TaskTimers;
+use orchestrion_world::victims::reconsider;
 use orchestrion_world::wheel::{TimerKey, Wheel};
 
 /// Sets the timer to when the attempt's time is over as it stands, and takes it away where it has none.
@@ -45,11 +46,15 @@ pub(crate) fn check(world: &mut World, id: TaskId) {
     }
 }
 
-/// The rules have changed: every bell rings in this step, and is set by the new ones.
+/// The rules have changed: every bell rings in this step and is set by the new ones, and who may be put back is
+/// asked anew.
 pub(crate) fn rewind(world: &mut World) {
     // A change of rules is rare, and no other step looks at every lease.
     let workers = world.workers().into_iter();
     let leases = workers.flat_map(|w| &w.leases).filter(|l| !l.revoked);
-    let bells: Vec<TimerKey> = leases.map(|l| TimerKey::Patience(l.task)).collect();
-    world.resource_mut::<Mail>().due.extend(bells);
+    let tasks: Vec<TaskId> = leases.map(|l| l.task).collect();
+    for task in tasks {
+        reconsider(world, task);
+        world.resource_mut::<Mail>().due.push(TimerKey::Patience(task));
+    }
 }

@@ -1,7 +1,8 @@
-//! What befell an attempt, and what becomes of its task: one table, and the two ways out of it.
+//! What befell an attempt, and what becomes of its task: one table, and the ways out of it.
 //!
 //! A task is tried again, elsewhere if there is an elsewhere, as often as the rules and the budget allow and
-//! as its readers may be told one story; or it ends. What becomes of the worker is for health to say.
+//! as its readers may be told one story; or it ends. A task that gives way to others was not set back: it
+//! waits in its old place. What becomes of a worker is for health to say.
 
 use super::{fail, take_back};
 use bevy_ecs::prelude::World;
@@ -14,6 +15,7 @@ use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
+use orchestrion_world::victims::{Victims, reconsider};
 use orchestrion_world::wheel::{TimerKey, Wheel};
 
 /// What a retry costs of the retry budget.
@@ -55,27 +57,55 @@ pub(crate) fn set_back(world: &mut World, id: TaskId, lost: Attempt, why: Setbac
     let (now, seed, budget) = (core.now, core.seed, core.retry_budget);
     let Some(retry) = core.rules.as_ref().map(|r| r.retry.clone()) else { return };
     let Some(task) = world.task(id) else { return };
-    let failures = task.attempts;
-    if !task.is_repeatable() || failures >= retry.attempts_max || budget < ONE_RETRY {
+    let failures = task.failures();
+    let most = retry.attempts_max + u32::from(planted!(world, RetryBeyondLimit));
+    let price = ONE_RETRY * u64::from(!planted!(world, RetryUnpaid));
+    if !task.is_repeatable() || failures >= most || budget < ONE_RETRY {
         return fail(world, id, failure);
     }
     let doubled = retry.backoff.0.checked_shl(failures - 1).unwrap_or(u64::MAX);
     let backoff = Ticks(doubled.min(retry.backoff_max.0));
     // What is due now was due before the wheel turned: the next tick is the first that can bring it.
     let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter).max(Ticks(1));
-    world.resource_mut::<Core>().retry_budget -= ONE_RETRY;
+    #[cfg(feature = "planted")]
+    let until = crate::planted::until(world, until);
+    world.resource_mut::<Core>().retry_budget -= price;
     world.resource_mut::<Mail>().notice(Notice::Retrying { task: id, lost, until, why });
     take_back(world, id);
     if let Some(mut task) = world.task_mut(id) {
         task.failed_on = task.life.worker().filter(|_| elsewhere);
         step_back(&mut task, Life::Backoff { until });
     }
+    reconsider(world, id);
     let timer = world.resource_mut::<Wheel>().arm(until, TimerKey::Retry(id));
     if let Some(entity) = world.whereabouts(Key::Task(id))
         && let Some(mut timers) = world.get_mut::<TaskTimers>(entity)
     {
         timers.retry = Some(timer);
     }
+}
+
+/// A batch task gives its slot to interactive work, of which `by` is next: it goes back to its place in its line
+/// and is none the worse for it, but has to begin anew.
+pub(crate) fn put_back(world: &mut World, id: TaskId, by: TaskId) {
+    let Some((task, worker)) = world.task(id).and_then(|task| Some((task.clone(), task.life.worker()?))) else {
+        return;
+    };
+    let lost = Attempt(task.attempts);
+    world.resource_mut::<Mail>().notice(Notice::Preempted { task: id, lost, worker, by });
+    take_back(world, id);
+    if let Some(mut worker) = world.worker_mut(worker)
+        && let Some(at) = worker.lease_at(id, lost)
+    {
+        worker.leases[at].called_back = true;
+    }
+    world.resource_mut::<Victims>().call_back(task.spec.model);
+    let Some(mut task) = world.task_mut(id) else { return };
+    task.preempted += 1;
+    step_back(&mut task, Life::Queued);
+    let queued = task.clone();
+    world.resource_mut::<Queues>().push(&queued);
+    reconsider(world, id);
 }
 
 /// From a slot back to where tasks wait.
@@ -91,7 +121,9 @@ pub(crate) fn requeue(world: &mut World, id: TaskId) {
     if task.life.advance(Life::Queued).is_err() {
         return;
     }
-    let queued = task.clone();
+    #[cfg(feature = "planted")]
+    crate::planted::lose_place(world, id);
+    let Some(queued) = world.task(id).cloned() else { return };
     world.resource_mut::<Queues>().push(&queued);
     world.resource_mut::<Mail>().stirred.insert(queued.spec.model);
 }

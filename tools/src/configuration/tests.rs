@@ -23,7 +23,7 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     let config = Config::layered(&args).unwrap();
     assert_eq!((config.server.bind.port(), config.queue.batch_max, config.queue.interactive_max), (2, 7, 256));
     assert_eq!(config.rules().queue.policy, OverloadPolicy::DropLru);
-    let placement = PlacementRules { policy: PlacementRule::PredictedEnd, batch_share: Permille(500) };
+    let placement = PlacementRules { batch_share: Permille(500), ..Rules::default().placement };
     assert_eq!(config.rules().placement, placement);
     let pools: Vec<_> = config.pools.iter().map(|p| (p.id.as_str(), p.model_name(), p.slots)).collect();
     assert_eq!(pools, [("a", "y".to_owned(), 9), ("b", DEMO_MODEL.to_owned(), 9)]);

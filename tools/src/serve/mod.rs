@@ -9,6 +9,8 @@ pub(crate) mod keys;
 mod kitchen;
 mod load;
 mod stations;
+#[cfg(test)]
+mod strict_tests;
 
 use crate::cli::ServeArgs;
 use crate::configuration::{Config, LogFormat};

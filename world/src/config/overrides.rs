@@ -26,6 +26,7 @@ type Set = fn(&mut Rules, &str) -> Result<(), String>;
 const KEYS: &[(&str, Set)] = &[
     ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement.policy = policy)),
     ("placement.batch_share_permille", |rules, value| permille(value, &mut rules.placement.batch_share)),
+    ("placement.preempt_max", |rules, value| number(value, &mut rules.placement.preempt_max)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
     ("queue.policy", |rules, value| overload(value).map(|policy| rules.queue.policy = policy)),
@@ -50,6 +51,8 @@ const KEYS: &[(&str, Set)] = &[
     ("health.breaker.failures", |rules, value| number(value, &mut rules.health.breaker.failures)),
     ("health.breaker.open_ms", |rules, value| ticks(value, &mut rules.health.breaker.open)),
     ("health.breaker.stable_ms", |rules, value| ticks(value, &mut rules.health.breaker.stable)),
+    ("jobs.keep_ms", |rules, value| ticks(value, &mut rules.jobs.keep)),
+    ("jobs.kept_max", |rules, value| number(value, &mut rules.jobs.kept_max)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
     ("eviction.policy", |rules, value| eviction(value).map(|policy| rules.eviction.policy = policy)),
     ("eviction.pressure_permille", |rules, value| permille(value, &mut rules.eviction.pressure)),
@@ -138,7 +141,7 @@ mod tests {
             ]),
         )
         .unwrap();
-        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000) };
+        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000), preempt_max: 3 };
         let mut expected = Rules { placement, ..Rules::default() };
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;

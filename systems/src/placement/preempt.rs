@@ -1,0 +1,47 @@
+//! Preemption: interactive work that no worker has room for calls slots back from batch work.
+//!
+//! As many slots are on their way as interactive tasks wait, never more. Which task gives way is read from an
+//! index: who loses least. It goes back to its place in its line; the slot is the line's when the worker lets
+//! go of it, which is a step of its engine, and interactive work is served first.
+
+use super::choose::{Candidate, Request, filter};
+
+use crate::release::put_back;
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::PlacementRules;
+use orchestrion_world::field::residual;
+use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::protocol::Class;
+use orchestrion_world::queues::Queues;
+use orchestrion_world::store::Store;
+use orchestrion_world::units::Bytes;
+use orchestrion_world::victims::Victims;
+
+/// Victims that are looked at for one slot: those after it may suit, and are not worth a longer step.
+const LOOKED_AT: usize = 64;
+
+/// Calls slots back for the head of a model's line, and for those behind it as if they were like it.
+pub(super) fn make_room(world: &mut World, rules: PlacementRules, model: ModelId, request: &Request) {
+    if request.spec.class != Class::Interactive {
+        return;
+    }
+    let waiting = world.resource::<Queues>().len(model, Class::Interactive);
+    while (world.resource::<Victims>().called_back(model) as usize) < waiting
+        && let Some(victim) = victim(world, rules, model, request)
+    {
+        put_back(world, victim, request.task);
+    }
+}
+
+/// The one that loses least among those whose slot the task could have.
+fn victim(world: &World, rules: PlacementRules, model: ModelId, request: &Request) -> Option<TaskId> {
+    let suits = |id: &TaskId| {
+        let Some(worker) = world.task(*id).and_then(|task| world.worker(task.life.worker()?)) else { return false };
+        let mut without = worker.clone();
+        let lease = without.leases.iter().position(|l| l.task == *id).map(|at| without.leases.remove(at));
+        let freed = lease.map_or(0, |lease| lease.kv.0);
+        let residual = Bytes(residual(world, worker).0.saturating_add(freed));
+        filter(rules, request, &Candidate { worker: &without, serving: without.serving(model), residual }).is_none()
+    };
+    world.resource::<Victims>().of(model).take(LOOKED_AT).find(suits)
+}
