@@ -137,6 +137,6 @@ fn event(input: &Input) -> Option<Event> {
         Input::Report(Report::WorkerUp { worker, facts, .. }) => Some(Event::Up(*worker, facts.clone())),
         Input::Report(Report::WorkerDown { worker, .. }) => Some(Event::Down(*worker)),
         // A clock's reading decides nothing; the rest is what a simulated station says by itself.
-        Input::Boot { .. } | Input::Report(_) => None,
+        Input::Boot { .. } | Input::Report(_) | Input::Intent(Intent::Operate { .. }) => None,
     }
 }
