@@ -22,8 +22,10 @@ use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
 use crate::telemetry::{Telemetry, Turned};
 use orchestrion_systems::SessionView;
+use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
-use orchestrion_world::id::{SessionId, TaskId, TenantId};
+use orchestrion_world::id::{JobId, PoolId, SessionId, TaskId, TenantId};
+use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -337,6 +339,23 @@ impl Door {
         let close = Urgent::Close { session, reply };
         self.parts.lanes.urgent.send_async(close).await.map_err(|_| Problem::stopping())?;
         self.recorded(closed).await?.map_err(|_| Problem::stopping())
+    }
+
+    /// How the pools are.
+    pub(crate) async fn pools(&self) -> Result<Vec<PoolView>, Problem> {
+        let (reply, pools) = oneshot::channel();
+        self.parts.lanes.urgent.send_async(Urgent::Pools { reply }).await.map_err(|_| Problem::stopping())?;
+        self.recorded(pools).await?.map_err(|_| Problem::stopping())
+    }
+
+    /// Begins a job, and returns once that stands in the journal.
+    pub(crate) async fn operate(&self, pool: PoolId, action: Action) -> Result<Result<JobId, JobRefusal>, Problem> {
+        let job = JobId(uuid::Uuid::new_v4().as_u64_pair().0);
+        let (reply, begun) = oneshot::channel();
+        let operate = Urgent::Operate { job, pool, action, reply };
+        self.parts.lanes.urgent.send_async(operate).await.map_err(|_| Problem::stopping())?;
+        let begun = self.recorded(begun).await?.map_err(|_| Problem::stopping())?;
+        Ok(begun.map(|()| job))
     }
 
     /// Cancels and returns once the cancel stands in the journal and the gate is closed. Without effect

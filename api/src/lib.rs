@@ -10,6 +10,7 @@ pub mod explain;
 #[cfg(test)]
 mod fixture;
 mod http;
+pub(crate) mod jobs;
 pub mod journal;
 pub mod port;
 pub mod problem;

@@ -4,8 +4,10 @@
 //! orders to [`Stations`]; the binary connects both to gpu.
 
 use orchestrion_systems::SessionView;
+use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
-use orchestrion_world::id::{ModelId, SessionId, TaskId};
+use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
+use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::payload::{Bias, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
@@ -46,6 +48,17 @@ pub enum Urgent {
     Look {
         session: SessionId,
         reply: oneshot::Sender<Option<SessionView>>,
+    },
+    /// `reply` is answered once the job stands in the journal, or with why it was not begun.
+    Operate {
+        job: JobId,
+        pool: PoolId,
+        action: Action,
+        reply: oneshot::Sender<Result<(), JobRefusal>>,
+    },
+    /// How the pools are, between two steps.
+    Pools {
+        reply: oneshot::Sender<Vec<PoolView>>,
     },
 }
 

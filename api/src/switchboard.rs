@@ -6,6 +6,7 @@
 //! It never calls the pulse and never blocks: each lock is held for a few lines.
 
 use crate::clock::wall_ms;
+use crate::jobs::Jobs;
 use crate::pulse::Audience;
 use crate::recovery::Past;
 use crate::spool::{Finished, Wanted};
@@ -59,6 +60,7 @@ pub struct Switchboard {
     keep: Keep,
     ready: Mutex<BTreeMap<PoolId, u16>>,
     telemetry: Arc<Telemetry>,
+    jobs: Jobs,
     opened: AtomicU64,
 }
 
@@ -75,6 +77,7 @@ impl Switchboard {
             keep,
             ready: Mutex::default(),
             telemetry,
+            jobs: Jobs::default(),
             opened,
         }
     }
@@ -178,6 +181,13 @@ impl Switchboard {
             }
             // Between the core and its operator: no client waits for the rest.
             Notice::ShardChanged { .. } | Notice::ModeChanged { .. } | Notice::RulesRefused => {}
+            Notice::JobChanged { ref job } => {
+                let (id, pool) = (job.id, job.pool.0);
+                tracing::info!(job = %id, pool, kind = job.action.label(), state = job.state.label(), "a job");
+                self.jobs.hear(job);
+            }
+            // Whoever asked is answered.
+            Notice::JobRefused { .. } => {}
             Notice::WorkerRefused { worker, reason } => {
                 tracing::warn!(%worker, ?reason, "the core did not take a worker in");
             }
@@ -263,6 +273,11 @@ impl Switchboard {
 
     pub(crate) fn find(&self, task: TaskId) -> Option<Arc<Entry>> {
         locked(self.shard(task)).get(&task).cloned()
+    }
+
+    /// What operators asked for.
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.jobs
     }
 
     /// Pools with a worker that is ready.

@@ -72,6 +72,7 @@ pub(crate) enum Turned {
 #[derive(Debug)]
 pub struct Telemetry {
     registry: Registry,
+    pools: Vec<String>,
     enqueued: Counter,
     started: Counter,
     preempted: Counter,
@@ -170,6 +171,7 @@ impl Telemetry {
             tick_us: histogram(&TICK_US),
             rejected,
             registry: Registry::default(),
+            pools: pools.to_vec(),
         };
         registry.register("tasks_enqueued", "Tasks the core accepted", telemetry.enqueued.clone());
         registry.register("tasks_started", "Attempts that an engine took up", telemetry.started.clone());
@@ -243,6 +245,7 @@ impl Telemetry {
                 }
             }
             Refusal::PoolUnready { .. } => "pool_unready",
+            Refusal::PoolClosed { .. } => "pool_closed",
         };
         self.rejected.get_or_create(&ByReason { reason }).inc();
     }
@@ -321,6 +324,11 @@ impl Telemetry {
         if let Some(gauge) = self.pool_ready.get(usize::from(pool.0)) {
             gauge.set(i64::from(ready));
         }
+    }
+
+    /// Names, in `PoolId` order.
+    pub(crate) fn pools(&self) -> &[String] {
+        &self.pools
     }
 
     pub(crate) fn restarted(&self, pool: PoolId, loss: Loss) {

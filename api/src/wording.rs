@@ -54,7 +54,7 @@ impl Names {
                 format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
             }
             Order::Probe { worker, .. } => format!("worker {worker} was asked whether it lives"),
-            Order::SpawnWorker { worker, epoch } => {
+            Order::SpawnWorker { worker, epoch, .. } => {
                 format!("worker {worker} was told to load its model and begin life {}", epoch.0)
             }
             Order::StopWorker { worker, epoch } => format!("worker {worker}, life {}, was told to end", epoch.0),
@@ -126,6 +126,11 @@ impl Names {
             Notice::BreakerChanged { worker, breaker } => {
                 format!("the breaker of worker {worker} is {}", breaker.label())
             }
+            Notice::JobChanged { job } => {
+                let (kind, state) = (job.action.label(), job.state.label());
+                format!("job {} of {} ({kind}) is {state}", job.id, self.pool(job.pool))
+            }
+            Notice::JobRefused { job, refusal } => format!("job {job} was not begun ({refusal:?})"),
             Notice::Quarantined { device } => {
                 format!("device {device} is in quarantine until a pool that stands on it is resumed")
             }
@@ -213,6 +218,9 @@ impl Names {
                 policy.label(),
                 length(*retry_after)
             ),
+            Refusal::PoolClosed { retry_after } => {
+                format!("its pools were closed by an operator; ask again after {}", length(*retry_after))
+            }
             Refusal::PoolUnready { retry_after } => {
                 format!("no worker of its model is up; one may be after {}", length(*retry_after))
             }
@@ -301,7 +309,9 @@ fn task_of_notice(notice: &Notice) -> Option<TaskId> {
         | Notice::Restarted { .. }
         | Notice::RestartsStopped { .. }
         | Notice::BreakerChanged { .. }
-        | Notice::Quarantined { .. } => None,
+        | Notice::Quarantined { .. }
+        | Notice::JobChanged { .. }
+        | Notice::JobRefused { .. } => None,
     }
 }
 

@@ -193,7 +193,9 @@ impl Clients {
             | Notice::RestartsStopped { .. }
             | Notice::BreakerChanged { .. }
             | Notice::Quarantined { .. }
-            | Notice::ShardChanged { .. } => {}
+            | Notice::ShardChanged { .. }
+            | Notice::JobChanged { .. }
+            | Notice::JobRefused { .. } => {}
         }
     }
 
@@ -262,7 +264,8 @@ fn again(refusal: &Refusal) -> Option<Ticks> {
         | Refusal::QueueDelayed { retry_after, .. }
         | Refusal::TenantLimited { retry_after, .. }
         | Refusal::SessionsFull { retry_after, .. }
-        | Refusal::PoolUnready { retry_after } => Some(*retry_after),
+        | Refusal::PoolUnready { retry_after }
+        | Refusal::PoolClosed { retry_after } => Some(*retry_after),
         Refusal::UnknownModel
         | Refusal::DuplicateTask
         | Refusal::ContextExceeded { .. }

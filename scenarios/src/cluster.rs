@@ -120,7 +120,7 @@ impl Cluster {
                 Command::Change(epoch, model)
             }
             Order::Probe { .. } => Command::Probe,
-            Order::SpawnWorker { worker, epoch } => return self.load(now, worker, epoch, said),
+            Order::SpawnWorker { worker, epoch, .. } => return self.load(now, worker, epoch, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
         };
         self.touch(order.worker(), |station| station.order(now.0 * TICK, command));

@@ -153,7 +153,7 @@ impl Engine {
 
     /// Workers that are slow are so no more, and those that are down come up.
     pub fn heal(&mut self, now: Tick) -> Vec<Report> {
-        self.workers.values_mut().for_each(|sim| sim.slowness = Permille(1000));
+        self.workers.values_mut().for_each(|sim| (sim.slowness, sim.flaw) = (Permille(1000), None));
         let down: Vec<WorkerId> = self.workers.iter().filter(|(_, sim)| !sim.alive).map(|(id, _)| *id).collect();
         down.into_iter().filter_map(|id| self.rise(now, id, None)).collect()
     }
@@ -245,9 +245,15 @@ impl Engine {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
                 alive.then_some(Report::Beat { worker, epoch })
             }
-            Order::SpawnWorker { worker, epoch } => {
+            Order::SpawnWorker { worker, epoch, model } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
+                sim.model = model;
+                // As scripts name the files of models.
+                if let Some(came_with) = &mut sim.facts.came_with {
+                    came_with.digest.0[0] = model.0 as u8;
+                    came_with.fingerprint.0[0] = model.0 as u8;
+                }
                 self.plan(now + LOAD, worker, epoch, Planned::Up);
                 Some(Report::Loading { worker, epoch })
             }

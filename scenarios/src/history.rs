@@ -116,6 +116,8 @@ impl History {
             | Notice::WorkerRefused { .. }
             | Notice::Restarted { .. }
             | Notice::RestartsStopped { .. }
+            | Notice::JobChanged { .. }
+            | Notice::JobRefused { .. }
             | Notice::Quarantined { .. } => return Ok(()),
         };
         let Some(told) = self.lives.get_mut(&task) else {

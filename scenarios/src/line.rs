@@ -4,7 +4,7 @@
 //! Every word of a worker passes here. No `Finished` or `Faulted` is ever lost: a station owes the core one
 //! for each start, and only its end, which the core hears of otherwise, sets it free of that.
 
-use orchestrion_world::id::WorkerId;
+use orchestrion_world::id::{Epoch, WorkerId};
 use orchestrion_world::protocol::Report;
 use orchestrion_world::time::{Tick, Ticks};
 use std::collections::{BTreeMap, VecDeque};
@@ -126,10 +126,27 @@ pub fn worker_of(report: &Report) -> WorkerId {
     }
 }
 
+/// In which of its lives.
+pub fn epoch_of(report: &Report) -> Epoch {
+    match *report {
+        Report::WorkerUp { epoch, .. }
+        | Report::WorkerDown { epoch, .. }
+        | Report::Beat { epoch, .. }
+        | Report::Loading { epoch, .. }
+        | Report::ShardCorrupt { epoch, .. }
+        | Report::Started { epoch, .. }
+        | Report::Progress { epoch, .. }
+        | Report::Finished { epoch, .. }
+        | Report::Faulted { epoch, .. }
+        | Report::ShardLoaded { epoch, .. }
+        | Report::ShardFailed { epoch, .. }
+        | Report::ShardFreed { epoch, .. } => epoch,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use orchestrion_world::id::Epoch;
 
     fn beat(epoch: u32) -> Report {
         Report::Beat { worker: WorkerId(1), epoch: Epoch(epoch) }

@@ -1,7 +1,6 @@
 //! Audits of one step: the state before, what came in, what was decided, the state after. They show what
 //! neither a state nor the order of effects can: that nothing changed which must not.
 
-use orchestrion_world::config::Rules;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Determinism, Effect, Input, Intent, Notice, Order, Report};
 use orchestrion_world::task::Task;
@@ -65,7 +64,6 @@ fn cancels_hold(moved: &Move<'_>) -> Result<(), String> {
 }
 
 fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {
-    let timeout = |rules: &Rules| rules.health.beat_timeout;
     for worker in moved.before.workers.iter().filter(|w| w.state.is_up()) {
         let Ok(at) = moved.after.workers.binary_search_by_key(&worker.id, |w| w.id) else {
             return Err(format!("{} is gone", worker.id));
@@ -83,10 +81,14 @@ fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {
         });
         let told = moved.effects.iter().any(|effect| match effect {
             Effect::Order(Order::StopWorker { worker: id, epoch }) => *id == worker.id && *epoch == worker.epoch,
+            // By a drain whose time is over.
+            Effect::Order(Order::Reset { worker: id, epoch }) => *id == worker.id && epoch.0 == worker.epoch.0 + 1,
             Effect::Order(_) | Effect::Notice(_) => false,
         });
         let now = moved.after.core.now;
-        let silent = moved.after.core.rules.as_deref().is_some_and(|r| worker.heard + timeout(r) <= now);
+        // It was asked, and the time for its answer is over.
+        let over = |ledger: &Ledger| worker.alarm_at(ledger.core.rules.as_deref()).is_some_and(|due| due <= now);
+        let silent = worker.probed.is_some() && (over(moved.before) || over(moved.after));
         check(said || told || silent, || {
             format!("{} of epoch {} was taken out at {}", worker.id, worker.epoch.0, now.0)
         })?;

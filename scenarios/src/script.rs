@@ -22,7 +22,8 @@ use orchestrion_world::config::{
     EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
     Rules, TimeoutRules,
 };
-use orchestrion_world::id::{ModelId, SessionId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use orchestrion_world::job::Action;
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Permille, Sha256};
@@ -64,6 +65,8 @@ pub enum Act {
     Rise(WorkerId),
     /// The attempt that runs this task fails.
     Fault(TaskId, FaultClass),
+    /// An operator asks something of a pool; jobs are numbered as they stand in the script.
+    Operate(JobId, PoolId, Action),
     /// From here on something is wrong with the worker, or nothing is any more.
     Flaw(WorkerId, Option<Flaw>),
     /// The weights that the worker uses are found to be corrupt.
@@ -246,6 +249,14 @@ impl Script {
                 let name = words.name()?;
                 Act::Look(tenants::session(tenant, name), name.to_owned())
             }
+            verb @ ("drain" | "resume" | "reload" | "purge") => {
+                let pool = words.name()?;
+                let pool = self.rules.pools.binary_search_by(|p| p.name.as_str().cmp(pool));
+                let number = self.events.iter().filter(|event| matches!(event.act, Act::Operate(..))).count();
+                // One that nobody knows is a question too.
+                let pool = PoolId(pool.unwrap_or(self.rules.pools.len()) as u16);
+                Act::Operate(JobId(number as u64 + 1), pool, self.action(verb, words)?)
+            }
             "spoil" => {
                 let worker = worker_id(words.name()?)?;
                 let fault = match words.name()? {
@@ -262,6 +273,22 @@ impl Script {
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
+        })
+    }
+
+    fn action(&self, verb: &str, words: &mut Words<'_>) -> Result<Action, String> {
+        let deadline = Ticks(words.or("deadline", 10_000)?);
+        Ok(match verb {
+            "drain" => Action::Drain { deadline },
+            "reload" => {
+                let model = self.rules.models.binary_search(&words.take("model")?);
+                Action::Reload { model: ModelId(model.unwrap_or(self.rules.models.len()) as u16), deadline }
+            }
+            "purge" => {
+                let (force, at_once) = (words.flag("force"), words.flag("at-once"));
+                Action::Purge { drain: (!at_once).then_some(deadline), force }
+            }
+            _ => Action::Resume,
         })
     }
 

@@ -171,7 +171,11 @@ impl Stage {
         if living > 0 {
             return Some(format!("{living} tasks live"));
         }
-        let out = |w: &Worker| w.state != WorkerState::Ready && !self.refused.contains(&w.id);
+        // Who was given up for good stays so until the next boot.
+        let halted = |w: &Worker| self.ledger.pools.iter().any(|pool| pool.id == w.facts.pool && pool.halted);
+        let stands_on = |w: &Worker, id| w.facts.devices.iter().any(|part| part.device == id);
+        let shut = |w: &Worker| self.ledger.devices.iter().any(|d| d.quarantined && stands_on(w, d.id));
+        let out = |w: &Worker| w.state != WorkerState::Ready && !self.refused.contains(&w.id) && !halted(w) && !shut(w);
         let worker = self.ledger.workers.iter().find(|w| !w.leases.is_empty() || out(w));
         worker.filter(|_| self.healed).map(|w| format!("{} is {:?} with the leases {:?}", w.id, w.state, w.leases))
     }
@@ -242,6 +246,9 @@ impl Stage {
                 let fault = self.engine.fault(*task, *class);
                 befell("fault", fault.is_some());
                 fault.into_iter().collect()
+            }
+            Act::Operate(job, pool, action) => {
+                return inputs.push(Input::Intent(Intent::Operate { job: *job, pool: *pool, action: *action }));
             }
             Act::Flaw(worker, flaw) => {
                 befell("flaw", self.engine.flaw(*worker, *flaw));

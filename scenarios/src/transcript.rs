@@ -5,6 +5,7 @@ use orchestrion_world::budget::{Kind, Left};
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::Breaker;
 use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::job::{Job, JobState};
 use orchestrion_world::protocol::{
     Effect, EvictionReason, Failure, Notice, Order, Outcome, Refusal, Setback, ShardChange,
 };
@@ -35,7 +36,7 @@ fn tell_order(rules: &Rules, order: &Order) -> String {
         Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
         Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),
         Order::Probe { worker, .. } => format!("{worker} probe"),
-        Order::SpawnWorker { worker, epoch } => format!("{worker} spawn epoch={}", epoch.0),
+        Order::SpawnWorker { worker, epoch, .. } => format!("{worker} spawn epoch={}", epoch.0),
         Order::StopWorker { worker, .. } => format!("{worker} stop"),
     }
 }
@@ -73,6 +74,8 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::BreakerChanged { worker, breaker } => format!("{worker} breaker {}", breaker.label()),
         Notice::Quarantined { device } => format!("{device} quarantined"),
+        Notice::JobChanged { job } => format!("job {} {}", job.id.0, tell_job(job)),
+        Notice::JobRefused { job, refusal } => format!("job {} refused {refusal:?}", job.0),
     }
 }
 
@@ -119,6 +122,15 @@ fn tell_setback(setback: Setback) -> String {
     }
 }
 
+fn tell_job(job: &Job) -> String {
+    let steps = job.steps.iter().map(|step| format!(" {}={}", step.name.label(), step.status.label()));
+    let fault = match job.state {
+        JobState::Failed(fault) => format!(" {fault:?}"),
+        JobState::Running | JobState::Done | JobState::Cancelled => String::new(),
+    };
+    format!("{} {}{fault}:{}", job.action.label(), job.state.label(), steps.collect::<String>())
+}
+
 fn tell_refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::UnknownModel => "unknown model".into(),
@@ -144,6 +156,7 @@ fn tell_refusal(refusal: &Refusal) -> String {
         Refusal::QueueFull { policy, bound, retry_after } => {
             format!("queue full policy={} bound={bound} retry_after={}", policy.label(), retry_after.0)
         }
+        Refusal::PoolClosed { retry_after } => format!("closed retry_after={}", retry_after.0),
         Refusal::PoolUnready { retry_after } => format!("no worker retry_after={}", retry_after.0),
     }
 }

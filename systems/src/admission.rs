@@ -15,7 +15,7 @@ use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::field::{self, Field, Standing};
-use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_world::id::{PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
@@ -104,7 +104,10 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     }
     let load = load(world, &rules, spec, model);
     if model.stranded.is_some() {
-        return Err(Refusal::PoolUnready { retry_after: RETRY_AFTER_UNREADY });
+        let mut pools = (0..rules.pools.len()).filter_map(|n| world.pool(PoolId(n as u16)));
+        let closed = pools.any(|pool| pool.model == spec.model && pool.closed);
+        let retry_after = RETRY_AFTER_UNREADY;
+        return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
     if tokens > u64::from(model.reach) {
@@ -115,7 +118,8 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
     tenants::judge_budget(world, spec, &most)?;
     let queues = world.resource::<Queues>();
-    let count = |class| queues.len(spec.model, class) as u64;
+    let unseen = usize::from(planted!(world, QueueBoundOffByOne));
+    let count = |class| queues.len(spec.model, class).saturating_sub(unseen) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
     let position = forecast::position(queues, &rules, spec);
     let forecast = forecast(model, &load, spec.class, waiting, position);
@@ -233,7 +237,8 @@ fn served(standing: &Standing, spec: &TaskSpec) -> Load {
 fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
     let never = Ticks(u64::MAX);
     let (mut loaded_in, mut shortest, mut longest, mut service) = ((never, 0), never, Ticks(0), never);
-    for (worker, facts) in eviction::hosts(world, rules, spec.model) {
+    let hosts = eviction::hosts(world, rules, spec.model);
+    for (worker, facts) in hosts.filter(|(worker, facts)| eviction::effective_ctx(world, worker, facts).is_some()) {
         let takes = worker.facts.loader.as_ref().map_or(Ticks(0), |loader| loader.load_time(facts.weights));
         loaded_in = loaded_in.min((takes, worker.facts.slots));
         let run = estimate::run(&first_token(spec), &facts, 1);
@@ -253,9 +258,10 @@ fn first_token(spec: &TaskSpec) -> TaskSpec {
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
+    let backwards = planted!(world, LastInFirstOut);
     let mut core = world.resource_mut::<Core>();
     core.ordinals += 1;
-    let (now, ordinal) = (core.now, core.ordinals);
+    let (now, ordinal) = (core.now, if backwards { u64::MAX - core.ordinals } else { core.ordinals });
     let Some(rules) = core.rules.clone() else { return };
     let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));

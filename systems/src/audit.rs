@@ -12,6 +12,7 @@ use orchestrion_world::crew::Crews;
 use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
+use orchestrion_world::job::Finished;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
@@ -53,6 +54,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
     ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
     ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
+    ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
@@ -229,6 +231,22 @@ fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     })
 }
 
+fn jobs_keep_time(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let mut finished = Finished::default();
+    for job in &ledger.jobs {
+        let pool = ledger.pools.iter().find(|pool| pool.id == job.pool);
+        let runs = pool.is_some_and(|pool| pool.job == Some(job.id));
+        check(runs != job.state.is_over(), || format!("{job:?} and {pool:?} disagree"))?;
+        check(job.due > ledger.core.now, || format!("{job:?} is late at {:?}", ledger.core.now))?;
+        if job.state.is_over() {
+            finished.0.insert((job.due, job.id));
+        }
+    }
+    let most = ledger.core.rules.as_ref().map_or(0, |rules| rules.jobs.kept_max as usize);
+    check(finished.0.len() <= most, || format!("{} jobs are kept of {most}", finished.0.len()))?;
+    check(&finished == world.resource::<Finished>(), || format!("{finished:?} are over"))
+}
+
 fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
     let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
@@ -321,9 +339,11 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let sessions = open.map(|s| (s.expires, TimerKey::Session(s.id)));
     let breakers = ledger.workers.iter().filter_map(|w| Some((w.fuse_at()?, TimerKey::Breaker(w.id))));
     let weighings = ledger.models.iter().filter_map(|m| Some((m.weigh_at?, TimerKey::Weigh(m.id))));
-    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(breakers).chain(weighings).collect();
+    let jobs = ledger.jobs.iter().map(|j| (j.due, TimerKey::Job(j.id)));
+    let workers = breakers.chain(weighings).chain(jobs);
+    let mut called_for: Vec<_> = deadlines.chain(retries).chain(sessions).chain(workers).collect();
     called_for.sort_unstable();
-    // Alarms are set anew only when they ring, so they may stand earlier than called for, never later.
+    // Alarms of workers are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
     for (due, key) in world.resource::<Wheel>().armed() {
         match key {
@@ -332,7 +352,8 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
             | TimerKey::Retry(_)
             | TimerKey::Session(_)
             | TimerKey::Breaker(_)
-            | TimerKey::Weigh(_) => {
+            | TimerKey::Weigh(_)
+            | TimerKey::Job(_) => {
                 exact.push((due, key));
             }
         }
@@ -345,8 +366,9 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(armed.is_some() == due.is_some() && armed <= due, || format!("{}: alarm {armed:?}, {due:?}", worker.id))?;
     }
     for model in &ledger.models {
-        let armed = alarms.remove(&TimerKey::Stranded(model.id)).is_some();
-        check(armed == model.stranded.is_some(), || format!("{model:?}: alarm {armed}"))?;
+        let armed = alarms.remove(&TimerKey::Stranded(model.id));
+        let due = model.alarm_at(rules).map(|due| due.max(ledger.core.now + Ticks(1)));
+        check(armed == due, || format!("{model:?}: alarm {armed:?}, {due:?}"))?;
     }
     for task in &ledger.tasks {
         let due = rules.and_then(|rules| task.patience(&rules.timeouts)).map(|(due, _)| due);

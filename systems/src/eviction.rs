@@ -3,6 +3,7 @@
 //! decided by the pure [`room`].
 
 pub(crate) mod room;
+pub(crate) mod tenants;
 
 use crate::memory;
 use bevy_ecs::prelude::World;
@@ -19,7 +20,9 @@ use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::Worker;
+use room::{Tenant, stays};
 use std::collections::BTreeSet;
+use tenants::tenants;
 
 /// A worker that failed so often to load a model is not asked again in this life.
 const LOADS_MAX: u8 = 3;
@@ -169,6 +172,32 @@ fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelI
     let reason = to.map_or(EvictionReason::Pressure, |by| EvictionReason::Demand { by });
     tell(world, id, model, ShardChange::Evicting { reason });
     world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+}
+
+/// Where a device is fuller than the rules like, models go that nobody uses, waits for or wants warm, in the
+/// order of the policy and never the last one. Looked at when memory was taken.
+pub(crate) fn relieve(world: &mut World, rules: &Rules) {
+    let now = world.resource::<Core>().now;
+    for id in std::mem::take(&mut world.resource_mut::<Mail>().pressed) {
+        let Some(device) = world.device(id).filter(|_| !rules.loadable.is_empty()) else { continue };
+        let most = device.capacity.share(rules.eviction.pressure).0;
+        let mut taken = device.weights.0 + device.reserved.0;
+        if taken <= most {
+            continue;
+        }
+        let all = tenants(world, rules, [id].into_iter(), now);
+        let idle = |t: &&Tenant| t.leases == 0 && t.keep == Keep::OnDemand && t.waiting.is_none();
+        let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, Ticks(0)).is_none();
+        let mut line: Vec<&Tenant> = all.iter().filter(idle).filter(free_to_go).collect();
+        line.sort_by_key(|t| (room::order(rules.eviction.policy)(t), t.worker, t.model));
+        for tenant in line.into_iter().take(all.len() - 1) {
+            if taken <= most {
+                break;
+            }
+            taken -= tenant.frees.iter().filter(|(of, _)| *of == id).map(|(_, bytes)| bytes.0).sum::<u64>();
+            order_free(world, tenant.worker, tenant.model, None);
+        }
+    }
 }
 
 /// A task came to a model on a worker.

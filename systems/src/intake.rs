@@ -40,6 +40,8 @@ pub(crate) fn take_in(world: &mut World) {
             Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
         }
     }
+    #[cfg(feature = "planted")]
+    crate::planted::misread(world);
 }
 
 /// What readers were shown died with the process that showed it: nobody could tell whether another attempt says
@@ -60,6 +62,7 @@ fn sort_intent(mail: &mut Mail, intent: Intent) {
         Intent::Submit { task, spec } => mail.submits.push((task, spec)),
         Intent::Cancel { task, reason } => mail.cancels.push((task, reason)),
         Intent::Close { session } => mail.closed.push(session),
+        Intent::Operate { job, pool, action } => mail.operations.push((job, pool, action)),
     }
 }
 

@@ -5,6 +5,21 @@
 
 #![deny(clippy::float_arithmetic)]
 
+/// Whether the world has this deliberate bug: in tests of the storm alone.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        crate::planted::has($world, crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($world:expr, $bug:ident) => {
+        false
+    };
+}
+
 mod admission;
 pub mod audit;
 mod dispatch;
@@ -12,13 +27,17 @@ mod estimate;
 mod eviction;
 mod health;
 mod intake;
+mod jobs;
 mod memory;
 pub mod placement;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod progress;
 mod release;
 mod report;
 mod sessions;
 pub mod tick;
+pub mod view;
 
 use bevy_ecs::prelude::{Resource, Schedule, World};
 #[cfg(feature = "shuffle")]
@@ -139,6 +158,12 @@ impl Simulation {
         Ok(simulation)
     }
 
+    /// Gives the world a deliberate bug.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: planted::Bug) {
+        planted::plant(&mut self.world, bug);
+    }
+
     fn over(mut world: World) -> Simulation {
         world.insert_resource(Inbox::default());
         world.insert_resource(Outbox::default());
@@ -194,6 +219,11 @@ impl Simulation {
     /// What can be said of a session at `now`; none where there is no such session.
     pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
         sessions::view(&self.world, id, now)
+    }
+
+    /// How pools and their workers are. Walks them all: for operators.
+    pub fn pools(&self) -> Vec<view::PoolView> {
+        view::pools(&self.world)
     }
 
     /// Every device, by id: what is used of it, and how much there is.

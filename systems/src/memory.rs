@@ -118,6 +118,9 @@ pub(crate) fn unreserve(world: &mut World, worker: WorkerId, lease: &Lease) {
 
 /// Memory came free on a device: whoever waits for workers on it may have been waiting for that.
 fn stir(world: &mut World, id: DeviceId) {
+    if planted!(world, SharedMemoryUnnoticed) {
+        return;
+    }
     let on_it = world.resource::<Crews>().on_device(id).into_iter();
     let with_room = on_it.filter_map(|id| world.worker(id)).filter(|worker| worker.free_slots() > 0);
     let served = with_room.flat_map(|w| w.residents.iter().map(|r| r.model).filter(|&m| w.serves(m).is_some()));

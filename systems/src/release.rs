@@ -7,6 +7,7 @@ mod retry;
 use crate::admission::tenants;
 use crate::{estimate, eviction, health, memory, placement, sessions};
 use bevy_ecs::prelude::World;
+use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
@@ -34,9 +35,7 @@ pub(crate) fn release(world: &mut World) {
         fail(world, task, Failure::WorkerLost);
     }
     // A fault that broke its worker leaves orphans too.
-    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
-        set_back(world, task, attempt, Setback::WorkerLost);
-    }
+    settle_orphans(world);
     for (task, reason) in cancels {
         match world.task(task).map(|t| t.tokens_out) {
             Some(tokens_out) => end_task(world, task, Outcome::Cancelled { reason, tokens_out }),
@@ -50,8 +49,16 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
+            TimerKey::Job(job) => world.resource_mut::<Mail>().jobs_due.push(job),
             TimerKey::Beat(_) | TimerKey::Breaker(_) | TimerKey::Session(_) => {}
         }
+    }
+}
+
+/// What lost workers held is tried again or ends.
+pub(crate) fn settle_orphans(world: &mut World) {
+    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
+        set_back(world, task, attempt, Setback::WorkerLost);
     }
 }
 
@@ -66,7 +73,11 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
+    let rid = worker.state == WorkerState::Draining && worker.leases.is_empty();
     memory::unreserve(world, id, &lease);
+    if rid {
+        world.resource_mut::<Mail>().moved.push(id);
+    }
     eviction::left(world, id, lease.model);
     world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.called_back {
@@ -174,6 +185,9 @@ pub(crate) fn take_back(world: &mut World, id: TaskId) {
 }
 
 fn disarm(world: &mut World, id: TaskId) {
+    if planted!(world, TimerNotDisarmed) {
+        return;
+    }
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
     let timers = world.get::<TaskTimers>(entity).copied().unwrap_or_default();
     let mut wheel = world.resource_mut::<Wheel>();
@@ -181,14 +195,15 @@ fn disarm(world: &mut World, id: TaskId) {
     [deadline, retry, patience].into_iter().flatten().for_each(|timer| wheel.disarm(timer));
 }
 
-/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the alarm
-/// is set again.
+/// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the grace
+/// begins anew.
 fn give_up_on(world: &mut World, id: ModelId) {
     let core = world.resource::<Core>();
-    let Some(due) = core.rules.as_ref().map(|r| core.now + r.health.no_worker_grace) else { return };
-    if world.model(id).is_none_or(|m| m.stranded.is_none()) {
-        return;
-    }
+    let now = core.now;
+    let Some(due) = core.rules.as_ref().map(|r| now + r.health.no_worker_grace) else { return };
+    let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { return };
+    // The alarm of a restored world is set from this.
+    model.stranded = Some(now);
     while let Some(task) = world.resource::<Queues>().head(id) {
         fail(world, task, Failure::NoWorker);
     }

@@ -8,6 +8,8 @@ use orchestrion_world::ledger::{decisions, update_digest};
 use orchestrion_world::mail::Mail;
 
 pub(crate) fn report(world: &mut World) {
+    #[cfg(feature = "planted")]
+    crate::planted::misreport(world);
     let effects = std::mem::take(&mut world.resource_mut::<Mail>().effects);
     let decisions = decisions(&effects);
     refresh(world);

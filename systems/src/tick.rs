@@ -13,6 +13,7 @@ pub enum Phase {
     Health,
     Progress,
     Release,
+    Jobs,
     Sessions,
     Admission,
     Eviction,
@@ -22,11 +23,12 @@ pub enum Phase {
 }
 
 /// Every phase, in order.
-pub const PHASES: [Phase; 10] = [
+pub const PHASES: [Phase; 11] = [
     Phase::Intake,
     Phase::Health,
     Phase::Progress,
     Phase::Release,
+    Phase::Jobs,
     Phase::Sessions,
     Phase::Admission,
     Phase::Eviction,
@@ -49,13 +51,14 @@ pub(crate) fn schedule(settings: ScheduleBuildSettings) -> Schedule {
     let mut schedule = Schedule::default();
     schedule.set_executor(SingleThreadedExecutor::new());
     schedule.set_build_settings(settings);
-    let [a, b, c, d, e, f, g, h, i, j] = PHASES;
-    schedule.configure_sets((a, b, c, d, e, f, g, h, i, j).chain());
+    let [a, b, c, d, e, f, g, h, i, j, k] = PHASES;
+    schedule.configure_sets((a, b, c, d, e, f, g, h, i, j, k).chain());
     schedule.add_systems((
         crate::intake::take_in.in_set(Phase::Intake),
         crate::health::watch_workers.in_set(Phase::Health),
         crate::progress::follow.in_set(Phase::Progress),
         crate::release::release.in_set(Phase::Release),
+        crate::jobs::work_off.in_set(Phase::Jobs),
         crate::sessions::end_sessions.in_set(Phase::Sessions),
         crate::admission::admit.in_set(Phase::Admission),
         crate::eviction::evict.in_set(Phase::Eviction),

@@ -5,10 +5,12 @@
 
 mod eviction;
 mod health;
+mod jobs;
 mod queue;
 mod tenants;
 
 pub(crate) use health::Health;
+pub(crate) use jobs::Jobs;
 pub(crate) use queue::Queue;
 pub(crate) use tenants::{Sessions, Tenant};
 
@@ -45,6 +47,7 @@ pub(crate) struct Config {
     pub eviction: eviction::Eviction,
     pub health: Health,
     pub retry: Retry,
+    pub jobs: Jobs,
     pub timeouts: Timeouts,
     pub journal: Journal,
     pub models: Models,
@@ -267,7 +270,7 @@ impl Config {
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, sessions, queue, placement, eviction, health, retry, timeouts, pools, .. } = self;
+        let Config { tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
@@ -289,6 +292,7 @@ impl Config {
                 preempt_max: placement.preempt_max,
             },
             health: health.rules(),
+            jobs: jobs.rules(),
             retry: RetryRules {
                 attempts_max: retry.attempts_max,
                 backoff: Ticks(retry.backoff_ms),

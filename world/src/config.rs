@@ -25,6 +25,7 @@ pub struct Rules {
     pub placement: PlacementRules,
     pub health: HealthRules,
     pub retry: RetryRules,
+    pub jobs: JobRules,
     pub timeouts: TimeoutRules,
     pub eviction: EvictionRules,
     /// What loading takes, sorted by model. One without a row is served by workers that came with it, and only so.
@@ -203,6 +204,15 @@ pub struct HealthRules {
     pub corrupt_max: u32,
 }
 
+/// How long operators' jobs are remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRules {
+    /// After their end.
+    pub keep: Ticks,
+    /// Jobs that are over, of all pools together.
+    pub kept_max: u32,
+}
+
 /// How a lost worker is told to begin again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartRules {
@@ -303,6 +313,7 @@ impl Default for Rules {
                 jitter: Permille(200),
                 budget: Permille(100),
             },
+            jobs: JobRules { keep: Ticks(3_600_000), kept_max: 64 },
             eviction: EvictionRules {
                 policy: EvictionRule::Lru,
                 pressure: Permille(900),
@@ -371,6 +382,7 @@ impl Rules {
             placement,
             health,
             retry,
+            jobs,
             timeouts,
             eviction,
             loadable,
@@ -404,6 +416,8 @@ impl Rules {
         within("health.fatal_max", (*fatal_max).into(), 1, COUNTED_MAX)?;
         within("health.fatal_window", fatal_window.0, 1, LENGTH_MAX)?;
         within("health.corrupt_max", (*corrupt_max).into(), 1, COUNTED_MAX)?;
+        within("jobs.keep", jobs.keep.0, 1, LENGTH_MAX)?;
+        within("jobs.kept_max", jobs.kept_max.into(), 1, COUNTED_MAX)?;
         within("retry.attempts_max", retry.attempts_max.into(), 1, 100)?;
         within("retry.backoff", retry.backoff.0, 1, LENGTH_MAX)?;
         within("retry.backoff_max", retry.backoff_max.0, 1, LENGTH_MAX)?;

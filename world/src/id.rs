@@ -102,6 +102,16 @@ impl TenantId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u128);
 
+/// A job that an operator began; made at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 /// People and JSON see 16 hexadecimal digits; journals the number.
 impl Serialize for TenantId {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

@@ -7,6 +7,7 @@
 use crate::config::Rules;
 use crate::crew::Crews;
 use crate::field::{self, Field};
+use crate::job::{Finished, Job};
 use crate::mail::Mail;
 use crate::plain;
 use crate::protocol::{Class, Effect};
@@ -67,6 +68,7 @@ pub struct Ledger {
     pub tasks: Vec<Task>,
     pub tenants: Vec<Tenant>,
     pub sessions: Vec<Session>,
+    pub jobs: Vec<Job>,
 }
 
 impl Ledger {
@@ -91,6 +93,7 @@ impl Ledger {
             tasks: vec![],
             tenants: vec![],
             sessions: vec![],
+            jobs: vec![],
         }
     }
 
@@ -108,6 +111,7 @@ impl Ledger {
                 Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
                 Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
                 Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
+                Key::Job(_) => ledger.jobs.extend(world.get_by::<Job>(key).cloned()),
             }
         }
         ledger
@@ -116,7 +120,7 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
@@ -125,17 +129,19 @@ impl Ledger {
             && tasks.is_sorted_by(|a, b| a.id < b.id)
             && tenants.is_sorted_by(|a, b| a.id < b.id)
             && sessions.is_sorted_by(|a, b| a.id < b.id)
+            && jobs.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self.clone();
         let mut world = World::new();
         world.insert_resource(Victims::of_all(tasks.iter(), workers.iter(), core.rules.as_deref()));
         world.insert_resource(Roster::seeded(core.seed));
         world.insert_resource(Queues::default());
         world.insert_resource(Field::default());
         world.insert_resource(Crews::default());
+        world.insert_resource(Finished::default());
         world.insert_resource(Mail::default());
         world.insert_resource(Sum::default());
         let mut wheel = Wheel::starting_at(core.now);
@@ -192,6 +198,13 @@ impl Ledger {
             }
             world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
+        for job in jobs {
+            let alarm = wheel.arm(job.due, TimerKey::Job(job.id));
+            if job.state.is_over() {
+                world.resource_mut::<Finished>().0.insert((job.due, job.id));
+            }
+            world.enlist(Key::Job(job.id), (job, Alarm(Some(alarm))));
+        }
         world.insert_resource(wheel);
         field::refresh(&mut world);
         update_digest(&mut world);
@@ -220,6 +233,7 @@ pub fn update_digest(world: &mut World) -> Digest {
             Kind::Shard => entity.get::<Shard>().map(|c| print(kind, c, &mut buffer)),
             Kind::Tenant => entity.get::<Tenant>().map(|c| print(kind, c, &mut buffer)),
             Kind::Session => entity.get::<Session>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Job => entity.get::<Job>().map(|c| print(kind, c, &mut buffer)),
         };
         let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
         prints = prints.wrapping_add(value).wrapping_sub(print.value);
@@ -237,7 +251,7 @@ pub fn digest(world: &World) -> Digest {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -249,6 +263,7 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     tasks.iter().for_each(|t| add(print(Kind::Task, t, &mut buffer)));
     tenants.iter().for_each(|t| add(print(Kind::Tenant, t, &mut buffer)));
     sessions.iter().for_each(|s| add(print(Kind::Session, s, &mut buffer)));
+    jobs.iter().for_each(|j| add(print(Kind::Job, j, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 

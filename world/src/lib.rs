@@ -11,6 +11,7 @@ pub mod dice;
 pub mod field;
 pub mod health;
 pub mod id;
+pub mod job;
 pub mod ledger;
 pub mod mail;
 pub mod payload;

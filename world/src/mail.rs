@@ -1,7 +1,8 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger.
 
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, SessionId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
+use crate::job::Action;
 use crate::protocol::{
     CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
 };
@@ -42,6 +43,12 @@ pub struct Mail {
     pub due: Vec<TimerKey>,
     /// Placement: models whose queue grew or whose capacity did.
     pub stirred: BTreeSet<ModelId>,
+    /// Jobs: what operators ask.
+    pub operations: Vec<(JobId, PoolId, Action)>,
+    /// Jobs, from release: those whose time is over.
+    pub jobs_due: Vec<JobId>,
+    /// Jobs, from health and release: workers that came, went or let go of their last task.
+    pub moved: Vec<WorkerId>,
     /// Placement: models that found no memory before, and may find some now.
     pub hopeful: BTreeSet<ModelId>,
     /// Dispatch, from placement.

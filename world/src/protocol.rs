@@ -8,7 +8,8 @@
 use crate::budget::{Kind, Left};
 use crate::config::{OverloadPolicy, Rules};
 use crate::health::{Breaker, Loss};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::job::{Action, Job, JobRefusal};
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,12 @@ pub enum Intent {
     /// The session takes no more turns; those that wait or run go on.
     Close {
         session: SessionId,
+    },
+    /// An operator's; the job is the door's name for it.
+    Operate {
+        job: JobId,
+        pool: PoolId,
+        action: Action,
     },
 }
 
@@ -347,6 +354,7 @@ pub enum Order {
     SpawnWorker {
         worker: WorkerId,
         epoch: Epoch,
+        model: ModelId,
     },
     /// Drop all work, give the memory back and end.
     StopWorker {
@@ -465,6 +473,15 @@ pub enum Notice {
     Quarantined {
         device: DeviceId,
     },
+    /// A job began, went a step on, or is over.
+    JobChanged {
+        job: Box<Job>,
+    },
+    /// The job never was.
+    JobRefused {
+        job: JobId,
+        refusal: JobRefusal,
+    },
 }
 
 /// What happens to a model on a worker.
@@ -557,6 +574,8 @@ pub enum Refusal {
     QueueFull { policy: OverloadPolicy, bound: u32, retry_after: Ticks },
     /// No worker of the model is up.
     PoolUnready { retry_after: Ticks },
+    /// An operator has closed the pools of the model.
+    PoolClosed { retry_after: Ticks },
 }
 
 /// Whose budget it is.

@@ -3,7 +3,7 @@
 //! Derived from the entities, so not in the Ledger. The digest is a sum of one print for each entity, which
 //! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
 
-use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::places::Places;
 use crate::store::Key;
 use crate::units::Sha256;
@@ -21,6 +21,7 @@ pub(crate) struct Roster {
     shards: BTreeMap<(DeviceId, Sha256), Entity>,
     tenants: Places<TenantId>,
     sessions: Places<SessionId>,
+    jobs: BTreeMap<JobId, Entity>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
     /// Of those, since the field was.
@@ -47,6 +48,7 @@ pub(crate) enum Kind {
     /// 7 is the core's.
     Tenant = 8,
     Session,
+    Job,
 }
 
 impl Key {
@@ -60,6 +62,7 @@ impl Key {
             Key::Shard(..) => Kind::Shard,
             Key::Tenant(_) => Kind::Tenant,
             Key::Session(_) => Kind::Session,
+            Key::Job(_) => Kind::Job,
         }
     }
 }
@@ -76,6 +79,7 @@ impl Roster {
             shards: BTreeMap::new(),
             tenants: Places::seeded(seed),
             sessions: Places::seeded(seed),
+            jobs: BTreeMap::new(),
             touched: Vec::new(),
             stale_workers: Vec::new(),
             stale_devices: Vec::new(),
@@ -92,6 +96,7 @@ impl Roster {
             Key::Shard(device, digest) => self.shards.get(&(device, digest)).copied(),
             Key::Tenant(id) => self.tenants.get(id),
             Key::Session(id) => self.sessions.get(id),
+            Key::Job(id) => self.jobs.get(&id).copied(),
         }
     }
 
@@ -105,6 +110,7 @@ impl Roster {
             Key::Shard(device, digest) => self.shards.insert((device, digest), entity),
             Key::Tenant(id) => self.tenants.insert(id, entity),
             Key::Session(id) => self.sessions.insert(id, entity),
+            Key::Job(id) => self.jobs.insert(id, entity),
         }
     }
 
@@ -118,6 +124,7 @@ impl Roster {
             Key::Shard(device, digest) => self.shards.remove(&(device, digest)),
             Key::Tenant(id) => self.tenants.remove(id),
             Key::Session(id) => self.sessions.remove(id),
+            Key::Job(id) => self.jobs.remove(&id),
         }
     }
 
@@ -125,7 +132,13 @@ impl Roster {
         match key {
             Key::Worker(id) => self.stale_workers.push(id),
             Key::Device(id) => self.stale_devices.push(id),
-            Key::Task(_) | Key::Model(_) | Key::Pool(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
+            Key::Task(_)
+            | Key::Model(_)
+            | Key::Pool(_)
+            | Key::Shard(..)
+            | Key::Tenant(_)
+            | Key::Session(_)
+            | Key::Job(_) => {}
         }
         let touched = Touched { entity, kind: key.kind() };
         if self.touched.last() != Some(&touched) {
@@ -156,7 +169,7 @@ impl Roster {
 
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, .. } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, jobs, .. } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
@@ -166,6 +179,7 @@ impl Roster {
         names.extend(shards.keys().map(|&(device, digest)| Key::Shard(device, digest)));
         names.extend(tenants.sorted().into_iter().map(|(id, _)| Key::Tenant(id)));
         names.extend(sessions.sorted().into_iter().map(|(id, _)| Key::Session(id)));
+        names.extend(jobs.keys().copied().map(Key::Job));
         names
     }
 

@@ -4,7 +4,8 @@
 //! by looking at what changed and at nothing else. Who stands where is derived from the entities, as the
 //! [`crate::roster`] and the [`crate::field`] are: [`crate::ledger`] rebuilds them.
 
-use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::job::Job;
 use crate::roster::{Print, Roster, Sum};
 use crate::session::Session;
 use crate::task::Task;
@@ -27,6 +28,7 @@ pub enum Key {
     Shard(DeviceId, Sha256),
     Tenant(TenantId),
     Session(SessionId),
+    Job(JobId),
 }
 
 /// Access to entities by id. Mutable access marks the entity as touched.
@@ -88,6 +90,12 @@ pub trait Store {
     }
     fn session_mut(&mut self, id: SessionId) -> Option<Mut<'_, Session>> {
         self.get_by_mut(Key::Session(id))
+    }
+    fn job(&self, id: JobId) -> Option<&Job> {
+        self.get_by(Key::Job(id))
+    }
+    fn job_mut(&mut self, id: JobId) -> Option<Mut<'_, Job>> {
+        self.get_by_mut(Key::Job(id))
     }
     /// Every worker, by id.
     fn workers(&self) -> Vec<&Worker>;

@@ -5,7 +5,7 @@
 //! together fire in the order of their keys, so the wheel can be rebuilt from the entities that armed
 //! it: it is derived state and not in the Ledger.
 
-use crate::id::{ModelId, SessionId, TaskId, WorkerId};
+use crate::id::{JobId, ModelId, SessionId, TaskId, WorkerId};
 use crate::time::Tick;
 use bevy_ecs::prelude::{Component, Resource};
 use slotmap::{SlotMap, new_key_type};
@@ -26,6 +26,8 @@ pub enum TimerKey {
     Beat(WorkerId),
     /// The worker's breaker has been open, or proven, for its time.
     Breaker(WorkerId),
+    /// The job's step has taken its time, or the job that is over was kept for long enough.
+    Job(JobId),
     /// The model's queued tasks have waited long enough for a worker to come.
     Stranded(ModelId),
     /// Loading the model is weighed again. It is never disarmed.

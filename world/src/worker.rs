@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
-use crate::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
 use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
@@ -182,12 +182,16 @@ pub struct Pool {
     pub restarts: Vec<Tick>,
     /// There were too many of them: lost workers stay down until somebody resumes the pool.
     pub halted: bool,
+    /// Its workers take no tasks: an operator wants it so.
+    pub closed: bool,
+    /// The one that runs.
+    pub job: Option<JobId>,
 }
 
 impl Pool {
     /// Without workers.
     pub fn new(id: PoolId, model: ModelId) -> Pool {
-        Pool { id, model, ready: 0, restarts: vec![], halted: false }
+        Pool { id, model, ready: 0, restarts: vec![], halted: false, closed: false, job: None }
     }
 }
 
@@ -197,7 +201,8 @@ pub struct Model {
     pub id: ModelId,
     /// Workers of all its pools that take tasks.
     pub ready: u32,
-    /// Since when no worker takes tasks that serves it or could load it.
+    /// Since when no worker takes tasks that serves it or could load it, or since those that waited were last given
+    /// up for that.
     pub stranded: Option<Tick>,
     /// The longest context of any worker that serves it or could load it.
     pub reach: u32,

@@ -18,14 +18,12 @@ use crate::pulse::message_of;
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
 use orchestrion_systems::Simulation;
-use orchestrion_world::config::Rules;
-use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
-use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
-use redact::{Found, Redaction, without_core};
+use redact::{Found, Redaction, of_rules, without_core};
 use serde::Serialize;
 use std::fmt;
 use std::fs::{self, File};
@@ -106,18 +104,14 @@ impl Cast {
         scenes(story, task, &mut |before, done, of| {
             if let (None, Some(before)) = (&start, before) {
                 found.look_at(&without_core(&before)).map_err(unreadable(done.seq))?;
-                found
-                    .look_at(&before.core.rules.iter().flat_map(|rules| tenants(rules)).collect::<Vec<_>>())
-                    .map_err(unreadable(done.seq))?;
+                found.look_at(&before.core.rules.as_deref().map(of_rules)).map_err(unreadable(done.seq))?;
                 start = Some(before);
                 build = of.to_owned();
             }
             for input in &done.inputs {
                 match input {
                     Input::Boot { wall_ms } => first_boot = first_boot.or(Some(*wall_ms)),
-                    Input::SetRules(rules) => {
-                        found.look_at(&tenants(rules).collect::<Vec<_>>()).map_err(unreadable(done.seq))?;
-                    }
+                    Input::SetRules(rules) => found.look_at(&of_rules(rules)).map_err(unreadable(done.seq))?,
                     Input::Intent(_) | Input::Report(_) => found.look_at(input).map_err(unreadable(done.seq))?,
                 }
             }
@@ -127,10 +121,6 @@ impl Cast {
         let epoch_ms = start.core.booted.map(|(wall, _)| wall).or(first_boot).unwrap_or(0);
         Ok(Cast { start, build, found, epoch_ms })
     }
-}
-
-fn tenants(rules: &Rules) -> impl Iterator<Item = TenantId> {
-    rules.tenants.iter().map(TenantRules::id)
 }
 
 fn unreadable(seq: u64) -> impl Fn(serde_json::Error) -> BundleError {

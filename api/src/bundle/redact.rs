@@ -6,11 +6,12 @@
 //! numbered in their order, so what was equal stays equal and what came first stays first: decisions may rest on
 //! both. Pure.
 
-use orchestrion_world::config::{PoolRules, Rules};
+use orchestrion_world::config::{Loadable, PoolRules, Rules};
 use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::ledger::{Core, Ledger};
 use orchestrion_world::protocol::{Effect, Input};
 use orchestrion_world::tenant::TenantRules;
+use orchestrion_world::units::Sha256;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Error, Value};
@@ -112,7 +113,7 @@ impl Redaction {
 
     pub(super) fn input(&self, input: &Input) -> Result<Input, Error> {
         match input {
-            Input::SetRules(rules) => Ok(Input::SetRules(Box::new(self.rules(rules)))),
+            Input::SetRules(rules) => Ok(Input::SetRules(Box::new(self.rules(rules)?))),
             other => self.pass(other),
         }
     }
@@ -126,29 +127,35 @@ impl Redaction {
         let booted = core.booted.map(|(wall, at)| (wall.saturating_sub(self.epoch_ms), at));
         let mut redacted = Core { booted, ..core.clone() };
         if let Some(rules) = &core.rules {
-            redacted.set_rules(self.rules(rules));
+            redacted.set_rules(self.rules(rules)?);
         }
         Ok(Ledger { core: redacted, ..self.pass(&without_core(ledger))? })
     }
 
     /// Models and pools are known by their places, which stay; tenants by their names.
-    fn rules(&self, rules: &Rules) -> Rules {
+    fn rules(&self, rules: &Rules) -> Result<Rules, Error> {
         let model = |n: usize| format!("model-{n:05}");
         let place = |name: &String| rules.models.binary_search(name).unwrap_or_default();
         let pool = |(n, pool): (usize, &PoolRules)| PoolRules {
             name: format!("pool-{n:05}"),
             model: model(place(&pool.model)),
         };
+        let pool_place = |name: &String| rules.pools.binary_search_by(|pool| pool.name.cmp(name)).unwrap_or_default();
+        let loadable = |known: &Loadable| -> Result<Loadable, Error> {
+            let pools = known.pools.iter().map(|name| format!("pool-{:05}", pool_place(name))).collect();
+            Ok(Loadable { model: model(place(&known.model)), pools, ..self.pass(known)? })
+        };
         let tenant = |tenant: &TenantRules| TenantRules {
             name: self.tenants.get(&tenant.id()).unwrap_or(&tenant.name).clone(),
             ..tenant.clone()
         };
-        Rules {
+        Ok(Rules {
             models: (0..rules.models.len()).map(model).collect(),
             pools: rules.pools.iter().enumerate().map(pool).collect(),
             tenants: rules.tenants.iter().map(tenant).collect(),
+            loadable: rules.loadable.iter().map(loadable).collect::<Result<_, _>>()?,
             ..rules.clone()
-        }
+        })
     }
 
     fn pass<T: Serialize + DeserializeOwned>(&self, value: &T) -> Result<T, Error> {
@@ -172,6 +179,11 @@ impl Redaction {
         });
         serde_json::from_value(json)
     }
+}
+
+/// What rules hold that is to be replaced, beside names.
+pub(super) fn of_rules(rules: &Rules) -> (Vec<TenantId>, Vec<Sha256>) {
+    (rules.tenants.iter().map(TenantRules::id).collect(), rules.loadable.iter().map(|known| known.digest).collect())
 }
 
 /// The core's digests are no numbers that JSON has, and its seed is none of sampling.

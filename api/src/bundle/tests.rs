@@ -5,8 +5,10 @@ use crate::explain::{Explanation, explain};
 use crate::fixture::{Recorder, config, life, rules, spec, submit, up};
 use crate::journal::Writer;
 use crate::replay::{ReplayOptions, replay};
+use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Attempt, Epoch, SessionId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, FaultClass, Report, TaskSpec};
+use orchestrion_world::tenant::TenantRules;
 
 /// As a server gives them: the front of the id is when it came.
 const ID: u128 = 0x019a_a5c1_7a3e_7c5d_8d4a_2f6b_1c9e_0a11;

@@ -5,6 +5,7 @@
 
 pub(crate) mod body;
 mod budget;
+mod capabilities;
 mod chat;
 mod choice_frames;
 mod completions;
@@ -13,11 +14,13 @@ pub(crate) mod explain;
 mod fields;
 pub(crate) mod guard;
 mod health;
+mod jobs;
 mod keeper;
 pub(crate) mod logprobs;
 mod metrics;
 mod models;
 mod openai;
+mod pools;
 pub(crate) mod session;
 mod status;
 mod task_cancel;
@@ -50,6 +53,7 @@ pub(crate) struct Route {
 const FOLLOW: Access = Access::Scopes(&[Scope::Infer, Scope::Read]);
 const CANCEL: Access = Access::Scopes(&[Scope::Infer, Scope::Operate]);
 const LOOK: Access = Access::Scopes(&[Scope::Read, Scope::Operate]);
+const OPERATE: Access = Access::Scopes(&[Scope::Operate]);
 const ANY: Access = Access::Scopes(Scope::ALL);
 
 /// One row a route.
@@ -69,6 +73,13 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
         row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
+        row(Method::GET, "/v1/pools", LOOK, get(pools::list)),
+        row(Method::GET, "/v1/pools/{id}/health", LOOK, get(pools::health)),
+        row(Method::GET, "/v1/pools/{id}/status", LOOK, get(pools::status)),
+        // Drain, resume, reload and purge.
+        row(Method::POST, "/v1/pools/{id}/{verb}", OPERATE, post(pools::operate)),
+        row(Method::GET, "/v1/jobs/{id}", LOOK, get(jobs::show)),
+        row(Method::GET, "/v1/capabilities", ANY, get(capabilities::capabilities)),
         row(Method::GET, "/health/live", Access::Health, get(health::live)),
         row(Method::GET, "/health/ready", Access::Health, get(health::ready)),
         row(Method::GET, "/metrics", Access::Metrics, get(metrics::metrics)),

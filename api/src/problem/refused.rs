@@ -68,6 +68,11 @@ impl Problem {
             )
             .label(policy.label())
             .after(retry_after.0),
+            Refusal::PoolClosed { retry_after } => Problem::new(
+                ErrorCode::PoolUnavailable,
+                "an operator has taken this model's pools out of service; retry after the time given",
+            )
+            .after(retry_after.0),
             Refusal::PoolUnready { retry_after } => {
                 Problem::new(ErrorCode::PoolUnready, "no worker of this model is up; retry after the time given")
                     .after(retry_after.0)

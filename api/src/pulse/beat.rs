@@ -12,8 +12,10 @@ use crate::journal::{JournalError, Outcome, Record, Writer};
 use crate::port::{Stations, Verdict};
 use crate::recovery::shadow::Shadow;
 use crate::spool::{Line, Spool};
+use orchestrion_systems::view::PoolView;
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{JobId, TaskId};
+use orchestrion_world::job::JobRefusal;
 use orchestrion_world::protocol::{Effect, Input, Notice, Order};
 use orchestrion_world::time::{Tick, Ticks};
 use std::collections::BTreeMap;
@@ -72,6 +74,8 @@ impl Beat {
             let looks = std::mem::take(&mut batch.looks);
             if !batch.inputs.is_empty() || self.simulation.is_due(self.clock.now()) {
                 self.step(batch)?;
+            } else {
+                self.answer_operators(vec![], batch.pools);
             }
             for (session, reply) in looks {
                 // Whoever asked may have gone.
@@ -111,7 +115,7 @@ impl Beat {
     }
 
     fn step(&mut self, batch: Batch) -> Result<(), PulseError> {
-        let Batch { inputs, submits, cancels, looks: _ } = batch;
+        let Batch { inputs, submits, cancels, operations, pools, looks: _ } = batch;
         let tick = self.clock.now();
         let kept = inputs.clone();
         let seq = self.writer.next_seq();
@@ -125,6 +129,7 @@ impl Beat {
         self.stage(&effects)?;
         self.record(&Record { seq, tick, inputs: kept, outcome: Outcome::Stepped { decisions, state } })?;
         self.let_out(tick, effects, submits, cancels);
+        self.answer_operators(operations, pools);
         self.audience.gauges(&self.simulation.gauges(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         if self.writer.is_full() {
             self.rotate()?;
@@ -266,6 +271,26 @@ impl Beat {
         }
         for (task, _) in waiting.into_iter().flatten() {
             tracing::error!(%task, "the core said nothing to a submission; its client is told that it failed");
+        }
+    }
+
+    /// Answers each operation with the notice about it, and shows the pools to who looks.
+    fn answer_operators(
+        &self,
+        operations: Vec<(JobId, oneshot::Sender<Result<(), JobRefusal>>)>,
+        looks: Vec<oneshot::Sender<Vec<PoolView>>>,
+    ) {
+        for (id, reply) in operations {
+            let refused = self.notices.iter().find_map(|notice| match notice {
+                Notice::JobRefused { job, refusal } if *job == id => Some(*refusal),
+                _ => None,
+            });
+            // Whoever asked may have gone; the job goes on all the same.
+            let _ = reply.send(refused.map_or(Ok(()), Err));
+        }
+        for reply in looks {
+            // Whoever looked may have gone.
+            let _ = reply.send(self.simulation.pools());
         }
     }
 

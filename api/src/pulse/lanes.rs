@@ -6,7 +6,9 @@
 use crate::port::{Envelope, Urgent, Verdict};
 use flume::{Receiver, RecvError, Selector, Sender, TryRecvError};
 use orchestrion_systems::SessionView;
-use orchestrion_world::id::{SessionId, TaskId};
+use orchestrion_systems::view::PoolView;
+use orchestrion_world::id::{JobId, SessionId, TaskId};
+use orchestrion_world::job::JobRefusal;
 use orchestrion_world::protocol::{Input, Intent};
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -46,6 +48,8 @@ pub(crate) struct Batch {
     pub(crate) cancels: Vec<oneshot::Sender<()>>,
     /// Questions, which are no inputs.
     pub(crate) looks: Vec<(SessionId, oneshot::Sender<Option<SessionView>>)>,
+    pub(crate) operations: Vec<(JobId, oneshot::Sender<Result<(), JobRefusal>>)>,
+    pub(crate) pools: Vec<oneshot::Sender<Vec<PoolView>>>,
 }
 
 impl Batch {
@@ -66,6 +70,11 @@ impl Batch {
                 self.cancels.push(reply);
             }
             Urgent::Look { session, reply } => self.looks.push((session, reply)),
+            Urgent::Operate { job, pool, action, reply } => {
+                self.inputs.push(Input::Intent(Intent::Operate { job, pool, action }));
+                self.operations.push((job, reply));
+            }
+            Urgent::Pools { reply } => self.pools.push(reply),
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! Taken from a step's inputs and effects, recorded or simulated alike, so that both can be compared.
 
-use orchestrion_systems::Gauges;
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Order, Outcome, Refusal, Report, TaskSpec, Usage};
 use orchestrion_world::time::{Tick, Ticks};
@@ -40,23 +39,12 @@ pub struct Courses {
     tasks: BTreeMap<TaskId, Course>,
     /// How many were there before; nobody knows when those came.
     pub left_out: usize,
-}
-
-/// The most there was at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Peaks {
-    pub queued: u64,
-    pub leases: u64,
-    pub vram_bytes: u64,
-}
-
-impl Peaks {
-    pub fn take(&mut self, gauges: Option<Gauges>) {
-        let Some(gauges) = gauges else { return };
-        self.queued = self.queued.max(gauges.queued_interactive + gauges.queued_batch);
-        self.leases = self.leases.max(gauges.leases);
-        self.vram_bytes = self.vram_bytes.max(gauges.vram_used_bytes + gauges.kv_reserved_bytes);
-    }
+    /// Models that workers were told to load, and to let go.
+    pub loads: u64,
+    pub evictions: u64,
+    /// Lost workers that were told to begin again, and pools that lost too many for that.
+    pub restarts: u64,
+    pub restarts_stopped: u64,
 }
 
 impl Course {
@@ -99,6 +87,8 @@ impl Courses {
                         attempt.called_back = Some(now);
                     }
                 }
+                Effect::Order(Order::LoadShard { .. }) => self.loads += 1,
+                Effect::Order(Order::FreeShard { .. }) => self.evictions += 1,
                 Effect::Order(_) => {}
                 Effect::Notice(notice) => self.told(now, notice),
             }
@@ -162,6 +152,8 @@ impl Courses {
                     course.end = Some((now, *outcome));
                 }
             }
+            Notice::Restarted { .. } => self.restarts += 1,
+            Notice::RestartsStopped { .. } => self.restarts_stopped += 1,
             _ => {}
         }
     }

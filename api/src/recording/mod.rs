@@ -6,11 +6,13 @@
 //! on from one another are one recording; where a world begins empty, a new one begins. Writes nothing.
 
 mod course;
+mod gauged;
 
 #[cfg(test)]
 mod tests;
 
-pub use course::{Course, Courses, Peaks, Try};
+pub use course::{Course, Courses, Try};
+pub use gauged::Gauged;
 
 use crate::journal::{JournalError, runs};
 use crate::replay::ReplayError;
@@ -19,6 +21,7 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::id::{SessionId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Report, TaskSpec, WorkerFacts};
 use orchestrion_world::time::Tick;
+use orchestrion_world::units::Digest;
 
 use std::path::Path;
 
@@ -50,7 +53,10 @@ pub struct Recording {
     /// What came from outside, in order.
     pub events: Vec<(Tick, Event)>,
     pub courses: Courses,
-    pub peaks: Peaks,
+    pub gauged: Gauged,
+    /// Steps, and the digest of the state after the last.
+    pub steps: u64,
+    pub state: Digest,
     /// The end of the journal that is no whole record, where there is one.
     pub torn: Option<String>,
 }
@@ -92,7 +98,10 @@ impl Recording {
                     return Err(RecordingError::TooLong { max: EVENTS_MAX });
                 }
                 recording.courses.take(done.tick, &done.inputs, &step.effects);
-                recording.peaks.take(rerun.simulation.as_ref().map(|simulation| simulation.gauges()));
+                if let Some(simulation) = &rerun.simulation {
+                    recording.gauged.look(done.tick, simulation);
+                }
+                (recording.steps, recording.state) = (recording.steps + 1, step.state);
             }
             if let Some(recording) = &mut recording {
                 recording.torn = rerun.reader.torn().map(|torn| format!("{}: {}", torn.place, torn.flaw));
@@ -103,8 +112,9 @@ impl Recording {
     }
 
     fn beginning(seed: u64, begins: Tick) -> Recording {
-        let (events, courses, peaks) = (vec![], Courses::default(), Peaks::default());
-        Recording { seed, rules: Rules::default(), begins, ends: begins, events, courses, peaks, torn: None }
+        let (rules, courses, gauged) = (Rules::default(), Courses::default(), Gauged::default());
+        let (steps, state, torn) = (0, Digest(0), None);
+        Recording { seed, rules, begins, ends: begins, events: vec![], courses, gauged, steps, state, torn }
     }
 }
 
@@ -127,6 +137,6 @@ fn event(input: &Input) -> Option<Event> {
         Input::Report(Report::WorkerUp { worker, facts, .. }) => Some(Event::Up(*worker, facts.clone())),
         Input::Report(Report::WorkerDown { worker, .. }) => Some(Event::Down(*worker)),
         // A clock's reading decides nothing; the rest is what a simulated station says by itself.
-        Input::Boot { .. } | Input::Report(_) => None,
+        Input::Boot { .. } | Input::Report(_) | Input::Intent(Intent::Operate { .. }) => None,
     }
 }

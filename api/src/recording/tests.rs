@@ -4,6 +4,7 @@ use super::*;
 use crate::fixture::{Recorder, config, rules, submit, usage};
 use crate::journal::Writer;
 use orchestrion_systems::Simulation;
+use orchestrion_world::ledger::full_digest;
 use orchestrion_world::protocol::{Outcome, Refusal};
 use orchestrion_world::time::Ticks;
 
@@ -21,7 +22,8 @@ fn the_course_of_each_task_is_told() {
     let [attempt] = &course.tries[..] else { panic!("{course:?}") };
     assert_eq!((attempt.worker, attempt.placed, attempt.started), (WorkerId(2), Tick(42), Some(Tick(52))));
     assert_eq!(attempt.finished, Some((Tick(72), usage())));
-    assert_eq!(recording.peaks.leases, 1);
+    assert_eq!((recording.steps, recording.state), (14, full_digest(&recorder.simulation.ledger())));
+    assert_eq!(recording.gauged.vram_most, (2 << 30) + (21 << 10), "two workers, and the context of one task");
     let kinds: Vec<&str> = recording.events.iter().map(|(_, event)| kind(event)).collect();
     assert_eq!(kinds, ["rules", "up", "up", "submit", "submit", "submit"]);
 }
@@ -55,7 +57,7 @@ fn refusals_cancels_and_what_has_not_ended_are_told() {
     assert!(matches!(outcome, Outcome::Cancelled { tokens_out: 0, .. }));
     assert_eq!((course(1).tries[0].called_back, course(1).tries[0].finished), (Some(Tick(50)), None));
     assert_eq!(course(2).end, None);
-    assert_eq!((recording.peaks.queued, recording.peaks.leases), (16, 4));
+    assert_eq!((recording.gauged.queued_most, recording.gauged.samples.last().unwrap().1.slots), (16, 4));
 }
 
 #[test]

@@ -7,8 +7,10 @@
 use super::draw::Draw;
 
 /// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
-pub(super) const FAULTS: [&str; 12] =
-    ["crash", "hang", "fault", "slow", "mute", "late", "jumble", "twice", "ghost", "restart", "rules", "rise"];
+pub(super) const FAULTS: [&str; 15] = [
+    "flaw", "corrupt", "crash", "hang", "fault", "stall", "slow", "mute", "late", "jumble", "twice", "ghost",
+    "restart", "rules", "rise",
+];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
 /// Tasks of a client are counted within it.
@@ -40,13 +42,21 @@ pub fn plan(seed: u64, ticks: u64) -> Plan {
     rules(&mut text, draw);
     let cluster = cluster(&mut text, draw);
     let mut events = Vec::new();
-    clients(&mut events, draw, &cluster, ticks);
+    // A name that is used twice says nothing where words come twice: an attempt is known by it and its number.
+    let repeated = rates.iter().any(|(kind, n)| *n > 0 && ["twice", "ghost"].contains(kind));
+    clients(&mut events, draw, &cluster, ticks, if repeated { &[0] } else { &[0, 0, 10, 40] });
     for (kind, rate) in rates {
         // Of the attempts that are to fail, few are there to fail.
         let rate = if kind == "fault" || kind == "stall" { rate * 5 } else { rate };
         for _ in 0..(rate * ticks).div_ceil(SPAN) {
             let at = draw.below(ticks);
-            events.extend(fault(kind, draw, &cluster, at));
+            let befalls = fault(kind, draw, &cluster, at);
+            // A fault that is told once more, when the next attempt may be at the same worker.
+            if let Some((_, event)) = befalls.first().filter(|(_, event)| repeated && event.starts_with("fault ")) {
+                let worker = event.split(' ').nth(1).unwrap_or("w1");
+                events.push((at + draw.of(&[30, 100, 300]), format!("ghost {worker}")));
+            }
+            events.extend(befalls);
         }
     }
     // All that would come after the end heals then anyway.
@@ -75,8 +85,15 @@ fn rules(text: &mut String, draw: &mut Draw) {
          > placement {placement} batch_share={share}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
          > timeouts first_token={first_token} idle={idle} wall={wall}\n\
-         > health beat_timeout={timeout} no_worker_grace={grace}\n\
+         > health beat_timeout={timeout} no_worker_grace={grace} load_timeout={} restart={} storm={} \
+         breaker={} breaker_open={} breaker_stable=500 fatal_max={}\n\
          > tenant n1 weight={}\n",
+        draw.of(&[5_000, 15_000, 60_000]),
+        draw.of(&[1, 200, 1_000]),
+        draw.of(&[1, 3, 10]),
+        draw.of(&[1, 2, 5]),
+        draw.of(&[1, 500, 5_000]),
+        draw.of(&[1, 3]),
         draw.of(&[1, 3, 1_000]),
     );
 }
@@ -110,13 +127,13 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
 }
 
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
-fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64) {
+fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64, again: &[u64]) {
     let (clients, tenants) = (draw.within(1, 6), draw.within(1, 3));
     for client in 1..=clients {
-        let gap = draw.of(&[100, 250, 500, 2_000]) * clients;
+        let gap = draw.of(&[30, 100, 250, 1_000]) * clients;
         let burst = draw.of(&[1, 1, 2, 8]);
         let batch = draw.of(&[0, 0, 50, 100]);
-        let [deadlines, cancels, again] = [0, 1, 2].map(|_| draw.of(&[0, 0, 10, 40]));
+        let [deadlines, cancels, again] = [&[0, 0, 10, 40], &[0, 0, 10, 40], again].map(|habit| draw.of(habit));
         let (model, tenant) = (draw.below(cluster.models), draw.below(tenants));
         // The first is nobody in particular.
         let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
@@ -163,6 +180,11 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
             // A worker that nobody brings back is what healing is for.
             return vec![(at, format!("die w{worker}")), (back, format!("rise w{worker}"))];
         }
+        "flaw" => {
+            let (flaw, mended) = (draw.of(&["break", "deafen"]), at + draw.of(&[100, 3_000]));
+            return vec![(at, format!("{flaw} w{worker}")), (mended, format!("mend w{worker}"))];
+        }
+        "corrupt" => format!("corrupt w{worker}"),
         "hang" => format!("hang w{worker}"),
         "fault" => {
             let class = draw.of(&["transient", "retryable", "invalid-input", "fatal", "diverged"]);

@@ -2,16 +2,17 @@
 
 use super::Prepare;
 use super::draw::Draw;
-use crate::line::worker_of;
+use crate::line::{epoch_of, worker_of};
 use crate::script::Script;
 use crate::stage::{Handling, Run};
 use orchestrion_systems::{Simulation, Step};
-use orchestrion_world::id::{SessionId, WorkerId};
-use orchestrion_world::ledger::Ledger;
+use orchestrion_world::id::{Epoch, SessionId, WorkerId};
+use orchestrion_world::ledger::{Ledger, digest_of};
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
+use orchestrion_world::units::Digest;
 use orchestrion_world::vram::Residence;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// States of a run from which it is gone on with.
 const FORKS: u64 = 4;
@@ -46,6 +47,7 @@ enum Speaker {
     Process,
     Task(u128),
     Session(SessionId),
+    Operator,
     Worker(WorkerId),
 }
 
@@ -54,6 +56,7 @@ fn speaker(input: &Input) -> Speaker {
         Input::Boot { .. } | Input::SetRules(_) => Speaker::Process,
         Input::Intent(Intent::Submit { task, .. } | Intent::Cancel { task, .. }) => Speaker::Task(task.0),
         Input::Intent(Intent::Close { session }) => Speaker::Session(*session),
+        Input::Intent(Intent::Operate { .. }) => Speaker::Operator,
         Input::Report(report) => Speaker::Worker(worker_of(report)),
     }
 }
@@ -86,6 +89,7 @@ pub(super) fn again(script: &Script, run: &Run, prepare: Prepare<'_>) -> Result<
     let mut draw = Draw::new(script.seed, 3);
     let mut forks: Vec<u64> = (0..FORKS).map(|_| draw.below(run.steps.len() as u64)).collect();
     forks.sort_unstable();
+    let mut heard = Heard::default();
     let mut worlds = vec![prepared(&Ledger::empty(script.seed), prepare)?];
     for (number, (tick, inputs, recorded)) in run.steps.iter().enumerate() {
         let at = |what: &str| format!("{what} at step {number}, tick {}", tick.0);
@@ -97,8 +101,7 @@ pub(super) fn again(script: &Script, run: &Run, prepare: Prepare<'_>) -> Result<
         if tick.0 > worlds[0].now().0 + 1 && draw.below(IDLE_ONE_IN) == 0 {
             idle(&mut worlds[0], Tick(tick.0 - 1)).map_err(|broken| at(&broken))?;
         }
-        let stale = inputs.iter().any(|input| matches!(input, Input::Report(_))) && draw.below(2) == 0;
-        let before = stale.then(|| worlds[0].ledger());
+        let before = heard.any_again(inputs).then(|| worlds[0].ledger());
         for (n, world) in worlds.iter_mut().enumerate() {
             let step = world.step(*tick, inputs.clone());
             let kind = if n == 0 { "replay" } else { "snapshot and tail" };
@@ -166,6 +169,32 @@ fn without_stale(
     }
     let step = prepared(before, prepare)?.step(tick, kept);
     same(&step, recorded).map_err(|broken| format!("11: without stale words the core {broken}"))
+}
+
+/// What was said so far, to tell what may be stale without looking at the state.
+#[derive(Debug, Default)]
+struct Heard {
+    epochs: BTreeMap<WorkerId, Epoch>,
+    words: BTreeSet<Digest>,
+}
+
+impl Heard {
+    /// Whether anything is said again, or by an older life than was heard of.
+    fn any_again(&mut self, inputs: &[Input]) -> bool {
+        let reports = inputs.iter().filter_map(|input| match input {
+            Input::Report(report) => Some(report),
+            Input::Boot { .. } | Input::SetRules(_) | Input::Intent(_) => None,
+        });
+        reports.fold(false, |again, report| {
+            let epoch = epoch_of(report);
+            let last = self.epochs.entry(worker_of(report)).or_insert(epoch);
+            let older = epoch < *last;
+            *last = epoch.max(*last);
+            // Every beat is said again.
+            let repeated = !matches!(report, Report::Beat { .. }) && !self.words.insert(digest_of(report));
+            again || older || repeated
+        })
+    }
 }
 
 fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {

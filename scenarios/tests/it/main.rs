@@ -12,6 +12,8 @@ mod invariants;
 #[cfg(test)]
 mod library;
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod schedule;
 #[cfg(test)]
 mod simulate;

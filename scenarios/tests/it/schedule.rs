@@ -12,6 +12,7 @@ fn the_systems_run_in_this_order() {
     orchestrion_systems::health::watch_workers
     orchestrion_systems::progress::follow
     orchestrion_systems::release::release
+    orchestrion_systems::jobs::work_off
     orchestrion_systems::sessions::end_sessions
     orchestrion_systems::admission::admit
     orchestrion_systems::eviction::evict

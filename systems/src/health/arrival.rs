@@ -22,7 +22,8 @@ pub(super) fn welcome(
     epoch: Epoch,
     facts: WorkerFacts,
 ) -> Result<(), WorkerRefusal> {
-    world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?;
+    let closed = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.closed;
+    let up = if closed { WorkerState::Draining } else { WorkerState::Ready };
     match world.worker(id) {
         Some(known) if known.epoch > epoch || (known.epoch == epoch && !known.state.is_coming()) => return Ok(()),
         // Another life of it that nobody saw end.
@@ -36,7 +37,7 @@ pub(super) fn welcome(
     let residents = room_for(world, rules, &facts);
     let now = world.resource::<Core>().now;
     let fresh = residents.clone().map(|residents| Worker::new(id, epoch, facts, residents, now));
-    begin_life(world, id, epoch, fresh.ok());
+    begin_life(world, (id, epoch), fresh.ok(), up);
     rearm(world, rules, id);
     residents.map(drop)
 }
@@ -58,13 +59,13 @@ fn room_for(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec
 
 /// A known worker keeps what is held against it. One that is not taken in is left stopped; one that was
 /// never taken in is nobody.
-fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Option<Worker>) {
+fn begin_life(world: &mut World, (id, epoch): (WorkerId, Epoch), fresh: Option<Worker>, up: WorkerState) {
     let key = Key::Worker(id);
     let Some(known) = world.worker(id) else {
         if let Some(fresh) = fresh {
             world.resource_mut::<Crews>().join(id, &fresh.facts);
             world.enlist(key, (fresh, Alarm::default(), Fuse::default()));
-            change(world, id, |worker| turn(worker, WorkerState::Ready));
+            change(world, id, |worker| turn(worker, up));
         }
         return;
     };
@@ -86,7 +87,7 @@ fn begin_life(world: &mut World, id: WorkerId, epoch: Epoch, fresh: Option<Worke
         let up_since = fresh.heard;
         *worker = Worker { breaker, restarts, state, ..fresh };
         (worker.restarts.up_since, worker.restarts.due) = (up_since, None);
-        turn(worker, WorkerState::Ready);
+        turn(worker, up);
     });
 }
 

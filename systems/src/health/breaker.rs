@@ -58,7 +58,8 @@ pub(super) fn set(world: &mut World, id: WorkerId, breaker: Breaker) {
     let Some(before) = world.worker(id).map(|worker| worker.breaker).filter(|before| *before != breaker) else {
         return;
     };
-    change(world, id, |worker| worker.breaker = breaker);
+    let kept = if planted!(world, BreakerIgnored) { before } else { breaker };
+    change(world, id, |worker| worker.breaker = kept);
     world.set_fuse(Key::Worker(id), breaker.due().map(|due| (due, TimerKey::Breaker(id))));
     if before.label() != breaker.label() {
         world.resource_mut::<Mail>().notice(Notice::BreakerChanged { worker: id, breaker });

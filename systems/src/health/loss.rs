@@ -95,9 +95,11 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
     let Some(worker) = world.worker(id) else { return };
     let (pool, Some(loss)) = (worker.facts.pool, worker.restarts.loss) else { return };
     let limits = &rules.health.restart;
+    let unlimited = planted!(world, RestartsUnlimited);
     let Some(mut of) = world.pool_mut(pool) else { return };
+    let model = of.model;
     of.restarts.retain(|at| now.since(*at) < limits.storm_window);
-    let storm = !of.halted && of.restarts.len() >= limits.storm_max as usize;
+    let storm = !unlimited && !of.halted && of.restarts.len() >= limits.storm_max as usize;
     of.halted |= storm;
     let halted = of.halted;
     if !halted {
@@ -117,7 +119,7 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
     mail.notice(Notice::Restarted { worker: id, pool, loss });
     mail.order(match loss {
         Loss::Silence => Order::Reset { worker: id, epoch },
-        Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => Order::SpawnWorker { worker: id, epoch },
+        Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => Order::SpawnWorker { worker: id, epoch, model },
     });
 }
 
@@ -131,6 +133,24 @@ fn begin(world: &mut World, rules: &Rules, id: WorkerId) -> Epoch {
     });
     rearm(world, rules, id);
     world.worker(id).map_or(Epoch(0), |worker| worker.epoch)
+}
+
+/// Ends whatever the worker does and tells it to load the pool's model in a new life.
+pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) {
+    stop(world, id);
+    let model = world.worker(id).and_then(|worker| world.pool(worker.facts.pool)).map(|pool| pool.model);
+    let Some(model) = model else { return };
+    let epoch = begin(world, rules, id);
+    world.resource_mut::<Mail>().order(Order::SpawnWorker { worker: id, epoch, model });
+}
+
+/// A worker that is up drops what it has and comes back as another; its model stays loaded.
+pub(crate) fn reset(world: &mut World, rules: &Rules, id: WorkerId) {
+    if world.worker(id).is_some_and(|worker| worker.state.is_up()) {
+        take_out(world, id, WorkerState::Stopped);
+        let epoch = begin(world, rules, id);
+        world.resource_mut::<Mail>().order(Order::Reset { worker: id, epoch });
+    }
 }
 
 /// One more mark against a device; too many of them stop what runs on it.
@@ -157,7 +177,7 @@ fn quarantine(world: &mut World, id: DeviceId) {
 }
 
 /// Ends a worker, whatever it does.
-pub(super) fn stop(world: &mut World, id: WorkerId) {
+pub(crate) fn stop(world: &mut World, id: WorkerId) {
     let Some((state, epoch)) = world.worker(id).map(|worker| (worker.state, worker.epoch)) else { return };
     if state.is_up() || state.is_coming() {
         world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
@@ -170,9 +190,10 @@ pub(super) fn stop(world: &mut World, id: WorkerId) {
 /// Takes a worker out: its leases become orphans, its memory is free, nothing is due.
 pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     let mut leases = vec![];
+    let leaks = planted!(world, SlotLeakOnCrash);
     change(world, id, |worker| {
         turn(worker, to);
-        leases = std::mem::take(&mut worker.leases);
+        leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
         (worker.probed, worker.restarts.due) = (None, None);
     });
     world.set_alarm(Key::Worker(id), None);

@@ -11,20 +11,21 @@ mod breaker;
 mod loss;
 
 pub(crate) use breaker::{went_well, went_wrong};
+pub(crate) use loss::{reset, spawn, stop};
 
-use crate::eviction;
+use crate::{eviction, jobs};
 use bevy_ecs::prelude::World;
 use loss::{lose, take_out};
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::{Breaker, Loss, Restarts, WorkerState};
-use orchestrion_world::id::{Epoch, PoolId, WorkerId};
+use orchestrion_world::id::{Epoch, ModelId, PoolId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{Mail, Word};
 use orchestrion_world::protocol::{Notice, Order};
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::time::Tick;
 use orchestrion_world::wheel::TimerKey;
-use orchestrion_world::worker::{Drain, Worker};
+use orchestrion_world::worker::{Drain, Pool, Worker};
 use std::sync::Arc;
 
 pub(crate) fn watch_workers(world: &mut World) {
@@ -35,7 +36,7 @@ pub(crate) fn watch_workers(world: &mut World) {
         return;
     };
     if std::mem::take(&mut world.resource_mut::<Mail>().booted) {
-        begin_anew(world);
+        begin_anew(world, &rules);
     }
     for word in std::mem::take(&mut world.resource_mut::<Mail>().words) {
         match word {
@@ -66,6 +67,7 @@ pub(crate) fn watch_workers(world: &mut World) {
             | TimerKey::Patience(_)
             | TimerKey::Stranded(_)
             | TimerKey::Session(_)
+            | TimerKey::Job(_)
             | TimerKey::Weigh(_) => {
                 rest.push(key);
             }
@@ -88,7 +90,7 @@ fn hear(world: &mut World, id: WorkerId) {
 
 /// Whatever lived in the last process is gone with it, and nothing of what was held against it stands. Boots
 /// are rare: this walks every worker.
-fn begin_anew(world: &mut World) {
+fn begin_anew(world: &mut World, rules: &Rules) {
     for key in world.names() {
         match key {
             Key::Worker(id) => {
@@ -102,9 +104,11 @@ fn begin_anew(world: &mut World) {
                 }
             }
             Key::Pool(id) => {
-                if let Some(mut pool) = world.pool_mut(id) {
-                    pool.restarts.clear();
-                    pool.halted = false;
+                let named = rules.pools.get(usize::from(id.0)).map(|pool| &pool.model);
+                let model = named.and_then(|name| rules.models.binary_search(name).ok());
+                if let Some((mut pool, model)) = world.pool_mut(id).zip(model) {
+                    let job = pool.job;
+                    *pool = Pool { job, ..Pool::new(id, ModelId(model as u16)) };
                 }
             }
             Key::Device(id) => {
@@ -114,6 +118,7 @@ fn begin_anew(world: &mut World) {
                 }
             }
             Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
+            Key::Job(id) => jobs::outlive(world, rules, id),
         }
     }
 }
@@ -158,12 +163,42 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     let before = worker.takes();
     change(&mut worker);
     let (after, pool) = (worker.takes(), worker.facts.pool);
+    world.resource_mut::<Mail>().moved.push(id);
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),
         (true, false) => count_ready(world, pool, -1),
         (false, false) | (true, true) => return,
     }
     eviction::survey(world, id);
+}
+
+/// The worker takes no new tasks.
+pub(crate) fn drain(world: &mut World, id: WorkerId) {
+    if world.worker(id).is_some_and(|worker| worker.state == WorkerState::Ready) {
+        change(world, id, |worker| turn(worker, WorkerState::Draining));
+    }
+}
+
+/// Forgets what is held against a worker and its device, and lets it take tasks again; whether it has to come up
+/// first.
+pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
+    let Some(worker) = world.worker(id) else { return false };
+    let (state, devices) = (worker.state, worker.facts.devices.clone());
+    for part in devices {
+        if let Some(mut device) = world.device_mut(part.device) {
+            (device.fatals, device.corruptions, device.quarantined) = (vec![], 0, false);
+        }
+    }
+    breaker::set(world, id, Breaker::CLOSED);
+    if let Some(mut worker) = world.worker_mut(id) {
+        worker.restarts.losses = 0;
+    }
+    match state {
+        WorkerState::Draining => change(world, id, |worker| turn(worker, WorkerState::Ready)),
+        WorkerState::Stopped | WorkerState::Failed => spawn(world, rules, id),
+        WorkerState::Ready | WorkerState::Starting | WorkerState::Loading => {}
+    }
+    !state.is_up()
 }
 
 /// The one writer of a worker's lifecycle.
@@ -173,6 +208,9 @@ fn turn(worker: &mut Worker, to: WorkerState) {
 }
 
 fn count_ready(world: &mut World, id: PoolId, change: i16) {
+    if change < 0 && planted!(world, ReadyMiscounted) {
+        return;
+    }
     let Some(mut pool) = world.pool_mut(id) else { return };
     pool.ready = pool.ready.saturating_add_signed(change);
     let (ready, model) = (pool.ready, pool.model);

@@ -6,11 +6,11 @@
 
 use super::choose::Request;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
+use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Rules};
-use orchestrion_world::crew::Crews;
-use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
+use orchestrion_world::id::{ModelId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, ModelFacts};
@@ -71,12 +71,6 @@ fn wait(world: &mut World, id: ModelId, now: Tick) {
     world.resource_mut::<Wheel>().arm(now + WEIGH, TimerKey::Weigh(id));
 }
 
-/// How long the first of a model's queue has waited.
-fn waited(world: &World, model: ModelId, now: Tick) -> Option<Ticks> {
-    let first = world.resource::<Queues>().head(model).and_then(|id| world.task(id))?;
-    Some(now.since(first.admitted))
-}
-
 /// How long the line would wait without a load: as it drains, and no less than its head has waited. None where
 /// nobody serves the model: for ever.
 fn expected_wait(world: &World, rules: &Rules, model: &Model, waited: Ticks) -> Option<Ticks> {
@@ -121,7 +115,7 @@ fn way(
         .zip(worker.parts(kv))
         .map(|((device, needed, free), (_, kv))| Demand { device, needed: Bytes(needed.0.saturating_add(kv.0)), free })
         .collect();
-    let tenants: Vec<Tenant> = tenants(world, rules, worker, now)
+    let tenants: Vec<Tenant> = tenants(world, rules, worker.facts.devices.iter().map(|part| part.device), now)
         .into_iter()
         .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
         .collect();
@@ -134,33 +128,24 @@ fn way(
     Some(Way { worker: worker.id, facts, ready_in, stands, going, terms })
 }
 
-/// The models that share a device with a worker and could be let go, as they stand.
-fn tenants(world: &World, rules: &Rules, worker: &Worker, now: Tick) -> Vec<Tenant> {
-    let crews = world.resource::<Crews>();
-    let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
-    let mut ids: Vec<WorkerId> = on.collect();
-    ids.sort_unstable();
-    ids.dedup();
-    let neighbours = ids.into_iter().filter_map(|id| world.worker(id));
-    neighbours.flat_map(|w| w.residents.iter().filter_map(move |r| tenant(world, rules, w, r, now))).collect()
-}
-
-fn tenant(world: &World, rules: &Rules, worker: &Worker, resident: &Resident, now: Tick) -> Option<Tenant> {
-    let loader = worker.facts.loader.as_ref().filter(|_| resident.life == Residence::Sealed)?;
-    let Resident { model, facts, pinned, since, used, uses, .. } = *resident;
-    let alone = |device: DeviceId| world.shard(device, facts.digest).filter(|shard| shard.holders == 1);
-    let frees = worker.facts.devices.iter().filter_map(|part| Some((part.device, alone(part.device)?.bytes)));
-    Some(Tenant {
-        worker: worker.id,
-        model,
-        frees: frees.collect(),
-        pinned,
-        keep: rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep),
-        since,
-        used,
-        uses,
-        leases: worker.leases_of(model),
-        waiting: waited(world, model, now),
-        reload: loader.load_time(facts.weights),
-    })
+/// Loads a model that is to be warm where there is room for it, unless some worker has it or is about to.
+pub(crate) fn keep_warm(world: &mut World, rules: &Rules, model: ModelId, keep: Keep) {
+    let now = world.resource::<Core>().now;
+    let there = |worker: &Worker| worker.resident(model).is_some_and(|resident| resident.life.takes_memory());
+    if world.model(model).is_none_or(|m| m.coming > 0) || eviction::hosts(world, rules, model).any(|(w, _)| there(w)) {
+        return;
+    }
+    let fits = |(worker, facts): &(&Worker, ModelFacts)| {
+        let may = worker.resident(model).is_none_or(|resident| eviction::may_try(resident, now));
+        let mut parts = memory::wanted(world, &worker.facts, facts.digest, facts.weights);
+        may && worker.facts.loader.is_some() && parts.all(|(_, needed, free)| needed <= free)
+    };
+    let soonest = |(worker, facts): &(&Worker, ModelFacts)| {
+        let takes = worker.facts.loader.as_ref().map(|loader| loader.load_time(facts.weights));
+        (takes, worker.load(), worker.id)
+    };
+    let best = eviction::hosts(world, rules, model).filter(fits).min_by_key(soonest);
+    if let Some((worker, facts)) = best.map(|(worker, facts)| (worker.id, facts)) {
+        eviction::order_load(world, worker, model, facts, keep);
+    }
 }

@@ -15,7 +15,7 @@ use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 pub(crate) use choose::has_room;
 use choose::{Candidate, Request, choose};
-use orchestrion_world::config::{PlacementRules, Rules};
+use orchestrion_world::config::{Keep, PlacementRules, Rules};
 use orchestrion_world::field::{self, Field};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
@@ -23,11 +23,14 @@ use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::Store;
+use orchestrion_world::units::Bytes;
 use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
     let Some(shared) = world.resource::<Core>().rules.clone() else { return };
     let rules = shared.placement;
+    #[cfg(feature = "planted")]
+    crate::planted::keep_still(world);
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
         let (mut interactive, mut batch) = (0, 0);
         while let Some(id) = world.resource::<Queues>().head(model) {
@@ -61,15 +64,24 @@ pub(crate) fn place(world: &mut World) {
             delay::watch(world, &shared, model, class);
         }
     }
-    world.resource_mut::<Mail>().hopeful.clear();
+    let hopeful = std::mem::take(&mut world.resource_mut::<Mail>().hopeful);
+    // Something came, went or moved: there may be room now that there was not.
+    for row in shared.loadable.iter().filter(|row| row.keep == Keep::Warm && !hopeful.is_empty()) {
+        if let Some(model) = row.id(&shared) {
+            load::keep_warm(world, &shared, model, row.keep);
+        }
+    }
+    eviction::relieve(world, &shared);
 }
 
-/// The task at the head of a model's queue and the worker it could start on now, where there are both.
+/// The task at the head of a model's queue and a worker it could start on now, where there are both. For audits:
+/// it asks every worker, whatever the field says.
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
     let rules = world.resource::<Core>().rules.as_ref()?.placement;
     let head = world.task(world.resource::<Queues>().head(model)?)?;
-    let worker = find(world, rules, &Request::of(head))?;
-    Some((head.id, worker))
+    let request = Request::of(head);
+    let takes = |worker: &&Worker| choose::filter(rules, &request, &candidate(world, worker, model)).is_none();
+    Some((head.id, world.workers().into_iter().find(takes)?.id))
 }
 
 /// Keeps count of how fast a line drains, for those who find it full.
@@ -113,6 +125,8 @@ fn fits_nowhere(world: &World, rules: &Rules, model: ModelId, request: &Request)
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
     let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
+    let class = if planted!(world, BatchLeaseMisfiled) { Class::Interactive } else { class };
+    let short = u64::from(planted!(world, MemoryOffByOne));
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
@@ -120,7 +134,7 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let lease = Lease { task: id, attempt, model, class, kv, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
-    memory::reserve(world, worker, kv);
+    memory::reserve(world, worker, Bytes(kv.0 - short.min(kv.0)));
     eviction::came(world, worker, model);
     dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));

@@ -58,14 +58,18 @@ pub(crate) fn set_back(world: &mut World, id: TaskId, lost: Attempt, why: Setbac
     let Some(retry) = core.rules.as_ref().map(|r| r.retry.clone()) else { return };
     let Some(task) = world.task(id) else { return };
     let failures = task.failures();
-    if !task.is_repeatable() || failures >= retry.attempts_max || budget < ONE_RETRY {
+    let most = retry.attempts_max + u32::from(planted!(world, RetryBeyondLimit));
+    let price = ONE_RETRY * u64::from(!planted!(world, RetryUnpaid));
+    if !task.is_repeatable() || failures >= most || budget < ONE_RETRY {
         return fail(world, id, failure);
     }
     let doubled = retry.backoff.0.checked_shl(failures - 1).unwrap_or(u64::MAX);
     let backoff = Ticks(doubled.min(retry.backoff_max.0));
     // What is due now was due before the wheel turned: the next tick is the first that can bring it.
     let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter).max(Ticks(1));
-    world.resource_mut::<Core>().retry_budget -= ONE_RETRY;
+    #[cfg(feature = "planted")]
+    let until = crate::planted::until(world, until);
+    world.resource_mut::<Core>().retry_budget -= price;
     world.resource_mut::<Mail>().notice(Notice::Retrying { task: id, lost, until, why });
     take_back(world, id);
     if let Some(mut task) = world.task_mut(id) {
@@ -117,7 +121,9 @@ pub(crate) fn requeue(world: &mut World, id: TaskId) {
     if task.life.advance(Life::Queued).is_err() {
         return;
     }
-    let queued = task.clone();
+    #[cfg(feature = "planted")]
+    crate::planted::lose_place(world, id);
+    let Some(queued) = world.task(id).cloned() else { return };
     world.resource_mut::<Queues>().push(&queued);
     world.resource_mut::<Mail>().stirred.insert(queued.spec.model);
 }

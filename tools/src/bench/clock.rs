@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 /// A moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     cpu: Duration,
     wall: Instant,
 }
 
 /// What passed between two.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Spent {
-    pub(super) cpu: Duration,
-    pub(super) wall: Duration,
+pub(crate) struct Spent {
+    pub(crate) cpu: Duration,
+    pub(crate) wall: Duration,
 }
 
 impl Mark {
-    pub(super) fn now() -> Mark {
+    pub(crate) fn now() -> Mark {
         let cpu = clock_gettime(ClockId::ThreadCPUTime);
         Mark { cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32), wall: Instant::now() }
     }
 
-    pub(super) fn spent(self) -> Spent {
+    pub(crate) fn spent(self) -> Spent {
         let now = Mark::now();
         Spent { cpu: now.cpu.saturating_sub(self.cpu), wall: now.wall - self.wall }
     }
@@ -38,13 +38,13 @@ impl AddAssign for Spent {
 }
 
 /// The middle one; of an even number the lower of the two.
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
 /// A count in a second.
-pub(super) fn rate(count: usize, time: Duration) -> f64 {
+pub(crate) fn rate(count: usize, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(f64::EPSILON)
 }
 

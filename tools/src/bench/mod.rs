@@ -4,7 +4,7 @@
 //! least; wall time stands beside it. The report names the machine, its load and the build, since a figure
 //! without them says nothing.
 
-mod clock;
+pub(crate) mod clock;
 mod journal;
 mod scheduler;
 

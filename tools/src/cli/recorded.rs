@@ -29,6 +29,7 @@ pub(crate) struct CalibrateArgs {
 Examples:
   orch whatif --set placement.policy=least-loaded
   orch whatif ./journal --set queue.interactive_max=32 --set queue.policy=drop-lru
+  orch whatif --set queue.batch_max=16 --report whatif.html
   orch whatif ./journal --cost cost.toml -o json     without a change: how true the simulation is")]
 pub(crate) struct WhatifArgs {
     /// A journal's folder or one of its segments [default: that of `orch serve`]
@@ -42,6 +43,9 @@ pub(crate) struct WhatifArgs {
     /// Tell only of tasks that came in this half of the recorded time; all of them are run
     #[arg(long, value_name = "HALF")]
     pub half: Option<Half>,
+    /// Write a page with charts of all sides to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,

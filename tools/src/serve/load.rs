@@ -16,7 +16,7 @@ use orchestrion_gpu::station::{Outlet, Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::{Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::id::{DeviceId, Epoch, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Report};
 use orchestrion_world::units::Bytes;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(crate) fn pools(
     let mut served = Vec::new();
     for (n, pool) in config.pools.iter().enumerate() {
         let worker = WorkerId(n as u32 + 1);
-        let loaded = loader.load(worker)?;
+        let loaded = loader.load(worker, None)?;
         let kernels =
             format!("host engine ({}, {} threads)", loaded.model.engine.level(), loaded.model.engine.threads());
         served.push(Served { name: pool.model_name(), engine: kernels, chats: loaded.chats });
@@ -116,8 +116,18 @@ impl Loader {
 
     /// Loads the model of the worker's pool. One that was exchanged since its words were first prepared is an
     /// error: prompts of the one are no prompts of the other.
-    pub(super) fn load(&self, worker: WorkerId) -> Result<Loaded, Failure> {
-        let pool = self.pool(worker)?;
+    /// Without a model, the one that the configuration gives the pool.
+    pub(super) fn load(&self, worker: WorkerId, model: Option<ModelId>) -> Result<Loaded, Failure> {
+        let own = self.pool(worker)?;
+        let served = |pool: &&Pool| model.is_some() && self.kitchen.id_of(&pool.model_name()) == model;
+        // Another pool's model comes on this one's threads and within its bounds.
+        let pool = match self.pools.iter().find(served) {
+            Some(other) if other.model_name() != own.model_name() => {
+                let (model, model_name) = (other.model.clone(), other.model_name.clone());
+                &Pool { model, model_name, ..own.clone() }
+            }
+            Some(_) | None => own,
+        };
         let (model, template) = load(pool, &self.options)?;
         let chats = match &template {
             Ok(template) => template.origin().to_string(),

@@ -9,7 +9,7 @@ use orchestrion_api::port::{Stations, Urgent};
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_api::token_log::Pushed;
 use orchestrion_gpu::station::{OrderError, Outlet, Reception, Station};
-use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Order, Report};
 use std::collections::BTreeMap;
@@ -68,7 +68,7 @@ impl Floor {
     }
 
     /// Waits for the old station's end, loads the model and starts the new one; none where it was called off.
-    fn load(&self, loader: &Loader, worker: WorkerId) -> Result<(), Failure> {
+    fn load(&self, loader: &Loader, worker: WorkerId, model: ModelId) -> Result<(), Failure> {
         let began = Instant::now();
         self.retire(worker);
         while !self.is_clear(worker) {
@@ -78,7 +78,7 @@ impl Floor {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let loaded = loader.load(worker)?;
+        let loaded = loader.load(worker, Some(model))?;
         let mut stations = self.write();
         if let Some(epoch) = self.loading().remove(&worker) {
             stations.insert(worker, loader.station(worker, epoch, loaded.model)?);
@@ -106,7 +106,7 @@ impl Depot {
     }
 
     /// On a thread of its own: the pulse waits for nothing.
-    fn spawn(&self, worker: WorkerId, epoch: Epoch) {
+    fn spawn(&self, worker: WorkerId, epoch: Epoch, model: ModelId) {
         let Some(loader) = self.loader.get().cloned() else {
             return tracing::error!(%worker, "told to begin anew before the first start was over");
         };
@@ -118,7 +118,7 @@ impl Depot {
                 // The thread that is at it brings it up in this life.
                 return;
             }
-            let loaded = catch_unwind(AssertUnwindSafe(|| floor.load(&loader, worker)));
+            let loaded = catch_unwind(AssertUnwindSafe(|| floor.load(&loader, worker, model)));
             let problem = match loaded {
                 Ok(Ok(())) => return,
                 Ok(Err(failure)) => failure.to_string(),
@@ -138,7 +138,7 @@ impl Stations for Depot {
     fn order(&self, order: Order, payload: Option<Payload>) {
         let worker = order.worker();
         match order {
-            Order::SpawnWorker { epoch, .. } => return self.spawn(worker, epoch),
+            Order::SpawnWorker { epoch, model, .. } => return self.spawn(worker, epoch, model),
             Order::StopWorker { .. } => {
                 self.floor.loading().remove(&worker);
                 // Its thread says `WorkerDown` when it ends.
@@ -253,17 +253,17 @@ mod tests {
             outlet: Arc::new(Ear(ear)),
         };
         let (depot, worker) = (Depot::default(), WorkerId(1));
-        let loaded = loader.load(worker).unwrap();
+        let loaded = loader.load(worker, None).unwrap();
         depot.add(worker, loader.station(worker, Epoch(1), loaded.model).unwrap());
         depot.reload_by(Arc::new(loader));
         let order = |order| depot.order(order, None);
         assert_eq!(told(&words), (1, "up"));
         order(Order::StopWorker { worker, epoch: Epoch(1) });
         assert_eq!(told(&words), (1, "stopped"));
-        order(Order::SpawnWorker { worker, epoch: Epoch(2) });
+        order(Order::SpawnWorker { worker, model: ModelId(0), epoch: Epoch(2) });
         assert_eq!([told(&words), told(&words)], [(2, "loading"), (2, "up")]);
         // One that lives is ended first.
-        order(Order::SpawnWorker { worker, epoch: Epoch(3) });
+        order(Order::SpawnWorker { worker, model: ModelId(0), epoch: Epoch(3) });
         let mut lives = [told(&words), told(&words), told(&words)];
         lives.sort_unstable();
         assert_eq!(lives, [(2, "stopped"), (3, "loading"), (3, "up")]);
@@ -272,10 +272,10 @@ mod tests {
         std::fs::rename(&file, &hidden).unwrap();
         order(Order::StopWorker { worker, epoch: Epoch(3) });
         assert_eq!(told(&words), (3, "stopped"));
-        order(Order::SpawnWorker { worker, epoch: Epoch(4) });
+        order(Order::SpawnWorker { worker, model: ModelId(0), epoch: Epoch(4) });
         assert_eq!([told(&words), told(&words)], [(4, "loading"), (4, "failed")]);
         std::fs::rename(&hidden, &file).unwrap();
-        order(Order::SpawnWorker { worker, epoch: Epoch(5) });
+        order(Order::SpawnWorker { worker, model: ModelId(0), epoch: Epoch(5) });
         assert_eq!([told(&words), told(&words)], [(5, "loading"), (5, "up")]);
         depot.close();
     }

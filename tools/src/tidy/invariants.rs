@@ -1,4 +1,5 @@
-//! Rule `invariants`: each numbered invariant of ARCHITECTURE.md names a guard, and the guard exists.
+//! Rule `invariants`: each numbered invariant of ARCHITECTURE.md names a guard, and the guard exists; likewise those
+//! of `docs/invariants.md`, where there is one.
 //!
 //! A guard stands as `` guard: `path` ``, `` `path#name` `` or `` `command` ``; several are parted by commas. A
 //! path is a file of the tree, a name a word in it (a test, a rule, an audit), and a command, which has a
@@ -11,6 +12,7 @@ use super::tree::Tree;
 pub(super) const NAME: &str = "invariants";
 
 const PAGE: &str = "ARCHITECTURE.md";
+const CORE: &str = "docs/invariants.md";
 const RUN: &str = ".ci/run";
 
 /// One numbered paragraph.
@@ -21,19 +23,24 @@ struct Invariant {
 }
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
-    let invariants = tree.get(PAGE).map(|page| invariants(&page.text)).unwrap_or_default();
+    let pages = [PAGE, CORE].into_iter().filter(|page| *page == PAGE || tree.get(page).is_some());
+    pages.flat_map(|page| check_page(tree, page)).collect()
+}
+
+fn check_page(tree: &Tree, name: &str) -> Vec<Finding> {
+    let invariants = tree.get(name).map(|page| invariants(&page.text)).unwrap_or_default();
     if invariants.is_empty() {
-        return vec![Finding::fail(NAME, PAGE, None, "has no numbered list under a heading `Invariants`: write one")];
+        return vec![Finding::fail(NAME, name, None, "has no numbered list under a heading `Invariants`: write one")];
     }
     let mut findings = Vec::new();
     for Invariant { line, text } in invariants {
         let guards = guards(&text);
         if guards.is_empty() {
             let message = "an invariant without a guard: add guard: `path#test`, or it is only a wish";
-            findings.push(Finding::fail(NAME, PAGE, Some(line), message));
+            findings.push(Finding::fail(NAME, name, Some(line), message));
         }
         let missing = guards.iter().filter_map(|guard| Some(format!("the guard `{guard}` {}", problem(tree, guard)?)));
-        findings.extend(missing.map(|message| Finding::fail(NAME, PAGE, Some(line), message)));
+        findings.extend(missing.map(|message| Finding::fail(NAME, name, Some(line), message)));
     }
     findings
 }

@@ -6,7 +6,7 @@
 
 use crate::calibrate::Costs;
 use crate::failure::{Code, Failure};
-use orchestrion_api::recording::{Course, Courses, Event, Peaks, Recording};
+use orchestrion_api::recording::{Course, Courses, Event, Gauged, Recording};
 use orchestrion_scenarios::cluster::Cluster;
 use orchestrion_scenarios::station::{Job, Said};
 use orchestrion_systems::Simulation;
@@ -14,6 +14,7 @@ use orchestrion_world::config::{Rules, overrides};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Notice, Order};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Digest;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::slice::Iter;
@@ -25,7 +26,10 @@ const PATIENCE: Ticks = Ticks(3_600_000);
 #[derive(Clone, Debug)]
 pub(crate) struct Again {
     pub(crate) courses: Courses,
-    pub(crate) peaks: Peaks,
+    pub(crate) gauged: Gauged,
+    pub(crate) steps: u64,
+    pub(crate) state: Digest,
+    pub(crate) ended: Tick,
 }
 
 /// Runs a recording under its rules with `set` changed.
@@ -39,7 +43,13 @@ pub(crate) fn again(recording: &Recording, set: &[(String, String)], costs: &Cos
         costs,
         set,
         living: 0,
-        again: Again { courses: Courses::default(), peaks: Peaks::default() },
+        again: Again {
+            courses: Courses::default(),
+            gauged: Gauged::default(),
+            steps: 0,
+            state: Digest(0),
+            ended: recording.begins,
+        },
     };
     let rules = run.changed(&recording.rules)?;
     run.step(recording.begins, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(rules)]);
@@ -84,7 +94,9 @@ impl Run<'_> {
         if event.is_none() && self.living == 0 {
             return None;
         }
-        [event, self.cluster.next_due(), self.simulation.next_wake()].into_iter().flatten().min()
+        // What an order was answered with at once is heard at once.
+        let said = (!self.said.reports.is_empty()).then(|| self.simulation.now());
+        [event, said, self.cluster.next_due(), self.simulation.next_wake()].into_iter().flatten().min()
     }
 
     fn changed(&self, rules: &Rules) -> Result<Box<Rules>, Failure> {
@@ -120,7 +132,8 @@ impl Run<'_> {
     fn step(&mut self, now: Tick, inputs: Vec<Input>) {
         let step = self.simulation.step(now, inputs.clone());
         self.again.courses.take(now, &inputs, &step.effects);
-        self.again.peaks.take(Some(self.simulation.gauges()));
+        self.again.gauged.look(now, &self.simulation);
+        (self.again.steps, self.again.state, self.again.ended) = (self.again.steps + 1, step.state, now);
         for effect in &step.effects {
             match effect {
                 Effect::Order(order) => {

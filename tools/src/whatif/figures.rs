@@ -2,7 +2,7 @@
 //!
 //! The same figures of a recorded and of a simulated day, so that they can stand side by side.
 
-use orchestrion_api::recording::{Course, Courses, Peaks};
+use orchestrion_api::recording::{Course, Courses, Gauged};
 use orchestrion_world::protocol::{Class, Outcome};
 use orchestrion_world::time::{Tick, Ticks};
 use serde::Serialize;
@@ -37,6 +37,8 @@ pub(crate) struct Figures {
     pub(crate) done_per_1000_s: u64,
     pub(crate) tokens_per_1000_s: u64,
     pub(crate) attempts_lost: u64,
+    pub(crate) loads: u64,
+    pub(crate) evictions: u64,
     pub(crate) queued_most: u64,
     pub(crate) vram_most_mib: u64,
 }
@@ -55,7 +57,7 @@ impl Span {
 }
 
 impl Figures {
-    pub(crate) fn of(courses: &Courses, peaks: Peaks, span: Span) -> Figures {
+    pub(crate) fn of(courses: &Courses, gauged: &Gauged, span: Span) -> Figures {
         let counted: Vec<&Course> =
             courses.iter().map(|(_, course)| course).filter(|course| span.holds(course.came)).collect();
         let class = |name, class: Class| {
@@ -76,8 +78,10 @@ impl Figures {
             done_per_1000_s: per_1000_s(done.len() as u64),
             tokens_per_1000_s: per_1000_s(done.iter().map(|(_, usage)| u64::from(usage.tokens_out)).sum()),
             attempts_lost: counted.iter().map(|course| course.tries.len().saturating_sub(1) as u64).sum(),
-            queued_most: peaks.queued,
-            vram_most_mib: peaks.vram_bytes >> 20,
+            loads: courses.loads,
+            evictions: courses.evictions,
+            queued_most: gauged.queued_most,
+            vram_most_mib: gauged.vram_most >> 20,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod again;
 pub(crate) mod figures;
+mod page;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -15,9 +16,10 @@ use crate::cli::{Output, WhatifArgs};
 use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::output;
-use again::again;
+use again::{Again, again};
 use figures::Figures;
 use orchestrion_api::recording::Recording;
+use page::{Day, page};
 use serde::Serialize;
 use std::io::Write;
 
@@ -39,14 +41,24 @@ pub(crate) fn run(args: &WhatifArgs) -> Result<(), Failure> {
         None => Costs::fit(&recording, halves(&recording, None))?.0,
     };
     let span = halves(&recording, args.half);
-    let recorded = Figures::of(&recording.courses, recording.peaks, span);
-    let figures = |set: &[(String, String)]| {
-        again(&recording, set, &costs).map(|again| Figures::of(&again.courses, again.peaks, span))
+    let simulated = again(&recording, &[], &costs)?;
+    let changed = if args.set.is_empty() { None } else { Some(again(&recording, &args.set, &costs)?) };
+    if let Some(file) = &args.report {
+        let mut days = vec![recorded_day(&recording), simulated.day("simulated", &recording)];
+        days.extend(changed.as_ref().map(|again| again.day("changed", &recording)));
+        let title = format!("What if: {}", settings(&args.set));
+        let wrong = |error: std::io::Error| Failure::new(Code::Failed, format!("{}: {error}", file.display()));
+        std::fs::write(file, page(&title, recording.seed, &days, span)).map_err(wrong)?;
+    }
+    let figures = |again: &Again| Figures::of(&again.courses, &again.gauged, span);
+    let told = Told {
+        set: args.set.clone(),
+        recorded: Figures::of(&recording.courses, &recording.gauged, span),
+        simulated: figures(&simulated),
+        changed: changed.as_ref().map(figures),
+        costs,
+        predicted_start: Prediction::of(&recording.courses, span),
     };
-    let simulated = figures(&[])?;
-    let changed = if args.set.is_empty() { None } else { Some(figures(&args.set)?) };
-    let predicted_start = Prediction::of(&recording.courses, span);
-    let told = Told { set: args.set.clone(), recorded, simulated, changed, costs, predicted_start };
     match args.output {
         Output::Text => Ok(write!(std::io::stdout(), "{}", text(&told, &recording))?),
         Output::Json => output::json(&told),
@@ -58,8 +70,7 @@ fn text(told: &Told, recording: &Recording) -> String {
     runs.extend(told.changed.as_ref().map(|figures| ("changed", figures)));
     let mut text = table::table(&runs);
     if !told.set.is_empty() {
-        let set: Vec<String> = told.set.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        text += &format!("changed: {}\n", set.join(", "));
+        text += &format!("changed: {}\n", settings(&told.set));
     }
     if recording.courses.left_out > 0 {
         text += &format!("{} tasks were there before the recording and are left out\n", recording.courses.left_out);
@@ -68,4 +79,23 @@ fn text(told: &Told, recording: &Recording) -> String {
         text += &format!("the journal ends in a record that was not written to its end: {torn}\n");
     }
     text
+}
+
+fn settings(set: &[(String, String)]) -> String {
+    if set.is_empty() {
+        return "nothing changed".to_owned();
+    }
+    set.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+}
+
+fn recorded_day(recording: &Recording) -> Day<'_> {
+    let Recording { courses, gauged, steps, state, begins, ends, .. } = recording;
+    Day { name: "recorded", courses, gauged, steps: *steps, state: *state, begun: *begins, ended: *ends }
+}
+
+impl Again {
+    fn day<'a>(&'a self, name: &'a str, recording: &Recording) -> Day<'a> {
+        let Again { courses, gauged, steps, state, ended } = self;
+        Day { name, courses, gauged, steps: *steps, state: *state, begun: recording.begins, ended: *ended }
+    }
 }

@@ -20,10 +20,12 @@ const SPREADS: [Of<Spread>; 3] = [
     ("until the end", |of| of.total_ms),
 ];
 const QUANTILES: [Quantile; 3] = [("p50", |s| s.p50), ("p90", |s| s.p90), ("p99", |s| s.p99)];
-const WHOLE: [Whole; 5] = [
+const WHOLE: [Whole; 7] = [
     ("tasks done in 1000 s", |of| of.done_per_1000_s),
     ("tokens made in 1000 s", |of| of.tokens_per_1000_s),
     ("attempts lost", |of| of.attempts_lost),
+    ("models loaded", |of| of.loads),
+    ("models evicted", |of| of.evictions),
     ("longest queue", |of| of.queued_most),
     ("most device memory in use, MiB", |of| of.vram_most_mib),
 ];

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::cli::Half;
-use orchestrion_api::recording::{Course, Courses, Event, Peaks};
+use orchestrion_api::recording::{Course, Courses, Event, Gauged};
 use orchestrion_scenarios::cost::Cost;
 use orchestrion_world::config::{PoolRules, Rules};
 use orchestrion_world::id::{DeviceId, ModelId, PoolId, TaskId, TenantId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, DeviceShare, ModelFacts, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, Permille, Sha256};
+use orchestrion_world::units::{Bytes, Digest, Permille, Sha256};
 
 const COST: Cost = Cost {
     take_up: 700_000,
@@ -68,15 +68,17 @@ fn arrivals() -> Recording {
         }
     }
     events.sort_by_key(|(at, _)| *at);
-    let (courses, peaks) = (Courses::default(), Peaks::default());
-    Recording { seed: 1, rules, begins: Tick(0), ends: Tick(at + 60_000), events, courses, peaks, torn: None }
+    let (courses, gauged) = (Courses::default(), Gauged::default());
+    let (begins, ends, steps, state) = (Tick(0), Tick(at + 60_000), 0, Digest(0));
+    Recording { seed: 1, rules, begins, ends, events, courses, gauged, steps, state, torn: None }
 }
 
 /// A day at a known cost, as it would be read from its journal.
 fn day() -> Recording {
     let arrivals = arrivals();
     let again = again(&arrivals, &[], &Costs::one("a", COST)).unwrap();
-    Recording { courses: again.courses, peaks: again.peaks, ..arrivals }
+    let Again { courses, gauged, steps, state, ended: _ } = again;
+    Recording { courses, gauged, steps, state, ..arrivals }
 }
 
 fn courses(courses: &Courses) -> Vec<(TaskId, &Course)> {
@@ -89,7 +91,7 @@ fn the_same_day_at_the_same_cost_comes_out_the_same() {
     assert_eq!(day.courses.iter().filter(|(_, course)| course.done().is_some()).count(), 228);
     let once_more = again(&day, &[], &Costs::one("a", COST)).unwrap();
     assert_eq!(courses(&once_more.courses), courses(&day.courses));
-    assert_eq!(once_more.peaks, day.peaks);
+    assert_eq!((once_more.state, once_more.gauged), (day.state, day.gauged));
 }
 
 #[test]
@@ -101,7 +103,7 @@ fn a_cost_fitted_to_the_first_half_predicts_the_second() {
     let span = halves(&day, Some(Half::Second));
     let predicted = again(&day, &[], &costs).unwrap();
     let [was, is] =
-        [&day.courses, &predicted.courses].map(|courses| Figures::of(courses, Peaks::default(), span).classes);
+        [&day.courses, &predicted.courses].map(|courses| Figures::of(courses, &Gauged::default(), span).classes);
     for (was, is) in was.iter().zip(&is) {
         assert_eq!((was.tasks, was.done), (is.tasks, is.done));
         for (was, is) in [(was.total_ms, is.total_ms), (was.first_token_ms, is.first_token_ms)] {
@@ -122,9 +124,9 @@ fn changed_rules_change_the_day_and_the_table_says_by_how_much() {
     let span = halves(&day, None);
     let told = Told {
         set: set.clone(),
-        recorded: Figures::of(&day.courses, day.peaks, span),
-        simulated: Figures::of(&day.courses, day.peaks, span),
-        changed: Some(Figures::of(&changed.courses, changed.peaks, span)),
+        recorded: Figures::of(&day.courses, &day.gauged, span),
+        simulated: Figures::of(&day.courses, &day.gauged, span),
+        changed: Some(Figures::of(&changed.courses, &changed.gauged, span)),
         predicted_start: Prediction::of(&day.courses, span),
         costs,
     };
@@ -137,6 +139,11 @@ fn changed_rules_change_the_day_and_the_table_says_by_how_much() {
         ["interactive:", "refused", "0", "0", &refused.to_string(), "new"]
     );
     assert!(text.contains("changed: queue.interactive_max=0, queue.batch_max=2"), "{text}");
+    let title = format!("What if: {}", settings(&set));
+    let html = page(&title, day.seed, &[recorded_day(&day), changed.day("changed", &day)], span);
+    assert!(html.contains("<h1>What if: queue.interactive_max=0, queue.batch_max=2</h1>"));
+    assert!(html.contains("<h2>recorded</h2>") && html.contains("<h2>changed</h2>") && html.contains("<svg"));
+    assert!(html.contains(&format!("refused {}", told.changed.as_ref().unwrap().classes[0].refused)), "{html}");
     let wrong = again(&day, &[("queue.max".to_owned(), "1".to_owned())], &told.costs).unwrap_err();
     assert!(wrong.to_string().contains("there is no rule `queue.max`"), "{wrong}");
 }
@@ -148,7 +155,7 @@ fn a_worker_that_was_lost_is_lost_again_and_comes_back() {
     arrivals.events.extend(lost);
     arrivals.events.sort_by_key(|(at, _)| *at);
     let again = again(&arrivals, &[], &Costs::one("a", COST)).unwrap();
-    let figures = Figures::of(&again.courses, again.peaks, halves(&day(), None));
+    let figures = Figures::of(&again.courses, &again.gauged, halves(&day(), None));
     let all = &figures.classes[0];
     assert_eq!(all.done + all.failed + all.cancelled + all.refused, all.tasks);
     assert!(all.refused + all.failed > 0 && all.done > 200, "{all:?}");

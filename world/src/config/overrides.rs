@@ -51,6 +51,8 @@ const KEYS: &[(&str, Set)] = &[
     ("health.breaker.failures", |rules, value| number(value, &mut rules.health.breaker.failures)),
     ("health.breaker.open_ms", |rules, value| ticks(value, &mut rules.health.breaker.open)),
     ("health.breaker.stable_ms", |rules, value| ticks(value, &mut rules.health.breaker.stable)),
+    ("jobs.keep_ms", |rules, value| ticks(value, &mut rules.jobs.keep)),
+    ("jobs.kept_max", |rules, value| number(value, &mut rules.jobs.kept_max)),
     ("health.workers_max", |rules, value| number(value, &mut rules.health.workers_max)),
     ("eviction.policy", |rules, value| eviction(value).map(|policy| rules.eviction.policy = policy)),
     ("eviction.pressure_permille", |rules, value| permille(value, &mut rules.eviction.pressure)),
