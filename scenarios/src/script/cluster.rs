@@ -72,8 +72,8 @@ fn came_with(rules: &Rules, words: &mut Words<'_>, pool: usize) -> Result<ModelF
         weights: mib(words.or("weights", 100)?),
         kv_per_token: Bytes(words.or("kv", 1024)?),
         ctx_max: words.or("ctx", 4096)?,
-        prefill: MilliRate(words.or("prefill", 1_000u64)? * 1_000),
-        decode: MilliRate(words.or("decode", 50u64)? * 1_000),
+        prefill: MilliRate(words.or("prefill", 1_000u64)?.saturating_mul(1_000)),
+        decode: MilliRate(words.or("decode", 50u64)?.saturating_mul(1_000)),
     })
 }
 

@@ -31,6 +31,9 @@ fn a_script_that_cannot_be_read_says_where_and_why() {
     );
     assert_eq!(read("> 9 wait\n> 5 wait"), "line 2: events go forward in time: `5 wait`");
     assert_eq!(read("> worker w1 pool=a"), "line 1: no pool `a`: `worker w1 pool=a`");
+    // A rate beyond every rate is the highest one.
+    let fast = "> pool a model=m\n> worker w1 pool=a prefill=18446744073709551615 decode=18446744073709551615";
+    assert!(fast.parse::<orchestrion_scenarios::script::Script>().is_ok());
     let idle = "> pool a model=m".parse().unwrap();
     assert_eq!(run(&idle, &mut Plain).unwrap().transcript, "");
 }
