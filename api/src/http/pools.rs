@@ -123,7 +123,7 @@ pub(crate) async fn operate(
             }
             let models = fields.take("models").unwrap_or(Value::Null);
             let has = || async { Ok::<_, Problem>(door.pools().await?.into_iter().find(|view| view.id == pool)) };
-            if !is_empty(&models) && !names(&door, &models, has().await?.as_ref()) {
+            if !models.is_null() && !is_empty(&models) && !names(&door, &models, has().await?.as_ref()) {
                 return Err(Problem::invalid("models", "must name the pool's model or none"));
             }
             let drain = fields.boolean("drain_first")?.unwrap_or(true).then_some(deadline);

@@ -7,6 +7,7 @@ mod cancelling;
 mod clients;
 mod commands;
 mod explaining;
+mod operating;
 mod pulling;
 mod recorded;
 mod refusing;
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     client: Client,
     /// The last task's id, and what its stream said so far.
     task: String,
+    /// The last operator's job.
+    job: String,
     seen: Vec<Event>,
     stream: Option<Events>,
     /// The last answers, with their status.

@@ -1,0 +1,89 @@
+//! The control plane: drains, resumes, purges and their jobs.
+
+use super::{Session, task, token_numbers};
+use crate::sse::Events;
+use cucumber::{then, when};
+use serde_json::{Value, json};
+
+const POOL: &str = "/v1/pools/a";
+
+/// The job's states, from the first to its end.
+async fn follow(session: &Session) -> Vec<crate::sse::Event> {
+    let request = session.client.get(session.url(&format!("/v1/jobs/{}", session.job)));
+    Events::of(request.header("accept", "text/event-stream").send().await.unwrap()).await.rest().await
+}
+
+#[when(regex = r"^I (drain|resume|purge) the pool$")]
+async fn operate(session: &mut Session, verb: String) {
+    let response = session.post(&format!("{POOL}/{verb}"), &json!({})).await;
+    let status = response.status().as_u16();
+    let answer: Value = response.json().await.unwrap();
+    assert_eq!(status, 202, "{answer}");
+    session.job = answer["job_id"].as_str().unwrap().to_owned();
+    if verb != "drain" {
+        assert_eq!(follow(session).await.last().unwrap().data["state"], "done");
+    }
+}
+
+#[then("a new task is refused with POOL_UNAVAILABLE and told when to come back")]
+async fn refused(session: &mut Session) {
+    let response = session.post("/v1/tasks", &task(5)).await;
+    let (status, wait) = (response.status().as_u16(), response.headers().get("retry-after").cloned());
+    let answer: Value = response.json().await.unwrap();
+    assert_eq!((status, &answer["code"]), (503, &json!("POOL_UNAVAILABLE")), "{answer}");
+    assert!(wait.is_some_and(|wait| wait.to_str().unwrap().parse::<u64>().unwrap() >= 1));
+}
+
+#[then(regex = r"^the stream goes on to token (\d+) and its end$")]
+async fn goes_on(session: &mut Session, last: u64) {
+    session.seen.extend(session.stream.take().unwrap().rest().await);
+    assert_eq!(token_numbers(&session.seen), (0..=last).collect::<Vec<_>>());
+    assert_eq!(session.seen.last().unwrap().name, "end");
+}
+
+#[then("the job's stream tells its steps and ends once, done")]
+async fn steps(session: &mut Session) {
+    let told = follow(session).await;
+    let names: Vec<&str> = told.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(names, ["step", "end"]);
+    assert_eq!(told[0].data["steps"], json!([{"name": "drain", "status": "running"}]));
+    assert_eq!(told[1].data["state"], "done");
+    let fetched: Value = session.get(&format!("/v1/jobs/{}", session.job)).await.json().await.unwrap();
+    assert_eq!(fetched, told[1].data);
+}
+
+#[then(regex = r"^a task of (\d+) tokens is answered$")]
+async fn answered(session: &mut Session, tokens: u32) {
+    session.submit(task(tokens)).await;
+    let events = session.open(None).await.rest().await;
+    assert_eq!(events.last().unwrap().data["tokens_out"], tokens, "{events:?}");
+}
+
+#[then("the pool's worker is in its second life")]
+async fn second_life(session: &mut Session) {
+    let status: Value = session.get(&format!("{POOL}/status")).await.json().await.unwrap();
+    assert_eq!((&status["state"], &status["workers"][0]["life"]), (&json!("ready"), &json!(2)), "{status}");
+}
+
+#[then("jobs, pools and models that nobody knows are refused")]
+async fn unknown(session: &mut Session) {
+    for path in ["/v1/jobs/00", "/v1/jobs/none", "/v1/pools/none/health", "/v1/pools/none/status"] {
+        assert_eq!(session.get(path).await.status().as_u16(), 404, "{path}");
+    }
+    for (path, body, status) in [
+        ("/v1/pools/none/drain", json!({}), 404),
+        ("/v1/pools/a/explode", json!({}), 404),
+        ("/v1/pools/a/reload", json!({}), 400),
+        ("/v1/pools/a/reload", json!({"new_model_ref": "none"}), 400),
+        ("/v1/pools/a/purge", json!({"models": ["none"]}), 400),
+        ("/v1/pools/a/purge", json!({"delete_cache": true}), 400),
+    ] {
+        let response = session.post(path, &body).await;
+        assert_eq!(response.status().as_u16(), status, "{path} {body}");
+    }
+    // The model that it has: nothing is to be done.
+    let response = session.post("/v1/pools/a/reload", &json!({"new_model_ref": "tiny"})).await;
+    session.job = response.json::<Value>().await.unwrap()["job_id"].as_str().unwrap().to_owned();
+    let told = follow(session).await;
+    assert_eq!((told.len(), &told[0].data["state"], &told[0].data["steps"]), (1, &json!("done"), &json!([])));
+}
