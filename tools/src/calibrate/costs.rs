@@ -41,7 +41,9 @@ impl Costs {
             costs.pools.insert(pool.name.clone(), cost);
         }
         if costs.pools.is_empty() {
-            let message = format!("no pool has the {ATTEMPTS_MIN} answered tasks that it takes to fit a cost: record a longer run");
+            let message = format!(
+                "no pool has the {ATTEMPTS_MIN} answered tasks that it takes to fit a cost: record a longer run"
+            );
             return Err(Failure::new(Code::BadData, message));
         }
         Ok((costs, residuals))
