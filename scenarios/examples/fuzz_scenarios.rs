@@ -14,7 +14,7 @@ use std::io::Write as _;
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
-/// Texts are some kilobytes; a second for one is a hang in the making.
+/// Texts are some kilobytes; so long for one is a hang in the making.
 const SLOW: Duration = Duration::from_secs(5);
 const USAGE: &str = "usage: fuzz_scenarios --target scn --runs N [--seed S] [--first K]";
 /// Storms to begin from, drawn once.
