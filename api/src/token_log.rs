@@ -60,7 +60,14 @@ pub(crate) struct TokenLog {
 
 impl TokenLog {
     pub(crate) fn new(cap: u32) -> Self {
-        TokenLog { attempt: Attempt::of(0, 0), cap, gate: Gate::Open, broken: false, ids: Vec::new(), answer: Arc::default() }
+        TokenLog {
+            attempt: Attempt::of(0, 0),
+            cap,
+            gate: Gate::Open,
+            broken: false,
+            ids: Vec::new(),
+            answer: Arc::default(),
+        }
     }
 
     /// One that was closed, as an earlier process kept it. Text beyond the last end is nobody's.
@@ -191,7 +198,11 @@ mod tests {
         assert_eq!(log.push(Attempt::of(1, 1), token(1, 8, "b")), Pushed::Closed);
         assert_eq!(log.push(Attempt::of(1, 2), token(0, 7, "a")), Pushed::Skipped);
         assert_eq!(log.push(Attempt::of(1, 2), token(1, 8, "b")), Pushed::Taken);
-        assert_eq!(log.push(Attempt::of(1, 1), token(2, 9, "c")), Pushed::Closed, "a token of attempt 2 fences as well");
+        assert_eq!(
+            log.push(Attempt::of(1, 1), token(2, 9, "c")),
+            Pushed::Closed,
+            "a token of attempt 2 fences as well"
+        );
     }
 
     #[test]

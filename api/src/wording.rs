@@ -83,7 +83,10 @@ impl Names {
             }
             Notice::Retrying { lost, until, why, .. } => {
                 let why = setback_words(*why);
-                format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.number, until.0)
+                format!(
+                    "lost attempt {}, because {why}, and waits until tick {} to be tried again",
+                    lost.number, until.0
+                )
             }
             Notice::Preempted { lost, worker, by, .. } => format!(
                 "was put back from worker {worker}, attempt {}, because interactive work, task {by} first, had no slot; \

@@ -31,7 +31,9 @@ fn model(rules: &Rules, id: ModelId) -> &str {
 fn tell_order(rules: &Rules, order: &Order) -> String {
     match order {
         Order::Start { worker, task, attempt, .. } => format!("{worker} start {} attempt={}", t(*task), attempt.number),
-        Order::Cancel { worker, task, attempt, .. } => format!("{worker} cancel {} attempt={}", t(*task), attempt.number),
+        Order::Cancel { worker, task, attempt, .. } => {
+            format!("{worker} cancel {} attempt={}", t(*task), attempt.number)
+        }
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
         Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
         Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),

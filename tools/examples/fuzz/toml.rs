@@ -17,7 +17,19 @@ const LIBRARY: [&str; 6] = [
     include_str!("../../../scenarios/library/restart-storm.toml"),
 ];
 const VALUES: [&str; 14] = [
-    "-1", "0", "1e308", "-0.0", "nan", "inf", "true", "\"\"", "\"x\"", "[]", "[[1]]", "{}", "{ a = 1 }",
+    "-1",
+    "0",
+    "1e308",
+    "-0.0",
+    "nan",
+    "inf",
+    "true",
+    "\"\"",
+    "\"x\"",
+    "[]",
+    "[[1]]",
+    "{}",
+    "{ a = 1 }",
     "1979-05-27T07:32:00Z",
 ];
 const LINES: [&str; 12] = [
