@@ -7,7 +7,7 @@
 use crate::journal::{Entry, JournalError, Run, RunReader, Segment, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
-use crate::wording::{count, length, made_room, task_of, utc};
+use crate::wording::{count, length, made_room, utc};
 use orchestrion_systems::placement::explain::{Considered, Decider, DecisionLog};
 use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{TaskId, WorkerId};
@@ -232,7 +232,7 @@ impl Story {
             if let Some(what) = made_room(effect, task) {
                 self.say(done, what, None);
             }
-            if task_of(effect) != Some(task) {
+            if effect.task() != Some(task) {
                 continue;
             }
             let what = rerun.names.effect(effect);

@@ -12,7 +12,7 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Order, Report, TaskSpec};
+use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Digest;
 use orchestrion_world::worker::Worker;
@@ -363,16 +363,7 @@ impl Stage {
                 Effect::Notice(_) | Effect::Order(_) => {}
             }
             if let Effect::Order(order) = effect {
-                let spec = match order {
-                    Order::Start { task, .. } => self.specs.get(task),
-                    Order::Cancel { .. }
-                    | Order::Reset { .. }
-                    | Order::Probe { .. }
-                    | Order::SpawnWorker { .. }
-                    | Order::StopWorker { .. }
-                    | Order::LoadShard { .. }
-                    | Order::FreeShard { .. } => None,
-                };
+                let spec = order.starts().and_then(|task| self.specs.get(&task));
                 self.said.extend(self.engine.order(now, order, spec));
             }
         }

@@ -230,22 +230,13 @@ impl Beat {
     }
 
     fn give(&self, order: Order) {
-        let payload = match order {
-            Order::Start { task, .. } => {
-                let payload = self.audience.payload(task);
-                if payload.is_none() {
-                    tracing::error!(%task, "a task is to start whose words nobody kept");
-                }
-                payload
+        let payload = order.starts().and_then(|task| {
+            let payload = self.audience.payload(task);
+            if payload.is_none() {
+                tracing::error!(%task, "a task is to start whose words nobody kept");
             }
-            Order::Cancel { .. }
-            | Order::Reset { .. }
-            | Order::Probe { .. }
-            | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. }
-            | Order::LoadShard { .. }
-            | Order::FreeShard { .. } => None,
-        };
+            payload
+        });
         self.stations.order(order, payload);
     }
 

@@ -15,7 +15,6 @@ pub use report::{Change, ReplayReport};
 pub use rerun::Divergence;
 
 use crate::journal::{JournalError, Place, Run, Segment, runs};
-use crate::wording::task_of;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::overrides;
 use orchestrion_world::ledger::Ledger;
@@ -182,9 +181,9 @@ fn first_change(rerun: &Rerun<'_>, done: &Done, recorded: &Step, changed: &Step)
         (Some(was), Some(is)) => !same_decision(was, is),
         _ => true,
     })?;
-    let task = was.get(at).and_then(task_of).or_else(|| is.get(at).and_then(task_of));
+    let task = was.get(at).and_then(Effect::task).or_else(|| is.get(at).and_then(Effect::task));
     let words = |effects: &[Effect]| -> Vec<String> {
-        let about = |effect: &&Effect| task.is_some() && task_of(effect) == task;
+        let about = |effect: &&Effect| task.is_some() && effect.task() == task;
         let mut told: Vec<String> = effects.iter().filter(about).map(|e| rerun.names.effect(e)).collect();
         if task.is_none() {
             told.extend(effects.get(at).map(|e| rerun.names.effect(e)));

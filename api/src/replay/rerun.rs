@@ -6,7 +6,7 @@
 use super::ReplayError;
 use crate::journal::{Chain, Entry, JournalError, Outcome, Place, Record, RunReader, STATE_EVERY, Segment};
 use crate::pulse::message_of;
-use crate::wording::{Names, task_of};
+use crate::wording::Names;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input};
@@ -167,7 +167,7 @@ impl<'a> Rerun<'a> {
     /// An effect with its subject.
     pub(crate) fn in_words(&self, effect: &Effect) -> String {
         let words = self.names.effect(effect);
-        task_of(effect).map_or(words.clone(), |task| format!("task {task} {words}"))
+        effect.task().map_or(words.clone(), |task| format!("task {task} {words}"))
     }
 
     pub(crate) fn place(&self) -> Place {
