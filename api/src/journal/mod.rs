@@ -45,7 +45,7 @@ pub(crate) mod tests;
 pub use cursor::Torn;
 pub(crate) use reader::tail;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
-pub use record::{Chain, Flaw, Outcome, Record};
+pub use record::{Chain, Flaw, Outcome, Record, STATE_EVERY};
 pub(crate) use record::{HEADER_MAX, RECORD_MAX};
 pub(crate) use segment::{FORMAT, file_name, retain};
 pub use segment::{Header, Origin, Place};
