@@ -58,9 +58,12 @@ impl Drop for Journals {
 
 pub(super) fn target(seed: u64) -> Result<Target, Box<dyn Error>> {
     let dir = std::env::temp_dir().join(format!("orch-fuzz-{}", std::process::id()));
-    let journal = |n: u64| valid(&dir.join(n.to_string()), seed.wrapping_add(n));
-    let all = (0..STORMS).map(journal).collect::<Result<Vec<_>, _>>()?;
-    let all = Arc::new(Journals(dir, all));
+    let mut all = Journals(dir, vec![]);
+    for n in 0..STORMS {
+        let journal = valid(&all.0.join(n.to_string()), seed.wrapping_add(n))?;
+        all.1.extend(journal);
+    }
+    let all = Arc::new(all);
     let journals = Arc::clone(&all);
     Ok(Target {
         make: Box::new(move |draw| Ok(broken(&journals.1, draw))),
@@ -76,14 +79,18 @@ pub(super) fn target(seed: u64) -> Result<Target, Box<dyn Error>> {
     })
 }
 
-/// Two segments with the snapshot of the second, from the middle of a storm on, and a spool.
-fn valid(dir: &Path, seed: u64) -> Result<Journal, Box<dyn Error>> {
+/// Two segments with the snapshot of the second, from the middle of a storm on, and a spool; none where little
+/// happens in the storm.
+fn valid(dir: &Path, seed: u64) -> Result<Option<Journal>, Box<dyn Error>> {
     fs::create_dir_all(dir)?;
     let script: Script = plan(seed, 2_000).text.parse()?;
     let Run { steps, .. } = run(&script, &mut Plain)?;
-    let mut simulation = Simulation::new(script.seed);
     let middle = steps.len() / 3;
-    for (tick, inputs, _) in &steps[..middle] {
+    if middle <= STEPS {
+        return Ok(None);
+    }
+    let mut simulation = Simulation::new(script.seed);
+    for (tick, inputs, ..) in &steps[..middle] {
         simulation.step(*tick, inputs.clone());
     }
     let start = simulation.ledger();
@@ -97,13 +104,13 @@ fn valid(dir: &Path, seed: u64) -> Result<Journal, Box<dyn Error>> {
     };
     let mut writer = Writer::open(config, "fuzz", start.clone())?;
     let (mut written, mut between) = (vec![], start.clone());
-    for (n, (tick, inputs, step)) in steps[middle..].iter().take(2 * STEPS).enumerate() {
+    for (n, (tick, inputs, step, state)) in steps[middle..].iter().take(2 * STEPS).enumerate() {
         if n == STEPS {
             between = simulation.ledger();
-            writer.rotate()?;
+            writer.rotate(full_digest(&between))?;
         }
         simulation.step(*tick, inputs.clone());
-        let outcome = Outcome::Stepped { decisions: step.decisions, state: step.state };
+        let outcome = Outcome::Stepped { decisions: step.decisions, state: Some(*state) };
         let record = Record { seq: writer.next_seq(), tick: *tick, inputs: inputs.clone(), outcome };
         writer.append(&record)?;
         written.push(record);
@@ -115,7 +122,7 @@ fn valid(dir: &Path, seed: u64) -> Result<Journal, Box<dyn Error>> {
     fs::write(dir.join(FILES[2]), begun(&header, Origin { digest: full_digest(&between), ..origin }, &between)?)?;
     fs::write(dir.join(FILES[SPOOL]), lines()?)?;
     let files = FILES.iter().map(|name| fs::read(dir.join(name))).collect::<Result<_, _>>()?;
-    Ok(Journal { dir: dir.to_path_buf(), files, start, written })
+    Ok(Some(Journal { dir: dir.to_path_buf(), files, start, written }))
 }
 
 /// A header with a state.
