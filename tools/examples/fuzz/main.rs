@@ -25,10 +25,14 @@ const USAGE: &str = "usage: fuzz --target gguf|journal|scn|toml --runs N [--seed
 /// Bytes of a binary input that are printed; its two numbers make all of it again.
 const SHOWN: usize = 2_000;
 
-/// What makes inputs, and what reads one: how that ended, or which promise was broken.
+type Made = Result<Vec<u8>, Box<dyn Error>>;
+/// How reading an input ended, or which promise was broken.
+type End = Result<&'static str, String>;
+
+/// What makes inputs, and what reads one.
 struct Target {
-    make: Box<dyn Fn(&mut Draw) -> Result<Vec<u8>, Box<dyn Error>>>,
-    read: Box<dyn Fn(&[u8]) -> Result<&'static str, String>>,
+    make: Box<dyn Fn(&mut Draw) -> Made>,
+    read: Box<dyn Fn(&[u8]) -> End>,
 }
 
 /// From a seed.
