@@ -28,11 +28,13 @@ const SHOWN: usize = 2_000;
 type Made = Result<Vec<u8>, Box<dyn Error>>;
 /// How reading an input ended, or which promise was broken.
 type End = Result<&'static str, String>;
+type Make = dyn Fn(&mut Draw) -> Made;
+type Read = dyn Fn(&[u8]) -> End;
 
 /// What makes inputs, and what reads one.
 struct Target {
-    make: Box<dyn Fn(&mut Draw) -> Made>,
-    read: Box<dyn Fn(&[u8]) -> End>,
+    make: Box<Make>,
+    read: Box<Read>,
 }
 
 /// From a seed.
