@@ -174,7 +174,7 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
 
 /// The worker takes no new tasks.
 pub(crate) fn drain(world: &mut World, id: WorkerId) {
-    if world.worker(id).is_some_and(|worker| worker.state == WorkerState::Ready) {
+    if world.worker(id).is_some_and(|worker| worker.state == WorkerState::Ready) && !planted!(world, DrainStillPlaces) {
         change(world, id, |worker| turn(worker, WorkerState::Draining));
     }
 }
