@@ -145,8 +145,7 @@ fn load(world: &mut World, rules: &Rules, pool: PoolId, model: ModelId) -> Vec<W
         pool.model = model;
     }
     let crew = world.resource::<Crews>().of_pool(pool);
-    crew.iter().for_each(|&id| health::spawn(world, rules, id));
-    crew
+    crew.into_iter().filter(|&id| health::spawn(world, rules, id)).collect()
 }
 
 /// Whatever kept the pool from taking tasks is lifted; who is down begins anew.

@@ -158,20 +158,25 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
     let capacity: Vec<u64> = (0..devices).map(|_| draw.of(&[60, 150, 300, 2_000])).collect();
     for worker in 1..=workers {
         let device = draw.below(devices);
+        // The first of them one to each pool, so that few models are without.
+        let pool = if worker <= pools.max(models) { worker - 1 } else { draw.below(pools.max(models)) };
+        let loader = if loads { draw.of(&["", " load=50", " load=500", " load=500 empty"]) } else { "" };
         *text += &format!(
-            "> worker w{worker} pool=p{} device={device} slots={} prefill={} decode={} kv={} weights={} \
-             capacity={} ctx={}{}\n",
-            // The first of them one to each pool, so that few models are without.
-            if worker <= pools.max(models) { worker - 1 } else { draw.below(pools.max(models)) },
+            "> worker w{worker} pool=p{pool} device={device} slots={} capacity={}{loader}",
             draw.within(1, 4),
-            draw.of(&[500, 2_000, 20_000]),
-            draw.of(&[20, 100, 500]),
-            draw.of(&[1 << 10, 1 << 17, 1 << 18]),
-            draw.of(&[10, 40, 90]),
             capacity[device as usize],
-            draw.of(&[ctx / 2, ctx, ctx]),
-            if loads { draw.of(&["", " load=50", " load=500", " load=500 empty"]) } else { "" },
         );
+        if !loader.ends_with("empty") {
+            *text += &format!(
+                " prefill={} decode={} kv={} weights={} ctx={}",
+                draw.of(&[500, 2_000, 20_000]),
+                draw.of(&[20, 100, 500]),
+                draw.of(&[1 << 10, 1 << 17, 1 << 18]),
+                draw.of(&[10, 40, 90]),
+                draw.of(&[ctx / 2, ctx, ctx]),
+            );
+        }
+        *text += "\n";
     }
     Cluster { models, pools: pools.max(models), workers, ctx, loads }
 }
@@ -260,12 +265,15 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
         "drain" | "resume" | "purge" | "reload" => {
             let (pool, deadline) = (draw.below(cluster.pools), draw.of(&[1, 200, 2_000]));
             let model = draw.below(cluster.models + u64::from(cluster.loads));
-            match kind {
+            let event = match kind {
                 "drain" => format!("drain p{pool} deadline={deadline}"),
                 "reload" => format!("reload p{pool} model=m{model} deadline={deadline}"),
                 "purge" => format!("purge p{pool} deadline={deadline}{}", draw.of(&["", " at-once", " at-once force"])),
                 _ => format!("resume p{pool}"),
-            }
+            };
+            // A pool that stays closed has nothing more to show.
+            let opened = at + draw.of(&[100, 500, 2_500]);
+            return vec![(at, event), (opened, format!("resume p{pool}"))];
         }
         "rules" => match draw.below(9) {
             4 => format!("set queue interactive={} batch={}", draw.of(&[1, 8]), draw.of(&[1, 8])),

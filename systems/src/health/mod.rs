@@ -195,7 +195,7 @@ pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     }
     match state {
         WorkerState::Draining => change(world, id, |worker| turn(worker, WorkerState::Ready)),
-        WorkerState::Stopped | WorkerState::Failed => spawn(world, rules, id),
+        WorkerState::Stopped | WorkerState::Failed => return spawn(world, rules, id),
         WorkerState::Ready | WorkerState::Starting | WorkerState::Loading => {}
     }
     !state.is_up()
