@@ -109,6 +109,11 @@ impl Engine {
         }
     }
 
+    /// What it was in a process before counts as a life of it.
+    pub fn outlive(&mut self, id: WorkerId, epoch: Epoch) {
+        self.workers.get_mut(&id).into_iter().for_each(|sim| sim.epoch = sim.epoch.max(epoch));
+    }
+
     /// The next load on the worker comes to this.
     pub fn spoil(&mut self, id: WorkerId, fault: ShardFault) {
         self.faults.entry(id).or_default().push_back(fault);

@@ -109,12 +109,17 @@ fn batch_keeps_to_its_share(moved: &Move<'_>) -> Result<(), String> {
     })
 }
 
+/// A retry that was promised is made, whatever the rules are by then.
 fn attempts_within_limit(moved: &Move<'_>) -> Result<(), String> {
     let Some(rules) = &moved.after.core.rules else { return Ok(()) };
-    moved.after.tasks.iter().filter(|task| task.failures() > rules.retry.attempts_max).try_for_each(|task| {
-        let was = find(moved.before, task).map(|at| &moved.before.tasks[at]).filter(|was| was.ordinal == task.ordinal);
-        let before = was.map_or(0, Task::failures);
-        check(task.failures() <= before, || format!("{} was tried {} times", task.id, task.attempts))
+    let again = notices(moved).filter_map(|notice| match notice {
+        Notice::Retrying { task, lost, .. } => Some((task, lost)),
+        _ => None,
+    });
+    again.into_iter().try_for_each(|(id, lost)| {
+        let found = moved.after.tasks.binary_search_by_key(id, |t| t.id).ok().map(|at| &moved.after.tasks[at]);
+        let over = found.filter(|t| t.attempt() == *lost && t.failures() >= rules.retry.attempts_max);
+        check(over.is_none(), || format!("{id} is tried again after {} attempts", lost.number))
     })
 }
 

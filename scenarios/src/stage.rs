@@ -221,6 +221,7 @@ impl Stage {
         // A process begins with the models of its configuration.
         for worker in &self.ledger.workers {
             self.engine.assign(worker.id, model_of(&self.rules, worker.facts.pool));
+            self.engine.outlive(worker.id, worker.epoch);
         }
         self.said = self.engine.heal(now);
         inputs
