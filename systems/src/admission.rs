@@ -221,7 +221,7 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
 /// Of a model that some workers serve: what is said of them all holds for the best of each.
 fn served(standing: &Standing, spec: &TaskSpec) -> Load {
     let free = u64::from(has_room(spec, &standing.tree));
-    let best = standing.tree.root();
+    let best = standing.speeds.root();
     let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
     Load {
         slots: Slots { all: standing.slots.all, free },

@@ -114,7 +114,7 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
 pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
-    tree: &Tree,
+    tree: &Tree<Offer>,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
     // The first two terms tell most workers apart; the others are computed only where they tie.
@@ -131,7 +131,7 @@ pub(crate) fn choose(
 }
 
 /// Whether some worker could take the task now.
-pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree) -> bool {
+pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree<Offer>) -> bool {
     tree.least(|offer, _| feasible(spec, offer).then_some(()), |_, _| Ordering::Equal, |_| true).is_some()
 }
 
@@ -148,6 +148,7 @@ mod tests {
     use super::*;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
+    use orchestrion_world::field::Best;
     use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::protocol::{Class, Determinism, ModelFacts, WorkerFacts};
