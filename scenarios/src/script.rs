@@ -15,6 +15,7 @@
 
 mod cluster;
 mod tenants;
+mod wish;
 
 use crate::engine::Flaw;
 use crate::line::Trouble;
@@ -313,6 +314,7 @@ impl Script {
             deadline,
             seed: 0,
             determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
+            placement: wish::placement(&self.rules, words)?,
         })
     }
 }

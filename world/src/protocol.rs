@@ -12,6 +12,7 @@ use crate::config::Rules;
 use crate::health::{Breaker, Loss};
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::job::{Action, Job, JobRefusal};
+use crate::placement::Placement;
 use crate::time::{Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,8 @@ pub struct TaskSpec {
     /// Answers can be produced again from model, prompt, seed and parameters.
     pub seed: u64,
     pub determinism: Determinism,
+    /// Where its client wants it, if it says.
+    pub placement: Option<Box<Placement>>,
 }
 
 /// What an attempt owes to what readers of an earlier one were shown.

@@ -20,6 +20,7 @@ fn task(ordinal: u64, tenant: u64, tokens: u32) -> Task {
         deadline: None,
         seed: 0,
         determinism: Determinism::BestEffort,
+        placement: None,
     };
     Task::queued(TaskId(ordinal.into()), ordinal, spec, Tick(0))
 }
