@@ -45,10 +45,10 @@ impl Names {
     fn order(&self, order: &Order) -> String {
         match order {
             Order::Start { worker, epoch, attempt, .. } => {
-                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.number)
             }
             Order::Cancel { worker, attempt, .. } => {
-                format!("was called back from worker {worker}, attempt {}", attempt.0)
+                format!("was called back from worker {worker}, attempt {}", attempt.number)
             }
             Order::Reset { worker, epoch } => {
                 format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
@@ -76,19 +76,22 @@ impl Names {
             ),
             Notice::Refused { refusal, .. } => format!("was refused: {}", self.refusal(refusal)),
             Notice::Placed { attempt, pool, worker, .. } => {
-                format!("was placed on worker {worker} of {} (attempt {})", self.pool(*pool), attempt.0)
+                format!("was placed on worker {worker} of {} (attempt {})", self.pool(*pool), attempt.number)
             }
             Notice::Started { attempt, worker, .. } => {
-                format!("was taken up by worker {worker} (attempt {})", attempt.0)
+                format!("was taken up by worker {worker} (attempt {})", attempt.number)
             }
             Notice::Retrying { lost, until, why, .. } => {
                 let why = setback_words(*why);
-                format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.0, until.0)
+                format!(
+                    "lost attempt {}, because {why}, and waits until tick {} to be tried again",
+                    lost.number, until.0
+                )
             }
             Notice::Preempted { lost, worker, by, .. } => format!(
                 "was put back from worker {worker}, attempt {}, because interactive work, task {by} first, had no slot; \
                  it waits in its old place and that counts as no failure",
-                lost.0
+                lost.number
             ),
             Notice::Ended { outcome, .. } => outcome_words(outcome),
             Notice::PoolChanged { pool, ready } => {
@@ -240,7 +243,7 @@ impl Names {
             }
             Input::Report(Report::Faulted { worker, task: id, attempt, class, .. }) if *id == task => {
                 let kind = fault_words(*class);
-                Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.0))
+                Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.number))
             }
             _ => None,
         }
@@ -276,45 +279,6 @@ pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
             Some(format!("found the queue full; by its policy, {policy}, task {gone} gave way to it"))
         }
         _ => None,
-    }
-}
-
-/// The task an effect is about.
-pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
-    match effect {
-        Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
-        Effect::Order(
-            Order::Reset { .. }
-            | Order::Probe { .. }
-            | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. }
-            | Order::LoadShard { .. }
-            | Order::FreeShard { .. },
-        ) => None,
-        Effect::Notice(notice) => task_of_notice(notice),
-    }
-}
-
-fn task_of_notice(notice: &Notice) -> Option<TaskId> {
-    match notice {
-        Notice::Accepted { task, .. }
-        | Notice::Refused { task, .. }
-        | Notice::Placed { task, .. }
-        | Notice::Started { task, .. }
-        | Notice::Retrying { task, .. }
-        | Notice::Preempted { task, .. }
-        | Notice::Ended { task, .. } => Some(*task),
-        Notice::PoolChanged { .. }
-        | Notice::ModeChanged { .. }
-        | Notice::ShardChanged { .. }
-        | Notice::RulesRefused
-        | Notice::WorkerRefused { .. }
-        | Notice::Restarted { .. }
-        | Notice::RestartsStopped { .. }
-        | Notice::BreakerChanged { .. }
-        | Notice::Quarantined { .. }
-        | Notice::JobChanged { .. }
-        | Notice::JobRefused { .. } => None,
     }
 }
 

@@ -65,7 +65,7 @@ impl History {
         let newcomer = self.asked.front().filter(|(id, ..)| *id == by).map(|(_, (_, class, _), _)| *class);
         let newcomer = newcomer.ok_or_else(|| format!("25: {task} gave way to {by}, which nobody submits"))?;
         let fits = self.places.get(&task).is_some_and(|((_, class, _), _)| *class >= newcomer);
-        let fresh = self.lives.get(&task) == Some(&Told::Waiting(Attempt(0)));
+        let fresh = matches!(self.lives.get(&task), Some(Told::Waiting(Attempt { number: 0, .. })));
         (fits && fresh).then_some(()).ok_or_else(|| format!("5: {task} gave way to {by}, which is not above it"))
     }
 
@@ -80,51 +80,42 @@ impl History {
     /// Takes in an effect; the broken rule where it cannot follow what was told before.
     pub fn hear(&mut self, effect: &Effect) -> Result<(), String> {
         let Effect::Notice(notice) = effect else { return self.hear_order(effect) };
-        let (task, next) = match *notice {
-            Notice::Accepted { task, .. } => {
+        if let Notice::BreakerChanged { worker, breaker } = *notice {
+            self.breakers.insert(worker, breaker);
+        }
+        let Some(task) = notice.task() else { return Ok(()) };
+        let next = match *notice {
+            Notice::Accepted { .. } => {
                 let (line, wanted) = self.answered(task)?;
                 self.admissions += 1;
                 self.places.insert(task, (line, self.admissions));
                 self.fresh.entry(line).or_default().insert(self.admissions, wanted);
-                let before = self.lives.insert(task, Told::Waiting(Attempt(0)));
+                let before = self.lives.insert(task, Told::Waiting(Attempt::of(self.admissions, 0)));
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { task, attempt, worker, pool } => {
+            Notice::Placed { attempt, worker, pool, .. } => {
                 let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
                 let open = open.then(|| format!("8: {task} was placed on {worker}, whose breaker is open"));
                 open.map_or(Ok(()), Err)?;
                 self.goes_first(task, attempt, pool)?;
-                (task, Told::Placed(attempt))
+                Told::Placed(attempt)
             }
-            Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
-            Notice::Preempted { task, lost, by, .. } => {
+            Notice::Started { attempt, .. } => Told::Started(attempt),
+            Notice::Preempted { lost, by, .. } => {
                 self.may_preempt(task, by)?;
-                (task, Told::Waiting(lost))
+                Told::Waiting(lost)
             }
-            Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
-            Notice::Ended { task, outcome } => {
+            Notice::Retrying { lost, .. } => Told::Waiting(lost),
+            Notice::Ended { outcome, .. } => {
                 if let Outcome::Failed { failure: Failure::Displaced { by, .. }, .. } = outcome {
                     self.may_displace(task, by)?;
                 }
                 self.leave(task);
-                (task, Told::Ended)
+                Told::Ended
             }
-            Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::BreakerChanged { worker, breaker } => {
-                self.breakers.insert(worker, breaker);
-                return Ok(());
-            }
-            Notice::PoolChanged { .. }
-            | Notice::ModeChanged { .. }
-            | Notice::ShardChanged { .. }
-            | Notice::RulesRefused
-            | Notice::WorkerRefused { .. }
-            | Notice::Restarted { .. }
-            | Notice::RestartsStopped { .. }
-            | Notice::JobChanged { .. }
-            | Notice::JobRefused { .. }
-            | Notice::Quarantined { .. } => return Ok(()),
+            Notice::Refused { .. } => return self.answered(task).map(drop),
+            _ => return Err(format!("1: {notice:?} says something of a task that nobody follows")),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));
@@ -132,7 +123,7 @@ impl History {
         let follows = match (*told, next) {
             (Told::Ended, _) => false,
             (_, Told::Ended) => true,
-            (Told::Waiting(lost), Told::Placed(attempt)) => attempt.0 == lost.0 + 1,
+            (Told::Waiting(lost), Told::Placed(attempt)) => attempt == Attempt::of(lost.ordinal, lost.number + 1),
             (Told::Placed(live), Told::Started(attempt)) => live == attempt,
             (Told::Placed(live) | Told::Started(live), Told::Waiting(lost)) => live == lost,
             _ => false,
@@ -157,7 +148,7 @@ impl History {
             return Err(format!("5: {task} of the batch class was placed before interactive admission {older}"));
         }
         let first = self.fresh.get(&line).and_then(first).filter(|first| *first < place);
-        if let (Attempt(1), Some(older)) = (attempt, first) {
+        if let (1, Some(older)) = (attempt.number, first) {
             return Err(format!("4: {task}, admission {place}, was placed before {older} of its line"));
         }
         self.leave(task);

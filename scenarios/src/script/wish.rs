@@ -1,7 +1,7 @@
 //! Where a script's client wants its task to run: `pin=a`, `prefer=b,a` with or without `stay`, `avoid=c`,
 //! `devices=0,1`.
 
-use super::{Words, number};
+use super::words::{Words, number};
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{DeviceId, PoolId};
 use orchestrion_world::placement::{Aim, Fallback, Placement};

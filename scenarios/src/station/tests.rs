@@ -23,7 +23,7 @@ fn station(cost: Cost) -> Station {
 }
 
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    Command::Start(TaskId(task), Attempt(1), Epoch(1), Job { prompt, answer, finish: Finish::Length })
+    Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { prompt, answer, finish: Finish::Length })
 }
 
 /// Everything said, with its time, to the end of the orders' work. `poke` breaks stretches where it can.
@@ -36,7 +36,7 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
         if let Some((at, command)) = orders.next_if(|(at, _)| *at < due) {
             station.order(*at, *command);
         } else if let Some(at) = pokes.next_if(|at| *at < due && *at < 20_000 * MS) {
-            station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt(1)));
+            station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt::of(1, 1)));
         } else if due > 20_000 * MS {
             return said;
         } else {
@@ -50,7 +50,7 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
 #[test]
 fn a_task_alone_takes_what_its_steps_take() {
     let said = run(station(COST), &[(5 * MS, start(7, 150, 11))], None);
-    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt(1));
+    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt::of(1, 1));
     // Two chunks, of 100 tokens and of 50: 20 and 15 ms. Then ten steps of 11 ms.
     let usage =
         Usage { finish: Finish::Length, tokens_in: 150, tokens_out: 11, prefill_us: 35_000, decode_us: 110_000 };
