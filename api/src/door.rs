@@ -7,6 +7,7 @@
 //! ends go by the other lane and are never turned away.
 
 mod tether;
+mod urgent;
 
 pub(crate) use tether::{Loss, Tether};
 
@@ -14,19 +15,16 @@ use crate::auth::Auth;
 use crate::http;
 use crate::http::body::Budget;
 pub use crate::http::explain::FromJournal;
-use crate::port::{Envelope, Explain, Prepare, Prepared, Urgent, Verdict, Words};
+use crate::port::{Envelope, Explain, Prepare, Prepared, Verdict, Words};
 use crate::problem::{ErrorCode, Problem};
 use crate::pulse::{Condition, Health, Lanes};
 use crate::serve::Limits;
 use crate::switchboard::{Opened, Switchboard};
-use crate::task_entry::{Admission, Entry, Opening, Phase, Surface};
+use crate::task_entry::{Admission, Entry, Opening, Surface};
 use crate::telemetry::{Telemetry, Turned};
-use orchestrion_systems::SessionView;
-use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
-use orchestrion_world::id::{JobId, PoolId, SessionId, TaskId, TenantId};
-use orchestrion_world::job::{Action, JobRefusal};
-use orchestrion_world::protocol::{CancelReason, Class, Determinism, Intent, TaskSpec};
+use orchestrion_world::id::{SessionId, TaskId, TenantId};
+use orchestrion_world::protocol::{Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -323,55 +321,6 @@ impl Door {
                 "preparing the prompt failed inside the server; please report it",
             )),
         }
-    }
-
-    /// What the core knows of a session now.
-    pub(crate) async fn session(&self, session: SessionId) -> Result<Option<SessionView>, Problem> {
-        let (reply, view) = oneshot::channel();
-        let look = Urgent::Look { session, reply };
-        self.parts.lanes.urgent.send_async(look).await.map_err(|_| Problem::stopping())?;
-        self.recorded(view).await?.map_err(|_| Problem::stopping())
-    }
-
-    /// Ends a session; returns once that stands in the journal.
-    pub(crate) async fn close(&self, session: SessionId) -> Result<(), Problem> {
-        let (reply, closed) = oneshot::channel();
-        let close = Urgent::Close { session, reply };
-        self.parts.lanes.urgent.send_async(close).await.map_err(|_| Problem::stopping())?;
-        self.recorded(closed).await?.map_err(|_| Problem::stopping())
-    }
-
-    /// How the pools are.
-    pub(crate) async fn pools(&self) -> Result<Vec<PoolView>, Problem> {
-        let (reply, pools) = oneshot::channel();
-        self.parts.lanes.urgent.send_async(Urgent::Pools { reply }).await.map_err(|_| Problem::stopping())?;
-        self.recorded(pools).await?.map_err(|_| Problem::stopping())
-    }
-
-    /// Begins a job, and returns once that stands in the journal.
-    pub(crate) async fn operate(&self, pool: PoolId, action: Action) -> Result<Result<JobId, JobRefusal>, Problem> {
-        let job = JobId(uuid::Uuid::new_v4().as_u64_pair().0);
-        let (reply, begun) = oneshot::channel();
-        let operate = Urgent::Operate { job, pool, action, reply };
-        self.parts.lanes.urgent.send_async(operate).await.map_err(|_| Problem::stopping())?;
-        let begun = self.recorded(begun).await?.map_err(|_| Problem::stopping())?;
-        Ok(begun.map(|()| job))
-    }
-
-    /// Cancels and returns once the cancel stands in the journal and the gate is closed. Without effect
-    /// on a task that has ended.
-    pub(crate) async fn cancel(&self, entry: &Arc<Entry>, reason: CancelReason) -> Result<(), Problem> {
-        // The lanes are two: a cancel sent now could overtake the submission.
-        if !matches!(self.recorded(entry.admitted()).await?, Admission::Accepted { .. }) {
-            return Ok(());
-        }
-        if !matches!(entry.phase(), Phase::Ended(_)) {
-            let (reply, closed) = oneshot::channel();
-            let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
-            self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
-            self.recorded(closed).await?.map_err(|_| Problem::stopping())?;
-        }
-        Ok(())
     }
 }
 

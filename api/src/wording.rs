@@ -276,45 +276,6 @@ pub(crate) fn made_room(effect: &Effect, task: TaskId) -> Option<String> {
     }
 }
 
-/// The task an effect is about.
-pub(crate) fn task_of(effect: &Effect) -> Option<TaskId> {
-    match effect {
-        Effect::Order(Order::Start { task, .. } | Order::Cancel { task, .. }) => Some(*task),
-        Effect::Order(
-            Order::Reset { .. }
-            | Order::Probe { .. }
-            | Order::SpawnWorker { .. }
-            | Order::StopWorker { .. }
-            | Order::LoadShard { .. }
-            | Order::FreeShard { .. },
-        ) => None,
-        Effect::Notice(notice) => task_of_notice(notice),
-    }
-}
-
-fn task_of_notice(notice: &Notice) -> Option<TaskId> {
-    match notice {
-        Notice::Accepted { task, .. }
-        | Notice::Refused { task, .. }
-        | Notice::Placed { task, .. }
-        | Notice::Started { task, .. }
-        | Notice::Retrying { task, .. }
-        | Notice::Preempted { task, .. }
-        | Notice::Ended { task, .. } => Some(*task),
-        Notice::PoolChanged { .. }
-        | Notice::ModeChanged { .. }
-        | Notice::ShardChanged { .. }
-        | Notice::RulesRefused
-        | Notice::WorkerRefused { .. }
-        | Notice::Restarted { .. }
-        | Notice::RestartsStopped { .. }
-        | Notice::BreakerChanged { .. }
-        | Notice::Quarantined { .. }
-        | Notice::JobChanged { .. }
-        | Notice::JobRefused { .. } => None,
-    }
-}
-
 fn outcome_words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done(usage) => format!("ended, done: {}", usage_words(usage)),

@@ -182,21 +182,8 @@ impl Clients {
                 Outcome::Cancelled { reason, .. } => self.lose(now, *task, None, || word(reason)),
                 Outcome::Failed { failure, .. } => self.lose(now, *task, again_after(failure), || word(failure)),
             },
-            Notice::Accepted { .. }
-            | Notice::Started { .. }
-            | Notice::Retrying { .. }
-            | Notice::Preempted { .. }
-            | Notice::PoolChanged { .. }
-            | Notice::ModeChanged { .. }
-            | Notice::RulesRefused
-            | Notice::WorkerRefused { .. }
-            | Notice::Restarted { .. }
-            | Notice::RestartsStopped { .. }
-            | Notice::BreakerChanged { .. }
-            | Notice::Quarantined { .. }
-            | Notice::ShardChanged { .. }
-            | Notice::JobChanged { .. }
-            | Notice::JobRefused { .. } => {}
+            // Clients act on their task's place, its end or its refusal, and on nothing else.
+            _ => {}
         }
     }
 

@@ -74,8 +74,12 @@ impl History {
     /// Takes in an effect; the broken rule where it cannot follow what was told before.
     pub fn hear(&mut self, effect: &Effect) -> Result<(), String> {
         let Effect::Notice(notice) = effect else { return self.hear_order(effect) };
-        let (task, next) = match *notice {
-            Notice::Accepted { task, .. } => {
+        if let Notice::BreakerChanged { worker, breaker } = *notice {
+            self.breakers.insert(worker, breaker);
+        }
+        let Some(task) = notice.task() else { return Ok(()) };
+        let next = match *notice {
+            Notice::Accepted { .. } => {
                 let line = self.answered(task)?;
                 self.admissions += 1;
                 self.places.insert(task, (line, self.admissions));
@@ -84,41 +88,28 @@ impl History {
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { task, attempt, worker, .. } => {
+            Notice::Placed { attempt, worker, .. } => {
                 let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
                 let open = open.then(|| format!("8: {task} was placed on {worker}, whose breaker is open"));
                 open.map_or(Ok(()), Err)?;
                 self.goes_first(task, attempt)?;
-                (task, Told::Placed(attempt))
+                Told::Placed(attempt)
             }
-            Notice::Started { task, attempt, .. } => (task, Told::Started(attempt)),
-            Notice::Preempted { task, lost, by, .. } => {
+            Notice::Started { attempt, .. } => Told::Started(attempt),
+            Notice::Preempted { lost, by, .. } => {
                 self.may_preempt(task, by)?;
-                (task, Told::Waiting(lost))
+                Told::Waiting(lost)
             }
-            Notice::Retrying { task, lost, .. } => (task, Told::Waiting(lost)),
-            Notice::Ended { task, outcome } => {
+            Notice::Retrying { lost, .. } => Told::Waiting(lost),
+            Notice::Ended { outcome, .. } => {
                 if let Outcome::Failed { failure: Failure::Displaced { by, .. }, .. } = outcome {
                     self.may_displace(task, by)?;
                 }
                 self.leave(task);
-                (task, Told::Ended)
+                Told::Ended
             }
-            Notice::Refused { task, .. } => return self.answered(task).map(drop),
-            Notice::BreakerChanged { worker, breaker } => {
-                self.breakers.insert(worker, breaker);
-                return Ok(());
-            }
-            Notice::PoolChanged { .. }
-            | Notice::ModeChanged { .. }
-            | Notice::ShardChanged { .. }
-            | Notice::RulesRefused
-            | Notice::WorkerRefused { .. }
-            | Notice::Restarted { .. }
-            | Notice::RestartsStopped { .. }
-            | Notice::JobChanged { .. }
-            | Notice::JobRefused { .. }
-            | Notice::Quarantined { .. } => return Ok(()),
+            Notice::Refused { .. } => return self.answered(task).map(drop),
+            _ => return Err(format!("1: {notice:?} says something of a task that nobody follows")),
         };
         let Some(told) = self.lives.get_mut(&task) else {
             return Err(format!("1: {task} was never accepted: {notice:?}"));

@@ -14,21 +14,21 @@
 //! ```
 
 mod cluster;
+mod rules;
 mod tenants;
+mod words;
 
 use crate::engine::Flaw;
 use crate::line::Trouble;
-use orchestrion_world::config::{
-    EvictionRule, EvictionRules, HealthRules, OverloadPolicy, PlacementRule, PlacementRules, PoolRules, QueueRules,
-    Rules, TimeoutRules,
-};
+use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use orchestrion_world::job::Action;
 use orchestrion_world::protocol::{CancelReason, Class, Determinism, FaultClass, ShardFault, TaskSpec, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Permille, Sha256};
-use std::collections::BTreeMap;
+use rules::{declare, placement};
 use std::str::FromStr;
+use words::{Words, number};
 
 /// A scenario as read.
 #[derive(Clone, Debug)]
@@ -317,70 +317,6 @@ impl Script {
     }
 }
 
-/// The rules by section, each a declaration; what is not named stays as it is.
-fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), String> {
-    match words.verb {
-        "tenant" => tenants::declare(&mut rules.tenants, words)?,
-        "sessions" => rules.sessions = tenants::sessions(&rules.sessions, words)?,
-        "queue" => {
-            let queue = &mut rules.queue;
-            queue.interactive_max = words.or("interactive", queue.interactive_max)?;
-            queue.batch_max = words.or("batch", queue.batch_max)?;
-            queue.interactive_delay = Ticks(words.or("interactive_delay", queue.interactive_delay.0)?);
-            queue.batch_delay = Ticks(words.or("batch_delay", queue.batch_delay.0)?);
-            queue.delay_interval = Ticks(words.or("delay_interval", queue.delay_interval.0)?);
-            if let Some(name) = words.optional("policy") {
-                let unknown = || format!("no overload policy is called `{name}`");
-                queue.policy = OverloadPolicy::named(name).ok_or_else(unknown)?;
-            }
-        }
-        "retry" => {
-            let retry = &mut rules.retry;
-            retry.attempts_max = words.or("attempts", retry.attempts_max)?;
-            retry.backoff = Ticks(words.or("backoff", retry.backoff.0)?);
-            retry.jitter = Permille(words.or("jitter", retry.jitter.0)?);
-            retry.budget = Permille(words.or("budget", retry.budget.0)?);
-        }
-        "timeouts" => {
-            let TimeoutRules { first_token, idle, wall } = &mut rules.timeouts;
-            *first_token = Ticks(words.or("first_token", first_token.0)?);
-            *idle = Ticks(words.or("idle", idle.0)?);
-            *wall = Ticks(words.or("wall", wall.0)?);
-        }
-        "health" => {
-            let health = &mut rules.health;
-            health.beat_timeout = Ticks(words.or("beat_timeout", health.beat_timeout.0)?);
-            health.no_worker_grace = Ticks(words.or("no_worker_grace", health.no_worker_grace.0)?);
-            health.load_timeout = Ticks(words.or("load_timeout", health.load_timeout.0)?);
-            health.restart.backoff = Ticks(words.or("restart", health.restart.backoff.0)?);
-            health.restart.jitter = Permille(words.or("restart_jitter", health.restart.jitter.0)?);
-            health.restart.storm_max = words.or("storm", health.restart.storm_max)?;
-            health.breaker.failures = words.or("breaker", health.breaker.failures)?;
-            health.breaker.open = Ticks(words.or("breaker_open", health.breaker.open.0)?);
-            health.breaker.stable = Ticks(words.or("breaker_stable", health.breaker.stable.0)?);
-            health.fatal_max = words.or("fatal_max", health.fatal_max)?;
-        }
-        "placement" => rules.placement = placement(rules, words)?,
-        "eviction" => {
-            let EvictionRules { policy, pressure, residency_min } = &mut rules.eviction;
-            if let Some(name) = words.optional("policy") {
-                let unknown = || format!("no eviction policy is called `{name}`");
-                *policy = EvictionRule::named(name).ok_or_else(unknown)?;
-            }
-            *pressure = Permille(words.or("pressure", pressure.0)?);
-            *residency_min = Ticks(words.or("residency_min", residency_min.0)?);
-        }
-        other => return Err(format!("no section of the rules is called `{other}`")),
-    }
-    Ok(())
-}
-
-fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, String> {
-    let batch_share = Permille(words.or("batch_share", rules.placement.batch_share.0)?);
-    let preempt_max = words.or("preempt_max", rules.placement.preempt_max)?;
-    Ok(PlacementRules { policy: words.rule()?, batch_share, preempt_max })
-}
-
 fn trouble(word: &str, words: &mut Words<'_>) -> Result<Trouble, String> {
     Ok(match word {
         "mute" => Trouble::Mute,
@@ -411,61 +347,4 @@ fn fault_class(name: &str) -> Result<FaultClass, String> {
 fn worker_id(name: &str) -> Result<WorkerId, String> {
     let number = name.strip_prefix('w').and_then(|n| n.parse().ok());
     number.map(WorkerId).ok_or_else(|| format!("a worker is called w1, w2, …, not `{name}`"))
-}
-
-fn number<N: FromStr>(text: &str) -> Result<N, String> {
-    text.parse().map_err(|_| format!("`{text}` is no number here"))
-}
-
-/// A statement taken apart: a verb, names, flags and `key=value`.
-struct Words<'t> {
-    verb: &'t str,
-    names: std::collections::VecDeque<&'t str>,
-    values: BTreeMap<&'t str, &'t str>,
-}
-
-impl<'t> Words<'t> {
-    fn of(text: &'t str) -> Self {
-        let mut words = text.split_whitespace();
-        let verb = words.next().unwrap_or_default();
-        let (pairs, names): (Vec<_>, Vec<_>) = words.partition(|w| w.contains('='));
-        Words { verb, names: names.into(), values: pairs.into_iter().filter_map(|w| w.split_once('=')).collect() }
-    }
-
-    fn name(&mut self) -> Result<&'t str, String> {
-        self.names.pop_front().ok_or_else(|| format!("`{}` lacks a name", self.verb))
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let before = self.names.len();
-        self.names.retain(|n| *n != name);
-        self.names.len() != before
-    }
-
-    fn optional(&mut self, key: &str) -> Option<&'t str> {
-        self.values.remove(key)
-    }
-
-    fn take(&mut self, key: &str) -> Result<String, String> {
-        self.optional(key).map(str::to_owned).ok_or_else(|| format!("`{key}=…` is missing"))
-    }
-
-    fn or<N: FromStr>(&mut self, key: &str, default: N) -> Result<N, String> {
-        self.optional(key).map_or(Ok(default), number)
-    }
-
-    fn rule(&mut self) -> Result<PlacementRule, String> {
-        match self.name()? {
-            "predicted-end" => Ok(PlacementRule::PredictedEnd),
-            "least-loaded" => Ok(PlacementRule::LeastLoaded),
-            "pack" => Ok(PlacementRule::Pack),
-            other => Err(format!("no placement rule is called `{other}`")),
-        }
-    }
-
-    /// Nothing may be left over: a misspelt key is no default.
-    fn end(self) -> Result<(), String> {
-        let left = self.names.into_iter().chain(self.values.into_keys()).next();
-        left.map_or(Ok(()), |word| Err(format!("nobody asked for `{word}`")))
-    }
 }

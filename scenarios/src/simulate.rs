@@ -192,7 +192,7 @@ pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken
     }
     run.audit()?;
     Ok(Outcome {
-        digest: run.digest,
+        digest: digest_of(&(run.digest.0, run.simulation.state().0)),
         steps: run.steps,
         ended: run.now,
         groups,
@@ -324,7 +324,7 @@ impl Run {
             }
         }
         self.steps += 1;
-        self.digest = digest_of(&(self.digest.0, tick, step.decisions.0, step.state.0));
+        self.digest = digest_of(&(self.digest.0, tick, step.decisions.0));
         if self.samples.is_due(self.now) {
             self.samples.take(self.now, &self.simulation, &self.counts);
         }

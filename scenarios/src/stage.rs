@@ -12,8 +12,9 @@ use orchestrion_world::config::Rules;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Order, Report, TaskSpec};
+use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Digest;
 use orchestrion_world::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
@@ -43,8 +44,8 @@ impl Handling for Plain {
 pub struct Run {
     /// Question and answer.
     pub transcript: String,
-    /// Each step's inputs and result, to step again elsewhere.
-    pub steps: Vec<(Tick, Vec<Input>, Step)>,
+    /// Each step's inputs and result, to step again elsewhere, and the digest of the state after it.
+    pub steps: Vec<(Tick, Vec<Input>, Step, Digest)>,
     pub ledger: Ledger,
     /// Tasks whose end was not told by the end of the script.
     pub living: usize,
@@ -348,6 +349,7 @@ impl Stage {
             let told = decision.to_string();
             self.run.transcript.extend(told.lines().map(|line| format!("< {} {line}\n", now.0)));
         }
+        let state = simulation.state();
         let after = simulation.audited().map_err(|broken| at(&broken))?;
         let before = std::mem::replace(&mut self.ledger, after);
         let moved = Move { before: &before, inputs: &inputs, effects: &step.effects, after: &self.ledger };
@@ -361,21 +363,12 @@ impl Stage {
                 Effect::Notice(_) | Effect::Order(_) => {}
             }
             if let Effect::Order(order) = effect {
-                let spec = match order {
-                    Order::Start { task, .. } => self.specs.get(task),
-                    Order::Cancel { .. }
-                    | Order::Reset { .. }
-                    | Order::Probe { .. }
-                    | Order::SpawnWorker { .. }
-                    | Order::StopWorker { .. }
-                    | Order::LoadShard { .. }
-                    | Order::FreeShard { .. } => None,
-                };
+                let spec = order.starts().and_then(|task| self.specs.get(&task));
                 self.said.extend(self.engine.order(now, order, spec));
             }
         }
         self.history.close().map_err(|broken| at(&broken))?;
-        self.run.steps.push((now, inputs, step));
+        self.run.steps.push((now, inputs, step, state));
         self.simulation = Some(simulation);
         Ok(())
     }

@@ -450,7 +450,8 @@ fn victims_match(world: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn digest_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let (running, whole) = (digest(world), full_digest(ledger));
+    let Some(running) = digest(world) else { return Ok(()) };
+    let whole = full_digest(ledger);
     check(running == whole, || format!("{running} was kept up, {whole} is computed"))
 }
 

@@ -5,16 +5,25 @@
 //! Tokens do not pass: stations write them to the task's token log, the core hears how many there were
 //! and alone says how a task ended.
 
+mod attempt;
+mod facts;
+mod shard;
+mod spec;
 mod verdict;
 
 use crate::budget::Left;
 use crate::config::Rules;
 use crate::health::{Breaker, Loss};
-use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
 use crate::job::{Action, Job, JobRefusal};
 use crate::time::{Tick, Ticks};
-use crate::units::{Bytes, MilliRate, Permille, Sha256};
+use crate::units::Sha256;
 use serde::{Deserialize, Serialize};
+
+pub use attempt::{FaultClass, Finish, Setback, TimeLimit, Usage};
+pub use facts::{DeviceShare, Loader, ModelFacts, WorkerFacts};
+pub use shard::{EvictionReason, ShardChange, ShardFault};
+pub use spec::{AdmissionMode, CancelReason, Class, Determinism, TaskSpec};
 pub use verdict::{Failure, Outcome, Payer, Refusal, SessionOver, TenantLimit, WorkerRefusal};
 
 /// What enters a step.
@@ -51,59 +60,6 @@ pub enum Intent {
         pool: PoolId,
         action: Action,
     },
-}
-
-/// What the core needs to know of a task; the words stay outside (see `payload`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskSpec {
-    pub model: ModelId,
-    pub class: Class,
-    /// Whose share, limits and budgets it goes by.
-    pub tenant: TenantId,
-    pub session: Option<SessionId>,
-    /// Counted by the model's own tokenizer at the door.
-    pub prompt_tokens: u32,
-    /// SHA-256 of the prompt's token ids, little endian.
-    pub prompt_digest: Sha256,
-    pub max_tokens: u32,
-    /// From the step that admits it; the door turns absolute times into lengths.
-    pub deadline: Option<Ticks>,
-    /// Answers can be produced again from model, prompt, seed and parameters.
-    pub seed: u64,
-    pub determinism: Determinism,
-}
-
-/// What an attempt owes to what readers of an earlier one were shown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Determinism {
-    /// The task is run again only while nobody was shown a token.
-    #[default]
-    BestEffort,
-    /// It may be run again after that, on a worker of the same fingerprint: what was shown is made again,
-    /// compared and not sent again.
-    Strict,
-}
-
-/// Which of the two queues of a model a task waits in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Class {
-    /// Somebody is waiting: served first.
-    Interactive,
-    /// Nobody is: served when no interactive task could start.
-    Batch,
-}
-
-/// Why a task was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum CancelReason {
-    /// The client asked.
-    Client,
-    /// The client's connection closed.
-    Disconnect,
-    /// Nobody read the stream for its grace.
-    Abandoned,
-    /// The server is going down.
-    Shutdown,
 }
 
 /// What a station tells.
@@ -188,131 +144,21 @@ pub enum Report {
     },
 }
 
-/// Why a model could not be loaded or freed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum ShardFault {
-    /// The worker serves the model it came with and no other.
-    Fixed,
-    /// The bytes that arrived are not those of the model: they are never served from.
-    Corrupt,
-    /// Another try may work.
-    Transient,
-}
-
-/// What a worker is, as it announces itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WorkerFacts {
-    pub pool: PoolId,
-    /// What it spans, by id, each with its share of every model and context; the shares are the whole.
-    pub devices: Vec<DeviceShare>,
-    /// Tasks at a time, of all its models together.
-    pub slots: u16,
-    /// Of the pool's model, where the worker came with it loaded.
-    pub came_with: Option<ModelFacts>,
-    /// What it can load on order; none where it serves the model it came with and no other.
-    pub loader: Option<Loader>,
-}
-
-/// A device, as one worker sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceShare {
-    pub device: DeviceId,
-    /// Memory of the device that workers may use.
-    pub capacity: Bytes,
-    pub share: Permille,
-}
-
-/// A model as it stands on a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelFacts {
-    /// SHA-256 of the model file.
-    pub digest: Sha256,
-    /// Of all that its tokens depend on besides the request: model file, engine and numerics.
-    pub fingerprint: Sha256,
-    /// What the model's weights take, on all devices together.
-    pub weights: Bytes,
-    /// What one token of context takes while its task runs.
-    pub kv_per_token: Bytes,
-    /// Prompt and answer together.
-    pub ctx_max: u32,
-    /// Tokens of all its tasks together, measured when the model was loaded; the core learns better ones.
-    pub prefill: MilliRate,
-    pub decode: MilliRate,
-}
-
-/// What a worker can load, and how fast it would be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loader {
-    /// Bytes that it loads in a second.
-    pub load: Bytes,
-    /// Bytes of weights that it goes through in a second for prompts and for answers: each token takes them all.
-    pub prompt: Bytes,
-    pub answer: Bytes,
-    /// Of its least able device, in tenths: 86 is 8.6.
-    pub compute: u16,
-    /// Sorted: quantizations, architectures and features that its engine has.
-    pub abilities: Vec<String>,
-}
-
-/// What an attempt came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    pub finish: Finish,
-    pub tokens_in: u32,
-    pub tokens_out: u32,
-    /// Microseconds from its first to its last prompt token.
-    pub prefill_us: u64,
-    /// Microseconds from its first to its last answer token.
-    pub decode_us: u64,
-}
-
-/// Why generation stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Finish {
-    /// The model's end token or a stop string.
-    Stop,
-    /// `max_tokens` or the end of the context.
-    Length,
-    /// An `Order::Cancel` reached it.
-    Cancelled,
-}
-
-/// What kind of fault it was, which decides what is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum FaultClass {
-    /// Another try may work.
-    Transient,
-    /// The request itself cannot run: no try will.
-    InvalidInput,
-    /// The worker is broken.
-    Fatal,
-    /// The worker had no room for it, and nothing is wrong with either.
-    Retryable,
-    /// It made other tokens than readers were shown by an earlier attempt: the worker is not to be trusted.
-    Diverged,
-}
-
-/// Which of an attempt's times was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum TimeLimit {
-    FirstToken,
-    Idle,
-    Wall,
-}
-
-/// What befell an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Setback {
-    WorkerLost,
-    Fault(FaultClass),
-    TimedOut(TimeLimit),
-}
-
 /// What leaves a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
     Order(Order),
     Notice(Notice),
+}
+
+impl Effect {
+    /// The task it is about.
+    pub fn task(&self) -> Option<TaskId> {
+        match self {
+            Effect::Order(order) => order.task(),
+            Effect::Notice(notice) => notice.task(),
+        }
+    }
 }
 
 /// What a station is to do.
@@ -379,6 +225,24 @@ impl Order {
             | Order::SpawnWorker { worker, .. }
             | Order::StopWorker { worker, .. } => worker,
         }
+    }
+
+    /// The task it is about.
+    pub fn task(&self) -> Option<TaskId> {
+        match *self {
+            Order::Start { task, .. } | Order::Cancel { task, .. } => Some(task),
+            Order::Reset { .. }
+            | Order::LoadShard { .. }
+            | Order::FreeShard { .. }
+            | Order::Probe { .. }
+            | Order::SpawnWorker { .. }
+            | Order::StopWorker { .. } => None,
+        }
+    }
+
+    /// The task that it starts: an engine needs its words.
+    pub fn starts(&self) -> Option<TaskId> {
+        self.task().filter(|_| matches!(self, Order::Start { .. }))
     }
 }
 
@@ -487,49 +351,28 @@ pub enum Notice {
     },
 }
 
-/// What happens to a model on a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ShardChange {
-    /// It is loaded, which is expected to take this long.
-    Loading {
-        takes: Ticks,
-    },
-    /// It serves.
-    Loaded,
-    /// It could not be loaded or freed.
-    Failed {
-        fault: ShardFault,
-    },
-    /// It takes no more tasks, to make way.
-    Yielding {
-        to: ModelId,
-    },
-    /// Nobody wants its place any more: it serves again.
-    Stays,
-    Evicting {
-        reason: EvictionReason,
-    },
-    /// Its memory is free.
-    Gone,
-}
-
-/// Why a model is evicted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum EvictionReason {
-    /// Another needs its memory.
-    Demand { by: ModelId },
-    /// Its device is fuller than the rules like.
-    Pressure,
-    /// Its bytes are not those of the model.
-    Corrupt,
-}
-
-/// Whom a line takes in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum AdmissionMode {
-    /// All for whom there is a place.
-    #[default]
-    Open,
-    /// Who would not wait longer than the target.
-    Held,
+impl Notice {
+    /// The task it is about.
+    pub fn task(&self) -> Option<TaskId> {
+        match *self {
+            Notice::Accepted { task, .. }
+            | Notice::Refused { task, .. }
+            | Notice::Placed { task, .. }
+            | Notice::Started { task, .. }
+            | Notice::Retrying { task, .. }
+            | Notice::Preempted { task, .. }
+            | Notice::Ended { task, .. } => Some(task),
+            Notice::PoolChanged { .. }
+            | Notice::ModeChanged { .. }
+            | Notice::ShardChanged { .. }
+            | Notice::RulesRefused
+            | Notice::WorkerRefused { .. }
+            | Notice::Restarted { .. }
+            | Notice::RestartsStopped { .. }
+            | Notice::BreakerChanged { .. }
+            | Notice::Quarantined { .. }
+            | Notice::JobChanged { .. }
+            | Notice::JobRefused { .. } => None,
+        }
+    }
 }

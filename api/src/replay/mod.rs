@@ -15,12 +15,12 @@ pub use report::{Change, ReplayReport};
 pub use rerun::Divergence;
 
 use crate::journal::{JournalError, Place, Run, Segment, runs};
-use crate::wording::task_of;
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::config::overrides;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
 use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Digest;
 use rerun::{Done, Made, Rerun};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,6 +86,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
     let mut chain = None;
     let mut bytes_before = 0;
     let mut before: Option<Ledger> = None;
+    let mut state = Digest(0);
     for run in chosen {
         let mut rerun = Rerun::new(from(run, options.from)?, chain);
         let mut other = Other::default();
@@ -112,6 +113,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
             }
         }
         report.runs += 1;
+        state = rerun.simulation.as_mut().map_or(state, Simulation::state);
         // A step that broke leaves no state: the next run begins with the one before it.
         before = match report.broke {
             None => rerun.simulation.as_ref().map(Simulation::ledger),
@@ -122,7 +124,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
         chain = rerun.reader.chain();
         bytes_before += rerun.reader.bytes();
     }
-    report.took(began.elapsed());
+    report.took(began.elapsed(), state);
     Ok(report)
 }
 
@@ -179,9 +181,9 @@ fn first_change(rerun: &Rerun<'_>, done: &Done, recorded: &Step, changed: &Step)
         (Some(was), Some(is)) => !same_decision(was, is),
         _ => true,
     })?;
-    let task = was.get(at).and_then(task_of).or_else(|| is.get(at).and_then(task_of));
+    let task = was.get(at).and_then(Effect::task).or_else(|| is.get(at).and_then(Effect::task));
     let words = |effects: &[Effect]| -> Vec<String> {
-        let about = |effect: &&Effect| task.is_some() && task_of(effect) == task;
+        let about = |effect: &&Effect| task.is_some() && effect.task() == task;
         let mut told: Vec<String> = effects.iter().filter(about).map(|e| rerun.names.effect(e)).collect();
         if task.is_none() {
             told.extend(effects.get(at).map(|e| rerun.names.effect(e)));

@@ -70,6 +70,7 @@ pub(crate) fn again(recording: &Recording, set: &[(String, String)], costs: &Cos
             run.step(now, inputs);
         }
     }
+    run.again.state = run.simulation.state();
     Ok(run.again)
 }
 
@@ -136,7 +137,7 @@ impl Run<'_> {
         let step = self.simulation.step(now, inputs.clone());
         self.again.courses.take(now, &inputs, &step.effects);
         self.again.gauged.look(now, &self.simulation);
-        (self.again.steps, self.again.state, self.again.ended) = (self.again.steps + 1, step.state, now);
+        (self.again.steps, self.again.ended) = (self.again.steps + 1, now);
         for effect in &step.effects {
             match effect {
                 Effect::Order(order) => {

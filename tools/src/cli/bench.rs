@@ -1,0 +1,65 @@
+//! What the commands that measure understand.
+
+use super::Output;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub topic: BenchTopic,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchTopic {
+    /// Full task lifecycles a second through the core, and what an idle step costs.
+    Scheduler(BenchSchedulerArgs),
+    /// Inputs a second into the journal, and how long it takes to execute them again.
+    Journal(BenchJournalArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench scheduler                                   three clusters, with few and with a million tasks waiting
+  orch bench scheduler --workers 50 --waiting 0,10000    one of 50 workers, with free slots and with a queue
+  orch bench scheduler -o json")]
+pub(crate) struct BenchSchedulerArgs {
+    /// Workers of each cluster
+    #[arg(long, default_value = "1,1000,10000", value_delimiter = ',', value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub workers: Vec<u32>,
+    /// Tasks that wait in each; with 0 its slots are free, with more they are busy
+    #[arg(long, default_value = "0,1000,1000000", value_delimiter = ',', value_name = "N",
+          value_parser = clap::value_parser!(u32).range(..=10_000_000))]
+    pub waiting: Vec<u32>,
+    /// Runs whose median is told, after one to warm up
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// CPU time of each run
+    #[arg(long = "ms", default_value_t = 300, value_name = "MILLISECONDS")]
+    pub millis: u64,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench journal                         on the file system of temporary files
+  orch bench journal --dir /var/lib/orch     on the disk that a journal is to stand on")]
+pub(crate) struct BenchJournalArgs {
+    /// Inputs of a run
+    #[arg(long, default_value_t = 200_000, value_name = "N")]
+    pub inputs: usize,
+    /// Runs whose median is told, after one to warm up
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Where to write [default: the folder of temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
