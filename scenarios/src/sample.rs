@@ -24,9 +24,8 @@ pub struct Sample {
     pub used: Bytes,
     /// Of the first devices: used, and how much there is.
     pub devices: Vec<(DeviceId, Bytes, Bytes)>,
-    /// Models that came and went so far.
-    pub loads: u64,
-    pub evictions: u64,
+    /// Models that came and went so far, where somebody counted.
+    pub turnover: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -59,8 +58,7 @@ impl Samples {
             slots: gauges.slots,
             used: Bytes(gauges.vram_used_bytes),
             devices,
-            loads: counts.loads,
-            evictions: counts.evictions,
+            turnover: Some((counts.loads, counts.evictions)),
         });
         if self.taken.len() >= SAMPLES_MAX {
             self.every.0 *= 2;

@@ -162,14 +162,14 @@ fn labelled(sides: &[Side<'_>], side: &Side<'_>, name: &str) -> String {
     if sides.len() > 1 { format!("{name}, {}", side.name) } else { name.to_owned() }
 }
 
-/// Loads on order and evictions; no lines where there were none.
+/// Loads on order and evictions; no lines where there were none, or nobody counted.
 fn changes(sides: &[Side<'_>]) -> Vec<Line> {
-    let counts = sides.iter().map(|side| side.outcome.counts);
-    if counts.map(|counts| counts.loads + counts.evictions).sum::<u64>() == 0 {
+    let counts = sides.iter().filter_map(|side| side.outcome.samples.last()?.turnover);
+    if counts.map(|(loads, evictions)| loads + evictions).sum::<u64>() == 0 {
         return vec![];
     }
-    let mut lines = over_time(sides, "loaded", |sample| sample.loads);
-    lines.extend(over_time(sides, "evicted", |sample| sample.evictions));
+    let mut lines = over_time(sides, "loaded", |sample| sample.turnover.map_or(0, |(loads, _)| loads));
+    lines.extend(over_time(sides, "evicted", |sample| sample.turnover.map_or(0, |(_, evictions)| evictions)));
     lines
 }
 
