@@ -72,7 +72,12 @@ pub(super) fn resolve(
         };
         read.within(&key("every_ms"), every, 0, MS_MAX)?;
         let hit = whom(read, entry, cluster)?;
-        read.within("faults in all", (faults.len() as u64) + entry.times * hit.len() as u64, 0, FAULTS_MAX as u64)?;
+        read.within(
+            "faults in all",
+            (faults.len() as u64) + entry.times * hit.len().max(1) as u64,
+            0,
+            FAULTS_MAX as u64,
+        )?;
         for time in 0..entry.times {
             let at = Tick(entry.at_ms + time * every);
             if entry.kind == Kind::ClockJump {

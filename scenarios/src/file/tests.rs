@@ -118,3 +118,25 @@ fn the_example_of_the_documentation_is_a_scenario() {
     let counts = (scenario.expectations.len(), plan.workers.len(), plan.faults.len(), plan.jobs.len());
     assert_eq!((counts, plan.rules.loadable.len()), ((2, 2, 1, 1), 2));
 }
+
+#[test]
+fn depth_and_repeated_jumps_are_bounded_too() {
+    let deep = |text: String| read(&format!("{GOOD}\n[rules]\n{text}\n"), Path::new("."), None, &[]).is_err();
+    assert!(deep(format!("{} = 1", vec!["a"; 100_000].join("."))));
+    assert!(deep(format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000))));
+    assert!(deep(format!("x = {}1{}", "{ a = ".repeat(100_000), " }".repeat(100_000))));
+    let jumps = "[[faults]]\nkind = \"clock-jump\"\nby_ms = 1\nat_ms = 0\nevery_ms = 1\ntimes = 100000\n".repeat(2);
+    let many = read(&format!("{GOOD}\n{jumps}"), Path::new("."), None, &[]).map(|_| ()).unwrap_err();
+    assert!(many.to_string().starts_with("faults in all: must be between 0 and 100000, not 200000"), "{many}");
+}
+
+#[test]
+fn a_call_at_the_end_of_time_comes_with_the_last() {
+    let dir = std::env::temp_dir().join(format!("orch-trace-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("calls.csv"), format!("time_ms,prompt,answer\n{},1,1\n", u64::MAX)).unwrap();
+    let text = GOOD.replacen("poisson = { per_second = 6.0, to_ms = 90_000 }", "trace = \"calls.csv\"", 1);
+    let mut last = read(&text, &dir, None, &[]).unwrap().plan.requests.filter(|request| request.group == 0);
+    assert_eq!(last.next().map(|request| request.at.0), Some(MS_MAX));
+    std::fs::remove_dir_all(dir).unwrap();
+}

@@ -39,7 +39,8 @@ fn station(cost: Cost) -> Station {
 }
 
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    Command::Start(TaskId(task), Attempt(1), Epoch(1), Job { model: MODEL, prompt, answer, finish: Finish::Length })
+    let job = Job { model: MODEL, prompt, answer, finish: Finish::Length };
+    Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
 }
 
 /// Everything said, with its time, to the end of the orders' work. `poke` breaks stretches where it can.
@@ -52,7 +53,7 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
         if let Some((at, command)) = orders.next_if(|(at, _)| *at < due) {
             station.order(*at, *command);
         } else if let Some(at) = pokes.next_if(|at| *at < due && *at < 20_000 * MS) {
-            station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt(1)));
+            station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt::of(1, 1)));
         } else if due > 20_000 * MS {
             return said;
         } else {
@@ -66,7 +67,7 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
 #[test]
 fn a_task_alone_takes_what_its_steps_take() {
     let said = run(station(COST), &[(5 * MS, start(7, 150, 11))], None);
-    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt(1));
+    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt::of(1, 1));
     // Two chunks, of 100 tokens and of 50: 20 and 15 ms. Then ten steps of 11 ms.
     let usage =
         Usage { finish: Finish::Length, tokens_in: 150, tokens_out: 11, prefill_us: 35_000, decode_us: 110_000 };
@@ -126,7 +127,7 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     let mut station = Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default());
     station.shelf.spoil(2_000 * MS, ShardFault::Transient);
     let job = Job { model: b, prompt: 100, answer: 11, finish: Finish::Length };
-    let late = |task, model| Command::Start(TaskId(task), Attempt(1), Epoch(1), Job { model, ..job });
+    let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
     let orders = [
         (MS, Command::Load(Epoch(1), a)),
         (MS, Command::Load(Epoch(1), b)),

@@ -111,7 +111,7 @@ impl Attempts {
                 }
                 Act::Down(worker) => stage.cluster.crash(*worker, &mut stage.said),
                 Act::Start(worker, number) | Act::Cancel(worker, number) => {
-                    let (worker, task, attempt) = (*worker, TaskId(*number as u128), Attempt(1));
+                    let (worker, task, attempt) = (*worker, TaskId(*number as u128), Attempt::of(1, 1));
                     let epoch = lives.get(&worker).copied().unwrap_or(Epoch(1));
                     let (order, job) = match act {
                         Act::Cancel(..) => (Order::Cancel { worker, epoch, task, attempt }, None),
