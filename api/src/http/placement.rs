@@ -25,7 +25,7 @@ pub(crate) fn placement(fields: &mut Fields, pools: &[String]) -> Result<Option<
     let mode = fields.string("mode").map_err(|_| Problem::invalid(MODE, MODES))?;
     if let Some(name) = fields.0.iter().find(|(_, value)| !value.is_null()).map(|(name, _)| name) {
         let known = "`mode`, `pin_pool_id`, `prefer_pools`, `avoid_pools`, `require_device_mask` and `allow_fallback`";
-        return Err(Problem::invalid(format!("placement.{name}"), &format!("is not known; there are {known}")));
+        return Err(Problem::invalid(format!("placement.{name}"), format!("is not known; there are {known}")));
     }
     let ids =
         |names: Vec<String>, param| names.iter().map(|name| id(pools, name, param)).collect::<Result<Vec<_>, _>>();
@@ -66,13 +66,13 @@ fn id(pools: &[String], name: &str, param: &str) -> Result<PoolId, Problem> {
         if pools.len() > LIST_MOST {
             known.push("others that `GET /v1/pools` lists");
         }
-        Problem::invalid(param, &format!("names no pool of this server; there are {}", known.join(", ")))
+        Problem::invalid(param, format!("names no pool of this server; there are {}", known.join(", ")))
     })
 }
 
 fn names(fields: &mut Fields, name: &str, param: &str) -> Result<Option<Vec<String>>, Problem> {
     let Some(value) = fields.take(name) else { return Ok(None) };
-    let problem = || Problem::invalid(param, &format!("must be a list of 1 to {LIST_MOST} names of pools"));
+    let problem = || Problem::invalid(param, format!("must be a list of 1 to {LIST_MOST} names of pools"));
     let Value::Array(values) = value else { return Err(problem()) };
     if !(1..=LIST_MOST).contains(&values.len()) {
         return Err(problem());
