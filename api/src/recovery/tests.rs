@@ -78,7 +78,7 @@ fn what_died_with_the_process_is_told_first() {
     let mut recorder = Recorder::booted(config(dir.path()));
     // Two slots each: four are placed, and the last one waits.
     let orders: Vec<_> = (1..=6).flat_map(|task| recorder.step(10 + task as u64, vec![submit(task)])).collect();
-    let (worker, epoch, attempt) = (orders[0].worker(), Epoch(1), Attempt(1));
+    let (worker, epoch, attempt) = (orders[0].worker(), Epoch(1), Attempt::of(1, 1));
     let task = TaskId(1);
     let began = Report::Started { worker, epoch, task, attempt };
     let made = Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] };

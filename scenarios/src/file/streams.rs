@@ -38,7 +38,7 @@ impl Times {
                 (at < poisson.to_ms).then_some((Tick(at), None))
             }
             Times::Trace(calls, pace) => {
-                calls.next().map(|call| (Tick((call.at_ms * 1_000 / *pace).min(MS_MAX)), Some(call)))
+                calls.next().map(|call| (Tick((call.at_ms.saturating_mul(1_000) / *pace).min(MS_MAX)), Some(call)))
             }
         }
     }
@@ -102,6 +102,7 @@ pub(super) fn requests(
             deadline: entry.deadline_ms.map(Ticks),
             determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
             seed,
+            placement: None,
         };
         streams.push(Stream {
             group: group as u16,
