@@ -37,8 +37,8 @@ const REASONS: [&str; 3] = ["refused", "cancelled", "failed"];
 fn outcome(day: &Day<'_>, span: Span) -> Outcome {
     let counted = || day.courses.iter().map(|(_, course)| course).filter(|course| span.holds(course.came));
     let group = |name: &str| Group { name: name.to_owned(), ..Group::default() };
-    let sample = |(at, gauges): &(Tick, orchestrion_systems::Gauges)| Sample {
-        at: since(*at, day.begun),
+    let sample = |(at, gauges): (Tick, orchestrion_systems::Gauges)| Sample {
+        at: since(at, day.begun),
         interactive: gauges.queued_interactive,
         batch: gauges.queued_batch,
         running: gauges.leases,
@@ -53,7 +53,7 @@ fn outcome(day: &Day<'_>, span: Span) -> Outcome {
         groups: vec![group("interactive"), group("batch")],
         records: counted().filter_map(|course| record(course, day.begun)).collect(),
         reasons: REASONS.map(str::to_owned).to_vec(),
-        samples: day.gauged.samples.iter().map(sample).collect(),
+        samples: day.gauged.samples().map(sample).collect(),
         retries: 0,
         attempts_lost: counted().map(|course| course.tries.len().saturating_sub(1) as u64).sum(),
         restarts: day.courses.restarts,
