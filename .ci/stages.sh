@@ -24,6 +24,13 @@ client_python() {
   target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0
 }
 
+# A target, so many runs. In memory where there is such a folder: journals are files.
+fuzz() {
+  local folder=/dev/shm
+  [ -w "$folder" ] || folder=${TMPDIR:-/tmp}
+  TMPDIR=$folder target/release/examples/fuzz --target "$1" --runs "$2" --seed "$seed"
+}
+
 # Trials of the binary that is released, longer than `cargo test` has time for.
 trial() {
   ORCH_TEST_BINARY=$PWD/target/release/orch cargo test -p orchestrion --test trials "$1" -- --nocapture

@@ -58,7 +58,8 @@ pub struct Moment {
     pub decision: Option<DecisionLog>,
 }
 
-/// That the story is what happened: these steps came out as recorded, digest by digest.
+/// That the story is what happened: the decisions of these steps came out as recorded, digest by digest, and so did
+/// the state wherever it is recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Proof {
     /// The segment of the last of them.
@@ -159,7 +160,7 @@ fn tell(chapters: &[&[Segment]], task: TaskId) -> Result<Explanation, ExplainErr
             }
             proof.last_seq = done.seq;
             if let Made::Step(step) = &done.made {
-                (proof.decisions, proof.state) = (step.decisions.to_string(), step.state.to_string());
+                proof.decisions = step.decisions.to_string();
             }
             let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
             story.take(&rerun, &done, decisions);
@@ -168,6 +169,7 @@ fn tell(chapters: &[&[Segment]], task: TaskId) -> Result<Explanation, ExplainErr
             }
         }
         proof.file = rerun.place().file.display().to_string();
+        proof.state = rerun.simulation.as_mut().map(|simulation| simulation.state().to_string()).unwrap_or_default();
     }
     let summary = story.end.unwrap_or_else(|| "has not ended in the part that is recorded".to_owned());
     Ok(Explanation {

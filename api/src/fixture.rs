@@ -3,7 +3,7 @@
 //! The driver is the pulse without threads: it steps, records, and answers each order at once like an
 //! engine that needs a tick for it.
 
-use crate::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
+use crate::journal::{Fsync, JournalConfig, JournalError, Outcome, Record, Writer};
 use crate::recovery::shadow::Follower;
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
@@ -136,15 +136,20 @@ impl Recorder {
         recorder
     }
 
+    /// Closes the segment.
+    pub(crate) fn rotate(&mut self) -> Result<u32, JournalError> {
+        self.writer.rotate(self.simulation.state())
+    }
+
     /// One step; the orders that came of it.
     pub(crate) fn step(&mut self, tick: u64, inputs: Vec<Input>) -> Vec<Order> {
         let step = self.simulation.step(Tick(tick), inputs.clone());
-        let outcome = Outcome::Stepped { decisions: step.decisions, state: step.state };
+        let outcome = Outcome::Stepped { decisions: step.decisions, state: Some(self.simulation.state()) };
         let record = Record { seq: self.writer.next_seq(), tick: Tick(tick), inputs, outcome };
         self.writer.append(&record).unwrap();
         self.written.push((record, self.writer.path().to_path_buf()));
         if self.writer.is_full() {
-            self.writer.rotate().unwrap();
+            self.rotate().unwrap();
             self.follower.follow().unwrap();
         }
         let orders = step.effects.into_iter().filter_map(|effect| match effect {

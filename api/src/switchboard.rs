@@ -170,7 +170,7 @@ impl Switchboard {
                 }
                 let Some(entry) = self.find(task) else { return };
                 entry.change(|state| {
-                    state.log.fence(Attempt(lost.0.saturating_add(1)));
+                    state.log.fence(Attempt::of(lost.ordinal, lost.number.saturating_add(1)));
                     state.phase = Phase::Queued;
                 });
             }

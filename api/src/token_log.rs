@@ -60,12 +60,19 @@ pub(crate) struct TokenLog {
 
 impl TokenLog {
     pub(crate) fn new(cap: u32) -> Self {
-        TokenLog { attempt: Attempt(0), cap, gate: Gate::Open, broken: false, ids: Vec::new(), answer: Arc::default() }
+        TokenLog {
+            attempt: Attempt::of(0, 0),
+            cap,
+            gate: Gate::Open,
+            broken: false,
+            ids: Vec::new(),
+            answer: Arc::default(),
+        }
     }
 
     /// One that was closed, as an earlier process kept it. Text beyond the last end is nobody's.
     pub(crate) fn closed(cap: u32, broken: bool, answer: Arc<Answer>) -> Self {
-        TokenLog { attempt: Attempt(0), cap, gate: Gate::Closed, broken, ids: Vec::new(), answer }
+        TokenLog { attempt: Attempt::of(0, 0), cap, gate: Gate::Closed, broken, ids: Vec::new(), answer }
     }
 
     /// From here on only `attempt` and later ones may write.
@@ -163,7 +170,7 @@ mod tests {
     fn with(tokens: &[(u32, &str)]) -> TokenLog {
         let mut log = TokenLog::new(8);
         for (i, (id, text)) in tokens.iter().enumerate() {
-            assert_eq!(log.push(Attempt(1), token(i as u32, *id, text)), Pushed::Taken);
+            assert_eq!(log.push(Attempt::of(1, 1), token(i as u32, *id, text)), Pushed::Taken);
         }
         log
     }
@@ -180,26 +187,30 @@ mod tests {
     fn nothing_enters_after_the_gate() {
         let mut log = with(&[(7, "a")]);
         log.close();
-        assert_eq!(log.push(Attempt(1), token(1, 8, "b")), Pushed::Closed);
+        assert_eq!(log.push(Attempt::of(1, 1), token(1, 8, "b")), Pushed::Closed);
         assert_eq!((log.len(), log.broken()), (1, false));
     }
 
     #[test]
     fn an_older_attempt_is_shut_out() {
         let mut log = with(&[(7, "a")]);
-        log.fence(Attempt(2));
-        assert_eq!(log.push(Attempt(1), token(1, 8, "b")), Pushed::Closed);
-        assert_eq!(log.push(Attempt(2), token(0, 7, "a")), Pushed::Skipped);
-        assert_eq!(log.push(Attempt(2), token(1, 8, "b")), Pushed::Taken);
-        assert_eq!(log.push(Attempt(1), token(2, 9, "c")), Pushed::Closed, "a token of attempt 2 fences as well");
+        log.fence(Attempt::of(1, 2));
+        assert_eq!(log.push(Attempt::of(1, 1), token(1, 8, "b")), Pushed::Closed);
+        assert_eq!(log.push(Attempt::of(1, 2), token(0, 7, "a")), Pushed::Skipped);
+        assert_eq!(log.push(Attempt::of(1, 2), token(1, 8, "b")), Pushed::Taken);
+        assert_eq!(
+            log.push(Attempt::of(1, 1), token(2, 9, "c")),
+            Pushed::Closed,
+            "a token of attempt 2 fences as well"
+        );
     }
 
     #[test]
     fn a_later_attempt_may_repeat_but_not_change() {
         for (id, text) in [(8, "a"), (7, "b")] {
             let mut log = with(&[(7, "a")]);
-            assert_eq!(log.push(Attempt(2), token(0, id, text)), Pushed::Diverged);
-            assert_eq!(log.push(Attempt(2), token(1, 9, "c")), Pushed::Diverged, "and it takes no more");
+            assert_eq!(log.push(Attempt::of(1, 2), token(0, id, text)), Pushed::Diverged);
+            assert_eq!(log.push(Attempt::of(1, 2), token(1, 9, "c")), Pushed::Diverged, "and it takes no more");
             assert!(log.broken());
             log.close();
             assert!(log.broken(), "closing does not forget");
@@ -208,9 +219,9 @@ mod tests {
 
     #[test]
     fn gaps_and_overruns_break_it() {
-        assert_eq!(with(&[]).push(Attempt(1), token(1, 7, "a")), Pushed::Diverged);
+        assert_eq!(with(&[]).push(Attempt::of(1, 1), token(1, 7, "a")), Pushed::Diverged);
         let mut log = TokenLog::new(1);
-        assert_eq!(log.push(Attempt(1), token(0, 7, "a")), Pushed::Taken);
-        assert_eq!(log.push(Attempt(1), token(1, 7, "a")), Pushed::Diverged);
+        assert_eq!(log.push(Attempt::of(1, 1), token(0, 7, "a")), Pushed::Taken);
+        assert_eq!(log.push(Attempt::of(1, 1), token(1, 7, "a")), Pushed::Diverged);
     }
 }

@@ -45,10 +45,10 @@ impl Names {
     fn order(&self, order: &Order) -> String {
         match order {
             Order::Start { worker, epoch, attempt, .. } => {
-                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.0)
+                format!("was sent to worker {worker}, life {}, as attempt {}", epoch.0, attempt.number)
             }
             Order::Cancel { worker, attempt, .. } => {
-                format!("was called back from worker {worker}, attempt {}", attempt.0)
+                format!("was called back from worker {worker}, attempt {}", attempt.number)
             }
             Order::Reset { worker, epoch } => {
                 format!("worker {worker} was told to drop what it has and to begin life {}", epoch.0)
@@ -76,19 +76,22 @@ impl Names {
             ),
             Notice::Refused { refusal, .. } => format!("was refused: {}", self.refusal(refusal)),
             Notice::Placed { attempt, pool, worker, .. } => {
-                format!("was placed on worker {worker} of {} (attempt {})", self.pool(*pool), attempt.0)
+                format!("was placed on worker {worker} of {} (attempt {})", self.pool(*pool), attempt.number)
             }
             Notice::Started { attempt, worker, .. } => {
-                format!("was taken up by worker {worker} (attempt {})", attempt.0)
+                format!("was taken up by worker {worker} (attempt {})", attempt.number)
             }
             Notice::Retrying { lost, until, why, .. } => {
                 let why = setback_words(*why);
-                format!("lost attempt {}, because {why}, and waits until tick {} to be tried again", lost.0, until.0)
+                format!(
+                    "lost attempt {}, because {why}, and waits until tick {} to be tried again",
+                    lost.number, until.0
+                )
             }
             Notice::Preempted { lost, worker, by, .. } => format!(
                 "was put back from worker {worker}, attempt {}, because interactive work, task {by} first, had no slot; \
                  it waits in its old place and that counts as no failure",
-                lost.0
+                lost.number
             ),
             Notice::Ended { outcome, .. } => outcome_words(outcome),
             Notice::PoolChanged { pool, ready } => {
@@ -237,7 +240,7 @@ impl Names {
             }
             Input::Report(Report::Faulted { worker, task: id, attempt, class, .. }) if *id == task => {
                 let kind = fault_words(*class);
-                Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.0))
+                Some(format!("failed on worker {worker} in attempt {}: {kind}", attempt.number))
             }
             _ => None,
         }

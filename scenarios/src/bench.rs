@@ -13,7 +13,7 @@ use orchestrion_world::protocol::{
     WorkerFacts,
 };
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
+use orchestrion_world::units::{Bytes, Digest, MilliRate, Permille, Sha256};
 use std::collections::VecDeque;
 
 /// Inputs of a step, and what they are: [`PACE`] tasks come, as many start, as many end; the rest are
@@ -129,6 +129,11 @@ impl Bench {
     pub fn step(&mut self, inputs: Vec<Input>) -> Step {
         self.tick += 1;
         self.simulation.step(Tick(self.tick), inputs)
+    }
+
+    /// The digest of the state as it stands.
+    pub fn state(&mut self) -> Digest {
+        self.simulation.state()
     }
 
     /// Reads what a step came to, for the next one's inputs; how many tasks ended in it.

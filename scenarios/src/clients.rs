@@ -147,7 +147,8 @@ impl Clients {
     pub(crate) fn job(&self, task: TaskId) -> Option<Job> {
         let Request { spec, answer, .. } = &self.of(task)?.request;
         let finish = if *answer < spec.max_tokens { Finish::Stop } else { Finish::Length };
-        Some(Job { prompt: spec.prompt_tokens, answer: (*answer).min(spec.max_tokens), finish })
+        let (model, prompt) = (spec.model, spec.prompt_tokens);
+        Some(Job { model, prompt, answer: (*answer).min(spec.max_tokens), finish })
     }
 
     fn of(&self, task: TaskId) -> Option<&Live> {

@@ -59,7 +59,7 @@ impl History {
         let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, (_, class, _))| *class);
         let newcomer = newcomer.ok_or_else(|| format!("25: {task} gave way to {by}, which nobody submits"))?;
         let fits = self.places.get(&task).is_some_and(|((_, class, _), _)| *class >= newcomer);
-        let fresh = self.lives.get(&task) == Some(&Told::Waiting(Attempt(0)));
+        let fresh = matches!(self.lives.get(&task), Some(Told::Waiting(Attempt { number: 0, .. })));
         (fits && fresh).then_some(()).ok_or_else(|| format!("5: {task} gave way to {by}, which is not above it"))
     }
 
@@ -84,7 +84,7 @@ impl History {
                 self.admissions += 1;
                 self.places.insert(task, (line, self.admissions));
                 self.fresh.entry(line).or_default().insert(self.admissions);
-                let before = self.lives.insert(task, Told::Waiting(Attempt(0)));
+                let before = self.lives.insert(task, Told::Waiting(Attempt::of(self.admissions, 0)));
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
@@ -117,7 +117,7 @@ impl History {
         let follows = match (*told, next) {
             (Told::Ended, _) => false,
             (_, Told::Ended) => true,
-            (Told::Waiting(lost), Told::Placed(attempt)) => attempt.0 == lost.0 + 1,
+            (Told::Waiting(lost), Told::Placed(attempt)) => attempt == Attempt::of(lost.ordinal, lost.number + 1),
             (Told::Placed(live), Told::Started(attempt)) => live == attempt,
             (Told::Placed(live) | Told::Started(live), Told::Waiting(lost)) => live == lost,
             _ => false,
@@ -136,7 +136,7 @@ impl History {
             return Err(format!("5: {task} of the batch class was placed before interactive admission {older}"));
         }
         let first = self.fresh.get(&line).and_then(BTreeSet::first).filter(|first| **first < place);
-        if let (Attempt(1), Some(older)) = (attempt, first) {
+        if let (1, Some(older)) = (attempt.number, first) {
             return Err(format!("4: {task}, admission {place}, was placed before {older} of its line"));
         }
         self.leave(task);

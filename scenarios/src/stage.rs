@@ -14,6 +14,7 @@ use orchestrion_world::id::{ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, FaultClass, Input, Intent, Notice, Report, TaskSpec};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Digest;
 use orchestrion_world::worker::Worker;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
@@ -43,8 +44,8 @@ impl Handling for Plain {
 pub struct Run {
     /// Question and answer.
     pub transcript: String,
-    /// Each step's inputs and result, to step again elsewhere.
-    pub steps: Vec<(Tick, Vec<Input>, Step)>,
+    /// Each step's inputs and result, to step again elsewhere, and the digest of the state after it.
+    pub steps: Vec<(Tick, Vec<Input>, Step, Digest)>,
     pub ledger: Ledger,
     /// Tasks whose end was not told by the end of the script.
     pub living: usize,
@@ -348,6 +349,7 @@ impl Stage {
             let told = decision.to_string();
             self.run.transcript.extend(told.lines().map(|line| format!("< {} {line}\n", now.0)));
         }
+        let state = simulation.state();
         let after = simulation.audited().map_err(|broken| at(&broken))?;
         let before = std::mem::replace(&mut self.ledger, after);
         let moved = Move { before: &before, inputs: &inputs, effects: &step.effects, after: &self.ledger };
@@ -366,7 +368,7 @@ impl Stage {
             }
         }
         self.history.close().map_err(|broken| at(&broken))?;
-        self.run.steps.push((now, inputs, step));
+        self.run.steps.push((now, inputs, step, state));
         self.simulation = Some(simulation);
         Ok(())
     }

@@ -30,8 +30,10 @@ fn model(rules: &Rules, id: ModelId) -> &str {
 
 fn tell_order(rules: &Rules, order: &Order) -> String {
     match order {
-        Order::Start { worker, task, attempt, .. } => format!("{worker} start {} attempt={}", t(*task), attempt.0),
-        Order::Cancel { worker, task, attempt, .. } => format!("{worker} cancel {} attempt={}", t(*task), attempt.0),
+        Order::Start { worker, task, attempt, .. } => format!("{worker} start {} attempt={}", t(*task), attempt.number),
+        Order::Cancel { worker, task, attempt, .. } => {
+            format!("{worker} cancel {} attempt={}", t(*task), attempt.number)
+        }
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
         Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
         Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),
@@ -52,10 +54,10 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         Notice::Placed { task, pool: id, worker, .. } => format!("{} placed on {worker} of {}", t(*task), pool(id)),
         Notice::Started { task, worker, .. } => format!("{} started on {worker}", t(*task)),
         Notice::Preempted { task, lost, worker, by } => {
-            format!("{} put back from {worker} for {} lost attempt={}", t(*task), t(*by), lost.0)
+            format!("{} put back from {worker} for {} lost attempt={}", t(*task), t(*by), lost.number)
         }
         Notice::Retrying { task, lost, until, why } => {
-            format!("{} lost attempt={} to {} retry_at={}", t(*task), lost.0, tell_setback(*why), until.0)
+            format!("{} lost attempt={} to {} retry_at={}", t(*task), lost.number, tell_setback(*why), until.0)
         }
         Notice::Ended { task, outcome } => format!("{} ended {}", t(*task), tell_outcome(outcome)),
         Notice::PoolChanged { pool: id, ready } => format!("pool {} has {ready} ready", pool(id)),

@@ -3,7 +3,6 @@
 
 use crate::release::patience;
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Notice, Order};
@@ -20,7 +19,7 @@ pub(crate) fn dispatch(world: &mut World) {
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
         (task.placed, task.heard) = (now, now);
-        let (attempt, session) = (Attempt(task.attempts), task.spec.session);
+        let (attempt, session) = (task.attempt(), task.spec.session);
         if let Some(session) = session
             && let Some(mut session) = world.session_mut(session)
         {

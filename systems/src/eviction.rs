@@ -190,7 +190,7 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
         let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, Ticks(0)).is_none();
         let mut line: Vec<&Tenant> = all.iter().filter(idle).filter(free_to_go).collect();
         line.sort_by_key(|t| (room::order(rules.eviction.policy)(t), t.worker, t.model));
-        for tenant in line.into_iter().take(all.len() - 1) {
+        for tenant in line.into_iter().take(all.len().saturating_sub(1)) {
             if taken <= most {
                 break;
             }

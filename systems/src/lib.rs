@@ -45,7 +45,7 @@ use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
 use orchestrion_world::field::{Field, Totals};
 use orchestrion_world::id::{DeviceId, SessionId, TaskId};
-use orchestrion_world::ledger::{Core, Ledger};
+use orchestrion_world::ledger::{Core, Ledger, update_digest};
 use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
@@ -71,8 +71,6 @@ pub struct Step {
     pub effects: Vec<Effect>,
     /// Of `effects`.
     pub decisions: Digest,
-    /// Of the whole state after the step.
-    pub state: Digest,
 }
 
 /// How full the world is.
@@ -181,6 +179,11 @@ impl Simulation {
         step.unwrap_or_else(|| unreachable!("the last phase leaves a step"))
     }
 
+    /// The digest of the whole state. It costs what changed since it was last asked for.
+    pub fn state(&mut self) -> Digest {
+        update_digest(&mut self.world)
+    }
+
     /// A tick before which no timer is due.
     pub fn next_wake(&self) -> Option<Tick> {
         self.world.resource::<Wheel>().next_due()
@@ -242,7 +245,8 @@ impl Simulation {
         std::mem::take(&mut self.world.resource_mut::<Watch>().decisions)
     }
 
-    /// Checks every invariant; the first broken one by name.
+    /// Checks every invariant; the first broken one by name. The digest is checked where it is up to date: ask for
+    /// [`Simulation::state`] before.
     pub fn audit(&self) -> Result<(), audit::Broken> {
         self.audited().map(drop)
     }

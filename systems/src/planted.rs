@@ -174,7 +174,7 @@ pub(crate) fn misreport(world: &mut World) {
     match bug {
         Bug::EndToldTwice => world.resource_mut::<Mail>().notice(Notice::Ended { task, outcome }),
         Bug::WordAfterEnd => {
-            let notice = Notice::Started { task, attempt: Attempt(1), worker: WorkerId(1) };
+            let notice = Notice::Started { task, attempt: Attempt::of(0, 1), worker: WorkerId(1) };
             world.resource_mut::<Mail>().notice(notice);
         }
         Bug::ModelChangesUnseen => {

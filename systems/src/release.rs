@@ -8,7 +8,7 @@ use crate::admission::tenants;
 use crate::{estimate, eviction, health, memory, placement, sessions};
 use bevy_ecs::prelude::World;
 use orchestrion_world::health::WorkerState;
-use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
@@ -167,7 +167,7 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
 /// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,
 /// not before.
 fn revoke(world: &mut World, task: &Task) {
-    let (id, attempt) = (task.id, Attempt(task.attempts));
+    let (id, attempt) = (task.id, task.attempt());
     if let Some(worker) = task.life.worker()
         && let Some(mut worker) = world.worker_mut(worker)
         && let Some(at) = worker.lease_at(id, attempt)

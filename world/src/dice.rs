@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub fn jitter(seed: u64, task: TaskId, attempt: Attempt, length: Ticks, share: Permille) -> Ticks {
     let mut name = [0; 20];
     name[..16].copy_from_slice(&task.0.to_le_bytes());
-    name[16..].copy_from_slice(&attempt.0.to_le_bytes());
+    name[16..].copy_from_slice(&attempt.number.to_le_bytes());
     around(seed, &name, length, share)
 }
 
@@ -37,9 +37,9 @@ mod tests {
     #[test]
     fn jitter_stays_within_its_share_and_repeats() {
         let draws: Vec<u64> =
-            (0..1000).map(|n| jitter(7, TaskId(n), Attempt(1), Ticks(1000), Permille(200)).0).collect();
+            (0..1000).map(|n| jitter(7, TaskId(n), Attempt::of(1, 1), Ticks(1000), Permille(200)).0).collect();
         assert!(draws.iter().all(|d| (800..=1200).contains(d)));
         assert!(draws.iter().min() < Some(&810) && draws.iter().max() > Some(&1190), "it uses its room");
-        assert_eq!(draws[5], jitter(7, TaskId(5), Attempt(1), Ticks(1000), Permille(200)).0);
+        assert_eq!(draws[5], jitter(7, TaskId(5), Attempt::of(1, 1), Ticks(1000), Permille(200)).0);
     }
 }

@@ -149,9 +149,22 @@ impl<'de> Deserialize<'de> for SessionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u32);
 
-/// Which try at a task a message is about, from 1. At most one is live.
+/// Which try at a task a message is about. At most one is live, and none ever has the name of another: the name
+/// of a task that ended may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Attempt(pub u32);
+pub struct Attempt {
+    /// Which admission the task was.
+    pub ordinal: u64,
+    /// From 1 for each task.
+    pub number: u32,
+}
+
+impl Attempt {
+    /// A try of the task that was admitted as this one.
+    pub const fn of(ordinal: u64, number: u32) -> Attempt {
+        Attempt { ordinal, number }
+    }
+}
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -212,6 +212,16 @@ impl Ledger {
     }
 }
 
+/// So many entities may have changed before they are hashed, whether anybody asks for the digest or not.
+const TOUCHED_MAX: usize = 1 << 14;
+
+/// Bounds the list of what the digest has not seen.
+pub fn keep_touched_few(world: &mut World) {
+    if world.resource::<Roster>().touched() > TOUCHED_MAX {
+        update_digest(world);
+    }
+}
+
 /// Brings the sum up to date with what was touched, and returns the state's digest.
 pub fn update_digest(world: &mut World) -> Digest {
     let Sum { mut prints, mut round } = *world.resource::<Sum>();
@@ -244,9 +254,10 @@ pub fn update_digest(world: &mut World) -> Digest {
     seal(prints, world.resource::<Core>(), &mut buffer)
 }
 
-/// The digest as of the last update.
-pub fn digest(world: &World) -> Digest {
-    seal(world.resource::<Sum>().prints, world.resource::<Core>(), &mut Vec::new())
+/// The digest, where it is up to date.
+pub fn digest(world: &World) -> Option<Digest> {
+    let current = world.resource::<Roster>().touched() == 0;
+    current.then(|| seal(world.resource::<Sum>().prints, world.resource::<Core>(), &mut Vec::new()))
 }
 
 /// The digest of a Ledger, from nothing but the Ledger.

@@ -146,6 +146,11 @@ impl Roster {
         }
     }
 
+    /// How long the list of what was touched is.
+    pub(crate) fn touched(&self) -> usize {
+        self.touched.len()
+    }
+
     /// Takes the list of what was touched; [`Roster::reuse`] gives it back for the next touches.
     pub(crate) fn take_touched(&mut self) -> Vec<Touched> {
         std::mem::take(&mut self.touched)

@@ -2,7 +2,7 @@
 
 use crate::budget::Amount;
 use crate::config::TimeoutRules;
-use crate::id::{TaskId, WorkerId};
+use crate::id::{Attempt, TaskId, WorkerId};
 use crate::protocol::{Determinism, Outcome, TaskSpec, TimeLimit};
 use crate::time::{Tick, Ticks};
 use crate::units::Sha256;
@@ -59,6 +59,11 @@ impl Task {
             reserved: Amount::default(),
             life: Life::Queued,
         }
+    }
+
+    /// The last attempt, which is the live one if any is.
+    pub fn attempt(&self) -> Attempt {
+        Attempt::of(self.ordinal, self.attempts)
     }
 
     /// Attempts that were lost.

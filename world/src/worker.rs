@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     fn worker(slots: u16, classes: &[Class]) -> Worker {
-        let (attempt, model, kv) = (Attempt(1), ModelId(0), Bytes(0));
+        let (attempt, model, kv) = (Attempt::of(1, 1), ModelId(0), Bytes(0));
         let lease = |(n, &class): (usize, &Class)| {
             let task = TaskId(n as u128);
             Lease { task, attempt, model, class, kv, unread: 0, revoked: false, called_back: false }

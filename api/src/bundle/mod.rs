@@ -206,8 +206,8 @@ impl Order<'_> {
                     if redaction.effects(&was.effects).map_err(unreadable(done.seq))? != step.effects {
                         return Err(BundleError::Differs { seq: done.seq });
                     }
-                    last_state = step.state;
-                    Outcome::Stepped { decisions: step.decisions, state: step.state }
+                    last_state = world.state();
+                    Outcome::Stepped { decisions: step.decisions, state: Some(last_state) }
                 }
                 // The words of the panic may hold an id: they are those of the redacted world.
                 (Made::Broke(_), Err(panic)) => {

@@ -89,12 +89,12 @@ fn where_a_retry_rests_on_the_id_it_is_kept_and_said() {
     let mut recorder = Recorder::booted(config(dir.path()));
     recorder.serve(1_000, 1..=20);
     recorder.step(5_000, vec![submit(ID)]);
-    let (worker, epoch, attempt) = (WorkerId(2), Epoch(1), Attempt(1));
+    let (worker, epoch, attempt) = (WorkerId(2), Epoch(1), Attempt::of(21, 1));
     let fault = Report::Faulted { worker, epoch, task: TaskId(ID), attempt, class: FaultClass::Transient };
     recorder.step(5_010, vec![Input::Report(fault)]);
     let orders = recorder.step(5_500, vec![]);
     assert_eq!(orders.len(), 1, "it is tried again");
-    life(orders[0].worker(), epoch, TaskId(ID), Attempt(2)).into_iter().for_each(|report| {
+    life(orders[0].worker(), epoch, TaskId(ID), Attempt::of(21, 2)).into_iter().for_each(|report| {
         recorder.step(5_600, vec![Input::Report(report)]);
     });
     let (_kept, manifest) = bundled(&recorder, ID);

@@ -159,7 +159,7 @@ fn who_was_put_back_and_for_whom_and_whose_time_was_over_is_told() {
     recorder.step(20, vec![submit(2)]);
     recorder.step(30, vec![beat(1)]);
     let usage = Usage { finish: Finish::Cancelled, ..usage() };
-    let (worker, epoch, attempt) = (WorkerId(1), Epoch(1), Attempt(1));
+    let (worker, epoch, attempt) = (WorkerId(1), Epoch(1), Attempt::of(1, 1));
     let let_go = Report::Finished { worker, epoch, task: TaskId(1), attempt, usage };
     recorder.step(40, vec![Input::Report(let_go)]);
     recorder.step(1_040, vec![beat(1)]);

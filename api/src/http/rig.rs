@@ -85,7 +85,7 @@ pub(crate) fn say(board: &Switchboard, notice: Notice) {
 }
 
 pub(crate) fn begin(board: &Switchboard, task: TaskId) {
-    let (attempt, worker) = (Attempt(1), WorkerId(5));
+    let (attempt, worker) = (Attempt::of(1, 1), WorkerId(5));
     say(board, Notice::Placed { task, attempt, pool: PoolId(0), worker });
     say(board, Notice::Started { task, attempt, worker });
 }
@@ -99,7 +99,7 @@ fn likelihood(top: u8) -> Likelihood {
 pub(crate) fn push(board: &Switchboard, task: TaskId, index: u32) -> Pushed {
     let text = PIECES[index as usize % PIECES.len()];
     let likelihood = board.find(task).and_then(|entry| entry.payload()?.logprobs).map(likelihood);
-    board.token(task, Attempt(1), Token { index, id: 100 + index, text, likelihood })
+    board.token(task, Attempt::of(1, 1), Token { index, id: 100 + index, text, likelihood })
 }
 
 impl Rig {

@@ -116,7 +116,7 @@ async fn a_reader_far_behind_gets_its_stream_in_bounded_pieces() {
     begin(&rig.switchboard, task);
     let text = "x".repeat(4 * 1024);
     for index in 0..300 {
-        assert_eq!(rig.switchboard.token(task, Attempt(1), token(index, index, &text)), Pushed::Taken);
+        assert_eq!(rig.switchboard.token(task, Attempt::of(1, 1), token(index, index, &text)), Pushed::Taken);
     }
     rig.finish(task);
     let mut body = rig.get(&format!("/v1/tasks/{task}/stream")).await.into_body();
@@ -149,7 +149,7 @@ async fn attempts_that_disagree_end_as_internal() {
     let task = rig.hold(json!({})).await;
     begin(&rig.switchboard, task);
     push(&rig.switchboard, task, 0);
-    assert_eq!(rig.switchboard.token(task, Attempt(2), token(0, 999, "other")), Pushed::Diverged);
+    assert_eq!(rig.switchboard.token(task, Attempt::of(1, 2), token(0, 999, "other")), Pushed::Diverged);
     say(&rig.switchboard, Notice::Ended { task, outcome: Outcome::Done(usage()) });
     let seen = events(&text_of(rig.get(&format!("/v1/tasks/{task}/stream")).await).await);
     assert_eq!(seen.last().unwrap().2["code"], "INTERNAL");

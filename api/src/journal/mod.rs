@@ -6,7 +6,7 @@
 //! the ones before. It holds no prompts and no answers, only counts and digests. A boot goes on from the state
 //! the last run came to (`recovery`). What it deliberately does not do: no compression, no index.
 //!
-//! # Format 2
+//! # Format 4
 //! Integers are little endian; "postcard" is the encoding of the crate of that name, version 1, of the
 //! named types in field order. A segment is one header frame and then record frames up to its end.
 //!
@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 0 | 4 | marker: `ORJH` for the header, `ORJR` for a record |
 //! | 4 | 4 | length of the body; at most 256 MiB in the header, 16 MiB in a record |
-//! | 8 | 8 | header: the format version, 3; record: its `seq` |
+//! | 8 | 8 | header: the format version, 4; record: its `seq` |
 //! | 16 | 4 | CRC-32 (IEEE) of bytes 0..16 and the body |
 //! | 20 | 32 | chain: BLAKE3 of the chain of the frame before, bytes 0..16 and the body |
 //! | 52 | | body |
@@ -45,7 +45,7 @@ pub(crate) mod tests;
 pub use cursor::Torn;
 pub(crate) use reader::tail;
 pub use reader::{Entry, Run, RunReader, Segment, runs};
-pub use record::{Chain, Flaw, Outcome, Record};
+pub use record::{Chain, Flaw, Outcome, Record, STATE_EVERY};
 pub(crate) use record::{HEADER_MAX, RECORD_MAX};
 pub(crate) use segment::{FORMAT, file_name, retain};
 pub use segment::{Header, Origin, Place};

@@ -17,6 +17,10 @@ pub(crate) const HEADER_MAX: usize = 256 << 20;
 /// A batch of inputs is far smaller; a length beyond it is a damaged length.
 pub(crate) const RECORD_MAX: usize = 16 << 20;
 
+/// The records whose number this divides hold the state's digest. Decisions are digested in each, so that a
+/// replay names the step where they differ; a difference that decides nothing yet is found this much later at most.
+pub const STATE_EVERY: u64 = 64;
+
 /// A link of the hash chain.
 pub type Chain = [u8; 32];
 
@@ -56,8 +60,8 @@ pub struct Record {
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Digests of the effects and of the state after it.
-    Stepped { decisions: Digest, state: Digest },
+    /// Digests of the effects and, in every [`STATE_EVERY`]th record, of the state after it.
+    Stepped { decisions: Digest, state: Option<Digest> },
     /// The step broke an invariant and the process ended. Kept, because its inputs show the fault again.
     Broke { audit: String },
 }

@@ -8,7 +8,7 @@ use super::JournalError;
 use super::cursor::Torn;
 use super::flusher::Flusher;
 use super::medium::{Medium, put};
-use super::record::{Chain, HEADER_MAX, Outcome, RECORD_MAX, Record};
+use super::record::{Chain, HEADER_MAX, RECORD_MAX, Record};
 use super::segment::{Header, Origin, file_name, retain};
 use super::taken::{End, Taken};
 use orchestrion_world::ledger::Ledger;
@@ -70,8 +70,8 @@ pub struct Writer {
     ragged: bool,
     chain: Chain,
     next_seq: u64,
-    /// The tick of the last step and the digest of the state after it.
-    state: (Tick, Digest),
+    /// Of the last step.
+    tick: Tick,
     frame: Vec<u8>,
     torn: Option<Torn>,
 }
@@ -112,7 +112,7 @@ impl Writer {
             config,
             _lock: lock,
             next_seq: header.origin.first_seq,
-            state: (header.origin.tick, header.origin.digest),
+            tick: header.origin.tick,
             origin: header.origin,
             path,
             medium: Box::new(file),
@@ -169,9 +169,7 @@ impl Writer {
         self.len += self.frame.len() as u64;
         self.chain = chain;
         self.next_seq += 1;
-        if let Outcome::Stepped { state, .. } = record.outcome {
-            self.state = (record.tick, state);
-        }
+        self.tick = record.tick;
         // Under `never` a part of the segment at a time: its end alone is left to force when it is closed.
         let part = self.config.segment_bytes / 16 + 1;
         match &self.flusher {
@@ -187,24 +185,23 @@ impl Writer {
         self.len >= self.full_at || self.next_seq >= self.full_seq
     }
 
-    /// Closes the segment, begins the next and says the number of the one that is closed. Of the state only
-    /// the digest is written, however large it is: its snapshot is made behind the pulse's back. After an
-    /// error the old segment goes on, and is full again a little later.
-    pub fn rotate(&mut self) -> Result<u32, JournalError> {
+    /// Closes the segment, begins the next and says the number of the one that is closed. Of the state after the
+    /// last record only the digest is written, however large it is: its snapshot is made behind the pulse's back.
+    /// After an error the old segment goes on, and is full again a little later.
+    pub fn rotate(&mut self, state: Digest) -> Result<u32, JournalError> {
         self.full_at = self.len + self.config.segment_bytes / 16 + 1;
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records / 16 + 1);
         self.check_flusher()?;
         // Under every setting, and before the next one is there: a power loss that took the end of this one and
         // left that one's header would leave a gap, which refuses the boot.
         self.force()?;
-        let (tick, digest) = self.state;
         let closed = self.origin.number;
         let origin = Origin {
             number: closed + 1,
             first_seq: self.next_seq,
             previous: self.chain,
-            tick,
-            digest,
+            tick: self.tick,
+            digest: state,
             ..self.origin.clone()
         };
         let header = Header { origin, ledger: None };

@@ -8,7 +8,7 @@ use super::condition::{Condition, Health};
 use super::lanes::{Batch, Intake};
 use super::{Audience, PulseError, message_of};
 use crate::clock::Clock;
-use crate::journal::{JournalError, Outcome, Record, Writer};
+use crate::journal::{JournalError, Outcome, Record, STATE_EVERY, Writer};
 use crate::port::{Stations, Verdict};
 use crate::recovery::shadow::Shadow;
 use crate::spool::{Line, Spool};
@@ -122,11 +122,12 @@ impl Beat {
         let began = Instant::now();
         let stepped = catch_unwind(AssertUnwindSafe(|| self.simulation.step(tick, inputs)));
         let took = began.elapsed();
-        let Step { effects, decisions, state } = match stepped {
+        let Step { effects, decisions } = match stepped {
             Ok(step) => step,
             Err(panic) => return Err(self.broke(seq, tick, kept, message_of(panic.as_ref()))),
         };
         self.stage(&effects)?;
+        let state = seq.is_multiple_of(STATE_EVERY).then(|| self.simulation.state());
         self.record(&Record { seq, tick, inputs: kept, outcome: Outcome::Stepped { decisions, state } })?;
         self.let_out(tick, effects, submits, cancels);
         self.answer_operators(operations, pools);
@@ -302,7 +303,7 @@ impl Beat {
 
     /// Begins the next segment; where that fails now, the old one goes on.
     fn rotate(&mut self) -> Result<(), JournalError> {
-        match self.writer.rotate() {
+        match self.writer.rotate(self.simulation.state()) {
             Ok(closed) => self.shadow.closed(closed),
             Err(error) if error.may_pass() => {
                 tracing::warn!(%error, "the journal could not begin its next segment: the last one goes on");

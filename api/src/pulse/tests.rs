@@ -168,7 +168,7 @@ fn verdicts_orders_and_acknowledgements_come_after_the_record_and_in_order() {
     stage.cancel(2).blocking_recv().unwrap();
     assert_eq!(*stage.ear.heard.lock().unwrap(), ["accepted 1", "accepted 2", "cancelled 2"]);
     assert!(inputs(stage.dir.path()).iter().any(|input| matches!(input, Input::Intent(Intent::Cancel { .. }))));
-    let start = Order::Start { worker: WorkerId(1), epoch: Epoch(1), task: TaskId(1), attempt: Attempt(1) };
+    let start = Order::Start { worker: WorkerId(1), epoch: Epoch(1), task: TaskId(1), attempt: Attempt::of(1, 1) };
     assert_eq!(*stage.ear.orders.lock().unwrap(), [start]);
     stage.pulse.stop().unwrap();
     let report = replay(stage.dir.path(), ReplayOptions::default()).unwrap();

@@ -101,9 +101,10 @@ impl Recording {
                 if let Some(simulation) = &rerun.simulation {
                     recording.gauged.look(done.tick, simulation);
                 }
-                (recording.steps, recording.state) = (recording.steps + 1, step.state);
+                recording.steps += 1;
             }
-            if let Some(recording) = &mut recording {
+            if let (Some(recording), Some(simulation)) = (&mut recording, &mut rerun.simulation) {
+                recording.state = simulation.state();
                 recording.torn = rerun.reader.torn().map(|torn| format!("{}: {}", torn.place, torn.flaw));
             }
             chain = rerun.reader.chain();

@@ -52,7 +52,7 @@ fn a_journal_cut_anywhere_recovers_the_state_after_its_last_whole_record() {
         let whole = fs::read(&last).unwrap();
         let states: Vec<Digest> = written
             .iter()
-            .map(|(record, _)| match &record.outcome {
+            .filter_map(|(record, _)| match &record.outcome {
                 Outcome::Stepped { state, .. } => *state,
                 Outcome::Broke { .. } => panic!(),
             })
@@ -78,7 +78,7 @@ fn what_died_with_the_process_is_told_first() {
     let mut recorder = Recorder::booted(config(dir.path()));
     // Two slots each: four are placed, and the last one waits.
     let orders: Vec<_> = (1..=6).flat_map(|task| recorder.step(10 + task as u64, vec![submit(task)])).collect();
-    let (worker, epoch, attempt) = (orders[0].worker(), Epoch(1), Attempt(1));
+    let (worker, epoch, attempt) = (orders[0].worker(), Epoch(1), Attempt::of(1, 1));
     let task = TaskId(1);
     let began = Report::Started { worker, epoch, task, attempt };
     let made = Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] };
@@ -194,7 +194,7 @@ fn a_smaller_share_of_batch_work_takes_hold_at_a_boot_whatever_ran_before() {
 fn a_record_that_comes_out_otherwise_refuses_the_boot_and_names_its_build() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::booted(config(dir.path()));
-    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Some(Digest(2)) };
     recorder.writer.append(&Record { seq: 3, tick: Tick(9), inputs: vec![submit(5)], outcome }).unwrap();
     drop(recorder);
     let error = recovered(dir.path()).unwrap_err();

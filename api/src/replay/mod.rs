@@ -20,6 +20,7 @@ use orchestrion_world::config::overrides;
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice};
 use orchestrion_world::time::Ticks;
+use orchestrion_world::units::Digest;
 use rerun::{Done, Made, Rerun};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -85,6 +86,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
     let mut chain = None;
     let mut bytes_before = 0;
     let mut before: Option<Ledger> = None;
+    let mut state = Digest(0);
     for run in chosen {
         let mut rerun = Rerun::new(from(run, options.from)?, chain);
         let mut other = Other::default();
@@ -111,6 +113,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
             }
         }
         report.runs += 1;
+        state = rerun.simulation.as_mut().map_or(state, Simulation::state);
         // A step that broke leaves no state: the next run begins with the one before it.
         before = match report.broke {
             None => rerun.simulation.as_ref().map(Simulation::ledger),
@@ -121,7 +124,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
         chain = rerun.reader.chain();
         bytes_before += rerun.reader.bytes();
     }
-    report.took(began.elapsed());
+    report.took(began.elapsed(), state);
     Ok(report)
 }
 

@@ -31,8 +31,6 @@ pub struct ReplayReport {
     pub steps_per_second: u64,
     /// The state digest after the last step, in hexadecimal.
     pub final_state: String,
-    #[serde(skip)]
-    last: Digest,
     /// The end of the journal that is no whole record, where there is one.
     pub torn: Option<String>,
     /// The invariant that the recorded run broke in its last step, and breaks again.
@@ -59,7 +57,6 @@ impl ReplayReport {
         self.tasks += submits(&done.inputs);
         match &done.made {
             Made::Step(step) => {
-                self.last = step.state;
                 for effect in &step.effects {
                     match effect {
                         Effect::Notice(Notice::Accepted { .. }) => self.admitted += 1,
@@ -72,12 +69,12 @@ impl ReplayReport {
         }
     }
 
-    pub(crate) fn took(&mut self, took: Duration) {
+    pub(crate) fn took(&mut self, took: Duration, state: Digest) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         self.replay_us = us;
         self.speedup = self.recorded_ms.saturating_mul(1000) / us;
         self.steps_per_second = self.steps.saturating_mul(1_000_000) / us;
-        self.final_state = self.last.to_string();
+        self.final_state = state.to_string();
     }
 }
 

@@ -4,7 +4,7 @@
 //! effects as they are now; the recorded ones are not there to show, a journal keeps their digests.
 
 use super::ReplayError;
-use crate::journal::{Chain, Entry, JournalError, Outcome, Place, Record, RunReader, Segment};
+use crate::journal::{Chain, Entry, JournalError, Outcome, Place, Record, RunReader, STATE_EVERY, Segment};
 use crate::pulse::message_of;
 use crate::wording::Names;
 use orchestrion_systems::{Simulation, Step};
@@ -49,7 +49,8 @@ pub struct Divergence {
     pub build: String,
     /// Recorded and made now; equal where only the state differs.
     pub decisions: (Digest, Digest),
-    pub state: (Digest, Digest),
+    /// Recorded and made now, where it was recorded and differs.
+    pub state: Option<(Digest, Digest)>,
     /// What the step decides now, in words.
     pub effects: Vec<String>,
 }
@@ -73,7 +74,7 @@ impl<'a> Rerun<'a> {
                 Some(Entry::Step(record)) => return self.again(record).map(Some),
                 Some(Entry::Segment(header)) => {
                     self.build = header.origin.build;
-                    self.go_on_from(header.ledger, watch)?;
+                    self.go_on_from(header.origin.digest, header.ledger, watch)?;
                 }
             }
         }
@@ -95,7 +96,7 @@ impl<'a> Rerun<'a> {
                 }
                 Entry::Segment(header) => {
                     self.build = header.origin.build;
-                    self.go_on_from(header.ledger, &mut |_| {})?;
+                    self.go_on_from(header.origin.digest, header.ledger, &mut |_| {})?;
                 }
             }
         }
@@ -105,14 +106,13 @@ impl<'a> Rerun<'a> {
     /// Begins from a segment's ledger, or checks it, where the run was here already.
     fn go_on_from(
         &mut self,
+        digest: Digest,
         ledger: Option<Ledger>,
         watch: &mut dyn FnMut(&mut Simulation),
     ) -> Result<(), ReplayError> {
-        if let Some(simulation) = &self.simulation {
-            return match ledger {
-                Some(ledger) if simulation.ledger() != ledger => Err(ReplayError::Ledger { place: self.place() }),
-                Some(_) | None => Ok(()),
-            };
+        if let Some(simulation) = &mut self.simulation {
+            let same = simulation.state() == digest && ledger.is_none_or(|ledger| simulation.ledger() == ledger);
+            return if same { Ok(()) } else { Err(ReplayError::Ledger { place: self.place() }) };
         }
         let Some(ledger) = ledger else { return Err(JournalError::NoStart { file: self.place().file }.into()) };
         if let Some(rules) = &ledger.core.rules {
@@ -140,13 +140,14 @@ impl<'a> Rerun<'a> {
         let now = catch_unwind(AssertUnwindSafe(|| simulation.step(tick, given)));
         let made = match (outcome, now) {
             (Outcome::Stepped { decisions, state }, Ok(step)) => {
-                if step.decisions != decisions || step.state != state {
+                let state = state.map(|state| (state, simulation.state())).filter(|(then, now)| then != now);
+                if step.decisions != decisions || state.is_some() {
                     return Err(ReplayError::Diverged(Box::new(Divergence {
                         place: self.place(),
                         tick,
                         build: self.build.clone(),
                         decisions: (decisions, step.decisions),
-                        state: (state, step.state),
+                        state,
                         effects: step.effects.iter().map(|effect| self.in_words(effect)).collect(),
                     })));
                 }
@@ -178,10 +179,16 @@ impl fmt::Display for Divergence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Divergence { place, tick, build, decisions, state, effects } = self;
         write!(f, "{place} (tick {}): ", tick.0)?;
-        if decisions.0 == decisions.1 {
-            write!(f, "the same was decided, but the state after it differs: recorded {}, now {}.", state.0, state.1)?;
-        } else {
-            write!(f, "something else is decided: digest recorded {}, now {}.", decisions.0, decisions.1)?;
+        match state {
+            Some((then, now)) if decisions.0 == decisions.1 => write!(
+                f,
+                "the same was decided, but the state after it, or after one of the {} steps before, differs: \
+                 recorded {then}, now {now}.",
+                STATE_EVERY - 1
+            )?,
+            Some(_) | None => {
+                write!(f, "something else is decided: digest recorded {}, now {}.", decisions.0, decisions.1)?;
+            }
         }
         writeln!(f, " It was recorded by build {build}. The step now decides:")?;
         if effects.is_empty() {

@@ -211,7 +211,7 @@ async fn a_reader_that_stalls_is_cut_and_its_task_cancelled() {
     assert_eq!(task_of(&until(&mut stream, "chatcmpl-").await), task);
     let text = "x".repeat(16 * 1024);
     for index in 0..2_000 {
-        served.rig.switchboard.token(task, Attempt(1), token(index, index, &text));
+        served.rig.switchboard.token(task, Attempt::of(1, 1), token(index, index, &text));
     }
     let begun = Instant::now();
     served.rig.until_cancelled(CancelReason::Disconnect).await;
@@ -344,7 +344,7 @@ async fn http2_streams_and_stalls_are_cut_by_stream() {
     let task = served.rig.last_task();
     begin(&served.rig.switchboard, task);
     for index in 0..100 {
-        served.rig.switchboard.token(task, Attempt(1), token(index, index, &"x".repeat(16 * 1024)));
+        served.rig.switchboard.token(task, Attempt::of(1, 1), token(index, index, &"x".repeat(16 * 1024)));
     }
     served.rig.until_cancelled(CancelReason::Disconnect).await;
     let _ = driver.await;

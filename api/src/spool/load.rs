@@ -13,7 +13,7 @@ use std::{fs, io};
 
 /// What a spool holds.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub struct Found {
     pub(crate) wanted: BTreeMap<TaskId, Wanted>,
     pub(crate) finished: BTreeMap<TaskId, Finished>,
     /// Bytes that were no valid frame, and stretches of them that others follow.
@@ -22,7 +22,7 @@ pub(crate) struct Found {
 }
 
 /// The spool of a journal's folder; empty where there is none.
-pub(crate) fn load(dir: &Path) -> Result<Found, JournalError> {
+pub fn load(dir: &Path) -> Result<Found, JournalError> {
     let path = path_in(dir);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,

@@ -19,7 +19,7 @@ mod thinning;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use load::{Found, load};
+pub use load::{Found, load};
 pub(crate) use log::Spool;
 
 use crate::token_log::Answer;

@@ -38,8 +38,8 @@ fn admit(board: &Switchboard, task: TaskId, surface: Surface) -> Arc<Entry> {
     let worker = WorkerId(1);
     for notice in [
         Notice::Accepted { task, position: 0, predicted_start: Ticks(0), left: Left::default() },
-        Notice::Placed { task, attempt: Attempt(1), pool: PoolId(0), worker },
-        Notice::Started { task, attempt: Attempt(1), worker },
+        Notice::Placed { task, attempt: Attempt::of(1, 1), pool: PoolId(0), worker },
+        Notice::Started { task, attempt: Attempt::of(1, 1), worker },
     ] {
         board.hear(&notice);
     }
@@ -111,7 +111,7 @@ fn nothing_passes_the_gate_from_any_thread() {
                 scope.spawn(move || {
                     for index in 0.. {
                         let after = acknowledged.load(Ordering::SeqCst);
-                        match board.token(task, Attempt(attempt), token(index, index, &index.to_string())) {
+                        match board.token(task, Attempt::of(1, attempt), token(index, index, &index.to_string())) {
                             Pushed::Taken => {
                                 assert!(!after, "a token entered after the acknowledgement");
                                 assert!(index < in_log.load(Ordering::SeqCst));
@@ -155,7 +155,7 @@ fn done_drains_every_token_first_and_only_once() {
     let entry = admit(&board, task, Surface::Queue);
     let mut reader = Reader::new(&entry, None);
     for index in 0..1_500 {
-        board.token(task, Attempt(1), token(index, index, &index.to_string()));
+        board.token(task, Attempt::of(1, 1), token(index, index, &index.to_string()));
     }
     end(&board, task, done());
     end(&board, task, CANCELLED);
@@ -178,7 +178,7 @@ fn done_drains_every_token_first_and_only_once() {
 fn an_answer_is_one_allocation_in_the_entry_in_the_spool_and_in_results() {
     let (board, task) = (board(LONG), TaskId(1));
     let entry = admit(&board, task, Surface::Queue);
-    board.token(task, Attempt(1), token(0, 7, "one"));
+    board.token(task, Attempt::of(1, 1), token(0, 7, "one"));
     assert!(entry.answer().is_none(), "not before the end");
     let spooled = board.finished(task, &done(), None).unwrap().answer;
     end(&board, task, done());
@@ -190,9 +190,9 @@ fn an_answer_is_one_allocation_in_the_entry_in_the_spool_and_in_results() {
 fn a_retry_shuts_the_lost_attempt_out() {
     let (board, task) = (board(LONG), TaskId(1));
     admit(&board, task, Surface::Queue);
-    board.hear(&Notice::Retrying { task, lost: Attempt(1), until: Tick(5), why: Setback::WorkerLost });
-    assert_eq!(board.token(task, Attempt(1), token(0, 7, "a")), Pushed::Closed);
-    assert_eq!(board.token(task, Attempt(2), token(0, 7, "a")), Pushed::Taken);
+    board.hear(&Notice::Retrying { task, lost: Attempt::of(1, 1), until: Tick(5), why: Setback::WorkerLost });
+    assert_eq!(board.token(task, Attempt::of(1, 1), token(0, 7, "a")), Pushed::Closed);
+    assert_eq!(board.token(task, Attempt::of(1, 2), token(0, 7, "a")), Pushed::Taken);
     assert!(board.payload(task).is_some(), "the next attempt needs it");
 }
 

@@ -147,7 +147,7 @@ fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
     let mut ended = 0;
     for group in of.chunks(usize::from(setup.slots)) {
         for i in group {
-            station.start(task(*i), Attempt(1), EPOCH, payload(*i)).unwrap();
+            station.start(task(*i), Attempt::of(1, 1), EPOCH, payload(*i)).unwrap();
         }
         ended += group.len();
         ear.wait(|heard| ends(heard).len() == ended);
@@ -198,7 +198,7 @@ fn reports_come_in_the_order_of_the_contract() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     for i in 0..4 {
-        station.start(task(i), Attempt(1), EPOCH, payload(i)).unwrap();
+        station.start(task(i), Attempt::of(1, 1), EPOCH, payload(i)).unwrap();
     }
     ear.wait(|heard| ends(heard).len() == 4);
     station.stop();
@@ -244,14 +244,14 @@ fn a_cancel_ends_an_answer_once_and_no_token_follows() {
     let station = station(SETUP, &ear);
     let endless = |i| Payload { max_tokens: 500, ..payload(i) };
     for i in [0, 1] {
-        station.start(task(i), Attempt(1), EPOCH, endless(i)).unwrap();
+        station.start(task(i), Attempt::of(1, 1), EPOCH, endless(i)).unwrap();
     }
     ear.wait(|heard| tokens(heard, task(0)).len() > 3);
-    station.cancel(task(0), Attempt(1)).unwrap();
-    station.cancel(task(0), Attempt(1)).unwrap();
-    station.cancel(task(9), Attempt(1)).unwrap();
+    station.cancel(task(0), Attempt::of(1, 1)).unwrap();
+    station.cancel(task(0), Attempt::of(1, 1)).unwrap();
+    station.cancel(task(9), Attempt::of(1, 1)).unwrap();
     // The slot is free: another runs, and the neighbour is not disturbed.
-    station.start(task(2), Attempt(1), EPOCH, payload(2)).unwrap();
+    station.start(task(2), Attempt::of(1, 1), EPOCH, payload(2)).unwrap();
     ear.wait(|heard| ends(heard).len() == 3);
     station.stop();
     let heard = ear.wait(|_| true);
@@ -269,12 +269,12 @@ fn a_cancel_ends_an_answer_once_and_no_token_follows() {
 fn a_reset_drops_the_work_and_starts_a_new_life() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
-    station.start(task(0), Attempt(1), EPOCH, Payload { max_tokens: 500, ..payload(0) }).unwrap();
+    station.start(task(0), Attempt::of(1, 1), EPOCH, Payload { max_tokens: 500, ..payload(0) }).unwrap();
     ear.wait(|heard| tokens(heard, task(0)).len() > 2);
     station.reset(Epoch(4)).unwrap();
     // What is meant for the old life is nobody's.
-    station.start(task(1), Attempt(1), EPOCH, payload(1)).unwrap();
-    station.start(task(2), Attempt(2), Epoch(4), payload(2)).unwrap();
+    station.start(task(1), Attempt::of(1, 1), EPOCH, payload(1)).unwrap();
+    station.start(task(2), Attempt::of(1, 2), Epoch(4), payload(2)).unwrap();
     let heard = ear.wait(|heard| !ends(heard).is_empty());
     station.stop();
     assert_eq!(ends(&heard).len(), 1);
@@ -303,13 +303,13 @@ fn what_cannot_run_is_refused() {
         Payload { sampling: penalty, ..base.clone() },
     ];
     for (i, payload) in bad.into_iter().enumerate() {
-        station.start(task(i as u64), Attempt(1), EPOCH, payload).unwrap();
+        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
         let heard = ear.wait(|heard| ends(heard).len() == i + 1);
         assert_eq!(ends(&heard)[i], (task(i as u64), Err(FaultClass::InvalidInput)));
     }
     // More than its slots.
-    station.start(task(50), Attempt(1), EPOCH, Payload { max_tokens: 500, ..base.clone() }).unwrap();
-    station.start(task(51), Attempt(1), EPOCH, base).unwrap();
+    station.start(task(50), Attempt::of(1, 1), EPOCH, Payload { max_tokens: 500, ..base.clone() }).unwrap();
+    station.start(task(51), Attempt::of(1, 1), EPOCH, base).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 6);
     assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Retryable)));
     station.stop();
@@ -320,8 +320,8 @@ fn likelihoods_come_with_each_token_and_change_none() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     let greedy = Payload { bias: [Bias { token: 7, by: 100_000 }].into(), ..payload(0) };
-    station.start(task(0), Attempt(1), EPOCH, Payload { logprobs: Some(3), ..payload(0) }).unwrap();
-    station.start(task(1), Attempt(1), EPOCH, Payload { logprobs: Some(1), ..greedy }).unwrap();
+    station.start(task(0), Attempt::of(1, 1), EPOCH, Payload { logprobs: Some(3), ..payload(0) }).unwrap();
+    station.start(task(1), Attempt::of(1, 1), EPOCH, Payload { logprobs: Some(1), ..greedy }).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 2);
     station.stop();
     assert_eq!(tokens(&heard, task(0)), answers(SETUP, &[0])[&0]);
@@ -351,9 +351,9 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     let stops: Arc<[Box<str>]> = Arc::new(["never said".into(), stop.clone().into_boxed_str()]);
-    station.start(task(2), Attempt(1), EPOCH, Payload { stop: stops, ..payload(2) }).unwrap();
+    station.start(task(2), Attempt::of(1, 1), EPOCH, Payload { stop: stops, ..payload(2) }).unwrap();
     let full = Payload { prompt: vec![5; 590].into(), max_tokens: 100, ..payload(3) };
-    station.start(task(3), Attempt(1), EPOCH, full).unwrap();
+    station.start(task(3), Attempt::of(1, 1), EPOCH, full).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 2);
     station.stop();
     let said: String = tokens(&heard, task(2)).into_iter().map(|(_, text)| text).collect();
@@ -366,9 +366,9 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
 
 #[test]
 fn an_attempt_that_contradicts_another_is_at_fault_and_its_neighbour_is_not() {
-    let ear = Arc::new(Ear { contradicts: Some((Attempt(2), 5)), ..Ear::default() });
+    let ear = Arc::new(Ear { contradicts: Some((Attempt::of(1, 2), 5)), ..Ear::default() });
     let station = station(SETUP, &ear);
-    for (i, attempt) in [(0, Attempt(2)), (1, Attempt(1))] {
+    for (i, attempt) in [(0, Attempt::of(1, 2)), (1, Attempt::of(1, 1))] {
         station.start(task(i), attempt, EPOCH, payload(i)).unwrap();
     }
     let heard = ear.wait(|heard| ends(heard).len() == 2);
@@ -383,11 +383,11 @@ fn an_attempt_that_contradicts_another_is_at_fault_and_its_neighbour_is_not() {
 fn a_panic_becomes_a_fatal_worker_down() {
     let ear = Arc::new(Ear { bomb: Some(3), ..Ear::default() });
     let station = station(SETUP, &ear);
-    station.start(task(0), Attempt(1), EPOCH, payload(0)).unwrap();
+    station.start(task(0), Attempt::of(1, 1), EPOCH, payload(0)).unwrap();
     let down = Report::WorkerDown { worker: WorkerId(1), epoch: EPOCH, error: Some(FaultClass::Fatal) };
     ear.wait(|heard| heard.last() == Some(&Event::Report(down.clone())));
     // The queue is gone with the thread.
-    while station.start(task(1), Attempt(1), EPOCH, payload(1)) != Err(OrderError::Gone) {
+    while station.start(task(1), Attempt::of(1, 1), EPOCH, payload(1)) != Err(OrderError::Gone) {
         std::thread::yield_now();
     }
     station.stop();

@@ -8,6 +8,7 @@
 mod arrivals;
 mod cluster;
 mod faults;
+mod jobs;
 mod streams;
 
 pub use arrivals::Arrivals;
@@ -40,6 +41,8 @@ pub struct File {
     pub arrivals: Vec<Arrivals>,
     #[serde(default)]
     pub faults: Vec<faults::Entry>,
+    #[serde(default)]
+    pub jobs: Vec<jobs::Entry>,
 }
 
 fn one() -> u64 {
@@ -82,10 +85,13 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     let file: File = toml::from_str(text).map_err(|error| FileError::Toml(error.to_string().trim().to_owned()))?;
     let read = Reading { text, folder };
     read.within("title", file.title.len() as u64, 1, 200)?;
-    for (key, count) in
-        [("models", file.models.len()), ("arrivals", file.arrivals.len()), ("faults", file.faults.len())]
-    {
-        read.within(key, count as u64, u64::from(key != "faults"), ENTRIES_MAX as u64)?;
+    for (key, count, least) in [
+        ("models", file.models.len(), 1),
+        ("arrivals", file.arrivals.len(), 1),
+        ("faults", file.faults.len(), 0),
+        ("jobs", file.jobs.len(), 0),
+    ] {
+        read.within(key, count as u64, least, ENTRIES_MAX as u64)?;
     }
     let seed = seed.unwrap_or(file.seed);
     let mut rules = read.rules(&file)?;
@@ -100,7 +106,8 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     let expectations = expectations.collect::<Result<_, _>>()?;
     let faults = faults::resolve(&read, &file.faults, &cluster)?;
     let requests = streams::requests(&read, &file.arrivals, &rules, seed)?;
-    let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults };
+    let jobs = jobs::resolve(&read, &file.jobs, &rules)?;
+    let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults, jobs };
     Ok(Scenario { title: file.title, plan, expectations })
 }
 

@@ -38,7 +38,7 @@ impl Times {
                 (at < poisson.to_ms).then_some((Tick(at), None))
             }
             Times::Trace(calls, pace) => {
-                calls.next().map(|call| (Tick((call.at_ms * 1_000 / *pace).min(MS_MAX)), Some(call)))
+                calls.next().map(|call| (Tick((call.at_ms.saturating_mul(1_000) / *pace).min(MS_MAX)), Some(call)))
             }
         }
     }

@@ -74,6 +74,33 @@ fn nothing_is_without_a_bound() {
 }
 
 #[test]
+fn loads_and_jobs_say_where_they_are_wrong() {
+    let zoo = include_str!("../../library/model-zoo.toml");
+    let drain = include_str!("../../library/drain-under-load.toml");
+    let error = |text: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "`{from}` stands nowhere");
+        read(&text.replacen(from, to, 1), Path::new("."), None, &[]).map(|_| ()).unwrap_err().to_string()
+    };
+    for (text, from, to, says) in [
+        (zoo, "\"vision\", \"small\"]", "\"visoin\", \"small\"]", "line 63: unknown model `visoin`, expected one of"),
+        (zoo, "\"vision\", \"small\"]", "\"chat\"]", "cluster.pools.zoo.loads: `chat` stands twice"),
+        (zoo, "weights_mib = 900", "weights_mib = 0", "rules: the changed rules cannot be: loadable.weights must be"),
+        (drain, "pool = \"a\"\ndead", "pool = \"c\"\ndead", "line 63: unknown pool `c`, expected one of `a`, `b`"),
+        (drain, "deadline_ms = 20_000\n", "", "jobs[0].deadline_ms: is missing here"),
+        (drain, "deadline_ms = 500", "force = true", "jobs[2].force: is for `purge` alone"),
+        (drain, "deadline_ms = 500", "model = \"m\"", "jobs[2].model: is for `reload` alone"),
+        (drain, "deadline_ms = 500", "deadline_ms = 9_000_000_000", "jobs[2].deadline_ms: must be between 0 and"),
+    ] {
+        let error = error(text, from, to);
+        assert!(error.starts_with(says), "{error}");
+    }
+    let jobless = error(drain, "kind = \"drain\"", "kind = \"drian\"");
+    assert!(jobless.contains("unknown variant `drian`, expected one of `drain`, `resume`"), "{jobless}");
+    let keep = error(zoo, "keep = \"warm\"", "keep = \"hot\"");
+    assert!(keep.contains("unknown variant `hot`, expected one of `on-demand`, `warm`, `pinned`"), "{keep}");
+}
+
+#[test]
 fn rules_are_changed_from_outside() {
     let set = [("queue.policy".to_owned(), "drop-lru".to_owned())];
     let plan = read(GOOD, Path::new("."), Some(9), &set).unwrap().plan;
@@ -87,5 +114,29 @@ fn the_example_of_the_documentation_is_a_scenario() {
     let (_, rest) = page.split_once("```toml\n").unwrap();
     let (example, _) = rest.split_once("```").unwrap();
     let scenario = read(example, Path::new("."), None, &[]).unwrap();
-    assert_eq!((scenario.expectations.len(), scenario.plan.workers.len(), scenario.plan.faults.len()), (2, 2, 1));
+    let plan = scenario.plan;
+    let counts = (scenario.expectations.len(), plan.workers.len(), plan.faults.len(), plan.jobs.len());
+    assert_eq!((counts, plan.rules.loadable.len()), ((2, 2, 1, 1), 2));
+}
+
+#[test]
+fn depth_and_repeated_jumps_are_bounded_too() {
+    let deep = |text: String| read(&format!("{GOOD}\n[rules]\n{text}\n"), Path::new("."), None, &[]).is_err();
+    assert!(deep(format!("{} = 1", vec!["a"; 100_000].join("."))));
+    assert!(deep(format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000))));
+    assert!(deep(format!("x = {}1{}", "{ a = ".repeat(100_000), " }".repeat(100_000))));
+    let jumps = "[[faults]]\nkind = \"clock-jump\"\nby_ms = 1\nat_ms = 0\nevery_ms = 1\ntimes = 100000\n".repeat(2);
+    let many = read(&format!("{GOOD}\n{jumps}"), Path::new("."), None, &[]).map(|_| ()).unwrap_err();
+    assert!(many.to_string().starts_with("faults in all: must be between 0 and 100000, not 200000"), "{many}");
+}
+
+#[test]
+fn a_call_at_the_end_of_time_comes_with_the_last() {
+    let dir = std::env::temp_dir().join(format!("orch-trace-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("calls.csv"), format!("time_ms,prompt,answer\n{},1,1\n", u64::MAX)).unwrap();
+    let text = GOOD.replacen("poisson = { per_second = 6.0, to_ms = 90_000 }", "trace = \"calls.csv\"", 1);
+    let mut last = read(&text, &dir, None, &[]).unwrap().plan.requests.filter(|request| request.group == 0);
+    assert_eq!(last.next().map(|request| request.at.0), Some(MS_MAX));
+    std::fs::remove_dir_all(dir).unwrap();
 }

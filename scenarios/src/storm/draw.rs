@@ -10,7 +10,8 @@ impl Draw {
         Draw(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose.wrapping_mul(0xd1b5_4a32_d192_ed03))
     }
 
-    fn bits(&mut self) -> u64 {
+    /// All of one draw.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,6 +22,11 @@ impl Draw {
     /// Less than `n`, or 0.
     pub fn below(&mut self, n: u64) -> u64 {
         self.bits() % n.max(1)
+    }
+
+    /// A place in something so long.
+    pub fn index(&mut self, length: usize) -> usize {
+        self.below(length as u64) as usize
     }
 
     /// Between both, these included.
@@ -34,7 +40,7 @@ impl Draw {
     }
 
     /// One of several.
-    pub fn of<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len() as u64) as usize]
+    pub fn of<T: Clone>(&mut self, list: &[T]) -> T {
+        list[self.index(list.len())].clone()
     }
 }

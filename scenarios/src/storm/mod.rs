@@ -34,7 +34,7 @@ impl Tally {
     fn of(run: &Run) -> Tally {
         let mut tally = Tally { steps: run.steps.len() as u64, faults: run.faults.clone(), ..Tally::default() };
         tally.ticks = run.ledger.core.now.0;
-        for effect in run.steps.iter().flat_map(|(_, _, step)| &step.effects) {
+        for effect in run.steps.iter().flat_map(|(_, _, step, _)| &step.effects) {
             let Effect::Notice(notice) = effect else { continue };
             let answer = match notice {
                 Notice::Refused { refusal, .. } => format!("refused {refusal:?}"),

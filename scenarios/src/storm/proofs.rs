@@ -91,7 +91,7 @@ pub(super) fn again(script: &Script, run: &Run, prepare: Prepare<'_>) -> Result<
     forks.sort_unstable();
     let mut heard = Heard::default();
     let mut worlds = vec![prepared(&Ledger::empty(script.seed), prepare)?];
-    for (number, (tick, inputs, recorded)) in run.steps.iter().enumerate() {
+    for (number, (tick, inputs, recorded, state)) in run.steps.iter().enumerate() {
         let at = |what: &str| format!("{what} at step {number}, tick {}", tick.0);
         while forks.first() == Some(&(number as u64)) {
             forks.remove(0);
@@ -105,10 +105,10 @@ pub(super) fn again(script: &Script, run: &Run, prepare: Prepare<'_>) -> Result<
         for (n, world) in worlds.iter_mut().enumerate() {
             let step = world.step(*tick, inputs.clone());
             let kind = if n == 0 { "replay" } else { "snapshot and tail" };
-            same(&step, recorded).map_err(|broken| at(&format!("{kind}: {broken}")))?;
+            same((&step, world.state()), (recorded, *state)).map_err(|broken| at(&format!("{kind}: {broken}")))?;
         }
         if let Some(before) = before {
-            without_stale(&before, *tick, inputs, recorded, prepare).map_err(|broken| at(&broken))?;
+            without_stale(&before, *tick, inputs, (recorded, *state), prepare).map_err(|broken| at(&broken))?;
         }
     }
     Ok(())
@@ -126,10 +126,11 @@ fn read_back(ledger: &Ledger) -> Result<Ledger, String> {
     if &read == ledger { Ok(read) } else { Err("snapshot: another state was read than was written".into()) }
 }
 
-fn same(step: &Step, recorded: &Step) -> Result<(), String> {
-    if step == recorded {
+fn same(now: (&Step, Digest), then: (&Step, Digest)) -> Result<(), String> {
+    if now == then {
         return Ok(());
     }
+    let (step, recorded) = (now.0, then.0);
     let differs = step.effects.iter().zip(&recorded.effects).find(|(now, then)| now != then);
     Err(match differs {
         Some((now, then)) => format!("decides {now:?}, and decided {then:?}"),
@@ -160,15 +161,16 @@ fn without_stale(
     before: &Ledger,
     tick: Tick,
     inputs: &[Input],
-    recorded: &Step,
+    recorded: (&Step, Digest),
     prepare: Prepare<'_>,
 ) -> Result<(), String> {
     let kept: Vec<Input> = inputs.iter().filter(|input| !is_stale(before, inputs, input)).cloned().collect();
     if kept.len() == inputs.len() {
         return Ok(());
     }
-    let step = prepared(before, prepare)?.step(tick, kept);
-    same(&step, recorded).map_err(|broken| format!("11: without stale words the core {broken}"))
+    let mut world = prepared(before, prepare)?;
+    let step = world.step(tick, kept);
+    same((&step, world.state()), recorded).map_err(|broken| format!("11: without stale words the core {broken}"))
 }
 
 /// What was said so far, to tell what may be stale without looking at the state.

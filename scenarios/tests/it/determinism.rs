@@ -52,7 +52,7 @@ fn a_world_restored_at_every_kth_step_goes_on_as_if_it_had_never_stopped() {
             assert_eq!(restored.transcript, plain.transcript, "{} restored every {k}", case.path.display());
             assert_eq!(restored.ledger, plain.ledger);
             let digests = |run: &orchestrion_scenarios::stage::Run| -> Vec<_> {
-                run.steps.iter().map(|(tick, _, step)| (*tick, step.decisions, step.state)).collect()
+                run.steps.iter().map(|(tick, _, step, state)| (*tick, step.decisions, *state)).collect()
             };
             // A restored alarm may ring later than one that was set before its worker beat: a step fewer.
             let (mut a, mut b) = (digests(&restored), digests(&plain));
@@ -70,7 +70,7 @@ fn idle_ticks_change_nothing_but_the_time() {
     for case in cases::all() {
         let plain = run(&case.script, &mut Plain).unwrap();
         let mut simulation = Simulation::new(case.script.seed);
-        for (tick, inputs, step) in &plain.steps {
+        for (tick, inputs, step, _) in &plain.steps {
             let from = simulation.now().0;
             for idle in (from + 1..tick.0).step_by(37) {
                 // While the process was down nobody stepped; a tick that something was due at is not idle.

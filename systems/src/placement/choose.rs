@@ -175,7 +175,7 @@ mod tests {
                     let class = |n| if n < batch { Class::Batch } else { Class::Interactive };
                     let lease = |n| Lease {
                         task: TaskId(n),
-                        attempt: Attempt(1),
+                        attempt: Attempt::of(1, 1),
                         model: ModelId(model),
                         class: class(n),
                         kv: Bytes(0),

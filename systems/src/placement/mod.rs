@@ -131,8 +131,7 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
-    let attempt = Attempt(task.attempts + 1);
-    let unread = task.spec.prompt_tokens;
+    let (attempt, unread) = (Attempt::of(task.ordinal, task.attempts + 1), task.spec.prompt_tokens);
     let lease = Lease { task: id, attempt, model, class, kv, unread, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);

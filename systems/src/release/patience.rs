@@ -4,7 +4,7 @@
 use super::retry::set_back;
 use crate::health;
 use bevy_ecs::prelude::World;
-use orchestrion_world::id::{Attempt, TaskId};
+use orchestrion_world::id::TaskId;
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Setback, TimeLimit};
@@ -34,7 +34,7 @@ pub(crate) fn check(world: &mut World, id: TaskId) {
     match task.patience(&rules.timeouts) {
         Some((due, limit)) if due <= now => {
             let worker = task.life.worker();
-            set_back(world, id, Attempt(task.attempts), Setback::TimedOut(limit));
+            set_back(world, id, task.attempt(), Setback::TimedOut(limit));
             // Who takes the whole of its time gets on with it.
             if limit != TimeLimit::Wall
                 && let Some(worker) = worker

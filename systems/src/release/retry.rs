@@ -91,7 +91,7 @@ pub(crate) fn put_back(world: &mut World, id: TaskId, by: TaskId) {
     let Some((task, worker)) = world.task(id).and_then(|task| Some((task.clone(), task.life.worker()?))) else {
         return;
     };
-    let lost = Attempt(task.attempts);
+    let lost = task.attempt();
     world.resource_mut::<Mail>().notice(Notice::Preempted { task: id, lost, worker, by });
     take_back(world, id);
     if let Some(mut worker) = world.worker_mut(worker)

@@ -7,7 +7,7 @@ use super::clock::{Mark, Spent, median, rate};
 use crate::cli::BenchJournalArgs;
 use crate::failure::{Code, Failure};
 use crate::progress::Progress;
-use orchestrion_api::journal::{Fsync, JournalConfig, Outcome, Record, Writer};
+use orchestrion_api::journal::{Fsync, JournalConfig, Outcome, Record, STATE_EVERY, Writer};
 use orchestrion_api::replay::{ReplayOptions, replay};
 use orchestrion_scenarios::bench::{Bench, INPUTS, Size};
 use orchestrion_world::ledger::Ledger;
@@ -73,7 +73,8 @@ fn record(steps: usize) -> (Ledger, Vec<Record>) {
         let inputs = bench.inputs();
         let step = bench.step(inputs.clone());
         bench.follow(&step);
-        let outcome = Outcome::Stepped { decisions: step.decisions, state: step.state };
+        let state = seq.is_multiple_of(STATE_EVERY).then(|| bench.state());
+        let outcome = Outcome::Stepped { decisions: step.decisions, state };
         Record { seq, tick: bench.simulation().now(), inputs, outcome }
     });
     let records = records.collect();

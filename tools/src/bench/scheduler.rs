@@ -7,6 +7,7 @@ use super::clock::{Mark, Spent, median, rate};
 use crate::cli::BenchSchedulerArgs;
 use crate::failure::Failure;
 use crate::progress::Progress;
+use orchestrion_api::journal::STATE_EVERY;
 use orchestrion_scenarios::bench::{Bench, Size};
 use serde::Serialize;
 use std::fmt;
@@ -76,8 +77,12 @@ fn run(bench: &mut Bench, length: Duration) -> Run {
         let inputs = bench.inputs();
         let mark = Mark::now();
         let step = bench.step(inputs);
-        run.spent += mark.spent();
         run.steps += 1;
+        // As often as the journal asks for it.
+        if u64::from(run.steps).is_multiple_of(STATE_EVERY) {
+            bench.state();
+        }
+        run.spent += mark.spent();
         run.ended += bench.follow(&step);
     }
     let mark = Mark::now();

@@ -93,7 +93,7 @@ fn a_kill_inside_the_writing_of_a_snapshot_costs_nothing() {
     let writer = Writer::begin(taken, "next", state.clone()).unwrap();
     let mut next = Recorder::over(writer, Simulation::restore(&state).unwrap());
     next.step(9_000_000, vec![submit(7_000)]);
-    next.writer.rotate().unwrap();
+    next.rotate().unwrap();
     next.follower.follow().unwrap();
     assert!(!fresh.exists());
     fs::remove_file(dir.path().join("00000001.orj")).unwrap();
@@ -110,7 +110,7 @@ fn a_snapshot_that_cannot_be_written_is_left_out_and_the_next_one_is_made() {
     fs::create_dir(dir.path().join("snapshot.new")).unwrap();
     for task in 1..=2 {
         recorder.serve(task * 1_000, [u128::from(task)]);
-        recorder.writer.rotate().unwrap();
+        recorder.rotate().unwrap();
         recorder.follower.follow().unwrap();
         assert_eq!(snapshots(dir.path()).len(), if task == 1 { 0 } else { 1 });
         if task == 1 {
@@ -159,7 +159,7 @@ fn where_no_snapshot_can_be_written_what_is_not_needed_goes_all_the_same() {
     let mut tick = 10;
     let mut close = |recorder: &mut Recorder, task| {
         tick = recorder.serve(tick, [task]);
-        recorder.writer.rotate().unwrap();
+        recorder.rotate().unwrap();
         recorder.follower.follow().unwrap();
         runs(dir.path()).unwrap().last().unwrap().segments.len()
     };
@@ -183,11 +183,11 @@ fn retention_goes_on_when_the_shadow_follows_no_more() {
     let keep = JournalConfig { retain_bytes: Some(bytes.len() as u64), ..config(dir.path()) };
     let mut recorder = Recorder::booted(keep);
     let shadow = Shadow::start(&recorder.writer).unwrap();
-    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Some(Digest(2)) };
     recorder.writer.append(&Record { seq: 3, tick: Tick(9), inputs: vec![submit(5)], outcome }).unwrap();
     for _ in 0..2 {
         assert!(earlier.exists());
-        shadow.closed(recorder.writer.rotate().unwrap());
+        shadow.closed(recorder.rotate().unwrap());
         (0..1_000).take_while(|_| earlier.exists()).for_each(|_| std::thread::sleep(Duration::from_millis(10)));
         assert!(!earlier.exists(), "it is over its size and nobody's need");
         fs::write(&earlier, &bytes).unwrap();
@@ -200,9 +200,9 @@ fn retention_goes_on_when_the_shadow_follows_no_more() {
 fn a_journal_that_would_not_replay_is_noticed_when_its_segment_closes() {
     let dir = tempfile::tempdir().unwrap();
     let mut recorder = Recorder::booted(config(dir.path()));
-    let outcome = Outcome::Stepped { decisions: Digest(1), state: Digest(2) };
+    let outcome = Outcome::Stepped { decisions: Digest(1), state: Some(Digest(2)) };
     recorder.writer.append(&Record { seq: 3, tick: Tick(9), inputs: vec![submit(5)], outcome }).unwrap();
-    recorder.writer.rotate().unwrap();
+    recorder.rotate().unwrap();
     let error = recorder.follower.follow().unwrap_err();
     assert!(error.to_string().contains("differs from the record") && error.to_string().contains("record 3"), "{error}");
     assert_eq!(snapshots(dir.path()), [""; 0].map(PathBuf::from));
@@ -216,7 +216,7 @@ fn the_shadow_follows_while_the_writer_goes_on() {
     let mut tick = 10;
     for task in 1..=20 {
         tick = recorder.serve(tick, [task]);
-        shadow.closed(recorder.writer.rotate().unwrap());
+        shadow.closed(recorder.rotate().unwrap());
     }
     let newest = dir.path().join("00000021.ors");
     for _ in 0..1_000 {
@@ -243,13 +243,13 @@ fn a_header_is_no_longer_with_100_000_resident_tasks() {
     let step = |recorder: &mut Recorder, from: u128, tasks: u128| {
         let inputs: Vec<Input> = (from..from + tasks).map(submit).collect();
         let step = recorder.simulation.step(Tick(10), inputs.clone());
-        let outcome = Outcome::Stepped { decisions: step.decisions, state: step.state };
+        let outcome = Outcome::Stepped { decisions: step.decisions, state: None };
         let record = Record { seq: recorder.writer.next_seq(), tick: Tick(10), inputs, outcome };
         recorder.writer.append(&record).unwrap();
     };
     let rotate = |recorder: &mut Recorder| {
         let began = Instant::now();
-        recorder.writer.rotate().unwrap();
+        recorder.rotate().unwrap();
         let took = began.elapsed();
         let began = Instant::now();
         recorder.follower.follow().unwrap();
