@@ -25,10 +25,10 @@ impl Default for Gauged {
 
 impl Gauged {
     /// In their order; the last one is of the last step.
-    pub fn samples(&self) -> impl Iterator<Item = (Tick, Gauges)> + '_ {
+    pub fn samples(&self) -> impl Iterator<Item = &(Tick, Gauges)> {
         // Several steps may share a tick.
-        let last = self.last.filter(|last| self.samples.last() != Some(last));
-        self.samples.iter().copied().chain(last)
+        let last = self.last.as_ref().filter(|last| self.samples.last() != Some(*last));
+        self.samples.iter().chain(last)
     }
 
     /// Looks at the world behind a step.
@@ -37,7 +37,7 @@ impl Gauged {
     }
 
     fn see(&mut self, now: Tick, gauges: Gauges) {
-        self.last = Some((now, gauges));
+        self.last = Some((now, gauges.clone()));
         self.queued_most = self.queued_most.max(gauges.queued_interactive + gauges.queued_batch);
         self.vram_most = self.vram_most.max(gauges.vram_used_bytes);
         if now < self.next {

@@ -37,8 +37,8 @@ const REASONS: [&str; 3] = ["refused", "cancelled", "failed"];
 fn outcome(day: &Day<'_>, span: Span) -> Outcome {
     let counted = || day.courses.iter().map(|(_, course)| course).filter(|course| span.holds(course.came));
     let group = |name: &str| Group { name: name.to_owned(), ..Group::default() };
-    let sample = |(at, gauges): (Tick, orchestrion_systems::Gauges)| Sample {
-        at: since(at, day.begun),
+    let sample = |(at, gauges): &(Tick, orchestrion_systems::Gauges)| Sample {
+        at: since(*at, day.begun),
         interactive: gauges.queued_interactive,
         batch: gauges.queued_batch,
         running: gauges.leases,
