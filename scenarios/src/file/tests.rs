@@ -94,6 +94,18 @@ fn loads_and_jobs_say_where_they_are_wrong() {
         let error = error(text, from, to);
         assert!(error.starts_with(says), "{error}");
     }
+    let talks = include_str!("../../library/conversations.toml");
+    for (from, to, says) in [
+        ("tenant = \"trial\"", "tenant = \"trail\"", "line 76: unknown tenant `trail`, expected one of `default`,"),
+        ("tasks = \"2/s\"", "tasks = \"2/x\"", "rules.tenants: `2/x` is no rate; write 5/s, 100/m or 2000/h"),
+        ("tasks = \"2/s\"", "taks = \"2/s\"", "rules.tenants: unknown field `taks`, expected one of `name`, `weight`"),
+        ("weight = 4", "weight = 0", "rules: the changed rules cannot be: tenants.weight must be between 1 and 1000"),
+        ("turns = 6", "turns = 0", "arrivals.team.session.turns: must be between 1 and 1000, not 0"),
+        ("turns_max = 8", "turns_max = \"eight\"", "rules: sessions.turns_max=eight: expected a whole number"),
+    ] {
+        let error = error(talks, from, to);
+        assert!(error.starts_with(says), "{error}");
+    }
     let jobless = error(drain, "kind = \"drain\"", "kind = \"drian\"");
     assert!(jobless.contains("unknown variant `drian`, expected one of `drain`, `resume`"), "{jobless}");
     let keep = error(zoo, "keep = \"warm\"", "keep = \"hot\"");
