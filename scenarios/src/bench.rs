@@ -187,6 +187,7 @@ impl Bench {
             deadline: Some(Ticks(3_600_000)),
             seed: spread,
             determinism: Determinism::BestEffort,
+            placement: None,
         };
         Input::Intent(Intent::Submit { task, spec })
     }

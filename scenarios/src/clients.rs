@@ -287,6 +287,7 @@ fn again(refusal: &Refusal) -> Option<Ticks> {
         | Refusal::QueueDelayed { retry_after, .. }
         | Refusal::TenantLimited { retry_after, .. }
         | Refusal::SessionsFull { retry_after, .. }
+        | Refusal::NowhereAllowed { retry_after }
         | Refusal::PoolUnready { retry_after }
         | Refusal::PoolClosed { retry_after } => Some(*retry_after),
         Refusal::UnknownModel

@@ -7,7 +7,7 @@ mod forecast;
 mod overload;
 pub(crate) mod tenants;
 
-use crate::placement::has_room;
+use crate::placement::{bound, could_start, has_room};
 use crate::release::end_task;
 use crate::{estimate, eviction, sessions};
 use bevy_ecs::prelude::World;
@@ -15,9 +15,10 @@ use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::field::{self, Field, Standing};
-use orchestrion_world::id::{PoolId, TaskId, TenantId};
+use orchestrion_world::id::{ModelId, PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
+use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
@@ -110,6 +111,9 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    if let Some(placement) = &spec.placement {
+        judge_placement(world, &rules, spec.model, placement, tokens)?;
+    }
     if tokens > u64::from(model.reach) {
         return Err(Refusal::ContextExceeded { tokens, ctx_max: model.reach });
     }
@@ -151,6 +155,27 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
     Ok(Place { predicted_start, most, of: Some((victim, failure)) })
+}
+
+/// Whether a worker that the placement allows is up, and has the context.
+fn judge_placement(
+    world: &World,
+    rules: &Rules,
+    model: ModelId,
+    placement: &Placement,
+    tokens: u64,
+) -> Result<(), Refusal> {
+    let mut longest = None;
+    for (worker, facts) in bound::hosts(world, rules, model, placement) {
+        longest = longest.max(eviction::effective_ctx(world, worker, &facts));
+        if longest.is_some_and(|ctx| u64::from(ctx) >= tokens) {
+            return Ok(());
+        }
+    }
+    Err(match longest {
+        Some(ctx_max) => Refusal::ContextExceeded { tokens, ctx_max },
+        None => Refusal::NowhereAllowed { retry_after: RETRY_AFTER_UNREADY },
+    })
 }
 
 /// Whether there is time for a first token, if the task starts as soon as it could.
@@ -211,7 +236,7 @@ impl Load {
 fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
     let standing = world.resource::<Field>().model(spec.model).filter(|standing| standing.slots.all > 0);
     let mut load = match standing {
-        Some(standing) => served(standing, spec),
+        Some(standing) => served(world, rules, standing, spec),
         None => unserved(world, rules, spec),
     };
     load.service = model.service(spec.class).unwrap_or(load.service);
@@ -219,8 +244,11 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
 }
 
 /// Of a model that some workers serve: what is said of them all holds for the best of each.
-fn served(standing: &Standing, spec: &TaskSpec) -> Load {
-    let free = u64::from(has_room(spec, &standing.tree));
+fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) -> Load {
+    let free = u64::from(match &spec.placement {
+        None => has_room(spec, &standing.tree),
+        Some(_) => could_start(world, rules, spec),
+    });
     let best = standing.tree.root();
     let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
     Load {

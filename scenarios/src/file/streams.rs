@@ -106,6 +106,7 @@ pub(super) fn requests(
             deadline: entry.deadline_ms.map(Ticks),
             determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
             seed,
+            placement: None,
         };
         streams.push(Stream {
             group: group as u16,

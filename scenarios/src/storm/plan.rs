@@ -28,7 +28,9 @@ pub struct Plan {
 /// The cluster as far as the load has to know it.
 struct Cluster {
     models: u64,
+    pools: u64,
     workers: u64,
+    devices: u64,
     ctx: u64,
 }
 
@@ -123,7 +125,7 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
             draw.of(&[ctx / 2, ctx, ctx]),
         );
     }
-    Cluster { models, workers, ctx }
+    Cluster { models, pools: pools.max(models), workers, devices, ctx }
 }
 
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
@@ -135,6 +137,7 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
         let batch = draw.of(&[0, 0, 50, 100]);
         let [deadlines, cancels, again] = [&[0, 0, 10, 40], &[0, 0, 10, 40], again].map(|habit| draw.of(habit));
         let (model, tenant) = (draw.below(cluster.models), draw.below(tenants));
+        let wishes = draw.of(&[0, 0, 15, 60]);
         // The first is nobody in particular.
         let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
         let (mut at, mut number) = (draw.below(gap), 0);
@@ -143,6 +146,7 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
                 number += 1;
                 let task = client * TASKS_OF_CLIENT + number;
                 let submit = submit(draw, cluster, model, batch, deadlines);
+                let submit = if draw.chance(wishes) { submit + &wish(draw, cluster) } else { submit };
                 events.push((at, format!("submit t{task} {submit}{tenant}")));
                 if draw.chance(cancels) {
                     let after = draw.of(&[0, 0, 1, 2, 5, 50, 500, 3_000]);
@@ -168,6 +172,18 @@ fn submit(draw: &mut Draw, cluster: &Cluster, model: u64, batch: u64, deadlines:
     let deadline = if draw.chance(deadlines) { format!(" deadline={}", draw.within(1, 4_000)) } else { String::new() };
     let strict = if draw.chance(15) { "strict " } else { "" };
     format!("{class}{strict}model=m{model} prompt={prompt} answer={answer}{deadline}")
+}
+
+/// Where a client wants its task, which may be where nobody serves it.
+fn wish(draw: &mut Draw, cluster: &Cluster) -> String {
+    let (pool, other) = (draw.below(cluster.pools), draw.below(cluster.pools));
+    match draw.below(5) {
+        0 => format!(" pin=p{pool}"),
+        1 => format!(" prefer=p{pool},p{other}"),
+        2 => format!(" prefer=p{pool} stay avoid=p{other}"),
+        3 => format!(" avoid=p{pool}"),
+        _ => format!(" devices={}", draw.below(cluster.devices)),
+    }
 }
 
 /// One fault, and what brings back whom it befell: nobody else restarts a worker that crashed.

@@ -13,7 +13,11 @@ use orchestrion_world::time::Ticks;
 pub enum Term {
     /// 1 where the task's last attempt failed there.
     FailedBefore,
+    /// Pools that its client prefers to this one.
+    Preferred,
     PredictedEnd,
+    /// 1 where its session's last turn went elsewhere.
+    SameSession,
     LeastLoaded,
     MostLoaded,
     MostResidualMemory,
@@ -42,6 +46,12 @@ pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term; TERMS] {
     }
 }
 
+/// With those that only tasks with a placement or a session differ by; for the others they are all the same.
+pub(crate) fn whole(rule: PlacementRule) -> [Term; TERMS + 2] {
+    let [past, main, a, b, c, d, e] = *terms(rule);
+    [past, Preferred, main, SameSession, a, b, c, d, e]
+}
+
 /// How long the task would take on the candidate, prompt and answer.
 pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Ticks {
     let Some(resident) = candidate.serving else { return Ticks(u64::MAX) };
@@ -53,7 +63,9 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
     let worker = candidate.worker;
     match term {
         FailedBefore => (request.failed_on == Some(worker.id)).into(),
+        Preferred => request.spec.placement.as_ref().map_or(0, |placement| placement.rank(worker.facts.pool)),
         PredictedEnd => predicted_run(request, candidate).0,
+        SameSession => request.home.is_some_and(|home| home != worker.id).into(),
         LeastLoaded => worker.load().0.into(),
         MostLoaded => u64::MAX - u64::from(worker.load().0),
         MostResidualMemory => u64::MAX - candidate.residual.0,
@@ -67,6 +79,12 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
 pub(crate) fn offered(term: Term, request: &Request, offer: &Offer, one: Option<id::WorkerId>) -> u64 {
     match term {
         FailedBefore => (one.is_some() && request.failed_on == one).into(),
+        Preferred => match (one, &request.spec.placement) {
+            (Some(_), Some(placement)) => placement.rank(offer.pool),
+            _ => 0,
+        },
+        // Only ever compared between two workers: `bound::goes_home`.
+        SameSession => 0,
         PredictedEnd => estimate::run_at(&request.spec, offer.prefill, offer.decode, u64::from(offer.leases) + 1).0,
         LeastLoaded => offer.load.0.into(),
         MostLoaded => u64::MAX - u64::from(offer.load_max.0),
