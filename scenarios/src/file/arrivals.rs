@@ -1,5 +1,6 @@
 //! `[[arrivals]]`: who asks for what, when, as it stands in a file.
 
+use super::placement::Wish;
 use super::{FileError, MS_MAX, NAME_MAX, Reading};
 use crate::clients::Group;
 use orchestrion_world::protocol::Class;
@@ -28,6 +29,7 @@ pub struct Arrivals {
     /// May be run again after its first token, on a worker of the same model.
     #[serde(default)]
     pub strict: bool,
+    pub placement: Option<Wish>,
     pub at_ms: Option<Vec<u64>>,
     pub every: Option<Every>,
     pub poisson: Option<Poisson>,

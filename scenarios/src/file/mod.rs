@@ -9,6 +9,7 @@ mod arrivals;
 mod cluster;
 mod faults;
 mod jobs;
+mod placement;
 mod streams;
 
 pub use arrivals::Arrivals;

@@ -95,6 +95,8 @@ pub(super) fn requests(
     for (group, entry) in arrivals.iter().enumerate() {
         entry.check(read)?;
         let draws = |purpose: &str| Draws::new(seed, &format!("{purpose} of {}", entry.name));
+        let key = format!("arrivals.{}.placement", entry.name);
+        let placement = entry.placement.as_ref().map(|wish| wish.resolve(read, &key, rules)).transpose()?;
         let spec = TaskSpec {
             model: ModelId(read.find("model", &entry.model, &models)? as u16),
             class: entry.class.into(),
@@ -106,7 +108,7 @@ pub(super) fn requests(
             deadline: entry.deadline_ms.map(Ticks),
             determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
             seed,
-            placement: None,
+            placement,
         };
         streams.push(Stream {
             group: group as u16,

@@ -193,3 +193,17 @@ fn a_trace_says_whose_each_request_is_and_of_which_class() {
     assert_eq!((ends, outcome.reasons), (vec![true, false, true], vec!["BudgetExhausted".to_owned()]));
     assert_eq!(outcome.samples.iter().map(|sample| sample.batch + sample.running).max(), Some(1));
 }
+
+#[test]
+fn clients_may_say_where_their_tasks_run() {
+    let more = "[[cluster.devices]]\nname = \"e\"\nmemory_mib = 1000\npace_permille = 500\n\
+                [[cluster.pools]]\nname = \"q\"\nmodel = \"m\"\ndevice = \"e\"\nslots = 1\n";
+    let total = |placement: &str| {
+        let outcome = run(&format!("prompt = 100\nanswer = 11\nat_ms = [0]\n{placement}\n{more}"), Path::new("."));
+        outcome.records[0].total
+    };
+    assert_eq!(total(""), 131);
+    for slow in ["pin = \"q\"", "prefer = [\"q\"]", "avoid = [\"p\"]"] {
+        assert_eq!(total(&format!("placement = {{ {slow} }}")), 261, "{slow}");
+    }
+}
