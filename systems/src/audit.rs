@@ -41,6 +41,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
+    ("a worker reads while it has prompts to read", reading_has_prompts),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not up", leases_only_where_up),
     ("8 nothing runs on a device in quarantine", quarantine_holds),
@@ -123,6 +124,13 @@ fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.workers.iter().try_for_each(|worker| {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.placement.batch_share));
         check(held <= may, || format!("batch tasks hold {held} slots of {}, and may hold {may}", worker.id))
+    })
+}
+
+fn reading_has_prompts(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.workers.iter().try_for_each(|worker| {
+        let (since, unread) = (worker.reading.since, worker.unread());
+        check(since.is_some() == (unread > 0), || format!("{} has {unread} tokens to read, since {since:?}", worker.id))
     })
 }
 

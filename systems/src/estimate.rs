@@ -61,14 +61,26 @@ const DRAIN_LEAST: u64 = 4;
 /// Counts are halved here, so that what came lately weighs most.
 const DRAIN_MOST: u64 = 64;
 
+/// Likewise of tokens of prompts: some prompts long.
+const READ_MOST: u64 = 8_192;
+
 /// Takes in that `left` tasks went to a slot at `now`, and whether others still wait. A slot that was free
 /// before anybody waited says nothing of how fast slots become free.
 pub(crate) fn drained(drain: Drain, now: Tick, left: u64, waiting: bool) -> Drain {
+    drained_of(DRAIN_MOST, drain, now, left, waiting)
+}
+
+/// Takes in that `tokens` of a worker's prompts were read by `now`, and whether others are still to be read.
+pub(crate) fn read(reading: Drain, now: Tick, tokens: u64, waiting: bool) -> Drain {
+    drained_of(READ_MOST, reading, now, tokens, waiting)
+}
+
+fn drained_of(most: u64, drain: Drain, now: Tick, left: u64, waiting: bool) -> Drain {
     let Drain { since, mut ticks, left: mut counted } = drain;
     if let Some(since) = since.filter(|_| left > 0) {
         ticks = ticks.saturating_add(now.since(since).0);
         counted += left;
-        if counted >= DRAIN_MOST {
+        if counted >= most {
             (ticks, counted) = (ticks / 2, counted / 2);
         }
     }
