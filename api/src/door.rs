@@ -24,6 +24,7 @@ use crate::task_entry::{Admission, Entry, Opening, Surface};
 use crate::telemetry::{Telemetry, Turned};
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{SessionId, TaskId, TenantId};
+use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -101,7 +102,7 @@ pub struct Door {
 const RECORD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whose task it is and what the core is to know of it, besides its words.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) task: TaskId,
     pub(crate) body: [u8; 32],
@@ -110,6 +111,7 @@ pub(crate) struct Ticket {
     pub(crate) session: Option<SessionId>,
     pub(crate) deadline: Option<Ticks>,
     pub(crate) determinism: Determinism,
+    pub(crate) placement: Option<Box<Placement>>,
 }
 
 /// A request, read and checked.
@@ -182,7 +184,7 @@ impl Door {
                 let mut prepared = prepared.clone();
                 let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, submitted.len() as u32);
                 prepared.payload.sampling.seed = seed;
-                submitted.push(self.submit(tenant, Ticket { task, ..ticket }, prepared)?);
+                submitted.push(self.submit(tenant, Ticket { task, ..ticket.clone() }, prepared)?);
             }
         }
         let mut admitted = Vec::new();
@@ -202,7 +204,7 @@ impl Door {
 
     /// Sends it to the core, without a wait.
     fn submit(self: &Arc<Self>, tenant: TenantId, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
-        let Ticket { task, body, surface, class, session, deadline, determinism } = ticket;
+        let Ticket { task, body, surface, class, session, deadline, determinism, placement } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
             class,
@@ -214,6 +216,7 @@ impl Door {
             deadline,
             seed: prepared.payload.sampling.seed,
             determinism,
+            placement,
         };
         let fingerprint = prepared.fingerprint.into();
         let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };

@@ -73,6 +73,7 @@ pub(crate) fn spec() -> TaskSpec {
         deadline: None,
         seed: 3,
         determinism: Determinism::BestEffort,
+        placement: None,
     }
 }
 

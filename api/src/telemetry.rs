@@ -246,6 +246,7 @@ impl Telemetry {
             }
             Refusal::PoolUnready { .. } => "pool_unready",
             Refusal::PoolClosed { .. } => "pool_closed",
+            Refusal::NowhereAllowed { .. } => "nowhere_allowed",
         };
         self.rejected.get_or_create(&ByReason { reason }).inc();
     }

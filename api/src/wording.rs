@@ -224,6 +224,9 @@ impl Names {
             Refusal::PoolClosed { retry_after } => {
                 format!("its pools were closed by an operator; ask again after {}", length(*retry_after))
             }
+            Refusal::NowhereAllowed { retry_after } => {
+                format!("no worker that its client allows is up; one may be after {}", length(*retry_after))
+            }
             Refusal::PoolUnready { retry_after } => {
                 format!("no worker of its model is up; one may be after {}", length(*retry_after))
             }

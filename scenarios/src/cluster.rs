@@ -4,12 +4,10 @@
 //! Holds who is looked at when. What a station does with its time is in `station`; what breaks it comes from
 //! outside.
 
-use crate::cost::Cost;
-use crate::station::{Command, Job, Said, Station};
-use orchestrion_world::id::{Epoch, WorkerId};
-use orchestrion_world::protocol::{FaultClass, Order, Report, WorkerFacts};
+use crate::station::{Build, Command, Job, Said, Station};
+use orchestrion_world::id::{Epoch, ModelId, WorkerId};
+use orchestrion_world::protocol::{FaultClass, Order, Report, ShardFault};
 use orchestrion_world::time::Tick;
-use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -29,12 +27,11 @@ pub struct Cluster {
 #[derive(Clone, Debug)]
 struct Seat {
     worker: WorkerId,
-    cost: Cost,
-    facts: WorkerFacts,
+    build: Build,
     epoch: Epoch,
     station: Option<Station>,
-    /// When its model will be loaded, and the life that begins then.
-    loading: Option<(u64, Epoch)>,
+    /// When its model will be loaded, which, and the life that begins then.
+    loading: Option<(u64, ModelId, Epoch)>,
     /// What has loaded before does not come up.
     fails_until: u64,
     planned: u32,
@@ -43,7 +40,7 @@ struct Seat {
 impl Seat {
     /// When it is to be looked at.
     fn due(&self) -> Option<u64> {
-        self.station.as_ref().map(Station::due).or(self.loading.map(|(at, _)| at))
+        self.station.as_ref().map(Station::due).or(self.loading.map(|(at, ..)| at))
     }
 }
 
@@ -66,32 +63,32 @@ impl Cluster {
             let Some(Reverse((at, place, _))) = self.agenda.pop() else { return };
             if let Some(station) = &mut self.seats[place].station {
                 station.turn(at, said);
-            } else if let Some((_, epoch)) = self.seats[place].loading.take() {
+            } else if let Some((_, model, epoch)) = self.seats[place].loading.take() {
                 let Seat { worker, fails_until, .. } = self.seats[place];
                 if at < fails_until {
                     said.reports.push(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) });
                 } else {
-                    self.begin(place, at, epoch, said);
+                    self.begin(place, at, epoch, Some(model), said);
                 }
             }
             self.plan(place);
         }
     }
 
-    fn begin(&mut self, place: usize, at: u64, epoch: Epoch, said: &mut Said) {
+    fn begin(&mut self, place: usize, at: u64, epoch: Epoch, model: Option<ModelId>, said: &mut Said) {
         let seat = &mut self.seats[place];
         seat.epoch = epoch;
-        seat.station = Some(Station::new(at, (seat.worker, epoch), seat.cost, seat.facts.clone(), said));
+        seat.station = Some(Station::new(at, (seat.worker, epoch), &seat.build, model, said));
     }
 
     /// A worker comes up; one that was there before comes up as another, with what it had.
-    pub fn rise(&mut self, now: Tick, worker: WorkerId, made_of: Option<(Cost, WorkerFacts)>, said: &mut Said) {
+    pub fn rise(&mut self, now: Tick, worker: WorkerId, made_of: Option<Build>, said: &mut Said) {
         let place = match (self.places.get(&worker), made_of) {
             (Some(&place), _) => place,
-            (None, Some((cost, facts))) => {
+            (None, Some(build)) => {
                 self.places.insert(worker, self.seats.len());
                 let (epoch, station, loading) = (Epoch(0), None, None);
-                self.seats.push(Seat { worker, cost, facts, epoch, station, loading, fails_until: 0, planned: 0 });
+                self.seats.push(Seat { worker, build, epoch, station, loading, fails_until: 0, planned: 0 });
                 self.seats.len() - 1
             }
             (None, None) => return,
@@ -101,8 +98,8 @@ impl Cluster {
             return;
         }
         seat.loading = None;
-        let epoch = Epoch(seat.epoch.0 + 1);
-        self.begin(place, now.0 * TICK, epoch, said);
+        let (epoch, model) = (Epoch(seat.epoch.0 + 1), seat.build.facts.came_with.map(|_| seat.build.model));
+        self.begin(place, now.0 * TICK, epoch, model, said);
         self.plan(place);
     }
 
@@ -116,24 +113,26 @@ impl Cluster {
             },
             Order::Cancel { task, attempt, .. } => Command::Cancel(task, attempt),
             Order::Reset { epoch, .. } => Command::Reset(epoch),
-            Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. } => {
-                Command::Change(epoch, model)
-            }
+            Order::LoadShard { epoch, model, .. } => Command::Load(epoch, model),
+            Order::FreeShard { epoch, model, .. } => Command::Free(epoch, model),
             Order::Probe { .. } => Command::Probe,
-            Order::SpawnWorker { worker, epoch, .. } => return self.load(now, worker, epoch, said),
+            Order::SpawnWorker { worker, epoch, model } => return self.load(now, worker, epoch, model, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
         };
         self.touch(order.worker(), |station| station.order(now.0 * TICK, command));
     }
 
-    /// A worker begins anew: what it had is gone, its model is loaded.
-    fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, said: &mut Said) {
+    /// A worker begins anew: what it had is gone, a model is loaded. One that it cannot serve ends it.
+    fn load(&mut self, now: Tick, worker: WorkerId, epoch: Epoch, model: ModelId, said: &mut Said) {
         let Some(&place) = self.places.get(&worker) else { return };
         let seat = &mut self.seats[place];
-        let loaded =
-            (now.0 * TICK).saturating_add(seat.cost.load(seat.facts.came_with.map_or(Bytes(0), |model| model.weights)));
-        (seat.station, seat.loading, seat.epoch) = (None, Some((loaded, epoch)), epoch);
+        (seat.station, seat.loading, seat.epoch) = (None, None, epoch);
         said.reports.push(Report::Loading { worker, epoch });
+        let Some(offer) = seat.build.offer(model) else {
+            return said.reports.push(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) });
+        };
+        let loaded = (now.0 * TICK).saturating_add(offer.cost.load(offer.facts.weights));
+        seat.loading = Some((loaded, model, epoch));
         self.plan(place);
     }
 
@@ -168,9 +167,14 @@ impl Cluster {
         let seat = self.places.get(&worker).map(|&place| &self.seats[place]);
         if let Some(station) = seat.and_then(|seat| seat.station.as_ref()) {
             let epoch = station.epoch;
-            let digests = station.facts.came_with.map(|model| model.digest);
-            said.reports.extend(digests.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
+            let digest = station.shelf.any_facts().map(|facts| facts.digest);
+            said.reports.extend(digest.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
         }
+    }
+
+    /// What a worker is told to load before then comes to this.
+    pub fn spoil(&mut self, worker: WorkerId, until: Tick, fault: ShardFault) {
+        self.touch(worker, |station| station.shelf.spoil(until.0.saturating_mul(TICK), fault));
     }
 
     /// A worker does nothing until then: no work, no beats, no answer to orders.

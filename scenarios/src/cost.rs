@@ -80,22 +80,6 @@ impl Cost {
         narrow(alike + u128::from(self.context) * attended / 1000)
     }
 
-    /// The fewest steps of a batch without prompts that take `span` or longer, and one at least.
-    pub fn steps_within(&self, batch: Batch, span: u64) -> u64 {
-        // A step gets no shorter, so as many as fit at the first one's pace are enough.
-        let mut most = (span / self.decode(batch, 1).max(1)).saturating_add(1);
-        let mut least = 1;
-        // Contexts grow little in a span: the answer is near the top.
-        if self.decode(batch, most - 1) < span {
-            return most;
-        }
-        while least < most {
-            let middle = least + (most - least) / 2;
-            if self.decode(batch, middle) < span { least = middle + 1 } else { most = middle }
-        }
-        least
-    }
-
     /// A step that reads `tokens` prompt tokens, which attend to `attended`, beside a batch.
     pub fn prefill(&self, batch: Batch, tokens: u64, attended: u64) -> u64 {
         let attended = u128::from(batch.context) + u128::from(attended);
@@ -130,6 +114,22 @@ impl Cost {
             ..*self
         }
     }
+}
+
+/// The fewest steps that take `span` or longer by `decode`, and one at least.
+pub fn steps_within(decode: impl Fn(u64) -> u64, span: u64) -> u64 {
+    // A step gets no shorter, so as many as fit at the first one's pace are enough.
+    let mut most = (span / decode(1).max(1)).saturating_add(1);
+    let mut least = 1;
+    // Contexts grow little in a span: the answer is near the top.
+    if decode(most - 1) < span {
+        return most;
+    }
+    while least < most {
+        let middle = least + (most - least) / 2;
+        if decode(middle) < span { least = middle + 1 } else { most = middle }
+    }
+    least
 }
 
 /// What `tokens` prompt tokens attend to that come after `before` others.
@@ -179,7 +179,7 @@ mod tests {
         for (rows, context) in [(1, 0), (16, 9_000), (256, 1_000_000)] {
             let batch = Batch { rows, context };
             for span in [0, 1, 5_000_000, 100_000_000, 100_000_001, 3_600_000_000_000] {
-                let steps = COST.steps_within(batch, span);
+                let steps = steps_within(|steps| COST.decode(batch, steps), span);
                 assert!(steps >= 1 && COST.decode(batch, steps) >= span);
                 assert!(steps == 1 || COST.decode(batch, steps - 1) < span, "{steps} steps for {span}");
             }

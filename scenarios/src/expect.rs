@@ -4,7 +4,7 @@
 //! whole. One that has nothing to measure is not met.
 
 use crate::clients::{End, NEVER, Record};
-use crate::simulate::Outcome;
+use crate::simulate::{Operation, Outcome};
 use orchestrion_world::time::{Tick, Ticks};
 use std::fmt;
 
@@ -30,7 +30,7 @@ struct View<'a> {
 
 type Measure = fn(&View<'_>) -> Option<u64>;
 
-const MEASURES: [(&str, Measure); 25] = [
+const MEASURES: [(&str, Measure); 30] = [
     ("requests", |view| Some(view.records.len() as u64)),
     ("answered", |view| Some(view.answered())),
     ("good", |view| Some(view.good())),
@@ -53,9 +53,14 @@ const MEASURES: [(&str, Measure); 25] = [
     ("peak_queue", |view| view.outcome.samples.iter().map(|sample| sample.interactive + sample.batch).max()),
     ("peak_vram_mib", |view| view.outcome.samples.iter().map(|sample| sample.used.0 >> 20).max()),
     ("utilisation_permille", |view| view.outcome.utilisation()),
-    ("attempts_lost", |view| Some(view.outcome.attempts_lost)),
-    ("restarts", |view| Some(view.outcome.restarts)),
-    ("restarts_stopped", |view| Some(view.outcome.restarts_stopped)),
+    ("attempts_lost", |view| Some(view.outcome.counts.attempts_lost)),
+    ("restarts", |view| Some(view.outcome.counts.restarts)),
+    ("restarts_stopped", |view| Some(view.outcome.counts.restarts_stopped)),
+    ("loads", |view| Some(view.outcome.counts.loads)),
+    ("failed_loads", |view| Some(view.outcome.counts.failed_loads)),
+    ("evictions", |view| Some(view.outcome.counts.evictions)),
+    ("jobs_done", |view| Some(view.outcome.operations.iter().filter(|job| job.is_done()).count() as u64)),
+    ("longest_job_ms", |view| view.outcome.operations.iter().filter_map(Operation::took).max()),
 ];
 
 /// How long a peak lasts.

@@ -1,9 +1,10 @@
 //! Audits of what only a history can show: over the effects of a run, in order.
 
 use orchestrion_world::health::Breaker;
-use orchestrion_world::id::{Attempt, ModelId, TaskId, TenantId, WorkerId};
+use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, TenantId, WorkerId};
+use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Effect, Failure, Input, Intent, Notice, Order, Outcome};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What has been said of each task so far.
 #[derive(Clone, Debug, Default)]
@@ -11,17 +12,20 @@ pub struct History {
     lives: BTreeMap<TaskId, Told>,
     /// Of the tasks that were accepted: their line, and which admission they were.
     places: BTreeMap<TaskId, (Line, u64)>,
-    /// Who waits for a first attempt, by admission.
-    fresh: BTreeMap<Line, BTreeSet<u64>>,
+    /// Who waits for a first attempt, by admission, with where it may go if not anywhere.
+    fresh: BTreeMap<Line, BTreeMap<u64, Wanted>>,
     admissions: u64,
     /// Submitted in this step and not answered yet, in order.
-    asked: VecDeque<(TaskId, Line)>,
+    asked: VecDeque<(TaskId, Line, Wanted)>,
     /// As last told.
     breakers: BTreeMap<WorkerId, Breaker>,
 }
 
 /// The queue that a task waits in, and whose part of it.
 type Line = (ModelId, Class, TenantId);
+
+/// Where a task's client wants it.
+type Wanted = Option<Box<Placement>>;
 
 /// The last thing told of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,9 @@ impl History {
     /// Takes in what a step is about to hear.
     pub fn ask(&mut self, inputs: &[Input]) {
         let submits = inputs.iter().filter_map(|input| match input {
-            Input::Intent(Intent::Submit { task, spec }) => Some((*task, (spec.model, spec.class, spec.tenant))),
+            Input::Intent(Intent::Submit { task, spec }) => {
+                Some((*task, (spec.model, spec.class, spec.tenant), spec.placement.clone()))
+            }
             Input::Intent(_) | Input::Report(_) | Input::Boot { .. } | Input::SetRules(_) => None,
         });
         self.asked = submits.collect();
@@ -49,14 +55,14 @@ impl History {
     }
 
     /// The submission that is next to be answered.
-    fn answered(&mut self, task: TaskId) -> Result<Line, String> {
-        let asked = self.asked.pop_front().filter(|(id, _)| *id == task);
-        asked.map(|(_, line)| line).ok_or_else(|| format!("25: {task} was answered out of turn"))
+    fn answered(&mut self, task: TaskId) -> Result<(Line, Wanted), String> {
+        let asked = self.asked.pop_front().filter(|(id, ..)| *id == task);
+        asked.map(|(_, line, wanted)| (line, wanted)).ok_or_else(|| format!("25: {task} was answered out of turn"))
     }
 
     /// Only for a newcomer that is about to be let in, and never interactive work for batch work.
     fn may_displace(&self, task: TaskId, by: TaskId) -> Result<(), String> {
-        let newcomer = self.asked.front().filter(|(id, _)| *id == by).map(|(_, (_, class, _))| *class);
+        let newcomer = self.asked.front().filter(|(id, ..)| *id == by).map(|(_, (_, class, _), _)| *class);
         let newcomer = newcomer.ok_or_else(|| format!("25: {task} gave way to {by}, which nobody submits"))?;
         let fits = self.places.get(&task).is_some_and(|((_, class, _), _)| *class >= newcomer);
         let fresh = matches!(self.lives.get(&task), Some(Told::Waiting(Attempt { number: 0, .. })));
@@ -80,19 +86,19 @@ impl History {
         let Some(task) = notice.task() else { return Ok(()) };
         let next = match *notice {
             Notice::Accepted { .. } => {
-                let line = self.answered(task)?;
+                let (line, wanted) = self.answered(task)?;
                 self.admissions += 1;
                 self.places.insert(task, (line, self.admissions));
-                self.fresh.entry(line).or_default().insert(self.admissions);
+                self.fresh.entry(line).or_default().insert(self.admissions, wanted);
                 let before = self.lives.insert(task, Told::Waiting(Attempt::of(self.admissions, 0)));
                 let fresh = before.is_none_or(|told| told == Told::Ended);
                 return fresh.then_some(()).ok_or_else(|| format!("1: {task} was accepted while it lived"));
             }
-            Notice::Placed { attempt, worker, .. } => {
+            Notice::Placed { attempt, worker, pool, .. } => {
                 let open = matches!(self.breakers.get(&worker), Some(Breaker::Open { .. }));
                 let open = open.then(|| format!("8: {task} was placed on {worker}, whose breaker is open"));
                 open.map_or(Ok(()), Err)?;
-                self.goes_first(task, attempt)?;
+                self.goes_first(task, attempt, pool)?;
                 Told::Placed(attempt)
             }
             Notice::Started { attempt, .. } => Told::Started(attempt),
@@ -126,16 +132,22 @@ impl History {
         follows.then_some(()).ok_or_else(|| format!("1, 11: {task} was told {next:?} after {before:?}"))
     }
 
-    /// Nobody of its line came before it and waits still, and batch work leaves none interactive behind.
-    fn goes_first(&mut self, task: TaskId, attempt: Attempt) -> Result<(), String> {
+    /// Nobody of its line came before it and waits still, and batch work leaves none interactive behind, but those
+    /// who may not go to the pool.
+    fn goes_first(&mut self, task: TaskId, attempt: Attempt, pool: PoolId) -> Result<(), String> {
         let Some(&(line, place)) = self.places.get(&task) else { return Ok(()) };
         let (model, class, _) = line;
         let interactive = (model, Class::Interactive, TenantId(0))..=(model, Class::Interactive, TenantId(u64::MAX));
-        let left = self.fresh.range(interactive).find_map(|(_, waiting)| waiting.first());
+        // What a mask wants of devices is not told here: such a task may wait for others of the pool's.
+        let could = |wanted: &Wanted| {
+            wanted.as_ref().is_none_or(|wanted| wanted.devices.is_none() && wanted.bans_pool(pool).is_none())
+        };
+        let first = |waiting: &BTreeMap<u64, Wanted>| waiting.iter().find(|(_, w)| could(w)).map(|(place, _)| *place);
+        let left = self.fresh.range(interactive).find_map(|(_, waiting)| first(waiting));
         if let (Class::Batch, Some(older)) = (class, left) {
             return Err(format!("5: {task} of the batch class was placed before interactive admission {older}"));
         }
-        let first = self.fresh.get(&line).and_then(BTreeSet::first).filter(|first| **first < place);
+        let first = self.fresh.get(&line).and_then(first).filter(|first| *first < place);
         if let (1, Some(older)) = (attempt.number, first) {
             return Err(format!("4: {task}, admission {place}, was placed before {older} of its line"));
         }

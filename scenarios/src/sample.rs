@@ -1,6 +1,7 @@
 //! What a run looks like over time: gauges of the world at even distances, and never more than a page can
 //! show.
 
+use crate::simulate::Counts;
 use orchestrion_systems::Simulation;
 use orchestrion_world::id::DeviceId;
 use orchestrion_world::time::{Tick, Ticks};
@@ -23,6 +24,8 @@ pub struct Sample {
     pub used: Bytes,
     /// Of the first devices: used, and how much there is.
     pub devices: Vec<(DeviceId, Bytes, Bytes)>,
+    /// Models that came and went so far, where somebody counted.
+    pub turnover: Option<(u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Samples {
         now >= self.next
     }
 
-    pub(crate) fn take(&mut self, now: Tick, simulation: &Simulation) {
+    pub(crate) fn take(&mut self, now: Tick, simulation: &Simulation, counts: &Counts) {
         let gauges = simulation.gauges();
         let mut devices = simulation.devices();
         devices.truncate(DEVICES_MAX);
@@ -55,6 +58,7 @@ impl Samples {
             slots: gauges.slots,
             used: Bytes(gauges.vram_used_bytes),
             devices,
+            turnover: Some((counts.loads, counts.evictions)),
         });
         if self.taken.len() >= SAMPLES_MAX {
             self.every.0 *= 2;

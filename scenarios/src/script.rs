@@ -16,6 +16,7 @@
 mod cluster;
 mod rules;
 mod tenants;
+mod wish;
 mod words;
 
 use crate::engine::Flaw;
@@ -313,6 +314,7 @@ impl Script {
             deadline,
             seed: 0,
             determinism: if strict { Determinism::Strict } else { Determinism::BestEffort },
+            placement: wish::placement(&self.rules, words)?,
         })
     }
 }

@@ -6,15 +6,15 @@
 
 use crate::clients::{Clients, Group, Record, Request};
 use crate::cluster::Cluster;
-use crate::cost::Cost;
 use crate::draw::Draws;
 use crate::sample::{Sample, Samples};
-use crate::station::Said;
+use crate::station::{Build, Said};
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::Rules;
-use orchestrion_world::id::WorkerId;
+use orchestrion_world::id::{JobId, PoolId, WorkerId};
+use orchestrion_world::job::{Action, JobState};
 use orchestrion_world::ledger::digest_of;
-use orchestrion_world::protocol::{Effect, Input, Notice, Order, WorkerFacts};
+use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Order, ShardChange, ShardFault};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Digest;
 use std::collections::BTreeMap;
@@ -26,11 +26,13 @@ pub struct Plan {
     pub seed: u64,
     pub rules: Rules,
     /// Ready from the first tick on.
-    pub workers: Vec<(WorkerId, WorkerFacts, Cost)>,
+    pub workers: Vec<(WorkerId, Build)>,
     pub groups: Vec<Group>,
     /// By time.
     pub requests: Box<dyn Iterator<Item = Request>>,
     pub faults: Vec<(Tick, Fault)>,
+    /// What operators ask of pools; those of one tick in this order.
+    pub jobs: Vec<(Tick, PoolId, Action)>,
 }
 
 /// What breaks.
@@ -40,6 +42,8 @@ pub enum Fault {
     Crash(WorkerId, Ticks),
     /// The worker finds that its weights are not those that were loaded.
     Corrupt(WorkerId),
+    /// What the worker is told to load for so long comes to this.
+    Load(WorkerId, ShardFault, Ticks),
     /// The worker does nothing for that long.
     Hang(WorkerId, Ticks),
     /// The worker's beats are lost for that long.
@@ -59,20 +63,78 @@ pub struct Outcome {
     /// The last step.
     pub ended: Tick,
     pub groups: Vec<Group>,
+    /// Names, by id.
+    pub pools: Vec<String>,
     pub records: Vec<Record>,
     /// What [`crate::clients::End::Not`] counts.
     pub reasons: Vec<String>,
     pub samples: Vec<Sample>,
     /// Tries of clients after their first.
     pub retries: u64,
-    /// Attempts that the scheduler made again.
+    pub counts: Counts,
+    pub operations: Vec<Operation>,
+    /// Requests without an end an hour after the last one came.
+    pub unfinished: u64,
+}
+
+/// What became of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operation {
+    pub action: Action,
+    pub pool: PoolId,
+    pub begun: Tick,
+    /// When it was over, and as what; without a state it was refused.
+    pub ended: Option<(Tick, Option<JobState>)>,
+}
+
+impl Operation {
+    pub fn is_done(&self) -> bool {
+        matches!(self.ended, Some((_, Some(JobState::Done))))
+    }
+
+    /// How long until it was over, in milliseconds.
+    pub fn took(&self) -> Option<u64> {
+        self.ended.map(|(at, _)| at.since(self.begun).0)
+    }
+
+    /// What it came to, in a word.
+    pub fn label(&self) -> &'static str {
+        match self.ended {
+            None => JobState::Running.label(),
+            Some((_, Some(state))) => state.label(),
+            Some((_, None)) => "refused",
+        }
+    }
+}
+
+/// What the scheduler told of, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Attempts that were made again.
     pub attempts_lost: u64,
     /// Lost workers that were told to begin again.
     pub restarts: u64,
     /// Pools whose workers were lost too often for that.
     pub restarts_stopped: u64,
-    /// Requests without an end an hour after the last one came.
-    pub unfinished: u64,
+    /// Models that were loaded on order, that were not, and that went for another or for want of memory.
+    pub loads: u64,
+    pub failed_loads: u64,
+    pub evictions: u64,
+}
+
+impl Counts {
+    fn hear(&mut self, notice: &Notice) {
+        let count = match notice {
+            Notice::Retrying { .. } => &mut self.attempts_lost,
+            Notice::Restarted { .. } => &mut self.restarts,
+            Notice::RestartsStopped { .. } => &mut self.restarts_stopped,
+            Notice::ShardChanged { change: ShardChange::Loaded, .. } => &mut self.loads,
+            Notice::ShardChanged { change: ShardChange::Failed { .. }, .. } => &mut self.failed_loads,
+            Notice::ShardChanged { change: ShardChange::Gone, .. } => &mut self.evictions,
+            _ => return,
+        };
+        *count += 1;
+    }
 }
 
 /// A broken invariant.
@@ -97,25 +159,29 @@ const AUDIT_EVERY: u64 = 1_024;
 
 /// Runs a plan to its end; `tell` hears now and then how many requests are over.
 pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken> {
-    let Plan { seed, rules, workers, groups, requests, faults } = plan;
+    let Plan { seed, rules, workers, groups, requests, faults, mut jobs } = plan;
+    // Stable; the next one stands last.
+    jobs.sort_by_key(|(at, ..)| *at);
+    jobs.reverse();
     let mut run = Run {
         simulation: Simulation::new(seed),
         cluster: Cluster::default(),
         clients: Clients::new(groups.clone(), Draws::new(seed, "retries")),
         faults: faults.into_iter().enumerate().map(|(n, (at, fault))| ((at, n as u64), fault)).collect(),
+        jobs,
+        operations: vec![],
         said: Said::default(),
         clock: 0,
         now: Tick(0),
         samples: Samples::default(),
         digest: Digest(0),
         steps: 0,
-        attempts_lost: 0,
-        restarts: 0,
-        restarts_stopped: 0,
+        counts: Counts::default(),
     };
+    let pools = rules.pools.iter().map(|pool| pool.name.clone()).collect();
     let mut inputs = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(rules))];
-    for (worker, facts, cost) in workers {
-        run.cluster.rise(Tick(0), worker, Some((cost, facts)), &mut run.said);
+    for (worker, build) in workers {
+        run.cluster.rise(Tick(0), worker, Some(build), &mut run.said);
     }
     let mut requests = requests.peekable();
     while run.gather(&mut requests, &mut inputs) {
@@ -130,14 +196,14 @@ pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken
         steps: run.steps,
         ended: run.now,
         groups,
+        pools,
         unfinished: run.clients.living() as u64,
         records: run.clients.records,
         reasons: run.clients.reasons,
         samples: run.samples.into_vec(),
         retries: run.clients.retries,
-        attempts_lost: run.attempts_lost,
-        restarts: run.restarts,
-        restarts_stopped: run.restarts_stopped,
+        counts: run.counts,
+        operations: run.operations,
     })
 }
 
@@ -146,6 +212,9 @@ struct Run {
     cluster: Cluster,
     clients: Clients,
     faults: BTreeMap<(Tick, u64), Fault>,
+    /// Those to come, the next one last; those that came.
+    jobs: Vec<(Tick, PoolId, Action)>,
+    operations: Vec<Operation>,
     said: Said,
     /// What the server's clock is ahead of the world's.
     clock: i64,
@@ -153,9 +222,7 @@ struct Run {
     samples: Samples,
     digest: Digest,
     steps: u64,
-    attempts_lost: u64,
-    restarts: u64,
-    restarts_stopped: u64,
+    counts: Counts,
 }
 
 impl Run {
@@ -169,7 +236,8 @@ impl Run {
             }
             let wake = self.simulation.next_wake().map(|tick| Tick(tick.0.saturating_add_signed(-self.clock)));
             let fault = self.faults.keys().next().map(|(at, _)| *at);
-            let due = [coming, self.clients.next_due(), self.cluster.next_due(), fault, wake];
+            let job = self.jobs.last().map(|(at, ..)| *at);
+            let due = [coming, self.clients.next_due(), self.cluster.next_due(), fault, job, wake];
             let Some(now) = due.into_iter().flatten().min() else { return false };
             if coming.is_none() && self.clients.records.last().is_some_and(|last| now > last.arrived + PATIENCE) {
                 return false;
@@ -185,12 +253,33 @@ impl Run {
                 inputs.push(self.clients.arrive(self.now, request));
             }
             self.clients.act(self.now, inputs);
+            self.operate(inputs);
             if !inputs.is_empty() || self.simulation.is_due(self.tick()) {
                 return true;
             }
         }
         inputs.extend(self.said.reports.drain(..).map(Input::Report));
         true
+    }
+
+    fn operate(&mut self, inputs: &mut Vec<Input>) {
+        while let Some((_, pool, action)) = self.jobs.pop_if(|(at, ..)| *at <= self.now) {
+            // Counted, so that its notices find it.
+            let job = JobId(self.operations.len() as u64);
+            self.operations.push(Operation { action, pool, begun: self.now, ended: None });
+            inputs.push(Input::Intent(Intent::Operate { job, pool, action }));
+        }
+    }
+
+    fn hear_of_job(&mut self, notice: &Notice) {
+        let (id, state) = match notice {
+            Notice::JobChanged { job } if job.state.is_over() => (job.id, Some(job.state)),
+            Notice::JobRefused { job, .. } => (*job, None),
+            _ => return,
+        };
+        if let Some(operation) = self.operations.get_mut(id.0 as usize) {
+            operation.ended = Some((self.now, state));
+        }
     }
 
     /// What the server's clock shows.
@@ -208,6 +297,7 @@ impl Run {
                     cluster.fail(worker, now + length);
                 }
                 Fault::Corrupt(worker) => cluster.corrupt(worker, &mut self.said),
+                Fault::Load(worker, fault, length) => cluster.spoil(worker, now + length, fault),
                 Fault::Hang(worker, length) => cluster.hang(worker, now + length),
                 Fault::Mute(worker, length) => cluster.mute(worker, now + length),
                 Fault::Pace(worker, permille) => cluster.pace(worker, permille),
@@ -227,9 +317,8 @@ impl Run {
                     self.cluster.order(self.now, order, job, &mut self.said);
                 }
                 Effect::Notice(notice) => {
-                    self.attempts_lost += u64::from(matches!(notice, Notice::Retrying { .. }));
-                    self.restarts += u64::from(matches!(notice, Notice::Restarted { .. }));
-                    self.restarts_stopped += u64::from(matches!(notice, Notice::RestartsStopped { .. }));
+                    self.counts.hear(notice);
+                    self.hear_of_job(notice);
                     self.clients.hear(self.now, notice);
                 }
             }
@@ -237,7 +326,7 @@ impl Run {
         self.steps += 1;
         self.digest = digest_of(&(self.digest.0, tick, step.decisions.0));
         if self.samples.is_due(self.now) {
-            self.samples.take(self.now, &self.simulation);
+            self.samples.take(self.now, &self.simulation, &self.counts);
         }
         if self.steps.is_multiple_of(AUDIT_EVERY) { self.audit() } else { Ok(()) }
     }

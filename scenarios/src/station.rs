@@ -2,12 +2,18 @@
 //! together.
 //!
 //! Time inside is nanoseconds. Between two boundaries lies a stretch: one step with prompts in it, or as
-//! many steps of answers alone as pass until somebody ends, an order arrives or a report is due. What it
-//! says goes into [`Said`]; when it wants to be looked at again, [`Station::due`] tells.
+//! many steps of answers alone as pass until somebody ends, an order arrives or a report is due. Where
+//! several models stand, a step runs each of them that has tasks, one after another; which stand and which
+//! come is in `shelf`. What it says goes into [`Said`]; when it wants to be looked at again,
+//! [`Station::due`] tells.
 
-use crate::cost::{Batch, Cost, attended};
+mod shelf;
+
+use crate::cost::{attended, steps_within};
 use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
+use shelf::Shelf;
+pub use shelf::{Build, Offer};
 use std::collections::VecDeque;
 
 /// As real stations keep them.
@@ -18,6 +24,7 @@ const BEAT_IDLE: u64 = 5_000_000_000;
 /// What an attempt will come to; the core knows only its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
+    pub model: ModelId,
     pub prompt: u32,
     /// Tokens that the model answers with.
     pub answer: u32,
@@ -38,19 +45,18 @@ pub(crate) enum Command {
     Start(TaskId, Attempt, Epoch, Job),
     Cancel(TaskId, Attempt),
     Reset(Epoch),
-    /// Load or free a model.
-    Change(Epoch, ModelId),
+    Load(Epoch, ModelId),
+    Free(Epoch, ModelId),
     Probe,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Station {
-    pub(crate) facts: WorkerFacts,
+    /// As it announced itself.
+    facts: WorkerFacts,
     pub(crate) epoch: Epoch,
     worker: WorkerId,
-    /// As it would be at full pace, and as it is.
-    nominal: Cost,
-    cost: Cost,
+    pub(crate) shelf: Shelf,
     /// In order of arrival.
     rows: Vec<Row>,
     stretch: Option<Stretch>,
@@ -83,8 +89,8 @@ struct Row {
 struct Stretch {
     begun: u64,
     ends: u64,
-    /// Without prompts: so many steps of this batch.
-    answers: Option<(Batch, u64)>,
+    /// Without prompts: so many steps of the batches on the shelf.
+    answers: Option<u64>,
 }
 
 impl Row {
@@ -105,20 +111,21 @@ impl Row {
 }
 
 impl Station {
-    /// A station that is ready from `now` on, and says so.
+    /// A station that is ready from `now` on with a model, or with none, and says so.
     pub(crate) fn new(
         now: u64,
         (worker, epoch): (WorkerId, Epoch),
-        cost: Cost,
-        facts: WorkerFacts,
+        build: &Build,
+        model: Option<ModelId>,
         said: &mut Said,
     ) -> Station {
+        let shelf = Shelf::new(build, model);
+        let came_with = model.and_then(|model| Some(build.offer(model)?.facts));
         let mut station = Station {
-            facts,
+            facts: WorkerFacts { came_with, ..build.facts.clone() },
             epoch,
             worker,
-            nominal: cost,
-            cost,
+            shelf,
             rows: Vec::new(),
             stretch: None,
             inbox: VecDeque::new(),
@@ -140,18 +147,25 @@ impl Station {
     /// When something happens next, if nobody says anything.
     pub(crate) fn due(&self) -> u64 {
         let beat = self.last_beat.saturating_add(BEAT_IDLE);
-        let idle = || self.inbox.front().map_or(beat, |(at, _)| beat.min(*at));
+        let idle = || self.next_word().map_or(beat, |at| beat.min(at));
         self.stretch.map_or_else(idle, |stretch| stretch.ends).max(self.hung_until)
+    }
+
+    /// When an order or a model is there.
+    fn next_word(&self) -> Option<u64> {
+        let order = self.inbox.front().map(|(at, _)| *at);
+        order.into_iter().chain(self.shelf.next_load()).min()
     }
 
     /// An order that reaches it at `at`: a stretch of answers ends at the next boundary.
     pub(crate) fn order(&mut self, at: u64, command: Command) {
-        let at = at.saturating_add(self.cost.take_up);
+        let at = at.saturating_add(self.shelf.take_up());
         self.inbox.push_back((at, command));
-        let Some(Stretch { begun, ends, answers: Some((batch, steps)) }) = &mut self.stretch else { return };
+        let Some(Stretch { begun, ends, answers: Some(steps) }) = &mut self.stretch else { return };
         if at < *ends {
-            *steps = self.cost.steps_within(*batch, at.saturating_sub(*begun)).min(*steps);
-            *ends = *begun + self.cost.decode(*batch, *steps);
+            let decode = |steps| self.shelf.decode(steps);
+            *steps = steps_within(decode, at.saturating_sub(*begun)).min(*steps);
+            *ends = *begun + decode(*steps);
         }
     }
 
@@ -167,7 +181,7 @@ impl Station {
 
     /// From the next stretch on.
     pub(crate) fn pace(&mut self, permille: u32) {
-        self.cost = self.nominal.at_pace(permille);
+        self.shelf.pace(permille);
     }
 
     /// The loop goes round at `now`, which is [`Station::due`].
@@ -178,6 +192,7 @@ impl Station {
         while let Some((_, command)) = self.inbox.pop_front_if(|(at, _)| *at <= now) {
             self.obey(now, command, said);
         }
+        self.shelf.load((self.worker, self.epoch), now, &mut said.reports);
         if now - self.last_progress >= PROGRESS {
             self.flush(now, said);
         }
@@ -190,41 +205,42 @@ impl Station {
         }
     }
 
-    /// All answers, then prompts up to the chunk, in order of arrival.
+    /// All answers, then prompts up to each model's chunk, in order of arrival.
     fn plan(&mut self, now: u64, said: &mut Said) -> Stretch {
-        let (mut batch, mut budget, mut attends) = (Batch::default(), self.cost.chunk, 0);
-        let mut left = u32::MAX;
+        let (mut reads, mut left) = (false, u32::MAX);
+        self.shelf.clear();
         for row in &mut self.rows {
+            let Some(at) = self.shelf.find(row.job.model) else { continue };
+            let share = self.shelf.share(at);
             if !row.is_prefilling() {
-                batch.rows += 1;
-                batch.context += u64::from(row.job.prompt) + u64::from(row.made);
+                share.batch.rows += 1;
+                share.batch.context += u64::from(row.job.prompt) + u64::from(row.made);
                 left = left.min(row.left());
                 continue;
             }
-            row.reading = budget.min(row.job.prompt - row.read);
+            row.reading = share.budget.min(row.job.prompt - row.read);
             if row.reading > 0 && row.begun.is_none() {
                 row.begun = Some(now);
                 let (worker, epoch) = (self.worker, self.epoch);
                 said.reports.push(Report::Started { worker, epoch, task: row.task, attempt: row.attempt });
             }
-            budget -= row.reading;
-            attends += attended(row.read.into(), row.reading.into());
+            share.budget -= row.reading;
+            share.attends += attended(row.read.into(), row.reading.into());
+            reads |= row.reading > 0;
         }
-        let tokens = self.cost.chunk - budget;
-        if tokens > 0 {
-            let took = self.cost.prefill(batch, tokens.into(), attends);
-            return Stretch { begun: now, ends: now.saturating_add(took), answers: None };
+        if reads {
+            return Stretch { begun: now, ends: now.saturating_add(self.shelf.step()), answers: None };
         }
         let mut until = (self.last_progress + PROGRESS).min(self.last_beat + BEAT_BUSY);
-        until = self.inbox.front().map_or(until, |(at, _)| until.min(*at));
-        let steps = self.cost.steps_within(batch, until.saturating_sub(now)).min(left.into());
-        let ends = now.saturating_add(self.cost.decode(batch, steps));
-        Stretch { begun: now, ends, answers: Some((batch, steps)) }
+        until = self.next_word().map_or(until, |at| until.min(at));
+        let steps = steps_within(|steps| self.shelf.decode(steps), until.saturating_sub(now)).min(left.into());
+        let ends = now.saturating_add(self.shelf.decode(steps));
+        Stretch { begun: now, ends, answers: Some(steps) }
     }
 
     /// What the stretch came to: counts first, then ends.
     fn advance(&mut self, now: u64, stretch: Stretch, said: &mut Said) {
-        let steps = stretch.answers.map_or(1, |(_, steps)| steps as u32);
+        let steps = stretch.answers.map_or(1, |steps| steps as u32);
         let mut urgent = false;
         for row in &mut self.rows {
             if row.is_prefilling() {
@@ -266,8 +282,10 @@ impl Station {
             // An order for another life is nobody's.
             Command::Start(_, _, epoch, _) if epoch != self.epoch => {}
             Command::Start(task, attempt, _, job) => {
-                let full = self.rows.len() >= usize::from(self.facts.slots);
-                let runs = job.prompt > 0 && job.prompt < self.ctx_max() && job.answer > 0;
+                let stands = self.shelf.find(job.model);
+                let full = stands.is_none() || self.rows.len() >= usize::from(self.facts.slots);
+                let ctx_max = stands.map_or(0, |at| self.shelf.facts(at).ctx_max);
+                let runs = job.prompt > 0 && job.prompt < ctx_max && job.answer > 0;
                 if full || !runs {
                     let class = if full { FaultClass::Retryable } else { FaultClass::InvalidInput };
                     return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
@@ -282,21 +300,29 @@ impl Station {
                     said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
                 }
             }
-            // As a real one, it serves the model it started with.
-            Command::Change(epoch, model) => {
-                said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+            Command::Load(epoch, _) | Command::Free(epoch, _) if epoch != self.epoch => {}
+            Command::Load(_, model) => {
+                if self.facts.loader.is_none() || !self.shelf.begin(now, model) {
+                    said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+                }
+            }
+            Command::Free(_, model) => {
+                let freed = self.facts.loader.is_some() && self.rows.iter().all(|row| row.job.model != model);
+                said.reports.push(if freed {
+                    self.shelf.free(model);
+                    Report::ShardFreed { worker, epoch, model }
+                } else {
+                    Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed }
+                });
             }
             Command::Probe => self.beat(now, said),
             Command::Reset(epoch) => {
                 self.rows.clear();
                 self.epoch = epoch;
+                self.shelf.reset();
                 self.announce(now, said);
             }
         }
-    }
-
-    fn ctx_max(&self) -> u32 {
-        self.facts.came_with.map_or(0, |model| model.ctx_max)
     }
 
     /// Reports the tokens made since the last time.

@@ -2,7 +2,7 @@
 
 use crate::clients::{End, Record};
 use crate::expect::{Expectation, Verdict, quantile};
-use crate::simulate::Outcome;
+use crate::simulate::{Counts, Operation, Outcome};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,11 +22,26 @@ pub struct Summary {
     pub attempts_lost: u64,
     pub restarts: u64,
     pub restarts_stopped: u64,
+    pub loads: u64,
+    pub failed_loads: u64,
+    pub evictions: u64,
+    pub jobs: Vec<Job>,
     pub unfinished: u64,
     pub peak_queue: u64,
     pub peak_vram_mib: u64,
     pub utilisation_permille: u64,
     pub expectations: Vec<Verdict>,
+}
+
+/// What an operator asked of a pool, and how long it took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Job {
+    pub action: &'static str,
+    pub pool: String,
+    pub at_ms: u64,
+    pub state: &'static str,
+    /// `None` where it was not over.
+    pub took_ms: Option<u64>,
 }
 
 /// The requests of a group. Lengths are of those that were answered.
@@ -57,6 +72,18 @@ impl Outcome {
     }
 }
 
+impl Job {
+    fn of(job: &Operation, pools: &[String]) -> Job {
+        Job {
+            action: job.action.label(),
+            pool: pools.get(usize::from(job.pool.0)).cloned().unwrap_or_default(),
+            at_ms: job.begun.0,
+            state: job.label(),
+            took_ms: job.took(),
+        }
+    }
+}
+
 impl Summary {
     pub fn of(title: &str, seed: u64, outcome: &Outcome, expectations: &[Expectation]) -> Summary {
         let records = |group: usize| outcome.records.iter().filter(move |record| usize::from(record.group) == group);
@@ -71,6 +98,7 @@ impl Summary {
                 *reasons.entry(outcome.reasons[usize::from(reason)].clone()).or_default() += 1;
             }
         }
+        let Counts { attempts_lost, restarts, restarts_stopped, loads, failed_loads, evictions } = outcome.counts;
         let peak = |of: fn(&crate::sample::Sample) -> u64| outcome.samples.iter().map(of).max().unwrap_or(0);
         Summary {
             title: title.to_owned(),
@@ -81,9 +109,13 @@ impl Summary {
             groups,
             reasons,
             retries: outcome.retries,
-            attempts_lost: outcome.attempts_lost,
-            restarts: outcome.restarts,
-            restarts_stopped: outcome.restarts_stopped,
+            attempts_lost,
+            restarts,
+            restarts_stopped,
+            loads,
+            failed_loads,
+            evictions,
+            jobs: outcome.operations.iter().map(|job| Job::of(job, &outcome.pools)).collect(),
             unfinished: outcome.unfinished,
             peak_queue: peak(|sample| sample.interactive + sample.batch),
             peak_vram_mib: peak(|sample| sample.used.0 >> 20),
@@ -147,6 +179,15 @@ impl fmt::Display for Summary {
             f,
             "retries by clients {retries}, attempts lost {attempts_lost}, restarts of workers {restarts}, unfinished {unfinished}"
         )?;
+        for Job { action, pool, at_ms, state, took_ms } in &self.jobs {
+            let took = took_ms.map_or_else(String::new, |took| format!(" after {took} ms"));
+            writeln!(f, "{action} of {pool} at {at_ms} ms: {state}{took}")?;
+        }
+        let Summary { loads, failed_loads, evictions, .. } = self;
+        // Where workers load nothing on order, there is nothing to say.
+        if loads + failed_loads + evictions > 0 {
+            writeln!(f, "models loaded {loads}, not loaded {failed_loads}, evicted {evictions}")?;
+        }
         let used = self.utilisation_permille;
         writeln!(
             f,

@@ -159,6 +159,7 @@ fn tell_refusal(refusal: &Refusal) -> String {
             format!("queue full policy={} bound={bound} retry_after={}", policy.label(), retry_after.0)
         }
         Refusal::PoolClosed { retry_after } => format!("closed retry_after={}", retry_after.0),
+        Refusal::NowhereAllowed { retry_after } => format!("no worker allowed retry_after={}", retry_after.0),
         Refusal::PoolUnready { retry_after } => format!("no worker retry_after={}", retry_after.0),
     }
 }

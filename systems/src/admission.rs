@@ -7,7 +7,7 @@ mod forecast;
 mod overload;
 pub(crate) mod tenants;
 
-use crate::placement::has_room;
+use crate::placement::{bound, could_start, roomiest};
 use crate::release::end_task;
 use crate::{estimate, eviction, sessions};
 use bevy_ecs::prelude::World;
@@ -15,9 +15,10 @@ use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::field::{self, Field, Standing};
-use orchestrion_world::id::{PoolId, TaskId, TenantId};
+use orchestrion_world::id::{ModelId, PoolId, TaskId, TenantId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
+use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
@@ -86,6 +87,8 @@ struct Load {
     longest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
+    /// From a slot that is free to the step that reads the first of the prompt.
+    taken_up: Ticks,
 }
 
 /// Slots of all workers that a class may have.
@@ -110,6 +113,9 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
     let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    if let Some(placement) = &spec.placement {
+        judge_placement(world, &rules, spec.model, placement, tokens)?;
+    }
     if tokens > u64::from(model.reach) {
         return Err(Refusal::ContextExceeded { tokens, ctx_max: model.reach });
     }
@@ -135,7 +141,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(Refusal::QueueDelayed { expected: start, target, retry_after });
     }
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: start, most, of: None });
+        return Ok(Place { predicted_start: load.started(start), most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -148,9 +154,30 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
     let position = if class == spec.class { position.saturating_sub(1) } else { position };
-    let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
+    let predicted_start = load.started(forecast::forecast(model, &load, spec.class, waiting, position).start);
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
     Ok(Place { predicted_start, most, of: Some((victim, failure)) })
+}
+
+/// Whether a worker that the placement allows is up, and has the context.
+fn judge_placement(
+    world: &World,
+    rules: &Rules,
+    model: ModelId,
+    placement: &Placement,
+    tokens: u64,
+) -> Result<(), Refusal> {
+    let mut longest = None;
+    for (worker, facts) in bound::hosts(world, rules, model, placement) {
+        longest = longest.max(eviction::effective_ctx(world, worker, &facts));
+        if longest.is_some_and(|ctx| u64::from(ctx) >= tokens) {
+            return Ok(());
+        }
+    }
+    Err(match longest {
+        Some(ctx_max) => Refusal::ContextExceeded { tokens, ctx_max },
+        None => Refusal::NowhereAllowed { retry_after: RETRY_AFTER_UNREADY },
+    })
 }
 
 /// Whether there is time for a first token, if the task starts as soon as it could.
@@ -196,6 +223,11 @@ fn victim(world: &World, rules: &Rules, spec: &TaskSpec, ways: &[(Class, Which)]
 }
 
 impl Load {
+    /// When a task that gets its slot then is taken up.
+    fn started(&self, slot: Ticks) -> Ticks {
+        Ticks(slot.0.saturating_add(self.taken_up.0))
+    }
+
     /// How long a task of the class waits that has so many before it.
     fn wait(&self, class: Class, ahead: u64) -> Ticks {
         let slots = match class {
@@ -211,7 +243,7 @@ impl Load {
 fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
     let standing = world.resource::<Field>().model(spec.model).filter(|standing| standing.slots.all > 0);
     let mut load = match standing {
-        Some(standing) => served(standing, spec),
+        Some(standing) => served(world, rules, standing, spec),
         None => unserved(world, rules, spec),
     };
     load.service = model.service(spec.class).unwrap_or(load.service);
@@ -219,9 +251,13 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
 }
 
 /// Of a model that some workers serve: what is said of them all holds for the best of each.
-fn served(standing: &Standing, spec: &TaskSpec) -> Load {
-    let free = u64::from(has_room(spec, &standing.tree));
-    let best = standing.tree.root();
+fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) -> Load {
+    let roomiest = match &spec.placement {
+        None => roomiest(spec, &standing.tree),
+        Some(_) => could_start(world, rules, spec),
+    };
+    let (roomiest, free) = (roomiest.and_then(|id| world.worker(id)), u64::from(roomiest.is_some()));
+    let best = standing.speeds.root();
     let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
     Load {
         slots: Slots { all: standing.slots.all, free },
@@ -230,6 +266,7 @@ fn served(standing: &Standing, spec: &TaskSpec) -> Load {
         shortest: run(&first_token(spec), 1),
         longest: estimate::run_at(spec, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
         service: run(spec, best.fewest_slots.into()),
+        taken_up: roomiest.map_or(Ticks(0), |worker| forecast::taken_up(world, worker, spec.model)),
     }
 }
 
@@ -249,7 +286,7 @@ fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
     // All its slots are free when the model is there.
     let (loaded_in, slots) = loaded_in;
     let slots = Slots { all: slots.into(), free: slots.into() };
-    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service }
+    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service, taken_up: Ticks(0) }
 }
 
 /// The least that a deadline must leave room for.

@@ -8,7 +8,7 @@ use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::crew::Crews;
-use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
+use orchestrion_world::field::{Best, Field, Offer, Slots, Speed, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::job::Finished;
@@ -38,6 +38,7 @@ type Audit = fn(&World, &Ledger) -> Result<(), String>;
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
 pub const AUDITS: &[(&str, Audit)] = &[
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
+    ("a worker reads while it has prompts to read", reading_has_prompts),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not up", leases_only_where_up),
     ("8 nothing runs on a device in quarantine", quarantine_holds),
@@ -92,6 +93,13 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         let worker = ledger.workers.binary_search_by_key(&id, |w| w.id).ok().map(|at| &ledger.workers[at]);
         let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
         check(lease.is_some_and(|l| l.attempt == task.attempt()), || format!("{} has no lease on {id}", task.id))
+    })
+}
+
+fn reading_has_prompts(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.workers.iter().try_for_each(|worker| {
+        let (since, unread) = (worker.reading.since, worker.unread());
+        check(since.is_some() == (unread > 0), || format!("{} has {unread} tokens to read, since {since:?}", worker.id))
     })
 }
 
@@ -402,14 +410,17 @@ fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
             let serving = worker.serves(model.id);
             slots.all += serving.map_or(0, |_| worker.offered().into());
             slots.batch += serving.map_or(0, |_| worker.batch_slots(share).into());
-            let offer = serving.map_or(Offer::NONE, |s| Offer::of(worker, s, residual(world, worker), share));
-            let held = Field::offer(world, model.id, worker.id).unwrap_or(Offer::NONE);
-            check(held == offer, || format!("{} stands there with {held:?} and offers {offer:?}", worker.id))?;
+            let of = |s| (Offer::of(worker, s, residual(world, worker), share), Speed::of(worker, s));
+            let leaf = serving.map_or((Offer::NONE, Speed::NONE), of);
+            let held = Field::leaf(world, model.id, worker.id).unwrap_or((Offer::NONE, Speed::NONE));
+            check(held == leaf, || format!("{} stands there with {held:?} and has {leaf:?}", worker.id))?;
         }
         let standing = field.model(model.id);
         let held = standing.map_or(Slots::default(), |standing| standing.slots);
         check(held == slots, || format!("{held:?} are counted for {:?}, there are {slots:?}", model.id))?;
-        check(standing.is_none_or(|s| s.tree.adds_up()), || format!("a node of {:?} is not its best", model.id))?;
+        check(standing.is_none_or(|s| s.tree.adds_up() && s.speeds.adds_up()), || {
+            format!("a node of {:?} is not its best", model.id)
+        })?;
     }
     let up = ledger.workers.iter().filter(|w| w.takes());
     let totals = Totals {

@@ -296,19 +296,26 @@ pub(crate) fn hosts<'w>(
     rules: &'w Rules,
     model: ModelId,
 ) -> impl Iterator<Item = (&'w Worker, ModelFacts)> + 'w {
-    let row = rules.loadable(model);
-    let pools = (0..rules.pools.len()).map(|n| PoolId(n as u16)).filter(move |&pool| {
-        world.pool(pool).is_some_and(|p| p.model == model) || row.is_some_and(|row| may_load(rules, row, pool))
-    });
     let crews = world.resource::<Crews>();
-    pools.flat_map(|pool| crews.of_pool(pool)).filter_map(move |id| {
-        let worker = world.worker(id).filter(|worker| worker.takes())?;
-        let facts = match worker.resident(model) {
-            Some(resident) => (resident.failures < LOADS_MAX).then_some(resident.facts),
-            None => row.and_then(|row| loads(rules, worker, row)),
-        };
-        Some((worker, facts?))
+    let workers = pools(world, rules, model).flat_map(|pool| crews.of_pool(pool)).filter_map(|id| world.worker(id));
+    workers.filter_map(move |worker| Some((worker, host(rules, worker, model)?)))
+}
+
+/// The pools whose workers serve the model or may load it.
+pub(crate) fn pools<'w>(world: &'w World, rules: &'w Rules, model: ModelId) -> impl Iterator<Item = PoolId> + 'w {
+    let row = rules.loadable(model);
+    (0..rules.pools.len()).map(|n| PoolId(n as u16)).filter(move |&pool| {
+        world.pool(pool).is_some_and(|p| p.model == model) || row.is_some_and(|row| may_load(rules, row, pool))
     })
+}
+
+/// The model as it stands or would stand on a worker, where that takes tasks and serves it or could load it.
+pub(crate) fn host(rules: &Rules, worker: &Worker, model: ModelId) -> Option<ModelFacts> {
+    let takes = Some(worker).filter(|worker| worker.takes())?;
+    match takes.resident(model) {
+        Some(resident) => (resident.failures < LOADS_MAX).then_some(resident.facts),
+        None => rules.loadable(model).and_then(|row| loads(rules, takes, row)),
+    }
 }
 
 fn may_load(rules: &Rules, row: &Loadable, pool: PoolId) -> bool {

@@ -15,6 +15,7 @@ pub mod job;
 pub mod ledger;
 pub mod mail;
 pub mod payload;
+pub mod placement;
 mod places;
 mod plain;
 pub mod protocol;

@@ -55,6 +55,11 @@ fn cost(task: &Task, weight: u32) -> u64 {
     (tokens.max(1) * TOKEN).div_ceil(weight.max(1).into())
 }
 
+/// Tasks that are looked at behind one that waits for certain workers, and of them those of one tenant: who
+/// floods its own part of a line with such tasks holds up nobody else.
+const AHEAD: usize = 64;
+const AHEAD_OF_TENANT: usize = 16;
+
 /// Every line.
 #[derive(Resource, Debug, Default)]
 pub struct Queues {
@@ -144,6 +149,15 @@ impl Queues {
         self.lines.get(&(model, class)).into_iter().flat_map(|line| &line.next).map(|next| next.2)
     }
 
+    /// Those that are looked at while who is next waits for certain workers: of each tenant the first few, in the
+    /// order in which tenants are next. Whether that is everybody in the line.
+    pub fn ahead(&self, model: ModelId, class: Class) -> (Vec<TaskId>, bool) {
+        let of = |tenant| self.tasks(model, class, tenant).take(AHEAD_OF_TENANT).map(|(_, task)| task);
+        let ahead: Vec<TaskId> = self.order(model, class).flat_map(of).take(AHEAD).collect();
+        let all = ahead.len() == self.len(model, class);
+        (ahead, all)
+    }
+
     /// Puts a task in its place.
     pub fn push(&mut self, task: &Task) {
         let line = self.lines.entry((task.spec.model, task.spec.class)).or_default();
@@ -174,13 +188,19 @@ impl Queues {
     /// Takes out a task that goes to a slot, and its cost off its tenant's share where it is the first time.
     fn take(&mut self, task: &Task, weight: u32) -> Option<(u64, u64)> {
         let line = self.lines.get_mut(&(task.spec.model, task.spec.class))?;
-        let (tenant, now) = (task.spec.tenant, line.next.first()?.0);
-        let tag = line.shares.tag(tenant);
-        let tag = if task.attempts == 0 { tag.saturating_add(cost(task, weight)) } else { tag };
+        let tenant = task.spec.tenant;
+        let now = line.shares.tag(tenant);
+        let tag = if task.attempts == 0 { now.saturating_add(cost(task, weight)) } else { now };
+        // Those that it goes past do not hold the time back, or who comes anew would be before all others.
+        let past: Vec<_> = line.next.iter().copied().take_while(|place| place.0 < now).collect();
+        for place in &past {
+            line.next.remove(place);
+        }
         let gone = line.change(tenant, |line| {
             line.shares.advance(now, tenant, tag);
             line.tenants.get_mut(&tenant).is_some_and(|t| t.remove(task.ordinal))
         });
+        line.next.extend(past.into_iter().map(|(_, ordinal, tenant)| (now, ordinal, tenant)));
         line.len -= usize::from(gone);
         self.left(tenant, gone);
         Some((now, tag))

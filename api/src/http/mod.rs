@@ -20,6 +20,7 @@ pub(crate) mod logprobs;
 mod metrics;
 mod models;
 mod openai;
+mod placement;
 mod pools;
 pub(crate) mod session;
 mod status;

@@ -167,6 +167,7 @@ pub(crate) fn read(
         session: None,
         deadline,
         determinism: Determinism::BestEffort,
+        placement: None,
     };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
     let bias = logprobs::bias(&mut fields)?;
@@ -174,7 +175,8 @@ pub(crate) fn read(
         let (model, stop, bias) = (model.clone(), stop.clone(), bias.clone());
         Words { model, content, max_tokens, stop, sampling, bias, logprobs }
     };
-    let wishes = contents.into_iter().map(|content| Wish { ticket, ctx: None, words: words(content) }).collect();
+    let wishes =
+        contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();
     Ok((wishes, Form { kind, model, each, choices, stream, include_usage }))
 }
 

@@ -5,7 +5,7 @@
 use super::fields::{Fields, Unsupported, is_empty, is_text_format};
 use super::keeper::Caller;
 use super::session::session_id;
-use super::{body, budget, deadline, logprobs};
+use super::{body, budget, deadline, logprobs, placement};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -17,24 +17,19 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::{TaskId, TenantId};
 use orchestrion_world::protocol::{Class, Determinism};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 6] = [
+const UNSUPPORTED: [Unsupported; 5] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
     Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
-    Unsupported { name: "placement", harmless: is_auto, problem: "only `auto` placement is supported" },
 ];
-
-fn is_auto(value: &Value) -> bool {
-    is_empty(value) || value.as_object().is_some_and(|all| all.len() == 1 && value.get("mode") == Some(&"auto".into()))
-}
 
 pub(crate) async fn submit(
     State(door): State<Arc<Door>>,
@@ -46,7 +41,7 @@ pub(crate) async fn submit(
     let (bytes, _held) = body::read(&door, &headers, content, limits.task_body_bytes).await?;
     let fields = body::object(&bytes, limits)?;
     let body = *blake3::hash(&bytes).as_bytes();
-    let wish = read(fields, &headers, body, caller.tenant, door.config.deadline_margin_ms)?;
+    let wish = read(&door, fields, &headers, body, caller.tenant)?;
     // Not `?` on the future itself: an admission holds what the client asked for only through its entry.
     let Admitted { entry, position, predicted_start, left, .. } = door.admit(caller.tenant, wish).await?;
     let id = entry.task.to_string();
@@ -63,11 +58,11 @@ pub(crate) async fn submit(
 }
 
 fn read(
+    door: &Door,
     mut fields: Fields,
     headers: &HeaderMap,
     body: [u8; 32],
     tenant: TenantId,
-    margin_ms: u64,
 ) -> Result<Wish, Problem> {
     fields.unsupported(&UNSUPPORTED)?;
     let task = match fields.string("task_id")? {
@@ -94,10 +89,11 @@ fn read(
         Some(_) => return Err(Problem::invalid("determinism", "must be `strict` or `best_effort`")),
     };
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
-    let deadline = deadline::left(headers, relative, deadline::wall_ms(), margin_ms)?;
+    let deadline = deadline::left(headers, relative, deadline::wall_ms(), door.config.deadline_margin_ms)?;
     let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
+    let placement = placement::placement(&mut fields, door.parts.telemetry.pools())?;
     Ok(Wish {
-        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism },
+        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism, placement },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
             model,

@@ -73,6 +73,15 @@ impl Problem {
                 "an operator has taken this model's pools out of service; retry after the time given",
             )
             .after(retry_after.0),
+            Refusal::NowhereAllowed { retry_after } => Problem {
+                param: Some("placement".into()),
+                ..Problem::new(
+                    ErrorCode::PoolUnready,
+                    "no worker that `placement` allows is up with this model; ask again after the time given, or allow \
+                     others: `GET /v1/pools` lists them",
+                )
+                .after(retry_after.0)
+            },
             Refusal::PoolUnready { retry_after } => {
                 Problem::new(ErrorCode::PoolUnready, "no worker of this model is up; retry after the time given")
                     .after(retry_after.0)

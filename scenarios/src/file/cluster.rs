@@ -2,12 +2,14 @@
 
 use super::{File, FileError, NAME_MAX, Reading};
 use crate::cost::Cost;
-use orchestrion_world::config::{PoolRules, Rules};
-use orchestrion_world::id::{DeviceId, PoolId, WorkerId};
+use crate::station::{Build, Offer};
+use orchestrion_world::config::{Keep, Loadable, PoolRules, Rules};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId, WorkerId};
 use orchestrion_world::ledger::digest_of;
-use orchestrion_world::protocol::{DeviceShare, ModelFacts, WorkerFacts};
-use orchestrion_world::units::{Bytes, Permille, Sha256};
+use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts, WorkerFacts};
+use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::Deserialize;
+use std::sync::Arc;
 use toml::Spanned;
 
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +23,9 @@ pub struct Model {
     pub context: u32,
     /// Of a station with it, on a device of full pace.
     pub cost: Cost,
+    /// Whether workers that loaded it keep it when nobody asks for it.
+    #[serde(default = "on_demand")]
+    pub keep: Keep,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -47,7 +52,11 @@ pub struct Device {
 #[serde(deny_unknown_fields)]
 pub struct Pool {
     pub name: String,
+    /// What its workers come up with.
     pub model: Spanned<String>,
+    /// What else they may load on order; with any, they may let go of the first one too.
+    #[serde(default)]
+    pub loads: Vec<Spanned<String>>,
     pub device: Spanned<String>,
     /// On each of those devices.
     #[serde(default = "super::one")]
@@ -60,6 +69,10 @@ fn whole() -> u32 {
     1_000
 }
 
+fn on_demand() -> Keep {
+    Keep::OnDemand
+}
+
 const WORKERS_MAX: u64 = 16_384;
 const SLOTS_MAX: u64 = 4_096;
 /// A petabyte, in MiB.
@@ -67,7 +80,7 @@ const MEMORY_MAX: u64 = 1 << 30;
 
 /// The workers, and which pool each is of.
 pub(super) struct Resolved {
-    pub(super) workers: Vec<(WorkerId, WorkerFacts, Cost)>,
+    pub(super) workers: Vec<(WorkerId, Build)>,
     pub(super) pools: Vec<String>,
 }
 
@@ -97,24 +110,92 @@ pub(super) fn resolve(read: &Reading<'_>, file: &File, rules: &mut Rules) -> Res
     let device_names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
     let mut workers = vec![];
     for pool in pools {
-        let model = &models[read.find("model", &pool.model, &model_names)?];
+        let serves = std::iter::once(&pool.model).chain(&pool.loads);
+        let serves = serves.map(|name| Ok(&models[read.find("model", name, &model_names)?]));
+        let serves: Vec<&Model> = serves.collect::<Result<_, FileError>>()?;
         let at = read.find("device", &pool.device, &device_names)?;
         let device = &devices[at];
         let first: u64 = devices[..at].iter().map(|device| device.count).sum();
         let key = |key: &str| format!("cluster.pools.{}.{key}", pool.name);
+        names(&key("loads"), serves.iter().map(|model| &model.name))?;
         read.within(&key("slots"), pool.slots.into(), 1, SLOTS_MAX)?;
         let all = pool.workers.saturating_mul(device.count).saturating_add(workers.len() as u64);
         read.within(&key("workers"), pool.workers, 1, WORKERS_MAX)?;
         read.within("workers in all", all, 1, WORKERS_MAX)?;
         let place = pool_names.iter().position(|name| *name == pool.name).unwrap_or_default();
-        let cost = model.cost.at_pace(device.pace_permille);
+        let offers: Vec<Offer> = serves.iter().map(|model| offer(rules, model, device)).collect();
+        let loader = (!pool.loads.is_empty()).then(|| loader(&offers));
+        let model = offers.first().map_or(ModelId(0), |offer| offer.model);
+        let range: Arc<[Offer]> = offers.into();
         for n in 0..device.count * pool.workers {
             let id = WorkerId(1 + workers.len() as u32);
             let on = DeviceId((first + n / pool.workers) as u32);
-            workers.push((id, facts(model, device, on, PoolId(place as u16), pool.slots, &cost), cost));
+            let capacity = Bytes(device.memory_mib << 20);
+            let devices = vec![DeviceShare { device: on, capacity, share: Permille(1000) }];
+            let came_with = range.first().map(|offer| offer.facts);
+            let facts = WorkerFacts {
+                pool: PoolId(place as u16),
+                devices,
+                slots: pool.slots,
+                came_with,
+                loader: loader.clone(),
+            };
+            workers.push((id, Build { facts, model, range: Arc::clone(&range) }));
         }
     }
+    rules.loadable = loadable(models, pools);
     Ok(Resolved { workers, pools: pools_of(pools, devices) })
+}
+
+/// Models that some pool loads, or comes with and may let go.
+fn loadable(models: &[Model], pools: &[Pool]) -> Vec<Loadable> {
+    let may = |pool: &&Pool, model: &Model| {
+        let known = std::iter::once(&pool.model).chain(&pool.loads).any(|name| *name.get_ref() == model.name);
+        known && !pool.loads.is_empty()
+    };
+    let row = |model: &Model| {
+        let mut who: Vec<String> = pools.iter().filter(|pool| may(pool, model)).map(|pool| pool.name.clone()).collect();
+        who.sort();
+        let Model { name, weights_mib, kv_token_kib, context, keep, .. } = model;
+        (!who.is_empty()).then(|| Loadable {
+            model: name.clone(),
+            pools: who,
+            digest: digest(name),
+            weights: Bytes(weights_mib << 20),
+            kv_per_token: Bytes(kv_token_kib << 10),
+            ctx_max: *context,
+            compute: 0,
+            needs: vec![],
+            keep: *keep,
+        })
+    };
+    let mut rows: Vec<Loadable> = models.iter().filter_map(row).collect();
+    rows.sort_by(|a, b| a.model.cmp(&b.model));
+    rows
+}
+
+/// Nanoseconds.
+const SECOND: u128 = 1_000_000_000;
+
+fn per_token(rate: MilliRate) -> u128 {
+    SECOND * 1_000 / u128::from(rate.0.max(1))
+}
+
+/// What the scheduler expects of loads before it has seen one: that all of these, one after another, go as
+/// fast as they do.
+fn loader(offers: &[Offer]) -> Loader {
+    let bytes = |time: fn(&Offer) -> u128| {
+        let weights: u128 = offers.iter().map(|offer| u128::from(offer.facts.weights.0)).sum();
+        let ns: u128 = offers.iter().map(time).sum();
+        Bytes(u64::try_from(weights * SECOND / ns.max(1)).unwrap_or(u64::MAX).max(1))
+    };
+    Loader {
+        load: bytes(|offer| offer.cost.load(offer.facts.weights).into()),
+        prompt: bytes(|offer| per_token(offer.facts.prefill)),
+        answer: bytes(|offer| per_token(offer.facts.decode)),
+        compute: 0,
+        abilities: vec![],
+    }
 }
 
 /// The pool of each worker, in the same order.
@@ -123,16 +204,22 @@ fn pools_of(pools: &[Pool], devices: &[Device]) -> Vec<String> {
     pools.iter().flat_map(|pool| (0..count(pool) * pool.workers).map(|_| pool.name.clone())).collect()
 }
 
-fn facts(model: &Model, device: &Device, on: DeviceId, pool: PoolId, slots: u16, cost: &Cost) -> WorkerFacts {
+fn offer(rules: &Rules, model: &Model, device: &Device) -> Offer {
+    let cost = model.cost.at_pace(device.pace_permille);
     let (prefill, decode) = cost.rates();
-    let mut digest = Sha256::default();
-    digest.0[..16].copy_from_slice(&digest_of(&model.name).0.to_le_bytes());
+    let digest = digest(&model.name);
     let (weights, kv_per_token) = (Bytes(model.weights_mib << 20), Bytes(model.kv_token_kib << 10));
     let (fingerprint, ctx_max) = (digest, model.context);
-    let came_with = ModelFacts { digest, fingerprint, weights, kv_per_token, ctx_max, prefill, decode };
-    let capacity = Bytes(device.memory_mib << 20);
-    let devices = vec![DeviceShare { device: on, capacity, share: Permille(1000) }];
-    WorkerFacts { pool, devices, slots, came_with: Some(came_with), loader: None }
+    let facts = ModelFacts { digest, fingerprint, weights, kv_per_token, ctx_max, prefill, decode };
+    let place = rules.models.binary_search(&model.name).unwrap_or_default();
+    Offer { model: ModelId(place as u16), facts, cost }
+}
+
+/// Files differ as names do.
+fn digest(name: &String) -> Sha256 {
+    let mut digest = Sha256::default();
+    digest.0[..16].copy_from_slice(&digest_of(name).0.to_le_bytes());
+    digest
 }
 
 fn check(read: &Reading<'_>, models: &[Model], devices: &[Device]) -> Result<(), FileError> {

@@ -4,6 +4,7 @@ use super::cluster::Resolved;
 use super::{FileError, MS_MAX, Reading};
 use crate::simulate::Fault;
 use orchestrion_world::id::WorkerId;
+use orchestrion_world::protocol::ShardFault;
 use orchestrion_world::time::{Tick, Ticks};
 use serde::Deserialize;
 use toml::Spanned;
@@ -35,6 +36,9 @@ pub enum Kind {
     Crash,
     /// The worker finds its weights damaged.
     CorruptShard,
+    /// What it is told to load comes to nothing, or arrives damaged.
+    FailedLoad,
+    CorruptLoad,
     /// It does nothing.
     Hang,
     /// It runs at `pace_permille`.
@@ -98,6 +102,8 @@ fn fault(entry: &Entry, worker: WorkerId) -> Option<Fault> {
     Some(match entry.kind {
         Kind::Crash => Fault::Crash(worker, length.unwrap_or(Ticks(0))),
         Kind::CorruptShard => Fault::Corrupt(worker),
+        Kind::FailedLoad => Fault::Load(worker, ShardFault::Transient, to_the_end),
+        Kind::CorruptLoad => Fault::Load(worker, ShardFault::Corrupt, to_the_end),
         Kind::Hang => Fault::Hang(worker, to_the_end),
         Kind::LostBeats => Fault::Mute(worker, to_the_end),
         Kind::Slow => Fault::Pace(worker, entry.pace_permille?),
@@ -109,7 +115,7 @@ fn whom(read: &Reading<'_>, entry: &Entry, cluster: &Resolved) -> Result<Vec<Wor
     if entry.kind == Kind::ClockJump {
         return Ok(vec![]);
     }
-    let ids = cluster.workers.iter().map(|(id, ..)| *id).zip(&cluster.pools);
+    let ids = cluster.workers.iter().map(|(id, _)| *id).zip(&cluster.pools);
     let of: Vec<WorkerId> = match &entry.pool {
         Some(pool) => {
             let mut known: Vec<&str> = cluster.pools.iter().map(String::as_str).collect();

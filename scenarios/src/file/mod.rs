@@ -8,6 +8,8 @@
 mod arrivals;
 mod cluster;
 mod faults;
+mod jobs;
+mod placement;
 mod streams;
 
 pub use arrivals::Arrivals;
@@ -16,6 +18,7 @@ use crate::expect::Expectation;
 use crate::simulate::Plan;
 use orchestrion_world::config::Rules;
 use orchestrion_world::config::overrides::{self, OverrideError};
+use orchestrion_world::config::written::WrittenTenant;
 use orchestrion_world::tenant::TenantRules;
 use serde::Deserialize;
 use std::ops::Range;
@@ -40,6 +43,8 @@ pub struct File {
     pub arrivals: Vec<Arrivals>,
     #[serde(default)]
     pub faults: Vec<faults::Entry>,
+    #[serde(default)]
+    pub jobs: Vec<jobs::Entry>,
 }
 
 fn one() -> u64 {
@@ -82,10 +87,13 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     let file: File = toml::from_str(text).map_err(|error| FileError::Toml(error.to_string().trim().to_owned()))?;
     let read = Reading { text, folder };
     read.within("title", file.title.len() as u64, 1, 200)?;
-    for (key, count) in
-        [("models", file.models.len()), ("arrivals", file.arrivals.len()), ("faults", file.faults.len())]
-    {
-        read.within(key, count as u64, u64::from(key != "faults"), ENTRIES_MAX as u64)?;
+    for (key, count, least) in [
+        ("models", file.models.len(), 1),
+        ("arrivals", file.arrivals.len(), 1),
+        ("faults", file.faults.len(), 0),
+        ("jobs", file.jobs.len(), 0),
+    ] {
+        read.within(key, count as u64, least, ENTRIES_MAX as u64)?;
     }
     let seed = seed.unwrap_or(file.seed);
     let mut rules = read.rules(&file)?;
@@ -100,7 +108,8 @@ pub fn read(text: &str, folder: &Path, seed: Option<u64>, set: &[(String, String
     let expectations = expectations.collect::<Result<_, _>>()?;
     let faults = faults::resolve(&read, &file.faults, &cluster)?;
     let requests = streams::requests(&read, &file.arrivals, &rules, seed)?;
-    let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults };
+    let jobs = jobs::resolve(&read, &file.jobs, &rules)?;
+    let plan = Plan { seed, rules, workers: cluster.workers, groups, requests, faults, jobs };
     Ok(Scenario { title: file.title, plan, expectations })
 }
 
@@ -166,18 +175,10 @@ fn flatten(key: &str, value: &Value, pairs: &mut Vec<(String, String)>) -> Resul
 
 /// `[[rules.tenants]]`, as in the configuration.
 fn tenants(list: &Value) -> Result<Vec<TenantRules>, FileError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Tenant {
-        name: String,
-        #[serde(default = "one")]
-        weight: u64,
-    }
     let wrong = |problem: String| FileError::Key { key: "rules.tenants".to_owned(), problem };
-    let list: Vec<Tenant> = list.clone().try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
-    let weight = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
-    let rules = |Tenant { name, weight: w }| TenantRules::new(name, weight(w));
-    let mut tenants: Vec<TenantRules> = list.into_iter().map(rules).collect();
+    let list: Vec<WrittenTenant> =
+        list.clone().try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+    let mut tenants: Vec<TenantRules> = list.iter().map(WrittenTenant::rules).collect();
     tenants.sort_by_key(TenantRules::id);
     Ok(tenants)
 }

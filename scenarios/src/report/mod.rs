@@ -5,7 +5,7 @@ mod chart;
 
 use crate::clients::{End, NEVER, Record};
 use crate::simulate::Outcome;
-use crate::summary::{Row, Summary};
+use crate::summary::{Job, Row, Summary};
 use chart::{Axis, Chart, LINES_MAX, Line, Points, Scale, Shape};
 use std::fmt::Write;
 
@@ -74,11 +74,16 @@ fn tables(side: &Side<'_>, named: bool) -> String {
     if !reasons.is_empty() {
         let _ = write!(html, "<p>Not answered: {}.</p>", escape(&reasons.join(", ")));
     }
-    let Summary { retries, attempts_lost, restarts, virtual_ms, steps, seed, digest, .. } = side.summary;
+    for Job { action, pool, at_ms, state, took_ms } in &side.summary.jobs {
+        let took = took_ms.map_or_else(String::new, |took| format!(" after {took} ms"));
+        let _ = write!(html, "<p>{action} of {} at {at_ms} ms: {state}{took}.</p>", escape(pool));
+    }
+    let Summary { retries, attempts_lost, restarts, loads, evictions, .. } = side.summary;
+    let Summary { virtual_ms, steps, seed, digest, .. } = side.summary;
     let _ = write!(
         html,
         "<p class=\"note\">{virtual_ms} ms in {steps} steps; {retries} retries by clients, {attempts_lost} attempts \
-         lost, {restarts} restarts of workers; seed {seed}, digest {digest}</p>"
+         lost, {restarts} restarts of workers, {loads} models loaded, {evictions} evicted; seed {seed}, digest {digest}</p>"
     );
     html
 }
@@ -101,8 +106,10 @@ fn charts(sides: &[Side<'_>]) -> Vec<Chart> {
         ("Running", seconds(), linear("tasks"), busy),
         ("Good answers", seconds(), linear("answers a second"), by_group(sides, &rate, Shape::Step)),
         ("Memory of devices", seconds(), linear("used, GiB"), memory(sides)),
+        ("Models that came and went", seconds(), linear("models so far"), changes(sides)),
     ];
-    charts.into_iter().map(|(title, x, y, lines)| Chart { title, x, y, lines }).collect()
+    let charts = charts.into_iter().filter(|(.., lines)| !lines.is_empty());
+    charts.map(|(title, x, y, lines)| Chart { title, x, y, lines }).collect()
 }
 
 /// A line for each group of a run, or for each of several runs.
@@ -153,6 +160,17 @@ fn over_time(sides: &[Side<'_>], name: &str, of: fn(&crate::sample::Sample) -> u
 
 fn labelled(sides: &[Side<'_>], side: &Side<'_>, name: &str) -> String {
     if sides.len() > 1 { format!("{name}, {}", side.name) } else { name.to_owned() }
+}
+
+/// Loads on order and evictions; no lines where there were none, or nobody counted.
+fn changes(sides: &[Side<'_>]) -> Vec<Line> {
+    let counts = sides.iter().filter_map(|side| side.outcome.samples.last()?.turnover);
+    if counts.map(|(loads, evictions)| loads + evictions).sum::<u64>() == 0 {
+        return vec![];
+    }
+    let mut lines = over_time(sides, "loaded", |sample| sample.turnover.map_or(0, |(loads, _)| loads));
+    lines.extend(over_time(sides, "evicted", |sample| sample.turnover.map_or(0, |(_, evictions)| evictions)));
+    lines
 }
 
 /// Each device of a run, or all together for each of several runs.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clients::Group;
 use crate::file;
-use crate::simulate::simulate;
+use crate::simulate::{Counts, simulate};
 use std::path::Path;
 
 fn run(text: &str) -> (Outcome, Summary) {
@@ -34,6 +34,18 @@ fn a_page_stands_alone_and_shows_every_group_and_promise() {
         ],
     );
     assert!(both.contains("<h2>before</h2>") && both.contains("interactive, after"));
+}
+
+#[test]
+fn a_zoo_shows_its_loads_and_a_drain_its_end() {
+    let (outcome, summary) = run(include_str!("../../library/model-zoo.toml"));
+    let page = html("Zoo", &[Side { name: "", outcome: &outcome, summary: &summary }]);
+    let Counts { loads, evictions, .. } = outcome.counts;
+    assert!(page.contains("Models that came and went") && page.contains("models so far"));
+    assert!(page.contains(&format!("{loads} models loaded, {evictions} evicted")) && loads > evictions);
+    let (outcome, summary) = run(include_str!("../../library/drain-under-load.toml"));
+    let page = html("Drain", &[Side { name: "", outcome: &outcome, summary: &summary }]);
+    assert!(page.contains("drain of b at 90000 ms: done after 500 ms."));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Against the sums done by hand, and against the same loop taken step by step.
 
 use super::*;
+use crate::cost::Cost;
 use orchestrion_world::id::{DeviceId, PoolId};
-use orchestrion_world::protocol::{DeviceShare, ModelFacts};
+use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts};
 use orchestrion_world::units::{Bytes, Permille, Sha256};
 
 const MS: u64 = 1_000_000;
@@ -10,20 +11,36 @@ const MS: u64 = 1_000_000;
 const COST: Cost =
     Cost { take_up: 0, step: 10 * MS, prompt_token: 100_000, row: MS, context: 0, load: 0, load_mib: 0, chunk: 100 };
 
-fn facts(slots: u16) -> WorkerFacts {
+const MODEL: ModelId = ModelId(0);
+
+fn offer(model: ModelId, cost: Cost) -> Offer {
     let (prefill, decode) = COST.rates();
     let (digest, fingerprint, none) = (Sha256::default(), Sha256::default(), Bytes(0));
-    let model = ModelFacts { digest, fingerprint, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
+    let facts = ModelFacts { digest, fingerprint, weights: none, kv_per_token: none, ctx_max: 4_096, prefill, decode };
+    Offer { model, facts, cost }
+}
+
+fn build(range: Vec<Offer>) -> Build {
     let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(1 << 30), share: Permille(1000) }];
-    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
+    let loader = (range.len() > 1).then(|| Loader {
+        load: Bytes(1),
+        prompt: Bytes(1),
+        answer: Bytes(1),
+        compute: 0,
+        abilities: vec![],
+    });
+    let facts = WorkerFacts { pool: PoolId(0), devices, slots: 8, came_with: Some(range[0].facts), loader };
+    Build { facts, model: MODEL, range: range.into() }
 }
 
 fn station(cost: Cost) -> Station {
-    Station::new(0, (WorkerId(1), Epoch(1)), cost, facts(8), &mut Said::default())
+    let build = build(vec![offer(MODEL, cost)]);
+    Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default())
 }
 
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { prompt, answer, finish: Finish::Length })
+    let job = Job { model: MODEL, prompt, answer, finish: Finish::Length };
+    Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
 }
 
 /// Everything said, with its time, to the end of the orders' work. `poke` breaks stretches where it can.
@@ -100,4 +117,54 @@ fn a_hung_station_goes_on_late_and_a_reset_makes_it_another() {
     assert_eq!(said[0].0, 3_000 * MS);
     assert!(matches!(said[0].1, Report::WorkerUp { epoch: Epoch(2), .. }), "{:?}", said[0]);
     assert!(said.iter().all(|(_, report)| !matches!(report, Report::Finished { .. })));
+}
+
+#[test]
+fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
+    let slow = Cost { load: 1_000 * MS, ..COST };
+    let (a, b) = (ModelId(1), ModelId(2));
+    let build = build(vec![offer(MODEL, COST), offer(a, slow), offer(b, slow)]);
+    let mut station = Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default());
+    station.shelf.spoil(2_000 * MS, ShardFault::Transient);
+    let job = Job { model: b, prompt: 100, answer: 11, finish: Finish::Length };
+    let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
+    let orders = [
+        (MS, Command::Load(Epoch(1), a)),
+        (MS, Command::Load(Epoch(1), b)),
+        (MS, Command::Load(Epoch(1), ModelId(7))),
+        (1_500 * MS, start(1, 100, 11)),
+        (3_000 * MS, late(2, MODEL)),
+        (3_000 * MS, late(3, b)),
+        (3_010 * MS, Command::Free(Epoch(1), b)),
+        (4_000 * MS, Command::Free(Epoch(1), b)),
+        (4_000 * MS, late(4, b)),
+    ];
+    let words = run(station, &orders, None).into_iter().filter_map(|(at, report)| {
+        let said = match report {
+            Report::ShardLoaded { model, .. } => format!("loaded {}", model.0),
+            Report::ShardFailed { model, fault, .. } => format!("failed {} {fault:?}", model.0),
+            Report::ShardFreed { model, .. } => format!("freed {}", model.0),
+            Report::Finished { task, .. } => format!("finished {}", task.0),
+            Report::Faulted { task, class, .. } => format!("faulted {} {class:?}", task.0),
+            _ => return None,
+        };
+        Some(format!("{} {said}", at / MS))
+    });
+    let words: Vec<String> = words.collect();
+    assert_eq!(
+        words,
+        [
+            "1 failed 7 Fixed",
+            "1001 failed 1 Transient",
+            // 20 ms of prompt and ten steps of 11 ms: the load takes none of it.
+            "1630 finished 1",
+            "2001 loaded 2",
+            // One prompt takes 20 ms, the other 31 beside an answer of the first. A step of both takes 22 ms.
+            "3020 failed 2 Fixed",
+            "3249 finished 2",
+            "3260 finished 3",
+            "4000 freed 2",
+            "4000 faulted 4 Retryable",
+        ]
+    );
 }

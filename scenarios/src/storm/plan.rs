@@ -33,6 +33,7 @@ struct Cluster {
     models: u64,
     pools: u64,
     workers: u64,
+    devices: u64,
     ctx: u64,
     /// Whether workers load models on order.
     loads: bool,
@@ -178,7 +179,7 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
         }
         *text += "\n";
     }
-    Cluster { models, pools: pools.max(models), workers, ctx, loads }
+    Cluster { models, pools: pools.max(models), workers, devices, ctx, loads }
 }
 
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
@@ -191,6 +192,7 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
         let [deadlines, cancels, again, turns] = [(); 4].map(|()| draw.of(&[0, 0, 10, 40]));
         let model = draw.below(cluster.models + u64::from(cluster.loads));
         let (tenant, sessions) = (draw.below(tenants), draw.of(&[1, 4]));
+        let wishes = draw.of(&[0, 0, 15, 60]);
         // The first is nobody in particular.
         let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
         let (mut at, mut number) = (draw.below(gap), 0);
@@ -199,6 +201,7 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
                 number += 1;
                 let task = client * TASKS_OF_CLIENT + number;
                 let submit = submit(draw, cluster, model, batch, deadlines);
+                let submit = if draw.chance(wishes) { submit + &wish(draw, cluster) } else { submit };
                 let session = if draw.chance(turns) { draw.within(1, sessions) } else { 0 };
                 let tenant = if session > 0 { format!("{tenant} session=s{session}") } else { tenant.clone() };
                 events.push((at, format!("submit t{task} {submit}{tenant}")));
@@ -226,6 +229,18 @@ fn submit(draw: &mut Draw, cluster: &Cluster, model: u64, batch: u64, deadlines:
     let deadline = if draw.chance(deadlines) { format!(" deadline={}", draw.within(1, 4_000)) } else { String::new() };
     let strict = if draw.chance(15) { "strict " } else { "" };
     format!("{class}{strict}model=m{model} prompt={prompt} answer={answer}{deadline}")
+}
+
+/// Where a client wants its task, which may be where nobody serves it.
+fn wish(draw: &mut Draw, cluster: &Cluster) -> String {
+    let (pool, other) = (draw.below(cluster.pools), draw.below(cluster.pools));
+    match draw.below(5) {
+        0 => format!(" pin=p{pool}"),
+        1 => format!(" prefer=p{pool},p{other}"),
+        2 => format!(" prefer=p{pool} stay avoid=p{other}"),
+        3 => format!(" avoid=p{pool}"),
+        _ => format!(" devices={}", draw.below(cluster.devices)),
+    }
 }
 
 /// One fault, and what brings back whom it befell: nobody else restarts a worker that crashed.

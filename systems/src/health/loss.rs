@@ -87,6 +87,10 @@ pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Lo
         Loss::Silence => restart(world, rules, id),
         Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => rearm(world, rules, id),
     }
+    if !was_up {
+        // Who waits for this worker alone may wait in vain from here on.
+        eviction::survey(world, id);
+    }
 }
 
 /// Tells a worker that was lost to begin again, unless its pool's workers were lost too often.
@@ -112,6 +116,7 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
         if let Some(mut worker) = world.worker_mut(id) {
             worker.restarts.due = None;
         }
+        eviction::survey(world, id);
         return rearm(world, rules, id);
     }
     let epoch = begin(world, rules, id);
@@ -200,7 +205,7 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     change(world, id, |worker| {
         turn(worker, to);
         leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
-        (worker.probed, worker.restarts.due) = (None, None);
+        (worker.probed, worker.restarts.due, worker.reading.since) = (None, None, None);
     });
     world.set_alarm(Key::Worker(id), None);
     for lease in &leases {

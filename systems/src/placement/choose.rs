@@ -6,6 +6,7 @@ use orchestrion_world::config::PlacementRules;
 use orchestrion_world::field::{Offer, Tree};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::placement::{Ban, Claim};
 use orchestrion_world::protocol::TaskSpec;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::{Bytes, Sha256};
@@ -22,12 +23,22 @@ pub(crate) struct Request {
     pub fingerprint: Option<Sha256>,
     /// The worker that its last attempt failed on.
     pub failed_on: Option<WorkerId>,
+    /// Where its session's last turn went.
+    pub home: Option<WorkerId>,
+    /// Older tasks that wait for certain workers, while it does not have to.
+    pub claims: Vec<Claim>,
 }
 
 impl Request {
     pub(crate) fn of(task: &Task) -> Self {
         let (fingerprint, failed_on) = (task.fingerprint, task.failed_on);
-        Request { task: task.id, spec: task.spec.clone(), fingerprint, failed_on }
+        Request { task: task.id, spec: task.spec.clone(), fingerprint, failed_on, home: None, claims: vec![] }
+    }
+
+    /// Whether its client lets it go there, and nobody older claims the place.
+    pub(crate) fn may_have(&self, worker: &Worker) -> bool {
+        self.spec.placement.as_ref().is_none_or(|placement| placement.bans(worker).is_none())
+            && self.claims.iter().all(|claim| claim.placement.bans(worker).is_some())
     }
 
     /// The context it takes at its longest.
@@ -49,6 +60,10 @@ pub(crate) struct Candidate<'w> {
 /// Why a candidate is out, with the figures compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Filter {
+    /// Its client wants the task elsewhere.
+    NotAllowed {
+        ban: Ban,
+    },
     NotReady {
         state: WorkerState,
     },
@@ -77,11 +92,18 @@ pub enum Filter {
         needed: Bytes,
         free: Bytes,
     },
+    /// An older task waits that may go to this worker and not to every one.
+    Claimed {
+        by: TaskId,
+    },
 }
 
 /// The first filter that removes the candidate.
 pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candidate<'_>) -> Option<Filter> {
     let Candidate { worker, serving, residual } = *candidate;
+    if let Some(ban) = request.spec.placement.as_ref().and_then(|placement| placement.bans(worker)) {
+        return Some(Filter::NotAllowed { ban });
+    }
     if worker.state != WorkerState::Ready {
         return Some(Filter::NotReady { state: worker.state });
     }
@@ -105,7 +127,8 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
     } else if memory > residual {
         Some(Filter::NotEnoughMemory { needed: memory, free: residual })
     } else {
-        None
+        let claim = request.claims.iter().find(|claim| claim.placement.bans(worker).is_none())?;
+        Some(Filter::Claimed { by: claim.task })
     }
 }
 
@@ -114,7 +137,7 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
 pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
-    tree: &Tree,
+    tree: &Tree<Offer>,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
     // The first two terms tell most workers apart; the others are computed only where they tie.
@@ -130,13 +153,13 @@ pub(crate) fn choose(
     tree.least(first, then, takes)
 }
 
-/// Whether some worker could take the task now.
-pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree) -> bool {
-    tree.least(|offer, _| feasible(spec, offer).then_some(()), |_, _| Ordering::Equal, |_| true).is_some()
+/// The least busy worker that could take the task now, if any.
+pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> {
+    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), |_, _| Ordering::Equal, |_| true)
 }
 
 /// The filters, as far as they can be told from an offer.
-fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
+pub(super) fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
     let needed = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
     offer.room(spec.class) > 0
         && needed <= u64::from(offer.ctx_max)
@@ -146,11 +169,14 @@ fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::placement::bound;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
+    use orchestrion_world::field::Best;
     use orchestrion_world::health::Breaker;
-    use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, TenantId};
-    use orchestrion_world::protocol::{Class, Determinism, ModelFacts, WorkerFacts};
+    use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
+    use orchestrion_world::placement::{Aim, Fallback, Placement};
+    use orchestrion_world::protocol::{Class, Determinism, DeviceShare, ModelFacts, WorkerFacts};
     use orchestrion_world::time::Tick;
     use orchestrion_world::units::{MilliRate, Permille};
     use orchestrion_world::vram::Residence;
@@ -179,6 +205,7 @@ mod tests {
                         model: ModelId(model),
                         class: class(n),
                         kv: Bytes(0),
+                        unread: 0,
                         revoked: n % 2 == 1,
                         called_back: n % 4 == 1,
                     };
@@ -202,7 +229,9 @@ mod tests {
                         failures: 0,
                     };
                     let came_with = Some(facts);
-                    let facts = WorkerFacts { pool: PoolId(pool), devices: vec![], slots, came_with, loader: None };
+                    let device = DeviceId((pool + model).into());
+                    let devices = vec![DeviceShare { device, capacity: Bytes(0), share: Permille(1000) }];
+                    let facts = WorkerFacts { pool: PoolId(pool), devices, slots, came_with, loader: None };
                     let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![resident], Tick(0));
                     let turn = if ready { WorkerState::Ready } else { WorkerState::Failed };
                     worker.state.advance(turn).unwrap();
@@ -217,6 +246,20 @@ mod tests {
             )
     }
 
+    fn placement() -> impl Strategy<Value = Placement> {
+        let pools = || prop::collection::vec((0u16..3).prop_map(PoolId), 0..3);
+        let prefer = |fallback| pools().prop_map(move |pools| Aim::Prefer { pools, fallback });
+        let aim = prop_oneof![
+            Just(Aim::Auto),
+            (0u16..3).prop_map(|pool| Aim::Pin(PoolId(pool))),
+            prefer(Fallback::Allowed),
+            prefer(Fallback::Never),
+        ];
+        let devices = prop::option::weighted(0.3, (0u32..3).prop_map(|device| vec![DeviceId(device)]));
+        let avoid = prop_oneof![Just(vec![]), pools()];
+        (aim, avoid, devices).prop_map(|(aim, avoid, devices)| Placement { aim, avoid, devices })
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(20_000), ..ProptestConfig::default() })]
         #[test]
@@ -228,15 +271,19 @@ mod tests {
             policy in prop::sample::select(vec![PlacementRule::PredictedEnd, PlacementRule::LeastLoaded, PlacementRule::Pack]),
             class in prop::sample::select(vec![Class::Interactive, Class::Batch]),
             batch_share in 1u32..=1000,
-            (shown, failed_on) in (prop::option::of(0u8..2), prop::option::of(0u32..8)),
+            (shown, failed_on, home) in (prop::option::of(0u8..2), prop::option::of(0u32..8), prop::option::of(0u32..8)),
+            (wanted, claimed) in (prop::option::of(placement()), prop::option::weighted(0.3, placement())),
         ) {
             workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
             let spec = TaskSpec {
                 model: ModelId(0), class, tenant: TenantId::DEFAULT, session: None, prompt_tokens: prompt, prompt_digest: Sha256::default(),
                 max_tokens: answer, deadline: None, seed: 0, determinism: Determinism::Strict,
+                placement: wanted.map(Box::new),
             };
+            let claims = claimed.into_iter().map(|placement| Claim { task: TaskId(98), placement }).collect();
             let fingerprint = shown.map(|print| Sha256([print; 32]));
-            let request = Request { task: TaskId(task), spec, fingerprint, failed_on: failed_on.map(WorkerId) };
+            let (failed_on, home) = (failed_on.map(WorkerId), home.map(WorkerId));
+            let request = Request { task: TaskId(task), spec, fingerprint, failed_on, home, claims };
             let all: Vec<_> = workers
                 .iter()
                 .map(|(worker, residual)| Candidate { worker, serving: worker.serving(ModelId(0)), residual: *residual })
@@ -252,11 +299,19 @@ mod tests {
             }
             prop_assert!(tree.adds_up());
             let takes = |id: WorkerId| filter(placement, &request, &all[id.0 as usize]).is_none();
-            prop_assert_eq!(choose(placement, &request, &tree, takes), log.chosen);
+            let best = match &request.spec.placement {
+                None => choose(placement, &request, &tree, takes),
+                Some(wanted) => bound::choose(placement, &request, wanted, &tree, takes),
+            };
+            let at = |id: Option<WorkerId>| all.get(id?.0 as usize);
+            let goes = |(best, home)| bound::goes_home(placement, &request, best, home);
+            let chosen = if at(best).zip(at(home)).is_some_and(goes) { home } else { best };
+            prop_assert_eq!(chosen, log.chosen);
             // A newcomer has no past that speaks against a worker.
-            let newcomer = Request { task: TaskId(99), fingerprint: None, failed_on: None, ..request };
+            let spec = TaskSpec { placement: None, ..request.spec.clone() };
+            let newcomer = Request { task: TaskId(99), spec, fingerprint: None, failed_on: None, claims: vec![], ..request };
             let room = all.iter().any(|c| filter(placement, &newcomer, c).is_none());
-            prop_assert_eq!(has_room(&newcomer.spec, &tree), room);
+            prop_assert_eq!(roomiest(&newcomer.spec, &tree).is_some(), room);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());

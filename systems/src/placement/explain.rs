@@ -6,6 +6,7 @@ use super::rank::{self, Term};
 use orchestrion_world::config::{PlacementRule, Rules};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{TaskId, WorkerId};
+use orchestrion_world::placement::Ban;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::{Bytes, Permille};
 use serde::Serialize;
@@ -51,7 +52,7 @@ pub struct Decider {
 /// Makes the decision over all candidates, in the order of their ids.
 pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: &[Candidate<'_>]) -> DecisionLog {
     let values = |c: &Candidate<'_>| -> Vec<u64> {
-        rank::terms(rules.placement.policy).iter().map(|&term| rank::value(term, request, c)).collect()
+        rank::whole(rules.placement.policy).iter().map(|&term| rank::value(term, request, c)).collect()
     };
     let (mut feasible, removed): (Vec<&Candidate<'_>>, Vec<_>) =
         candidates.iter().partition(|c| filter(rules.placement, request, c).is_none());
@@ -59,8 +60,13 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
     let decided_by = feasible.get(..2).and_then(|pair| {
         let (winner, runner_up) = (values(pair[0]), values(pair[1]));
         let at = (0..winner.len()).find(|&n| winner[n] != runner_up[n])?;
-        let margin = runner_up[at] - winner[at];
-        Some(Decider { term: rank::terms(rules.placement.policy)[at], runner_up: pair[1].worker.id, margin })
+        let term = rank::whole(rules.placement.policy)[at];
+        let margin = match term {
+            // Compared to a sixteenth; what would have to change is exact.
+            Term::PredictedEnd => rank::predicted_run(request, pair[1]).0 - winner[at],
+            _ => runner_up[at] - winner[at],
+        };
+        Some(Decider { term, runner_up: pair[1].worker.id, margin })
     });
     let chosen = feasible.first().map(|c| c.worker.id);
     let considered = feasible.into_iter().chain(removed).map(|c| Considered {
@@ -115,6 +121,14 @@ impl fmt::Display for Considered {
                 let (end, free) = (self.predicted_run.0, mib(self.residual));
                 write!(f, "predicted to take {end} ms, {free} MiB of memory free")
             }
+            Some(Filter::NotAllowed { ban: Ban::OtherPool }) => write!(f, "out, the task asks for other pools"),
+            Some(Filter::NotAllowed { ban: Ban::Avoided }) => write!(f, "out, the task avoids its pool"),
+            Some(Filter::NotAllowed { ban: Ban::OtherDevices }) => {
+                write!(f, "out, its devices are not exactly those that the task asks for")
+            }
+            Some(Filter::Claimed { by }) => {
+                write!(f, "out, task {by} waits for it, came first and may not go just anywhere")
+            }
             Some(Filter::NotReady { state: WorkerState::Failed }) => write!(f, "out, it is lost"),
             Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
             Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
@@ -148,9 +162,15 @@ impl Decider {
             Term::FailedBefore => {
                 format!("{runner_up} had just failed the task; had it not, it might have been chosen before {winner}.")
             }
+            Term::Preferred => {
+                format!("The task prefers the pool of {winner} to that of {runner_up}, by {margin} places of its list.")
+            }
+            Term::SameSession => {
+                format!("All else equal, the last turn of the session went to {winner} and not to {runner_up}.")
+            }
             Term::PredictedEnd => {
                 format!(
-                    "{winner} ends {margin} ms sooner than {runner_up}; {more} ms less on {runner_up} would have flipped it."
+                    "{winner} ends sooner than {runner_up} by more than a sixteenth; {more} ms less on {runner_up} would have flipped it."
                 )
             }
             Term::LeastLoaded => {
@@ -173,7 +193,7 @@ impl Decider {
             }
             Term::FastestDecode => {
                 let rate = format!("{}.{:03}", margin / 1000, margin % 1000);
-                format!("All else equal, {winner} makes {rate} tokens/s more than {runner_up}.")
+                format!("All else equal, {winner} makes about {rate} tokens/s more than {runner_up}.")
             }
             Term::PoolName => format!("All else equal, the pool of {winner} comes before that of {runner_up} by name."),
             Term::WorkerId => format!("All else equal, {winner} comes before {runner_up} by id."),

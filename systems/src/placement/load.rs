@@ -39,19 +39,30 @@ struct Way {
     terms: (bool, usize, Ticks, u64, WorkerId),
 }
 
-/// Orders what gives the head of a blocked line a place, if anything is worth it.
+/// Whether loads are weighed for those of a line that are blocked in this step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weighs {
+    Now,
+    NotYet,
+}
+
+/// It is time for that, or there is news.
+pub(crate) fn weighs(world: &World, rules: &Rules, model: ModelId) -> Weighs {
+    let due = !rules.loadable.is_empty()
+        && (world.resource::<Mail>().hopeful.contains(&model)
+            || world.model(model).is_some_and(|m| m.weigh_at.is_none()));
+    if due { Weighs::Now } else { Weighs::NotYet }
+}
+
+/// Orders what gives a blocked task a place, if anything is worth it and nothing is on its way.
 pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
-    if rules.loadable.is_empty() {
-        return;
-    }
     let model = request.spec.model;
-    let hopeful = world.resource::<Mail>().hopeful.contains(&model);
-    let Some(known) = world.model(model).filter(|m| m.coming == 0 && (hopeful || m.weigh_at.is_none())) else { return };
+    let Some(known) = world.model(model).filter(|m| m.coming == 0) else { return };
     let now = world.resource::<Core>().now;
     let waited = waited(world, model, now).unwrap_or_default();
-    let expected = expected_wait(world, rules, known, waited);
-    let ways =
-        eviction::hosts(world, rules, model).filter_map(|(w, facts)| way(world, rules, request, w, facts, waited));
+    let expected = expected_wait(world, rules, known, request, waited);
+    let hosts = eviction::hosts(world, rules, model).filter(|(worker, _)| request.may_have(worker));
+    let ways = hosts.filter_map(|(worker, facts)| way(world, rules, request, worker, facts, waited));
     let best = ways.filter(|way| expected.is_none_or(|wait| wait > way.ready_in)).min_by_key(|way| way.terms);
     match best {
         Some(way) if way.going.is_empty() && !way.stands => {
@@ -73,8 +84,9 @@ fn wait(world: &mut World, id: ModelId, now: Tick) {
 
 /// How long the line would wait without a load: as it drains, and no less than its head has waited. None where
 /// nobody serves the model: for ever.
-fn expected_wait(world: &World, rules: &Rules, model: &Model, waited: Ticks) -> Option<Ticks> {
-    let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| worker.serving(model.id).is_some());
+fn expected_wait(world: &World, rules: &Rules, model: &Model, request: &Request, waited: Ticks) -> Option<Ticks> {
+    let serves = |worker: &Worker| worker.serving(model.id).is_some() && request.may_have(worker);
+    let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| serves(worker));
     let queues = world.resource::<Queues>();
     let drains = [Class::Interactive, Class::Batch].map(|class| {
         estimate::drains_in(model.line(class).drain, queues.len(model.id, class) as u64).unwrap_or_default()

@@ -1,11 +1,14 @@
 //! Placement: which worker runs the task at the head of each stirred queue. Gathers candidates, asks the
 //! pure [`choose`], and takes the lease; dispatch sends the order.
 //!
-//! The head of a line that no worker has room for now blocks its line: nothing younger may pass it.
+//! The head of a line that no worker has room for now blocks its line: nothing younger may pass it, unless the
+//! head waits for certain workers only ([`overtake`]).
 
+pub(crate) mod bound;
 mod choose;
 pub mod explain;
 mod load;
+mod overtake;
 mod preempt;
 mod rank;
 
@@ -13,48 +16,42 @@ use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
-pub(crate) use choose::has_room;
+pub(crate) use choose::roomiest;
 use choose::{Candidate, Request, choose};
+use load::Weighs;
 use orchestrion_world::config::{Keep, PlacementRules, Rules};
 use orchestrion_world::field::{self, Field};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Class, Failure};
+use orchestrion_world::protocol::{Class, Failure, ModelFacts, TaskSpec};
 use orchestrion_world::queues::{Queues, dequeue};
 use orchestrion_world::store::Store;
+use orchestrion_world::task::Task;
 use orchestrion_world::units::Bytes;
 use orchestrion_world::worker::{Lease, Worker};
 
 pub(crate) fn place(world: &mut World) {
     let Some(shared) = world.resource::<Core>().rules.clone() else { return };
-    let rules = shared.placement;
     #[cfg(feature = "planted")]
     crate::planted::keep_still(world);
     for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
         let (mut interactive, mut batch) = (0, 0);
+        let mut left = |class| match class {
+            Class::Interactive => interactive += 1,
+            Class::Batch => batch += 1,
+        };
         while let Some(id) = world.resource::<Queues>().head(model) {
-            let Some(task) = world.task(id) else { break };
-            let request = Request::of(task);
-            field::refresh(world);
-            let chosen = find(world, rules, &request);
-            if world.resource::<Watch>().task == Some(id) {
-                log(world, &request, chosen);
-            }
-            match chosen {
-                Some(worker) => {
-                    lease(world, &shared, id, worker);
-                    match request.spec.class {
-                        Class::Interactive => interactive += 1,
-                        Class::Batch => batch += 1,
+            let Some(request) = request(world, id) else { break };
+            match settle(world, &shared, &request) {
+                Settled::Placed => left(request.spec.class),
+                Settled::Failed => {}
+                Settled::Waits => {
+                    let weighs = load::weighs(world, &shared, model);
+                    blocked(world, &shared, &request, weighs);
+                    if let Some(claim) = overtake::claim(&request) {
+                        overtake::overtake(world, &shared, model, claim, weighs, left);
                     }
-                }
-                None if fits_nowhere(world, &shared, model, &request) => {
-                    fail(world, id, Failure::NoWorker);
-                }
-                None => {
-                    preempt::make_room(world, rules, model, &request);
-                    load::provide(world, &shared, &request);
                     break;
                 }
             }
@@ -74,14 +71,71 @@ pub(crate) fn place(world: &mut World) {
     eviction::relieve(world, &shared);
 }
 
-/// The task at the head of a model's queue and a worker it could start on now, where there are both. For audits:
-/// it asks every worker, whatever the field says.
+/// What became of a task that was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    Placed,
+    Failed,
+    Waits,
+}
+
+fn request(world: &World, id: TaskId) -> Option<Request> {
+    let mut request = Request::of(world.task(id)?);
+    request.home = request.spec.session.and_then(|session| world.session(session)?.worker);
+    Some(request)
+}
+
+/// Places a task, or ends it where it would wait in vain.
+fn settle(world: &mut World, rules: &Rules, request: &Request) -> Settled {
+    field::refresh(world);
+    let (id, chosen) = (request.task, find(world, rules.placement, request));
+    if world.resource::<Watch>().task == Some(id) {
+        log(world, request, chosen);
+    }
+    match chosen {
+        Some(worker) => {
+            lease(world, rules, id, worker);
+            Settled::Placed
+        }
+        None if fits_nowhere(world, rules, request) => {
+            fail(world, id, Failure::NoWorker);
+            Settled::Failed
+        }
+        None => Settled::Waits,
+    }
+}
+
+/// Sees to room for a task that waits.
+fn blocked(world: &mut World, rules: &Rules, request: &Request, weighs: Weighs) {
+    preempt::make_room(world, rules, request);
+    if weighs == Weighs::Now {
+        load::provide(world, rules, request);
+    }
+}
+
+/// A task of a model that waits and a worker it could start on now, where there are both among those that are
+/// asked. For audits: it asks every worker, whatever the field says.
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
-    let rules = world.resource::<Core>().rules.as_ref()?.placement;
-    let head = world.task(world.resource::<Queues>().head(model)?)?;
-    let request = Request::of(head);
-    let takes = |worker: &&Worker| choose::filter(rules, &request, &candidate(world, worker, model)).is_none();
-    Some((head.id, world.workers().into_iter().find(takes)?.id))
+    let rules = world.resource::<Core>().rules.as_ref()?;
+    let mut claims = vec![];
+    for id in overtake::line(world, model) {
+        let request = Request { claims, ..request(world, id)? };
+        let takes =
+            |worker: &&Worker| choose::filter(rules.placement, &request, &candidate(world, worker, model)).is_none();
+        if let Some(worker) = world.workers().into_iter().find(takes) {
+            return Some((id, worker.id));
+        }
+        let claim = overtake::claim(&request);
+        claims = request.claims;
+        claims.push(claim?);
+    }
+    None
+}
+
+/// Where a task that its client wants somewhere could start now, nobody waiting before it.
+pub(crate) fn could_start(world: &World, rules: &Rules, spec: &TaskSpec) -> Option<WorkerId> {
+    let newcomer = Task::queued(TaskId(u128::MAX), u64::MAX, spec.clone(), world.resource::<Core>().now);
+    find(world, rules.placement, &Request::of(&newcomer))
 }
 
 /// Keeps count of how fast a line drains, for those who find it full.
@@ -102,24 +156,42 @@ fn find(world: &World, rules: PlacementRules, request: &Request) -> Option<Worke
     let standing = world.resource::<Field>().model(request.spec.model)?;
     let takes =
         |worker: &Worker| choose::filter(rules, request, &candidate(world, worker, request.spec.model)).is_none();
-    choose(rules, request, &standing.tree, |id| world.worker(id).is_some_and(takes))
+    let takes = |id| world.worker(id).is_some_and(takes);
+    let best = match &request.spec.placement {
+        None => choose(rules, request, &standing.tree, takes),
+        Some(placement) => bound::choose(rules, request, placement, &standing.tree, takes),
+    };
+    let (Some(of), Some(home)) = (best, request.home.filter(|_| best.is_some() && best != request.home)) else {
+        return best;
+    };
+    let [of, at_home] = [of, home].map(|id| world.worker(id).map(|w| candidate(world, w, request.spec.model)));
+    let goes = of.zip(at_home).is_some_and(|(of, home)| bound::goes_home(rules, request, &of, &home));
+    if goes { Some(home) } else { best }
 }
 
 fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {
     Candidate { worker, serving: worker.serving(model), residual: field::residual(world, worker) }
 }
 
-/// Whether waiting is no use: workers are up, and none of them could ever take it.
-fn fits_nowhere(world: &World, rules: &Rules, model: ModelId, request: &Request) -> bool {
+/// Whether waiting is no use: workers are up, and none of them could ever take it, nor is one that its placement
+/// allows about to come back.
+fn fits_nowhere(world: &World, rules: &Rules, request: &Request) -> bool {
+    let model = request.spec.model;
     let Some(known) = world.model(model).filter(|m| m.stranded.is_none()) else { return false };
-    // What was shown to a reader can go on only where the same tokens come.
-    let continues = |shown| {
-        eviction::hosts(world, rules, model).any(|(worker, facts)| {
-            let ctx = eviction::effective_ctx(world, worker, &facts);
-            facts.fingerprint == shown && ctx.is_some_and(|ctx| u64::from(ctx) >= request.tokens())
-        })
+    let fits = |(worker, facts): (&Worker, ModelFacts)| {
+        let ctx = eviction::effective_ctx(world, worker, &facts);
+        // What was shown to a reader can go on only where the same tokens come.
+        request.fingerprint.is_none_or(|shown| shown == facts.fingerprint)
+            && ctx.is_some_and(|ctx| u64::from(ctx) >= request.tokens())
     };
-    u64::from(known.reach) < request.tokens() || request.fingerprint.is_some_and(|shown| !continues(shown))
+    match &request.spec.placement {
+        Some(placement) => {
+            let mut hosts = bound::hosts(world, rules, model, placement);
+            !hosts.any(fits) && !bound::comes_back(world, rules, model, placement)
+        }
+        None if request.fingerprint.is_some() => !eviction::hosts(world, rules, model).any(fits),
+        None => u64::from(known.reach) < request.tokens(),
+    }
 }
 
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
@@ -127,13 +199,15 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let class = if planted!(world, BatchLeaseMisfiled) { Class::Interactive } else { class };
     let short = u64::from(planted!(world, MemoryOffByOne));
+    let now = world.resource::<Core>().now;
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
-    let attempt = Attempt::of(task.ordinal, task.attempts + 1);
-    let lease = Lease { task: id, attempt, model, class, kv, revoked: false, called_back: false };
+    let (attempt, unread) = (Attempt::of(task.ordinal, task.attempts + 1), task.spec.prompt_tokens);
+    let lease = Lease { task: id, attempt, model, class, kv, unread, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
+    at.reading = estimate::read(at.reading, now, 0, at.unread() > 0);
     memory::reserve(world, worker, Bytes(kv.0 - short.min(kv.0)));
     eviction::came(world, worker, model);
     dequeue(world, &task, rules.weight(task.spec.tenant));

@@ -4,13 +4,15 @@
 //! index: who loses least. It goes back to its place in its line; the slot is the line's when the worker lets
 //! go of it, which is a step of its engine, and interactive work is served first.
 
+use super::bound;
 use super::choose::{Candidate, Request, filter};
 
 use crate::release::put_back;
 use bevy_ecs::prelude::World;
-use orchestrion_world::config::PlacementRules;
+use orchestrion_world::config::{PlacementRules, Rules};
 use orchestrion_world::field::residual;
 use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::Store;
@@ -20,17 +22,35 @@ use orchestrion_world::victims::Victims;
 /// Victims that are looked at for one slot: those after it may suit, and are not worth a longer step.
 const LOOKED_AT: usize = 64;
 
-/// Calls slots back for the head of a model's line, and for those behind it as if they were like it.
-pub(super) fn make_room(world: &mut World, rules: PlacementRules, model: ModelId, request: &Request) {
+/// Calls slots back for the head of a model's line, and for those behind it as if they were like it. One that
+/// waits for certain workers is like nobody: it has one slot there at a time.
+pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
     if request.spec.class != Class::Interactive {
         return;
     }
+    let (model, rules) = (request.spec.model, whole.placement);
     let waiting = world.resource::<Queues>().len(model, Class::Interactive);
+    if let Some(placement) = &request.spec.placement {
+        let coming = world.resource::<Victims>().called_back(model) as usize;
+        if coming < waiting
+            && (coming == 0 || !comes_free(world, whole, model, placement))
+            && let Some(victim) = victim(world, rules, model, request)
+        {
+            put_back(world, victim, request.task);
+        }
+        return;
+    }
     while (world.resource::<Victims>().called_back(model) as usize) < waiting
         && let Some(victim) = victim(world, rules, model, request)
     {
         put_back(world, victim, request.task);
     }
+}
+
+/// Whether a slot was called back and is not free yet on a worker that the placement allows.
+fn comes_free(world: &World, rules: &Rules, model: ModelId, placement: &Placement) -> bool {
+    bound::allowed(world, rules, model, placement)
+        .any(|worker| worker.leases.iter().any(|lease| lease.called_back && lease.model == model))
 }
 
 /// The one that loses least among those whose slot the task could have.

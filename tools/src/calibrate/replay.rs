@@ -8,14 +8,17 @@ use crate::whatif::figures::{Span, spread};
 use orchestrion_api::recording::{Event, Recording};
 use orchestrion_scenarios::cluster::Cluster;
 use orchestrion_scenarios::cost::Cost;
-use orchestrion_scenarios::station::{Job, Said};
-use orchestrion_world::id::{Attempt, Epoch, PoolId, TaskId, WorkerId};
+use orchestrion_scenarios::station::{Build, Job, Said};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{Finish, Order, Report, Usage, WorkerFacts};
 use orchestrion_world::time::{Tick, Ticks};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The newest so many attempts of a pool are enough, and a day of them is not too much to play a thousand times.
 const ATTEMPTS_MAX: usize = 2_000;
+
+/// Here a pool has one cost, whatever it served.
+const MODEL: ModelId = ModelId(0);
 
 /// What stations were told, in order, and what is known of it.
 #[derive(Debug, Default)]
@@ -69,7 +72,7 @@ impl Attempts {
             let finish = ended.map_or(Finish::Length, |usage| usage.finish);
             let whole = ended.filter(|usage| usage.finish != Finish::Cancelled);
             let took = attempt.started.zip(whole).map(|(at, usage)| (at.since(attempt.placed), usage));
-            let job = Job { prompt: course.spec.prompt_tokens, answer, finish };
+            let job = Job { model: MODEL, prompt: course.spec.prompt_tokens, answer, finish };
             attempts.known.push(Known { job, placed: attempt.placed, took });
             attempts.acts.push((attempt.placed, Act::Start(attempt.worker, number)));
             attempts.acts.extend(attempt.called_back.map(|at| (at, Act::Cancel(attempt.worker, number))));
@@ -103,7 +106,8 @@ impl Attempts {
                 Act::Up(worker, facts) => {
                     lives.entry(*worker).or_insert(Epoch(0)).0 += 1;
                     stage.cluster.crash(*worker, &mut stage.said);
-                    stage.cluster.rise(*at, *worker, Some((*cost, (**facts).clone())), &mut stage.said);
+                    let build = Build::fixed((**facts).clone(), MODEL, *cost);
+                    stage.cluster.rise(*at, *worker, Some(build), &mut stage.said);
                 }
                 Act::Down(worker) => stage.cluster.crash(*worker, &mut stage.said),
                 Act::Start(worker, number) | Act::Cancel(worker, number) => {

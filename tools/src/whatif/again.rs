@@ -8,10 +8,10 @@ use crate::calibrate::Costs;
 use crate::failure::{Code, Failure};
 use orchestrion_api::recording::{Course, Courses, Event, Gauged, Recording};
 use orchestrion_scenarios::cluster::Cluster;
-use orchestrion_scenarios::station::{Job, Said};
+use orchestrion_scenarios::station::{Build, Job, Said};
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::{Rules, overrides};
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Notice, Order};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Digest;
@@ -120,7 +120,10 @@ impl Run<'_> {
             Event::Cancel(task, reason) => Some(Input::Intent(Intent::Cancel { task: *task, reason: *reason })),
             Event::Up(worker, facts) => {
                 let cost = self.costs.of(self.names, facts);
-                self.cluster.rise(now, *worker, Some((cost, facts.clone())), &mut self.said);
+                let pool = self.names.pools.get(usize::from(facts.pool.0));
+                let model = pool.and_then(|pool| self.names.models.binary_search(&pool.model).ok());
+                let model = ModelId(model.unwrap_or_default() as u16);
+                self.cluster.rise(now, *worker, Some(Build::fixed(facts.clone(), model, cost)), &mut self.said);
                 None
             }
             Event::Down(worker) => {
@@ -171,7 +174,7 @@ fn jobs(recording: &Recording) -> BTreeMap<TaskId, Job> {
                 (u32::try_from(likely).unwrap_or(u32::MAX), Finish::Length)
             }
         };
-        let job = Job { prompt: spec.prompt_tokens, answer: answer.max(1), finish };
+        let job = Job { model: spec.model, prompt: spec.prompt_tokens, answer: answer.max(1), finish };
         jobs.entry(*task).or_insert(job);
     }
     jobs

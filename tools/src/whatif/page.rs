@@ -5,7 +5,7 @@ use orchestrion_api::recording::{Course, Courses, Gauged};
 use orchestrion_scenarios::clients::{End, Group, NEVER, Record};
 use orchestrion_scenarios::report::{self, Side};
 use orchestrion_scenarios::sample::Sample;
-use orchestrion_scenarios::simulate::Outcome;
+use orchestrion_scenarios::simulate::{Counts, Outcome};
 use orchestrion_scenarios::summary::Summary;
 use orchestrion_world::protocol;
 use orchestrion_world::time::{Tick, Ticks};
@@ -45,19 +45,22 @@ fn outcome(day: &Day<'_>, span: Span) -> Outcome {
         slots: gauges.slots,
         used: Bytes(gauges.vram_used_bytes),
         devices: vec![],
+        turnover: None,
     };
+    let Courses { loads, evictions, restarts, restarts_stopped, .. } = *day.courses;
+    let attempts_lost = counted().map(|course| course.tries.len().saturating_sub(1) as u64).sum();
     Outcome {
         digest: day.state,
         steps: day.steps,
         ended: since(day.ended, day.begun),
         groups: vec![group("interactive"), group("batch")],
+        pools: vec![],
         records: counted().filter_map(|course| record(course, day.begun)).collect(),
         reasons: REASONS.map(str::to_owned).to_vec(),
-        samples: day.gauged.samples.iter().map(sample).collect(),
+        samples: day.gauged.samples().map(sample).collect(),
         retries: 0,
-        attempts_lost: counted().map(|course| course.tries.len().saturating_sub(1) as u64).sum(),
-        restarts: day.courses.restarts,
-        restarts_stopped: day.courses.restarts_stopped,
+        counts: Counts { attempts_lost, restarts, restarts_stopped, loads, failed_loads: 0, evictions },
+        operations: vec![],
         unfinished: counted().filter(|course| course.refused.is_none() && course.end.is_none()).count() as u64,
     }
 }

@@ -61,6 +61,7 @@ fn arrivals() -> Recording {
             deadline: None,
             seed: 0,
             determinism: Determinism::BestEffort,
+            placement: None,
         };
         events.push((Tick(at), Event::Submit(TaskId(n), spec)));
         if n % 20 == 0 {

@@ -1,6 +1,7 @@
 //! What is submitted, and how a line takes it in.
 
 use crate::id::{ModelId, SessionId, TenantId};
+use crate::placement::Placement;
 use crate::time::Ticks;
 use crate::units::Sha256;
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub struct TaskSpec {
     /// Answers can be produced again from model, prompt, seed and parameters.
     pub seed: u64,
     pub determinism: Determinism,
+    /// Where its client wants it, if it says.
+    pub placement: Option<Box<Placement>>,
 }
 
 /// What an attempt owes to what readers of an earlier one were shown.

@@ -53,6 +53,8 @@ pub enum Refusal {
     PoolUnready { retry_after: Ticks },
     /// An operator has closed the pools of the model.
     PoolClosed { retry_after: Ticks },
+    /// Workers of the model are up, and its client's placement allows none of them.
+    NowhereAllowed { retry_after: Ticks },
 }
 
 /// Whose budget it is.

@@ -20,6 +20,7 @@ fn task(ordinal: u64, tenant: u64, tokens: u32) -> Task {
         deadline: None,
         seed: 0,
         determinism: Determinism::BestEffort,
+        placement: None,
     };
     Task::queued(TaskId(ordinal.into()), ordinal, spec, Tick(0))
 }
@@ -47,6 +48,46 @@ fn one_tenant_is_served_as_it_came_however_large() {
         queues.take(task, 1);
     }
     assert_eq!((queues.head(LINE.0), queues.len(LINE.0, LINE.1)), (None, 0));
+}
+
+#[test]
+fn the_look_ahead_is_bounded_and_each_tenant_has_a_part() {
+    let mut queues = Queues::default();
+    for n in 0..300 {
+        queues.push(&task(n, u64::from(n > 100) + u64::from(n > 200), 10));
+    }
+    let (ahead, all) = queues.ahead(LINE.0, LINE.1);
+    let first: Vec<u128> = (0..16).chain(101..117).chain(201..217).collect();
+    assert_eq!((ahead.iter().map(|task| task.0).collect::<Vec<_>>(), all), (first, false));
+    for n in 300..1_300 {
+        queues.push(&task(n, 3 + n, 10));
+    }
+    assert_eq!(queues.ahead(LINE.0, LINE.1).0.len(), AHEAD);
+    let mut few = Queues::default();
+    (0..3).for_each(|n| few.push(&task(n, n, 10)));
+    assert!(few.ahead(LINE.0, LINE.1).1);
+}
+
+#[test]
+fn who_is_gone_past_neither_holds_the_time_back_nor_loses_its_turn() {
+    let mut queues = Queues::default();
+    // Tenant 0 waits for something; tenant 1 goes past it, again and again.
+    (0..10).for_each(|n| queues.push(&task(n, n.min(1), 100)));
+    for n in 1..9 {
+        queues.take(&task(n, 1, 100), 1);
+        assert_eq!(queues.head(LINE.0), Some(TaskId(0)), "and stays first");
+    }
+    // Who comes now begins where the others are: it has no arrears to make good.
+    (10..13).for_each(|n| queues.push(&task(n, 2, 100)));
+    queues.take(&task(0, 0, 100), 1);
+    let next = |queues: &mut Queues, n, tenant| {
+        let head = queues.head(LINE.0);
+        queues.take(&task(n, tenant, 100), 1);
+        assert_eq!(head, Some(TaskId(n.into())));
+    };
+    next(&mut queues, 10, 2);
+    next(&mut queues, 9, 1);
+    next(&mut queues, 11, 2);
 }
 
 #[test]

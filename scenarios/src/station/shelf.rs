@@ -1,0 +1,191 @@
+//! What a simulated station can serve, what of it stands in its memory, and what is being loaded.
+//!
+//! Loads go one after another, as from one disk, beside the work: they take their time and nobody else's.
+//! Whether there is room is the scheduler's to know.
+
+use crate::cost::{Batch, Cost};
+use orchestrion_world::id::{Epoch, ModelId, WorkerId};
+use orchestrion_world::protocol::{ModelFacts, Report, ShardFault, WorkerFacts};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a worker is made of.
+#[derive(Clone, Debug)]
+pub struct Build {
+    pub facts: WorkerFacts,
+    /// Of its pool: it comes up with this one, unless it is told otherwise.
+    pub model: ModelId,
+    /// What it can serve.
+    pub range: Arc<[Offer]>,
+}
+
+/// A model as a worker would serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub model: ModelId,
+    pub facts: ModelFacts,
+    /// On its device.
+    pub cost: Cost,
+}
+
+impl Build {
+    /// A worker that serves what it came with and no other.
+    pub fn fixed(facts: WorkerFacts, model: ModelId, cost: Cost) -> Build {
+        let range = facts.came_with.map(|facts| Offer { model, facts, cost }).into_iter().collect();
+        Build { facts, model, range }
+    }
+
+    pub(crate) fn offer(&self, model: ModelId) -> Option<&Offer> {
+        self.range.iter().find(|offer| offer.model == model)
+    }
+}
+
+/// A model that stands, and its part of the stretch that runs.
+#[derive(Clone, Debug)]
+struct Standing {
+    offer: Offer,
+    /// At the worker's pace.
+    cost: Cost,
+    share: Share,
+}
+
+/// A model's part of a stretch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Share {
+    pub(super) batch: Batch,
+    /// Prompt tokens that its chunk has left, and what those in it attend to.
+    pub(super) budget: u32,
+    pub(super) attends: u64,
+}
+
+impl Standing {
+    fn new(offer: Offer, pace: u32) -> Standing {
+        Standing { offer, cost: offer.cost.at_pace(pace), share: Share::default() }
+    }
+
+    /// What a step with its part takes.
+    fn step(&self) -> u64 {
+        let Share { batch, budget, attends } = self.share;
+        let tokens = self.cost.chunk - budget;
+        if batch.rows == 0 && tokens == 0 { 0 } else { self.cost.prefill(batch, tokens.into(), attends) }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Shelf {
+    range: Arc<[Offer]>,
+    /// What it came with.
+    first: Option<ModelId>,
+    pace: u32,
+    stands: Vec<Standing>,
+    /// When which is loaded, in order.
+    loads: VecDeque<(u64, Offer)>,
+    /// What loads come to that end before then.
+    spoiled: Option<(u64, ShardFault)>,
+}
+
+impl Shelf {
+    pub(super) fn new(build: &Build, first: Option<ModelId>) -> Shelf {
+        let (range, stands, loads) = (Arc::clone(&build.range), vec![], VecDeque::new());
+        let mut shelf = Shelf { range, first, pace: 1_000, stands, loads, spoiled: None };
+        shelf.reset();
+        shelf
+    }
+
+    /// As it came up.
+    pub(super) fn reset(&mut self) {
+        self.loads.clear();
+        let first = self.first.and_then(|model| self.offer(model));
+        self.stands = first.map(|offer| Standing::new(offer, self.pace)).into_iter().collect();
+    }
+
+    fn offer(&self, model: ModelId) -> Option<Offer> {
+        self.range.iter().find(|offer| offer.model == model).copied()
+    }
+
+    /// From an order to its being taken up: the station's own, so that of any of its models.
+    pub(super) fn take_up(&self) -> u64 {
+        self.stands.first().map_or_else(|| self.range.first().map_or(0, |of| of.cost.take_up), |of| of.cost.take_up)
+    }
+
+    pub(super) fn pace(&mut self, permille: u32) {
+        self.pace = permille;
+        for standing in &mut self.stands {
+            standing.cost = standing.offer.cost.at_pace(permille);
+        }
+    }
+
+    /// Loads that end before then come to this.
+    pub(crate) fn spoil(&mut self, until: u64, fault: ShardFault) {
+        self.spoiled = Some((until, fault));
+    }
+
+    /// The file of a model that stands.
+    pub(crate) fn any_facts(&self) -> Option<&ModelFacts> {
+        self.stands.first().map(|standing| &standing.offer.facts)
+    }
+
+    pub(super) fn find(&self, model: ModelId) -> Option<usize> {
+        self.stands.iter().position(|standing| standing.offer.model == model)
+    }
+
+    pub(super) fn facts(&self, at: usize) -> &ModelFacts {
+        &self.stands[at].offer.facts
+    }
+
+    pub(super) fn share(&mut self, at: usize) -> &mut Share {
+        &mut self.stands[at].share
+    }
+
+    /// A stretch is planned anew.
+    pub(super) fn clear(&mut self) {
+        for Standing { cost, share, .. } in &mut self.stands {
+            *share = Share { budget: cost.chunk, ..Share::default() };
+        }
+    }
+
+    /// What one step with everybody's part takes.
+    pub(super) fn step(&self) -> u64 {
+        self.stands.iter().map(Standing::step).fold(0, u64::saturating_add)
+    }
+
+    /// What so many steps of answers alone take.
+    pub(super) fn decode(&self, steps: u64) -> u64 {
+        let busy = self.stands.iter().filter(|standing| standing.share.batch.rows > 0);
+        busy.map(|standing| standing.cost.decode(standing.share.batch, steps)).fold(0, u64::saturating_add)
+    }
+
+    pub(super) fn next_load(&self) -> Option<u64> {
+        self.loads.front().map(|(at, _)| *at)
+    }
+
+    /// Begins a load after those before it; false where it can not.
+    pub(super) fn begin(&mut self, now: u64, model: ModelId) -> bool {
+        let Some(offer) = self.offer(model) else { return false };
+        let begun = self.loads.back().map_or(now, |(at, _)| *at);
+        self.loads.push_back((begun.saturating_add(offer.cost.load(offer.facts.weights)), offer));
+        true
+    }
+
+    pub(super) fn free(&mut self, model: ModelId) {
+        self.stands.retain(|standing| standing.offer.model != model);
+    }
+
+    /// What was loaded by now stands, or is told to have failed.
+    pub(super) fn load(&mut self, (worker, epoch): (WorkerId, Epoch), now: u64, said: &mut Vec<Report>) {
+        while let Some((at, Offer { model, mut facts, cost })) = self.loads.pop_front_if(|(at, _)| *at <= now) {
+            match self.spoiled.filter(|(until, _)| at < *until).map(|(_, fault)| fault) {
+                // The scheduler finds it by the digest and has it freed.
+                Some(ShardFault::Corrupt) => {
+                    facts.digest.0[31] ^= 1;
+                    said.push(Report::ShardLoaded { worker, epoch, model, facts });
+                }
+                Some(fault) => said.push(Report::ShardFailed { worker, epoch, model, fault }),
+                None => {
+                    self.stands.push(Standing::new(Offer { model, facts, cost }, self.pace));
+                    said.push(Report::ShardLoaded { worker, epoch, model, facts });
+                }
+            }
+        }
+    }
+}

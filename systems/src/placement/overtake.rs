@@ -1,0 +1,74 @@
+//! Who may go past a head that waits for certain workers. The head claims every worker that it may ever have:
+//! those behind it go to others only, so they take nothing that it waits for, and it is the first to be asked
+//! when one of them has room. Whoever waits for any worker claims them all, and nobody goes past it.
+//!
+//! The look-ahead is bounded (`Queues::ahead`); batch work is looked at when all interactive work was.
+
+use super::choose::Request;
+use super::load::Weighs;
+use super::{Settled, blocked, request, settle};
+use bevy_ecs::prelude::World;
+use orchestrion_world::config::Rules;
+use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::placement::Claim;
+use orchestrion_world::protocol::Class;
+use orchestrion_world::queues::Queues;
+use std::collections::BTreeSet;
+
+/// Those of a model that are looked at, in order.
+pub(super) fn line(world: &World, model: ModelId) -> Vec<TaskId> {
+    let queues = world.resource::<Queues>();
+    let (mut line, all) = queues.ahead(model, Class::Interactive);
+    if all {
+        line.extend(queues.ahead(model, Class::Batch).0);
+    }
+    line
+}
+
+/// What a task that waits claims; none where it waits for whichever worker has room next.
+pub(super) fn claim(request: &Request) -> Option<Claim> {
+    let placement = request.spec.placement.as_deref()?;
+    Some(Claim { task: request.task, placement: placement.clone() })
+}
+
+/// Places those behind a head that waits, each of whom `left` is told. `weighs` says whether loads are weighed in
+/// this step.
+pub(super) fn overtake(
+    world: &mut World,
+    rules: &Rules,
+    model: ModelId,
+    head: Claim,
+    weighs: Weighs,
+    mut left: impl FnMut(Class),
+) {
+    let (mut passed, mut claims) = (BTreeSet::from([head.task]), vec![head]);
+    'anew: loop {
+        for id in line(world, model) {
+            let Some(mut request) = request(world, id).filter(|_| !passed.contains(&id)) else { continue };
+            let same = |claim: &Claim| request.spec.placement.as_deref() == Some(&claim.placement);
+            if claims.iter().any(same) {
+                passed.insert(id);
+                continue;
+            }
+            request.claims = std::mem::take(&mut claims);
+            let settled = settle(world, rules, &request);
+            if settled == Settled::Waits {
+                blocked(world, rules, &request, weighs);
+                let Some(claim) = claim(&request) else { return };
+                request.claims.push(claim);
+                passed.insert(id);
+            }
+            claims = request.claims;
+            match settled {
+                Settled::Waits => {}
+                // Whoever leaves may change who is next.
+                Settled::Placed => {
+                    left(request.spec.class);
+                    continue 'anew;
+                }
+                Settled::Failed => continue 'anew,
+            }
+        }
+        return;
+    }
+}
