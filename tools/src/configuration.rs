@@ -7,12 +7,12 @@ mod eviction;
 mod health;
 mod jobs;
 mod queue;
-mod tenants;
+mod sessions;
 
 pub(crate) use health::Health;
 pub(crate) use jobs::Jobs;
 pub(crate) use queue::Queue;
-pub(crate) use tenants::{Sessions, Tenant};
+pub(crate) use sessions::Sessions;
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -23,6 +23,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
+use orchestrion_world::config::written::WrittenTenant;
 use orchestrion_world::config::{PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
@@ -40,7 +41,7 @@ pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
 pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<WrittenTenant>,
     pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
@@ -271,7 +272,7 @@ impl Config {
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
         let Config { tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
-        let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
+        let mut tenants: Vec<TenantRules> = tenants.iter().map(WrittenTenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
         models.sort();
