@@ -153,9 +153,10 @@ pub(crate) fn choose(
     tree.least(first, then, takes)
 }
 
-/// The least busy worker that could take the task now, if any.
+/// The least busy worker that could take the task now, if any; of several the first by name, whoever came first.
 pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> {
-    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), |_, _| Ordering::Equal, |_| true)
+    let by_name = |a: &Offer, b: &Offer| a.worker.cmp(&b.worker);
+    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), by_name, |_| true)
 }
 
 /// The filters, as far as they can be told from an offer.
