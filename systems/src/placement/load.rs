@@ -104,7 +104,6 @@ fn way(
     waited: Ticks,
 ) -> Option<Way> {
     let now = world.resource::<Core>().now;
-    let loader = worker.facts.loader.as_ref()?;
     let stands = match worker.resident(request.spec.model) {
         None => false,
         Some(resident) if eviction::may_try(resident, now) => false,
@@ -114,6 +113,11 @@ fn way(
             true
         }
         Some(_) => return None,
+    };
+    // Where it stands others make way, and nothing has to be loaded.
+    let ready_in = match (stands, &worker.facts.loader) {
+        (true, _) => Ticks(0),
+        (false, loader) => loader.as_ref()?.load_time(facts.weights),
     };
     if request.tokens() > u64::from(facts.ctx_max)
         || request.fingerprint.is_some_and(|shown| shown != facts.fingerprint)
@@ -132,7 +136,6 @@ fn way(
         .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
         .collect();
     let going = make_room(rules.eviction.policy, &demands, &tenants)?;
-    let ready_in = if stands { Ticks(0) } else { loader.load_time(facts.weights) };
     let run = estimate::run(&request.spec, &facts, worker.leases.len() as u64 + 1);
     let end = Ticks(ready_in.0.saturating_add(run.0));
     let terms = (going.iter().any(|t| t.leases > 0), going.len(), end, worker.load().0.into(), worker.id);
