@@ -250,6 +250,7 @@ mod tests {
             device_capacity: Bytes(1 << 40),
             kitchen: Arc::new(Kitchen::new(vec![pool.model_name()])),
             pools: vec![pool],
+            loadable: vec![],
             outlet: Arc::new(Ear(ear)),
         };
         let (depot, worker) = (Depot::default(), WorkerId(1));
