@@ -46,6 +46,19 @@ choices() {
   PROPTEST_CASES=$1 cargo test -p orchestrion-systems choose_and_explain
 }
 
+# The released build decides as the debug build that `cargo test` held to the same file: scenarios/tests/it/digests.rs
+# says how these runs are shortened.
+digests() {
+  local file want found
+  while read -r file want; do
+    sed 's/to_ms = 100_000 /to_ms = 1_000 /' "scenarios/$file" >target/shortened.toml
+    found=$(target/release/orch simulate target/shortened.toml --output json |
+      sed -n 's/.*"digest": *"\([0-9a-f]*\)".*/\1/p')
+    echo "$file $found"
+    [ "$found" = "$want" ] || { echo "it is $want in scenarios/digests.txt" >&2; return 1; }
+  done <scenarios/digests.txt
+}
+
 # Counted by valgrind; the runner has to be of the library's version.
 instructions() {
   command -v valgrind || { sudo -n apt-get install -y valgrind || apt-get install -y valgrind; }

@@ -5,7 +5,7 @@
 
 use crate::draw::Draws;
 use crate::station::Job;
-use orchestrion_world::id::TaskId;
+use orchestrion_world::id::{SessionId, TaskId};
 use orchestrion_world::protocol::{
     CancelReason, Failure, Finish, Input, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
 };
@@ -25,7 +25,12 @@ pub struct Group {
     pub backoff: Ticks,
     /// A client that has no first token after this long goes away.
     pub patience: Option<Ticks>,
+    /// Turns of a conversation, and what its client thinks between two.
+    pub talk: Option<(u32, Ticks)>,
 }
+
+/// Requests of a run, turns of conversations included: each leaves a record of some forty bytes.
+pub(crate) const REQUESTS_MAX: u64 = 10_000_000;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +90,9 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 struct Live {
     request: Request,
+    /// The question's own tokens, and which of its conversation it is, from 1 on.
+    asks: u32,
+    turn: u32,
     tries: u32,
     submitted: Tick,
     queued: Option<Tick>,
@@ -109,12 +117,39 @@ impl Clients {
     }
 
     /// A request arrives.
-    pub(crate) fn arrive(&mut self, now: Tick, request: Request) -> Input {
+    pub(crate) fn arrive(&mut self, now: Tick, mut request: Request) -> Input {
+        if self.groups[usize::from(request.group)].talk.is_some() {
+            // As the door does it: the same name is another session for another tenant.
+            request.spec.session = Some(SessionId(u128::from(request.spec.tenant.0) << 64 | u128::from(self.arrived)));
+        }
+        let asks = request.spec.prompt_tokens;
+        let number = self.enter(now, request, asks, 1);
+        self.submit(now, number)
+    }
+
+    fn enter(&mut self, now: Tick, request: Request, asks: u32, turn: u32) -> u64 {
         let number = self.arrived;
         self.arrived += 1;
         let (queued, first) = (None, None);
-        self.live.insert(number, Live { request, tries: 0, submitted: now, queued, first, waits: true });
-        self.submit(now, number)
+        let live = Live { request, asks, turn, tries: 0, submitted: now, queued, first, waits: true };
+        self.live.insert(number, live);
+        number
+    }
+
+    /// The client of an answered turn thinks, and asks again with all that was said.
+    fn go_on(&mut self, now: Tick, task: TaskId, answer: u32) {
+        let Some(Live { request, asks, turn, .. }) = self.of(task) else { return };
+        let Some((turns, think)) = self.groups[usize::from(request.group)].talk else { return };
+        if *turn >= turns || self.arrived >= REQUESTS_MAX {
+            return;
+        }
+        let (asks, turn, mut request) = (*asks, *turn + 1, request.clone());
+        let at = now + Ticks(self.draws.stretched(task.0, think.0.max(1), 200));
+        let spec = &mut request.spec;
+        spec.prompt_tokens = spec.prompt_tokens.saturating_add(answer).saturating_add(asks);
+        request.at = at;
+        let number = self.enter(at, request, asks, turn);
+        self.agenda.push(Reverse((at, number, 0)));
     }
 
     /// What clients do by themselves up to `now`.
@@ -195,6 +230,7 @@ impl Clients {
             most.is_none_or(|most| came.is_some_and(|came| came.since(arrived) <= most))
         };
         let good = kept(group.first_token_most, live.first) && kept(group.total_most, Some(now));
+        self.go_on(now, task, usage.tokens_out);
         self.end(now, task, if good { End::Good } else { End::Late }, usage.tokens_out);
     }
 
@@ -222,8 +258,7 @@ impl Clients {
     }
 
     fn end(&mut self, now: Tick, task: TaskId, end: End, tokens: u32) {
-        let Some(Live { request, tries, submitted, queued, first, waits: _ }) = self.live.remove(&(task.0 as u64))
-        else {
+        let Some(Live { request, tries, submitted, queued, first, .. }) = self.live.remove(&(task.0 as u64)) else {
             return;
         };
         let length =

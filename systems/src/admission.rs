@@ -7,7 +7,7 @@ mod forecast;
 mod overload;
 pub(crate) mod tenants;
 
-use crate::placement::{bound, could_start, has_room};
+use crate::placement::{bound, could_start, roomiest};
 use crate::release::end_task;
 use crate::{estimate, eviction, sessions};
 use bevy_ecs::prelude::World;
@@ -87,6 +87,8 @@ struct Load {
     longest: Ticks,
     /// How long a task holds a slot.
     service: Ticks,
+    /// From a slot that is free to the step that reads the first of the prompt.
+    taken_up: Ticks,
 }
 
 /// Slots of all workers that a class may have.
@@ -139,7 +141,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(Refusal::QueueDelayed { expected: start, target, retry_after });
     }
     let Some(bound) = overload::full(&rules.queue, spec.class, waiting) else {
-        return Ok(Place { predicted_start: start, most, of: None });
+        return Ok(Place { predicted_start: load.started(start), most, of: None });
     };
     let retry_after = |class| {
         let ahead = waiting.ahead(class);
@@ -152,7 +154,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         return Err(Refusal::QueueFull { policy, bound, retry_after: retry_after(spec.class) });
     };
     let position = if class == spec.class { position.saturating_sub(1) } else { position };
-    let predicted_start = forecast::forecast(model, &load, spec.class, waiting, position).start;
+    let predicted_start = load.started(forecast::forecast(model, &load, spec.class, waiting, position).start);
     let failure = Failure::Displaced { policy, by: id, retry_after: retry_after(class) };
     Ok(Place { predicted_start, most, of: Some((victim, failure)) })
 }
@@ -221,6 +223,11 @@ fn victim(world: &World, rules: &Rules, spec: &TaskSpec, ways: &[(Class, Which)]
 }
 
 impl Load {
+    /// When a task that gets its slot then is taken up.
+    fn started(&self, slot: Ticks) -> Ticks {
+        Ticks(slot.0.saturating_add(self.taken_up.0))
+    }
+
     /// How long a task of the class waits that has so many before it.
     fn wait(&self, class: Class, ahead: u64) -> Ticks {
         let slots = match class {
@@ -245,11 +252,12 @@ fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
 
 /// Of a model that some workers serve: what is said of them all holds for the best of each.
 fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) -> Load {
-    let free = u64::from(match &spec.placement {
-        None => has_room(spec, &standing.tree),
+    let roomiest = match &spec.placement {
+        None => roomiest(spec, &standing.tree),
         Some(_) => could_start(world, rules, spec),
-    });
-    let best = standing.tree.root();
+    };
+    let (roomiest, free) = (roomiest.and_then(|id| world.worker(id)), u64::from(roomiest.is_some()));
+    let best = standing.speeds.root();
     let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
     Load {
         slots: Slots { all: standing.slots.all, free },
@@ -258,6 +266,7 @@ fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) ->
         shortest: run(&first_token(spec), 1),
         longest: estimate::run_at(spec, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
         service: run(spec, best.fewest_slots.into()),
+        taken_up: roomiest.map_or(Ticks(0), |worker| forecast::taken_up(world, worker, spec.model)),
     }
 }
 
@@ -277,7 +286,7 @@ fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
     // All its slots are free when the model is there.
     let (loaded_in, slots) = loaded_in;
     let slots = Slots { all: slots.into(), free: slots.into() };
-    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service }
+    Load { slots, batch_slots: slots, loaded_in, shortest, longest, service, taken_up: Ticks(0) }
 }
 
 /// The least that a deadline must leave room for.

@@ -9,7 +9,7 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
-use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
+use orchestrion_world::field::{Best, Field, Offer, Slots, Speed, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::job::Finished;
@@ -41,6 +41,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
     ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
+    ("a worker reads while it has prompts to read", reading_has_prompts),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not up", leases_only_where_up),
     ("8 nothing runs on a device in quarantine", quarantine_holds),
@@ -123,6 +124,13 @@ fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
     ledger.workers.iter().try_for_each(|worker| {
         let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.placement.batch_share));
         check(held <= may, || format!("batch tasks hold {held} slots of {}, and may hold {may}", worker.id))
+    })
+}
+
+fn reading_has_prompts(_: &World, ledger: &Ledger) -> Result<(), String> {
+    ledger.workers.iter().try_for_each(|worker| {
+        let (since, unread) = (worker.reading.since, worker.unread());
+        check(since.is_some() == (unread > 0), || format!("{} has {unread} tokens to read, since {since:?}", worker.id))
     })
 }
 
@@ -422,14 +430,17 @@ fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
             let serving = worker.serves(model.id);
             slots.all += serving.map_or(0, |_| worker.offered().into());
             slots.batch += serving.map_or(0, |_| worker.batch_slots(share).into());
-            let offer = serving.map_or(Offer::NONE, |s| Offer::of(worker, s, residual(world, worker), share));
-            let held = Field::offer(world, model.id, worker.id).unwrap_or(Offer::NONE);
-            check(held == offer, || format!("{} stands there with {held:?} and offers {offer:?}", worker.id))?;
+            let of = |s| (Offer::of(worker, s, residual(world, worker), share), Speed::of(worker, s));
+            let leaf = serving.map_or((Offer::NONE, Speed::NONE), of);
+            let held = Field::leaf(world, model.id, worker.id).unwrap_or((Offer::NONE, Speed::NONE));
+            check(held == leaf, || format!("{} stands there with {held:?} and has {leaf:?}", worker.id))?;
         }
         let standing = field.model(model.id);
         let held = standing.map_or(Slots::default(), |standing| standing.slots);
         check(held == slots, || format!("{held:?} are counted for {:?}, there are {slots:?}", model.id))?;
-        check(standing.is_none_or(|s| s.tree.adds_up()), || format!("a node of {:?} is not its best", model.id))?;
+        check(standing.is_none_or(|s| s.tree.adds_up() && s.speeds.adds_up()), || {
+            format!("a node of {:?} is not its best", model.id)
+        })?;
     }
     let up = ledger.workers.iter().filter(|w| w.takes());
     let totals = Totals {

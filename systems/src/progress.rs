@@ -1,6 +1,7 @@
 //! Progress: what workers say of attempts that run. Fenced by epoch and attempt: what an older life of a
 //! worker or a revoked lease says changes nothing.
 
+use crate::estimate;
 use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
@@ -49,9 +50,19 @@ fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
         reconsider(world, id);
     }
     if first {
+        has_read(world, worker, id);
         // The next token may have to come sooner than the first one had to.
         patience::wind(world, id);
     }
+}
+
+/// With its first token, a task's prompt is read.
+fn has_read(world: &mut World, worker: WorkerId, task: TaskId) {
+    let now = world.resource::<Core>().now;
+    let Some(mut worker) = world.worker_mut(worker) else { return };
+    let Ok(at) = worker.leases.binary_search_by_key(&task, |lease| lease.task) else { return };
+    let tokens = std::mem::take(&mut worker.leases[at].unread);
+    worker.reading = estimate::read(worker.reading, now, tokens.into(), worker.unread() > 0);
 }
 
 /// Whether this life of the worker holds a live lease for this attempt.

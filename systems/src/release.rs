@@ -70,9 +70,14 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         return;
     }
     let Some(at) = worker.lease_at(task, attempt) else { return };
+    let now = world.resource::<Core>().now;
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
+    if lease.unread > 0 {
+        // What it read of that prompt says nothing of the others.
+        worker.reading.since = (worker.unread() > 0).then_some(now);
+    }
     let rid = worker.state == WorkerState::Draining && worker.leases.is_empty();
     memory::unreserve(world, id, &lease);
     if rid {

@@ -1,9 +1,11 @@
 //! What `orch` understands. Every flag that has a place in the configuration overrides it there.
 
 mod bench;
+mod control;
 mod recorded;
 
 pub(crate) use bench::{BenchArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic};
+pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs};
 pub(crate) use recorded::{BundleArgs, CalibrateArgs, Half, WhatifArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -27,6 +29,16 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Give a task to a running server's queue and follow it to its end.
     Submit(SubmitArgs),
+    /// Show the pools of a running server and their workers.
+    Pools(PoolsArgs),
+    /// Have a pool take no new tasks and finish those that run.
+    Drain(DrainArgs),
+    /// Have a pool take tasks again, whatever kept it from it.
+    Resume(ResumeArgs),
+    /// Have a pool serve another model of the server.
+    Reload(ReloadArgs),
+    /// Drain a pool and give its memory back.
+    Purge(PurgeArgs),
     /// Execute a journal again and compare every decision and state with the record.
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.

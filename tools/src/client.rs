@@ -1,4 +1,4 @@
-//! A running server, asked over HTTP: what `chat` and `submit` share.
+//! A running server, asked over HTTP: what its clients among the commands share.
 
 use crate::cli::ServerArgs;
 use crate::failure::{Code, Failure};
@@ -60,7 +60,7 @@ impl Client {
 
     /// A stream from behind the event `after`.
     pub(crate) fn stream(&self, path: &str, after: Option<&str>) -> Result<Response<Body>, Trouble> {
-        let request = self.keyed(self.agent.get(self.to(path)));
+        let request = self.keyed(self.agent.get(self.to(path))).header("accept", "text/event-stream");
         let request = match after {
             Some(id) => request.header("last-event-id", id),
             None => request,

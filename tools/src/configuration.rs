@@ -8,13 +8,13 @@ mod health;
 mod jobs;
 mod models;
 mod queue;
-mod tenants;
+mod sessions;
 
 pub(crate) use health::Health;
 pub(crate) use jobs::Jobs;
 pub(crate) use models::{Loadable, Models};
 pub(crate) use queue::Queue;
-pub(crate) use tenants::{Sessions, Tenant};
+pub(crate) use sessions::Sessions;
 
 use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
@@ -25,6 +25,7 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_gpu::engine::Level;
+use orchestrion_world::config::written::WrittenTenant;
 use orchestrion_world::config::{PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
@@ -42,7 +43,7 @@ pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
 pub(crate) struct Config {
     pub server: DoorConfig,
     pub auth: keys::Settings,
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<WrittenTenant>,
     pub sessions: Sessions,
     pub queue: Queue,
     pub placement: Placement,
@@ -270,7 +271,7 @@ impl Config {
         let Config {
             tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, models, pools, ..
         } = self;
-        let mut tenants: Vec<TenantRules> = tenants.iter().map(Tenant::rules).collect();
+        let mut tenants: Vec<TenantRules> = tenants.iter().map(WrittenTenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
         let loadable = models.loadable.iter().map(Loadable::name);
         let mut models: Vec<String> = pools.iter().map(Pool::model_name).chain(loadable).collect();

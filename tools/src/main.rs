@@ -10,6 +10,7 @@ mod chat;
 mod cli;
 mod client;
 mod configuration;
+mod control;
 mod doctor;
 mod explain;
 mod failure;
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Chat(args) => chat::run(&args),
         Command::Submit(args) => submit::run(&args),
+        Command::Pools(args) => control::pools(&args),
+        Command::Drain(args) => control::drain(&args),
+        Command::Resume(args) => control::resume(&args),
+        Command::Reload(args) => control::reload(&args),
+        Command::Purge(args) => control::purge(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -3,6 +3,7 @@
 
 mod check;
 pub mod overrides;
+pub mod written;
 
 use crate::budget::Budget;
 use crate::id::{ModelId, TenantId};

@@ -26,6 +26,8 @@ pub struct Worker {
     pub restarts: Restarts,
     /// Sorted by task. As many as slots in use.
     pub leases: Vec<Lease>,
+    /// How fast it reads prompts, its answers beside them; counted in tokens while there are prompts to read.
+    pub reading: Drain,
     /// Its models, sorted by model.
     pub residents: Vec<Resident>,
 }
@@ -40,6 +42,8 @@ pub struct Lease {
     pub class: Class,
     /// Context memory reserved on the worker's devices.
     pub kv: Bytes,
+    /// Tokens of its prompt, until its first token says that they were read.
+    pub unread: u32,
     pub revoked: bool,
     /// Revoked for interactive work, which has the slot next.
     pub called_back: bool,
@@ -58,6 +62,7 @@ impl Worker {
             breaker: Breaker::CLOSED,
             restarts: Restarts::none(now),
             leases: vec![],
+            reading: Drain::default(),
             residents,
         }
     }
@@ -99,6 +104,11 @@ impl Worker {
             Class::Interactive => self.free_slots(),
             Class::Batch => self.free_slots().min(self.batch_slots(batch_share).saturating_sub(self.batch_leases())),
         }
+    }
+
+    /// Tokens of prompts that it has yet to read, as far as it said.
+    pub fn unread(&self) -> u64 {
+        self.leases.iter().map(|lease| u64::from(lease.unread)).sum()
     }
 
     /// The share of slots in use.
@@ -293,7 +303,7 @@ mod tests {
         let (attempt, model, kv) = (Attempt::of(1, 1), ModelId(0), Bytes(0));
         let lease = |(n, &class): (usize, &Class)| {
             let task = TaskId(n as u128);
-            Lease { task, attempt, model, class, kv, revoked: false, called_back: false }
+            Lease { task, attempt, model, class, kv, unread: 0, revoked: false, called_back: false }
         };
         let facts = WorkerFacts { pool: PoolId(0), devices: vec![], slots, came_with: None, loader: None };
         let mut worker = Worker::new(WorkerId(0), Epoch(1), facts, vec![], Tick(0));

@@ -57,7 +57,7 @@ fn refusals_cancels_and_what_has_not_ended_are_told() {
     assert!(matches!(outcome, Outcome::Cancelled { tokens_out: 0, .. }));
     assert_eq!((course(1).tries[0].called_back, course(1).tries[0].finished), (Some(Tick(50)), None));
     assert_eq!(course(2).end, None);
-    assert_eq!((recording.gauged.queued_most, recording.gauged.samples.last().unwrap().1.slots), (16, 4));
+    assert_eq!((recording.gauged.queued_most, recording.gauged.samples().last().unwrap().1.slots), (16, 4));
 }
 
 #[test]

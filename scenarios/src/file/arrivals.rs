@@ -1,5 +1,6 @@
 //! `[[arrivals]]`: who asks for what, when, as it stands in a file.
 
+use super::placement::Wish;
 use super::{FileError, MS_MAX, NAME_MAX, Reading};
 use crate::clients::Group;
 use orchestrion_world::protocol::Class;
@@ -15,7 +16,10 @@ pub struct Arrivals {
     pub model: Spanned<String>,
     #[serde(default = "interactive")]
     pub class: ClassName,
-    pub tenant: Option<String>,
+    /// One of the rules, or `default`.
+    pub tenant: Option<Spanned<String>>,
+    /// Each request begins a conversation.
+    pub session: Option<Talk>,
     /// Tokens; a trace has its own.
     pub prompt: Option<Length>,
     pub answer: Option<Length>,
@@ -25,6 +29,7 @@ pub struct Arrivals {
     /// May be run again after its first token, on a worker of the same model.
     #[serde(default)]
     pub strict: bool,
+    pub placement: Option<Wish>,
     pub at_ms: Option<Vec<u64>>,
     pub every: Option<Every>,
     pub poisson: Option<Poisson>,
@@ -40,6 +45,16 @@ pub struct Arrivals {
     pub retry: Retry,
     /// A client without a first token after this long goes away.
     pub patience_ms: Option<u64>,
+}
+
+/// After each answer the client thinks, and asks again with all that was said: as many prompt tokens more as its
+/// first question had, and the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Talk {
+    pub turns: u32,
+    /// A fifth more or less.
+    pub think_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -124,8 +139,6 @@ pub struct Retry {
     pub backoff_ms: u64,
 }
 
-/// Each leaves a record of some forty bytes.
-pub(super) const REQUESTS_MAX: u64 = 10_000_000;
 const TOKENS_MAX: u64 = 1 << 24;
 
 impl Arrivals {
@@ -137,6 +150,7 @@ impl Arrivals {
             retries: self.retry.times,
             backoff: Ticks(self.retry.backoff_ms),
             patience: self.patience_ms.map(Ticks),
+            talk: self.session.map(|talk| (talk.turns, Ticks(talk.think_ms))),
         }
     }
 
@@ -149,6 +163,10 @@ impl Arrivals {
         }
         read.within(&key("retry.times"), self.retry.times.into(), 0, 1_000)?;
         read.within(&key("retry.backoff_ms"), self.retry.backoff_ms, 0, MS_MAX)?;
+        if let Some(Talk { turns, think_ms }) = self.session {
+            read.within(&key("session.turns"), turns.into(), 1, 1_000)?;
+            read.within(&key("session.think_ms"), think_ms, 0, MS_MAX)?;
+        }
         read.within(&key("max_tokens"), self.max_tokens.unwrap_or(1).into(), 1, TOKENS_MAX)?;
         read.within(&key("trace_pace_permille"), self.trace_pace_permille.unwrap_or(1), 1, 1_000_000)?;
         for (name, length) in [("prompt", self.prompt), ("answer", self.answer)] {

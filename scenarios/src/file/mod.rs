@@ -9,6 +9,7 @@ mod arrivals;
 mod cluster;
 mod faults;
 mod jobs;
+mod placement;
 mod streams;
 
 pub use arrivals::Arrivals;
@@ -17,6 +18,7 @@ use crate::expect::Expectation;
 use crate::simulate::Plan;
 use orchestrion_world::config::Rules;
 use orchestrion_world::config::overrides::{self, OverrideError};
+use orchestrion_world::config::written::WrittenTenant;
 use orchestrion_world::tenant::TenantRules;
 use serde::Deserialize;
 use std::ops::Range;
@@ -173,18 +175,10 @@ fn flatten(key: &str, value: &Value, pairs: &mut Vec<(String, String)>) -> Resul
 
 /// `[[rules.tenants]]`, as in the configuration.
 fn tenants(list: &Value) -> Result<Vec<TenantRules>, FileError> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Tenant {
-        name: String,
-        #[serde(default = "one")]
-        weight: u64,
-    }
     let wrong = |problem: String| FileError::Key { key: "rules.tenants".to_owned(), problem };
-    let list: Vec<Tenant> = list.clone().try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
-    let weight = |weight| u32::try_from(weight).unwrap_or(u32::MAX);
-    let rules = |Tenant { name, weight: w }| TenantRules::new(name, weight(w));
-    let mut tenants: Vec<TenantRules> = list.into_iter().map(rules).collect();
+    let list: Vec<WrittenTenant> =
+        list.clone().try_into().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+    let mut tenants: Vec<TenantRules> = list.iter().map(WrittenTenant::rules).collect();
     tenants.sort_by_key(TenantRules::id);
     Ok(tenants)
 }

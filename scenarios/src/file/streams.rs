@@ -1,9 +1,9 @@
 //! Requests from `[[arrivals]]`, by time: each is made when it is wanted, from draws that only its own kind and
 //! number decide.
 
-use super::arrivals::{Arrivals, Bursts, Drawn, Every, Length, Poisson, REQUESTS_MAX};
+use super::arrivals::{Arrivals, Bursts, Drawn, Every, Length, Poisson};
 use super::{FileError, MS_MAX, Reading};
-use crate::clients::Request;
+use crate::clients::{REQUESTS_MAX, Request};
 use crate::draw::Draws;
 use crate::trace;
 use orchestrion_world::config::Rules;
@@ -65,7 +65,11 @@ impl Stream {
         let prompt = call.map_or_else(|| drawn(self.prompts, n, self.prompt), |call| call.prompt);
         let answer = call.map_or_else(|| drawn(self.answers, n, self.answer), |call| call.answer);
         let max_tokens = self.max_tokens.unwrap_or(answer);
-        let spec = TaskSpec { prompt_tokens: prompt, max_tokens, ..self.spec.clone() };
+        let mut spec = TaskSpec { prompt_tokens: prompt, max_tokens, ..self.spec.clone() };
+        if let Some(trace::Call { class, tenant, .. }) = call {
+            spec.class = class.unwrap_or(spec.class);
+            spec.tenant = tenant.unwrap_or(spec.tenant);
+        }
         Some(Request { at, group: self.group, spec, answer })
     }
 }
@@ -91,10 +95,12 @@ pub(super) fn requests(
     for (group, entry) in arrivals.iter().enumerate() {
         entry.check(read)?;
         let draws = |purpose: &str| Draws::new(seed, &format!("{purpose} of {}", entry.name));
+        let key = format!("arrivals.{}.placement", entry.name);
+        let placement = entry.placement.as_ref().map(|wish| wish.resolve(read, &key, rules)).transpose()?;
         let spec = TaskSpec {
             model: ModelId(read.find("model", &entry.model, &models)? as u16),
             class: entry.class.into(),
-            tenant: entry.tenant.as_deref().map_or(TenantId::DEFAULT, TenantId::of),
+            tenant: tenant(read, entry, rules)?,
             session: None,
             prompt_tokens: 1,
             prompt_digest: Sha256::default(),
@@ -102,11 +108,11 @@ pub(super) fn requests(
             deadline: entry.deadline_ms.map(Ticks),
             determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
             seed,
-            placement: None,
+            placement,
         };
         streams.push(Stream {
             group: group as u16,
-            times: times(entry, read, draws("times"))?,
+            times: times(entry, read, rules, draws("times"))?,
             spec,
             prompt: entry.prompt.unwrap_or(Length::Fixed(1)),
             answer: entry.answer.unwrap_or(Length::Fixed(1)),
@@ -117,6 +123,21 @@ pub(super) fn requests(
         });
     }
     Ok(Box::new(merged(streams)))
+}
+
+/// Who may be asked for: those of the rules, and everybody else.
+fn tenants(rules: &Rules) -> Vec<&str> {
+    let named = rules.tenants.iter().map(|tenant| tenant.name.as_str());
+    let mut names: Vec<&str> = named.chain([TenantId::DEFAULT_NAME]).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn tenant(read: &Reading<'_>, entry: &Arrivals, rules: &Rules) -> Result<TenantId, FileError> {
+    let Some(name) = &entry.tenant else { return Ok(TenantId::DEFAULT) };
+    let known = tenants(rules);
+    Ok(TenantId::of(known[read.find("tenant", name, &known)?]))
 }
 
 fn merged(mut streams: Vec<Stream>) -> impl Iterator<Item = Request> {
@@ -133,7 +154,7 @@ fn merged(mut streams: Vec<Stream>) -> impl Iterator<Item = Request> {
 }
 
 /// When requests of the kind come.
-fn times(entry: &Arrivals, read: &Reading<'_>, draws: Draws) -> Result<Times, FileError> {
+fn times(entry: &Arrivals, read: &Reading<'_>, rules: &Rules, draws: Draws) -> Result<Times, FileError> {
     let key = |key: &str| format!("arrivals.{}.{key}", entry.name);
     let span = |name: &str, ms: u64| read.within(&key(name), ms, 0, MS_MAX);
     match (&entry.at_ms, entry.every, entry.poisson, entry.bursts, &entry.trace) {
@@ -168,7 +189,8 @@ fn times(entry: &Arrivals, read: &Reading<'_>, draws: Draws) -> Result<Times, Fi
         }
         (None, None, None, None, Some(name)) => {
             let wrong = |problem: String| FileError::Trace { what: name.get_ref().clone(), problem };
-            let calls = trace::read(&read.folder.join(name.get_ref())).map_err(wrong)?;
+            let tenants = tenants(rules);
+            let calls = trace::read(&read.folder.join(name.get_ref()), &tenants).map_err(wrong)?;
             Ok(Times::Trace(calls.into_iter(), entry.trace_pace_permille.unwrap_or(1_000)))
         }
         _ => {

@@ -94,6 +94,28 @@ fn loads_and_jobs_say_where_they_are_wrong() {
         let error = error(text, from, to);
         assert!(error.starts_with(says), "{error}");
     }
+    let talks = include_str!("../../library/conversations.toml");
+    for (from, to, says) in [
+        ("tenant = \"trial\"", "tenant = \"trail\"", "line 76: unknown tenant `trail`, expected one of `default`,"),
+        ("tasks = \"2/s\"", "tasks = \"2/x\"", "rules.tenants: `2/x` is no rate; write 5/s, 100/m or 2000/h"),
+        ("tasks = \"2/s\"", "taks = \"2/s\"", "rules.tenants: unknown field `taks`, expected one of `name`, `weight`"),
+        ("weight = 4", "weight = 0", "rules: the changed rules cannot be: tenants.weight must be between 1 and 1000"),
+        ("turns = 6", "turns = 0", "arrivals.team.session.turns: must be between 1 and 1000, not 0"),
+        ("turns_max = 8", "turns_max = \"eight\"", "rules: sessions.turns_max=eight: expected a whole number"),
+    ] {
+        let error = error(talks, from, to);
+        assert!(error.starts_with(says), "{error}");
+    }
+    let home = include_str!("../../library/home.toml");
+    for (wish, says) in [
+        ("pin = \"fats\"", "unknown pool `fats`, expected one of `fast`, `slow`"),
+        ("pin = \"fast\", prefer = [\"slow\"]", "a task is pinned to one pool or prefers some, not both"),
+        ("pin = \"fast\", fallback = false", "arrivals.chat.placement.fallback: is for `prefer` alone"),
+        ("prefers = [\"slow\"]", "unknown field `prefers`, expected one of `pin`, `prefer`, `fallback`, `avoid`"),
+    ] {
+        let error = error(home, "prompt = {", &format!("placement = {{ {wish} }}\nprompt = {{"));
+        assert!(error.contains(says), "{error}");
+    }
     let jobless = error(drain, "kind = \"drain\"", "kind = \"drian\"");
     assert!(jobless.contains("unknown variant `drian`, expected one of `drain`, `resume`"), "{jobless}");
     let keep = error(zoo, "keep = \"warm\"", "keep = \"hot\"");
@@ -111,9 +133,9 @@ fn rules_are_changed_from_outside() {
 #[test]
 fn the_example_of_the_documentation_is_a_scenario() {
     let page = include_str!("../../../docs/simulation.md");
-    let (_, rest) = page.split_once("```toml\n").unwrap();
-    let (example, _) = rest.split_once("```").unwrap();
-    let scenario = read(example, Path::new("."), None, &[]).unwrap();
+    let blocks = page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let example: String = blocks.collect();
+    let scenario = read(&example, Path::new("."), None, &[]).unwrap();
     let plan = scenario.plan;
     let counts = (scenario.expectations.len(), plan.workers.len(), plan.faults.len(), plan.jobs.len());
     assert_eq!((counts, plan.rules.loadable.len()), ((2, 2, 1, 1), 2));

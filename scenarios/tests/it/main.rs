@@ -6,6 +6,8 @@ mod cases;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
+mod digests;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod invariants;

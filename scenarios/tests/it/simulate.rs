@@ -163,3 +163,47 @@ fn a_reload_serves_another_model_and_a_drain_waits_for_what_runs() {
     assert!(matches!(outcome.records[1].end, End::Not(_)), "it would have taken 130 ms");
     assert_eq!(outcome.counts.loads, 0, "the worker came up with it");
 }
+
+#[test]
+fn a_conversation_asks_again_with_all_that_was_said_until_its_turns_are_over() {
+    let talk = "prompt = 100\nanswer = 11\nat_ms = [0]\nsession = { turns = 4, think_ms = 1000 }";
+    let outcome = run(talk, Path::new("."));
+    // Each turn reads 111 tokens more: 11.1 ms, and ten steps of 11 ms.
+    let firsts: Vec<u32> = outcome.records.iter().map(|record| record.first).collect();
+    assert!(firsts.windows(2).all(|pair| (10..=23).contains(&(pair[1] - pair[0]))), "{firsts:?}");
+    assert_eq!((outcome.records.len(), outcome.unfinished), (4, 0));
+    let thought = outcome.records.windows(2).map(|pair| pair[1].arrived.since(pair[0].arrived).0);
+    assert!(thought.clone().all(|ms| (931..=1_400).contains(&ms)), "{:?}", thought.collect::<Vec<_>>());
+    let short = run(&format!("{talk}\n[rules.sessions]\nturns_max = 2"), Path::new("."));
+    assert_eq!(short.reasons, ["SessionOver"], "the third turn is none");
+    let poor = run(&format!("{talk}\n[rules.sessions]\nbudget_tokens = 400"), Path::new("."));
+    assert_eq!((poor.records.len(), poor.reasons), (3, vec!["BudgetExhausted".to_owned()]), "111 and 222 of 400");
+}
+
+#[test]
+fn a_trace_says_whose_each_request_is_and_of_which_class() {
+    let folder = std::env::temp_dir().join(format!("orch-trace-of-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let lines = "time_ms,prompt,answer,class,tenant\n0,10,3,batch,poor\n1000,10,3,,poor\n2000,10,3,,\n";
+    std::fs::write(folder.join("t.csv"), lines).unwrap();
+    let poor = "trace = \"t.csv\"\n[[rules.tenants]]\nname = \"poor\"\nbudget_tokens = 20";
+    let outcome = run(poor, &folder);
+    std::fs::remove_dir_all(folder).unwrap();
+    let ends: Vec<bool> = outcome.records.iter().map(|record| record.end == End::Good).collect();
+    assert_eq!((ends, outcome.reasons), (vec![true, false, true], vec!["BudgetExhausted".to_owned()]));
+    assert_eq!(outcome.samples.iter().map(|sample| sample.batch + sample.running).max(), Some(1));
+}
+
+#[test]
+fn clients_may_say_where_their_tasks_run() {
+    let more = "[[cluster.devices]]\nname = \"e\"\nmemory_mib = 1000\npace_permille = 500\n\
+                [[cluster.pools]]\nname = \"q\"\nmodel = \"m\"\ndevice = \"e\"\nslots = 1\n";
+    let total = |placement: &str| {
+        let outcome = run(&format!("prompt = 100\nanswer = 11\nat_ms = [0]\n{placement}\n{more}"), Path::new("."));
+        outcome.records[0].total
+    };
+    assert_eq!(total(""), 131);
+    for slow in ["pin = \"q\"", "prefer = [\"q\"]", "avoid = [\"p\"]"] {
+        assert_eq!(total(&format!("placement = {{ {slow} }}")), 261, "{slow}");
+    }
+}

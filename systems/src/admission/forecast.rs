@@ -4,11 +4,14 @@
 use super::overload::Waiting;
 use super::{Load, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
 use crate::estimate;
+use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
+use orchestrion_world::id::ModelId;
+use orchestrion_world::ledger::Core;
 use orchestrion_world::protocol::{Class, TaskSpec};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::time::Ticks;
-use orchestrion_world::worker::Model;
+use orchestrion_world::worker::{Model, Worker};
 
 /// A newcomer's prospects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,4 +62,18 @@ pub(super) fn forecast(model: &Model, load: &Load, class: Class, waiting: Waitin
         }
         _ => Forecast { start: guess, soonest: Ticks(0) },
     }
+}
+
+/// How long a worker with a free slot takes to begin with a prompt: it reads those that came before, and orders wait
+/// for the end of its step.
+pub(super) fn taken_up(world: &World, worker: &Worker, model: ModelId) -> Ticks {
+    let Some(facts) = worker.resident(model).map(|resident| resident.facts) else { return Ticks(0) };
+    let now = world.resource::<Core>().now;
+    // Until it was seen to read, its own word counts.
+    let unread = worker.unread();
+    let whole = estimate::drains_in(worker.reading, unread).unwrap_or_else(|| estimate::length(unread, facts.prefill));
+    let read = worker.reading.since.map_or(Ticks(0), |since| now.since(since));
+    // A step makes a token of each answer.
+    let half_step = estimate::length(worker.leases.len() as u64, facts.decode).0 / 2;
+    Ticks(whole.0.saturating_sub(read.0).max(half_step))
 }

@@ -199,7 +199,7 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     change(world, id, |worker| {
         turn(worker, to);
         leases = if leaks { worker.leases.clone() } else { std::mem::take(&mut worker.leases) };
-        (worker.probed, worker.restarts.due) = (None, None);
+        (worker.probed, worker.restarts.due, worker.reading.since) = (None, None, None);
     });
     world.set_alarm(Key::Worker(id), None);
     for lease in &leases {

@@ -137,7 +137,7 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
 pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
-    tree: &Tree,
+    tree: &Tree<Offer>,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
     // The first two terms tell most workers apart; the others are computed only where they tie.
@@ -153,9 +153,9 @@ pub(crate) fn choose(
     tree.least(first, then, takes)
 }
 
-/// Whether some worker could take the task now.
-pub(crate) fn has_room(spec: &TaskSpec, tree: &Tree) -> bool {
-    tree.least(|offer, _| feasible(spec, offer).then_some(()), |_, _| Ordering::Equal, |_| true).is_some()
+/// The least busy worker that could take the task now, if any.
+pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> {
+    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), |_, _| Ordering::Equal, |_| true)
 }
 
 /// The filters, as far as they can be told from an offer.
@@ -173,6 +173,7 @@ mod tests {
     use crate::placement::explain::explain;
     use crate::placement::flip::Flip;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
+    use orchestrion_world::field::Best;
     use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::placement::{Aim, Fallback, Placement};
@@ -205,6 +206,7 @@ mod tests {
                         model: ModelId(model),
                         class: class(n),
                         kv: Bytes(0),
+                        unread: 0,
                         revoked: n % 2 == 1,
                         called_back: n % 4 == 1,
                     };
@@ -310,7 +312,7 @@ mod tests {
             let spec = TaskSpec { placement: None, ..request.spec.clone() };
             let newcomer = Request { task: TaskId(99), spec, fingerprint: None, failed_on: None, claims: vec![], ..request };
             let room = all.iter().any(|c| filter(placement, &newcomer, c).is_none());
-            prop_assert_eq!(has_room(&newcomer.spec, &tree), room);
+            prop_assert_eq!(roomiest(&newcomer.spec, &tree).is_some(), room);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());

@@ -76,8 +76,13 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
     let decided_by = feasible.get(..2).and_then(|pair| {
         let (winner, runner_up) = (values(pair[0]), values(pair[1]));
         let at = (0..winner.len()).find(|&n| winner[n] != runner_up[n])?;
-        let margin = runner_up[at] - winner[at];
-        Some(Decider { term: rank::whole(rules.placement.policy)[at], runner_up: pair[1].worker.id, margin })
+        let term = rank::whole(rules.placement.policy)[at];
+        let margin = match term {
+            // Compared to a sixteenth; what would have to change is exact.
+            Term::PredictedEnd => rank::predicted_run(request, pair[1]).0 - winner[at],
+            _ => runner_up[at] - winner[at],
+        };
+        Some(Decider { term, runner_up: pair[1].worker.id, margin })
     });
     let chosen = feasible.first().map(|c| c.worker.id);
     let flip = flip::smallest(rules.placement, request, candidates, chosen);
@@ -193,7 +198,9 @@ impl Decider {
             Term::SameSession => {
                 format!("All else equal, the last turn of the session went to {winner} and not to {runner_up}.")
             }
-            Term::PredictedEnd => format!("{winner} ends {margin} ms sooner than {runner_up}."),
+            Term::PredictedEnd => {
+                format!("{winner} ends sooner than {runner_up} by more than a sixteenth.")
+            }
             Term::LeastLoaded => format!("{winner} is {} points of load below {runner_up}.", percent(margin)),
             Term::MostLoaded => format!("{winner} is {} points of load above {runner_up}.", percent(margin)),
             Term::MostResidualMemory => {
@@ -201,7 +208,7 @@ impl Decider {
             }
             Term::FastestDecode => {
                 let rate = format!("{}.{:03}", margin / 1000, margin % 1000);
-                format!("All else equal, {winner} makes {rate} tokens/s more than {runner_up}.")
+                format!("All else equal, {winner} makes about {rate} tokens/s more than {runner_up}.")
             }
             Term::PoolName => format!("All else equal, the pool of {winner} comes before that of {runner_up} by name."),
             Term::WorkerId => format!("All else equal, {winner} comes before {runner_up} by id."),

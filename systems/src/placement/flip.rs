@@ -68,7 +68,17 @@ impl Figure {
             let mut one = TaskId(u128::MAX);
             while (worker.leases.len() as u64) < value {
                 let (attempt, class, kv) = (Attempt::of(0, 0), Class::Interactive, Bytes(0));
-                worker.leases.push(Lease { task: one, attempt, model, class, kv, revoked: false, called_back: false });
+                let unread = 0;
+                worker.leases.push(Lease {
+                    task: one,
+                    attempt,
+                    model,
+                    class,
+                    kv,
+                    unread,
+                    revoked: false,
+                    called_back: false,
+                });
                 one.0 -= 1;
             }
             // The class orders interactive before batch: those at the end go.

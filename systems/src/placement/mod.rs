@@ -17,7 +17,7 @@ use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
-pub(crate) use choose::has_room;
+pub(crate) use choose::roomiest;
 use choose::{Candidate, Request, choose};
 use explain::Asked;
 use load::Weighs;
@@ -134,10 +134,10 @@ pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, Worker
     None
 }
 
-/// Whether a task that its client wants somewhere could start there now, nobody waiting before it.
-pub(crate) fn could_start(world: &World, rules: &Rules, spec: &TaskSpec) -> bool {
+/// Where a task that its client wants somewhere could start now, nobody waiting before it.
+pub(crate) fn could_start(world: &World, rules: &Rules, spec: &TaskSpec) -> Option<WorkerId> {
     let newcomer = Task::queued(TaskId(u128::MAX), u64::MAX, spec.clone(), world.resource::<Core>().now);
-    find(world, rules.placement, &Request::of(&newcomer)).is_some()
+    find(world, rules.placement, &Request::of(&newcomer))
 }
 
 /// Keeps count of how fast a line drains, for those who find it full.
@@ -201,13 +201,15 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
     let class = if planted!(world, BatchLeaseMisfiled) { Class::Interactive } else { class };
     let short = u64::from(planted!(world, MemoryOffByOne));
+    let now = world.resource::<Core>().now;
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
-    let attempt = Attempt::of(task.ordinal, task.attempts + 1);
-    let lease = Lease { task: id, attempt, model, class, kv, revoked: false, called_back: false };
+    let (attempt, unread) = (Attempt::of(task.ordinal, task.attempts + 1), task.spec.prompt_tokens);
+    let lease = Lease { task: id, attempt, model, class, kv, unread, revoked: false, called_back: false };
     let place = at.leases.partition_point(|l| l.task < id);
     at.leases.insert(place, lease);
+    at.reading = estimate::read(at.reading, now, 0, at.unread() > 0);
     memory::reserve(world, worker, Bytes(kv.0 - short.min(kv.0)));
     eviction::came(world, worker, model);
     dequeue(world, &task, rules.weight(task.spec.tenant));

@@ -57,7 +57,7 @@ fn outcome(day: &Day<'_>, span: Span) -> Outcome {
         pools: vec![],
         records: counted().filter_map(|course| record(course, day.begun)).collect(),
         reasons: REASONS.map(str::to_owned).to_vec(),
-        samples: day.gauged.samples.iter().map(sample).collect(),
+        samples: day.gauged.samples().map(sample).collect(),
         retries: 0,
         counts: Counts { attempts_lost, restarts, restarts_stopped, loads, failed_loads: 0, evictions },
         operations: vec![],

@@ -36,6 +36,12 @@ const KEYS: &[(&str, Set)] = &[
     ("sessions.ttl_ms", |rules, value| ticks(value, &mut rules.sessions.ttl)),
     ("sessions.turns_max", |rules, value| number(value, &mut rules.sessions.turns_max)),
     ("sessions.max", |rules, value| number(value, &mut rules.sessions.max)),
+    ("sessions.budget_tokens", |rules, value| limit(value, &mut rules.sessions.budget.tokens)),
+    ("sessions.budget_time_ms", |rules, value| {
+        let mut time = None;
+        limit(value, &mut time).map(|()| rules.sessions.budget.time = time.map(Ticks))
+    }),
+    ("sessions.budget_cost_milli", |rules, value| limit(value, &mut rules.sessions.budget.cost_milli)),
     ("health.beat_timeout_ms", |rules, value| ticks(value, &mut rules.health.beat_timeout)),
     ("health.no_worker_grace_ms", |rules, value| ticks(value, &mut rules.health.no_worker_grace)),
     ("health.load_timeout_ms", |rules, value| ticks(value, &mut rules.health.load_timeout)),
@@ -109,6 +115,11 @@ fn eviction(value: &str) -> Result<EvictionRule, String> {
 
 fn number(value: &str, into: &mut u32) -> Result<(), String> {
     value.parse().map(|number| *into = number).map_err(|_| NUMBER.to_owned())
+}
+
+/// Where there was none, there is one from here on.
+fn limit(value: &str, into: &mut Option<u64>) -> Result<(), String> {
+    value.parse().map(|number| *into = Some(number)).map_err(|_| NUMBER.to_owned())
 }
 
 fn ticks(value: &str, into: &mut Ticks) -> Result<(), String> {

@@ -1,18 +1,16 @@
-//! `[[tenants]]` and `[sessions]`: for whom the server works, by the names of tokens, and what each may have.
+//! Tenants as a text has them: `[[tenants]]` of a configuration and `[[rules.tenants]]` of a scenario file.
 
-use orchestrion_world::budget::{Budget, Price};
-use orchestrion_world::config::Rules;
-use orchestrion_world::id::TenantId;
-use orchestrion_world::rate::Rate;
-use orchestrion_world::session::SessionRules;
-use orchestrion_world::tenant::TenantRules;
-use orchestrion_world::time::Ticks;
+use crate::budget::{Budget, Price};
+use crate::id::TenantId;
+use crate::rate::Rate;
+use crate::tenant::TenantRules;
+use crate::time::Ticks;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What holds for one tenant; where nothing is said there is no limit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Tenant {
+pub struct WrittenTenant {
     /// Of a token or of its `tenant=`; `default` is everybody who is not named.
     pub name: String,
     /// Its part of a queue that others wait in too.
@@ -35,9 +33,9 @@ pub(crate) struct Tenant {
     pub answer_price_milli: u32,
 }
 
-impl Default for Tenant {
+impl Default for WrittenTenant {
     fn default() -> Self {
-        Tenant {
+        WrittenTenant {
             name: TenantId::DEFAULT_NAME.into(),
             weight: 1,
             tasks: None,
@@ -55,8 +53,9 @@ impl Default for Tenant {
     }
 }
 
-impl Tenant {
-    pub(super) fn rules(&self) -> TenantRules {
+impl WrittenTenant {
+    /// What the core goes by.
+    pub fn rules(&self) -> TenantRules {
         let rate = |pace: &Option<Pace>, burst: Option<u64>| {
             pace.map(|Pace { amount, per }| Rate { amount, per, burst: burst.unwrap_or(amount) })
         };
@@ -67,19 +66,19 @@ impl Tenant {
             tokens: rate(&self.tokens, self.tokens_burst),
             queued_max: self.queued_max,
             live_max: self.live_max,
-            budget: budget(self.budget_tokens, self.budget_time_ms, self.budget_cost_milli),
+            budget: Budget {
+                tokens: self.budget_tokens,
+                time: self.budget_time_ms.map(Ticks),
+                cost_milli: self.budget_cost_milli,
+            },
             price: Price { prompt: self.prompt_price_milli, answer: self.answer_price_milli },
         }
     }
 }
 
-fn budget(tokens: Option<u64>, time_ms: Option<u64>, cost_milli: Option<u64>) -> Budget {
-    Budget { tokens, time: time_ms.map(Ticks), cost_milli }
-}
-
 /// `5/s`, `100/m` or `2000/h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pace {
+pub struct Pace {
     amount: u64,
     per: Ticks,
 }
@@ -102,42 +101,5 @@ impl<'de> Deserialize<'de> for Pace {
         });
         let problem = || serde::de::Error::custom(format!("`{text}` is no rate; write 5/s, 100/m or 2000/h"));
         read.ok_or_else(problem)
-    }
-}
-
-/// `[sessions]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Sessions {
-    /// From a session's last turn.
-    pub ttl_ms: u64,
-    pub turns_max: u32,
-    /// Sessions at a time.
-    pub max: u32,
-    /// Of each session.
-    pub budget_tokens: Option<u64>,
-    pub budget_time_ms: Option<u64>,
-    pub budget_cost_milli: Option<u64>,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        let SessionRules { ttl, turns_max, max, budget } = Rules::default().sessions;
-        Sessions {
-            ttl_ms: ttl.0,
-            turns_max,
-            max,
-            budget_tokens: budget.tokens,
-            budget_time_ms: budget.time.map(|time| time.0),
-            budget_cost_milli: budget.cost_milli,
-        }
-    }
-}
-
-impl Sessions {
-    pub(super) fn rules(&self) -> SessionRules {
-        let Sessions { ttl_ms, turns_max, max, budget_tokens, budget_time_ms, budget_cost_milli } = *self;
-        let budget = budget(budget_tokens, budget_time_ms, budget_cost_milli);
-        SessionRules { ttl: Ticks(ttl_ms), turns_max, max, budget }
     }
 }
