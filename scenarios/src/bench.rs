@@ -48,6 +48,8 @@ pub struct Bench {
     /// Orders that were not taken up yet, and those that run.
     ordered: VecDeque<Leased>,
     running: VecDeque<Leased>,
+    /// Of each worker.
+    leases: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,8 +96,9 @@ impl Bench {
     /// The workers are up, nobody has asked for anything.
     fn up(size: Size) -> Bench {
         let simulation = Simulation::new(1);
-        let (ordered, running) = (VecDeque::new(), VecDeque::new());
-        let mut bench = Bench { simulation, workers: size.workers, tick: 0, tasks: 0, turn: 0, ordered, running };
+        let (ordered, running, leases) = (VecDeque::new(), VecDeque::new(), vec![0; size.workers as usize]);
+        let mut bench =
+            Bench { simulation, workers: size.workers, tick: 0, tasks: 0, turn: 0, ordered, running, leases };
         let pool = PoolRules { name: "p".into(), model: "m".into() };
         let mut rules = Rules { models: vec!["m".into()], pools: vec![pool], ..Rules::default() };
         rules.queue.interactive_max = u32::MAX;
@@ -120,7 +123,11 @@ impl Bench {
             inputs.push(Input::Report(Report::Beat { worker: WorkerId(self.turn), epoch: EPOCH }));
         }
         inputs.extend(self.take_up(PACE));
-        inputs.extend(done.iter().map(|leased| Input::Report(finished(leased))));
+        for leased in &done {
+            let sharers = &mut self.leases[leased.worker.0 as usize];
+            inputs.push(Input::Report(finished(leased, *sharers)));
+            *sharers -= 1;
+        }
         inputs.extend((0..PACE).map(|_| self.submit()));
         inputs
     }
@@ -142,6 +149,7 @@ impl Bench {
         for effect in &step.effects {
             match effect {
                 Effect::Order(Order::Start { worker, epoch: _, task, attempt }) => {
+                    self.leases[worker.0 as usize] += 1;
                     self.ordered.push_back(Leased { worker: *worker, task: *task, attempt: *attempt });
                 }
                 Effect::Notice(Notice::Ended { .. }) => ended += 1,
@@ -217,10 +225,10 @@ fn announced(n: u32, slots: u32) -> Report {
     Report::WorkerUp { worker: WorkerId(n), epoch: EPOCH, facts }
 }
 
-/// Within a tenth of the announced rates, by worker and task.
-fn finished(leased: &Leased) -> Report {
+/// Within a tenth of the announced rates, by worker and task, shared among so many.
+fn finished(leased: &Leased, sharers: u64) -> Report {
     let Leased { worker, task, attempt } = *leased;
-    let pace = 900 + mix(task.0 as u64 ^ u64::from(worker.0)) % 200;
+    let pace = sharers * (900 + mix(task.0 as u64 ^ u64::from(worker.0)) % 200);
     let usage = Usage {
         finish: Finish::Stop,
         tokens_in: 256,

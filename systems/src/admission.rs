@@ -257,7 +257,7 @@ fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) ->
         Some(_) => could_start(world, rules, spec),
     };
     let (roomiest, free) = (roomiest.and_then(|id| world.worker(id)), u64::from(roomiest.is_some()));
-    let best = standing.tree.root();
+    let best = standing.speeds.root();
     let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
     Load {
         slots: Slots { all: standing.slots.all, free },

@@ -9,7 +9,7 @@ use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
-use orchestrion_world::field::{Field, Offer, Slots, Totals, residual};
+use orchestrion_world::field::{Best, Field, Offer, Slots, Speed, Totals, residual};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::job::Finished;
@@ -430,14 +430,17 @@ fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
             let serving = worker.serves(model.id);
             slots.all += serving.map_or(0, |_| worker.offered().into());
             slots.batch += serving.map_or(0, |_| worker.batch_slots(share).into());
-            let offer = serving.map_or(Offer::NONE, |s| Offer::of(worker, s, residual(world, worker), share));
-            let held = Field::offer(world, model.id, worker.id).unwrap_or(Offer::NONE);
-            check(held == offer, || format!("{} stands there with {held:?} and offers {offer:?}", worker.id))?;
+            let of = |s| (Offer::of(worker, s, residual(world, worker), share), Speed::of(worker, s));
+            let leaf = serving.map_or((Offer::NONE, Speed::NONE), of);
+            let held = Field::leaf(world, model.id, worker.id).unwrap_or((Offer::NONE, Speed::NONE));
+            check(held == leaf, || format!("{} stands there with {held:?} and has {leaf:?}", worker.id))?;
         }
         let standing = field.model(model.id);
         let held = standing.map_or(Slots::default(), |standing| standing.slots);
         check(held == slots, || format!("{held:?} are counted for {:?}, there are {slots:?}", model.id))?;
-        check(standing.is_none_or(|s| s.tree.adds_up()), || format!("a node of {:?} is not its best", model.id))?;
+        check(standing.is_none_or(|s| s.tree.adds_up() && s.speeds.adds_up()), || {
+            format!("a node of {:?} is not its best", model.id)
+        })?;
     }
     let up = ledger.workers.iter().filter(|w| w.takes());
     let totals = Totals {

@@ -24,6 +24,13 @@ pub(crate) fn rate(tokens: u64, us: u64) -> Option<MilliRate> {
     })
 }
 
+/// A learned figure as far as it is worth comparing: its five leading bits. What is learned wavers by more than a
+/// sixteenth, and that should not decide what the session, the load and the memory of a worker can.
+pub(crate) fn coarse(learned: u64) -> u64 {
+    let shift = (u64::BITS - learned.leading_zeros()).saturating_sub(5);
+    learned >> shift << shift
+}
+
 /// An exponentially weighted mean in integers: an eighth of the way to the sample, at least one step,
 /// so that it arrives.
 pub(crate) fn learn(mean: u64, sample: u64) -> u64 {
@@ -151,6 +158,17 @@ mod tests {
         assert_eq!(length(1, MilliRate(u64::MAX)), Ticks(1));
         assert_eq!(length(u64::MAX, MilliRate(0)), Ticks(u64::MAX));
         assert_eq!(rate(0, 5), None);
+    }
+
+    #[test]
+    fn coarse_figures_keep_their_order_and_lose_less_than_a_sixteenth() {
+        let mut last = 0;
+        for n in (0..100_000).chain((17..64).map(|bit| (1 << bit) - 1)).chain([u64::MAX]) {
+            let coarse = coarse(n);
+            assert!(last <= coarse && coarse <= n && (n - coarse).saturating_mul(16) <= n, "{n}: {coarse}");
+            last = coarse;
+        }
+        assert_eq!([31, 32, 33, 63, 1_000].map(coarse), [31, 32, 32, 62, 992]);
     }
 
     #[test]

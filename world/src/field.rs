@@ -2,13 +2,13 @@
 //!
 //! For each model a tree over the workers that serve it, four children to a node. A leaf is one worker's
 //! [`Offer`], a node the best of its children's in every respect at once: what no worker below it can beat.
-//! So a search leaves out whole branches, and what admission asks of all workers stands at the root. It is fast
-//! where few have room or some are clearly better; among a thousand free ones that are all but equal it looks at
-//! most of them.
+//! So a search leaves out whole branches. A second tree holds how fast they are, with room or without: what
+//! admission asks of all stands at its root.
 //!
 //! Derived from workers and devices. The store notes which of them were touched, and [`refresh`] brings the
 //! field up to date before it is read; nobody else writes it.
 
+mod offer;
 mod tree;
 
 use crate::crew::Crews;
@@ -22,7 +22,8 @@ use crate::worker::Worker;
 use bevy_ecs::prelude::{Component, Resource, World};
 use std::collections::BTreeMap;
 
-pub use tree::{Offer, Tree};
+pub use offer::{Offer, Pace, Speed};
+pub use tree::{Best, Tree};
 
 /// Slots of all workers that serve a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +42,7 @@ struct Seated {
     slots: u64,
 }
 
-/// A worker's leaf in the tree of a model, and the slots that it adds.
+/// A worker's leaf in the trees of a model, and the slots that it adds.
 #[derive(Clone, Copy, Debug)]
 struct Seat {
     model: ModelId,
@@ -68,7 +69,9 @@ pub struct Field {
 /// Who serves one model.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    pub tree: Tree,
+    pub tree: Tree<Offer>,
+    /// Its leaves stand as those of `tree` do.
+    pub speeds: Tree<Speed>,
     pub slots: Slots,
 }
 
@@ -89,11 +92,12 @@ impl Field {
         self.models.get(&model)
     }
 
-    /// What a worker offers a model as it stands here.
-    pub fn offer(world: &World, model: ModelId, worker: WorkerId) -> Option<Offer> {
+    /// What a worker offers a model, and how fast it is at it, as it stands here.
+    pub fn leaf(world: &World, model: ModelId, worker: WorkerId) -> Option<(Offer, Speed)> {
         let seated = world.get::<Seated>(world.whereabouts(Key::Worker(worker))?)?;
         let seat = seated.seats.iter().find(|seat| seat.model == model)?;
-        world.resource::<Field>().models.get(&model)?.tree.leaf(seat.leaf)
+        let standing = world.resource::<Field>().models.get(&model)?;
+        Some((standing.tree.leaf(seat.leaf)?, standing.speeds.leaf(seat.leaf)?))
     }
 
     fn seat(&mut self, world: &mut World, id: WorkerId) {
@@ -105,7 +109,9 @@ impl Field {
         self.count(&mut seated, worker);
         for resident in &worker.residents {
             if !seated.seats.iter().any(|seat| seat.model == resident.model) {
-                let leaf = self.models.entry(resident.model).or_default().tree.push();
+                let standing = self.models.entry(resident.model).or_default();
+                let leaf = standing.tree.push();
+                standing.speeds.push();
                 seated.seats.push(Seat { model: resident.model, leaf, slots: Slots::default() });
             }
         }
@@ -113,7 +119,9 @@ impl Field {
             let Some(standing) = self.models.get_mut(&seat.model) else { continue };
             let serving = worker.serves(seat.model);
             let offer = serving.map(|serving| Offer::of(worker, serving, residual(world, worker), self.share));
+            let speed = serving.map_or(Speed::NONE, |serving| Speed::of(worker, serving));
             standing.tree.set(seat.leaf, offer.unwrap_or(Offer::NONE));
+            standing.speeds.set(seat.leaf, speed);
             let slots = Slots { all: worker.offered().into(), batch: worker.batch_slots(self.share).into() };
             let slots = if serving.is_some() { slots } else { Slots::default() };
             standing.slots.all = standing.slots.all + slots.all - seat.slots.all;

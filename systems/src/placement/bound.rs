@@ -23,7 +23,7 @@ pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
     placement: &Placement,
-    tree: &Tree,
+    tree: &Tree<Offer>,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
     let [past, main, rest @ ..] = rank::terms(rules.policy);

@@ -137,7 +137,7 @@ pub(crate) fn filter(rules: PlacementRules, request: &Request, candidate: &Candi
 pub(crate) fn choose(
     rules: PlacementRules,
     request: &Request,
-    tree: &Tree,
+    tree: &Tree<Offer>,
     takes: impl Fn(WorkerId) -> bool,
 ) -> Option<WorkerId> {
     // The first two terms tell most workers apart; the others are computed only where they tie.
@@ -154,8 +154,8 @@ pub(crate) fn choose(
 }
 
 /// The least busy worker that could take the task now, if any.
-pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree) -> Option<WorkerId> {
-    tree.least(|offer, _| feasible(spec, offer).then_some(offer.leases), |_, _| Ordering::Equal, |_| true)
+pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> {
+    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), |_, _| Ordering::Equal, |_| true)
 }
 
 /// The filters, as far as they can be told from an offer.
@@ -172,6 +172,7 @@ mod tests {
     use crate::placement::bound;
     use crate::placement::explain::explain;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
+    use orchestrion_world::field::Best;
     use orchestrion_world::health::Breaker;
     use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, TenantId};
     use orchestrion_world::placement::{Aim, Fallback, Placement};

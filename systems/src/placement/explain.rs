@@ -60,8 +60,13 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
     let decided_by = feasible.get(..2).and_then(|pair| {
         let (winner, runner_up) = (values(pair[0]), values(pair[1]));
         let at = (0..winner.len()).find(|&n| winner[n] != runner_up[n])?;
-        let margin = runner_up[at] - winner[at];
-        Some(Decider { term: rank::whole(rules.placement.policy)[at], runner_up: pair[1].worker.id, margin })
+        let term = rank::whole(rules.placement.policy)[at];
+        let margin = match term {
+            // Compared to a sixteenth; what would have to change is exact.
+            Term::PredictedEnd => rank::predicted_run(request, pair[1]).0 - winner[at],
+            _ => runner_up[at] - winner[at],
+        };
+        Some(Decider { term, runner_up: pair[1].worker.id, margin })
     });
     let chosen = feasible.first().map(|c| c.worker.id);
     let considered = feasible.into_iter().chain(removed).map(|c| Considered {
@@ -165,7 +170,7 @@ impl Decider {
             }
             Term::PredictedEnd => {
                 format!(
-                    "{winner} ends {margin} ms sooner than {runner_up}; {more} ms less on {runner_up} would have flipped it."
+                    "{winner} ends sooner than {runner_up} by more than a sixteenth; {more} ms less on {runner_up} would have flipped it."
                 )
             }
             Term::LeastLoaded => {
@@ -188,7 +193,7 @@ impl Decider {
             }
             Term::FastestDecode => {
                 let rate = format!("{}.{:03}", margin / 1000, margin % 1000);
-                format!("All else equal, {winner} makes {rate} tokens/s more than {runner_up}.")
+                format!("All else equal, {winner} makes about {rate} tokens/s more than {runner_up}.")
             }
             Term::PoolName => format!("All else equal, the pool of {winner} comes before that of {runner_up} by name."),
             Term::WorkerId => format!("All else equal, {winner} comes before {runner_up} by id."),

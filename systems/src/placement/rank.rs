@@ -4,7 +4,7 @@
 use super::choose::{Candidate, Request};
 use crate::estimate;
 use orchestrion_world::config::PlacementRule;
-use orchestrion_world::field::Offer;
+use orchestrion_world::field::{Offer, Pace};
 use orchestrion_world::id;
 use orchestrion_world::time::Ticks;
 
@@ -15,12 +15,14 @@ pub enum Term {
     FailedBefore,
     /// Pools that its client prefers to this one.
     Preferred,
+    /// To a sixteenth.
     PredictedEnd,
     /// 1 where its session's last turn went elsewhere.
     SameSession,
     LeastLoaded,
     MostLoaded,
     MostResidualMemory,
+    /// To a sixteenth.
     FastestDecode,
     PoolName,
     WorkerId,
@@ -55,7 +57,8 @@ pub(crate) fn whole(rule: PlacementRule) -> [Term; TERMS + 2] {
 /// How long the task would take on the candidate, prompt and answer.
 pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Ticks {
     let Some(resident) = candidate.serving else { return Ticks(u64::MAX) };
-    estimate::run(&request.spec, &resident.facts, candidate.worker.leases.len() as u64 + 1)
+    let pace = Pace::of(&resident.facts, candidate.worker.leases.len() as u64 + 1);
+    pace.run(request.spec.prompt_tokens, request.spec.max_tokens)
 }
 
 /// A candidate's value of a term; the smaller one is preferred.
@@ -64,12 +67,12 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
     match term {
         FailedBefore => (request.failed_on == Some(worker.id)).into(),
         Preferred => request.spec.placement.as_ref().map_or(0, |placement| placement.rank(worker.facts.pool)),
-        PredictedEnd => predicted_run(request, candidate).0,
+        PredictedEnd => estimate::coarse(predicted_run(request, candidate).0),
         SameSession => request.home.is_some_and(|home| home != worker.id).into(),
         LeastLoaded => worker.load().0.into(),
         MostLoaded => u64::MAX - u64::from(worker.load().0),
         MostResidualMemory => u64::MAX - candidate.residual.0,
-        FastestDecode => u64::MAX - candidate.serving.map_or(0, |resident| resident.facts.decode.0),
+        FastestDecode => u64::MAX - candidate.serving.map_or(0, |resident| estimate::coarse(resident.facts.decode.0)),
         PoolName => worker.facts.pool.0.into(),
         WorkerId => worker.id.0.into(),
     }
@@ -85,11 +88,11 @@ pub(crate) fn offered(term: Term, request: &Request, offer: &Offer, one: Option<
         },
         // Only ever compared between two workers: `bound::goes_home`.
         SameSession => 0,
-        PredictedEnd => estimate::run_at(&request.spec, offer.prefill, offer.decode, u64::from(offer.leases) + 1).0,
+        PredictedEnd => estimate::coarse(offer.pace.run(request.spec.prompt_tokens, request.spec.max_tokens).0),
         LeastLoaded => offer.load.0.into(),
         MostLoaded => u64::MAX - u64::from(offer.load_max.0),
         MostResidualMemory => u64::MAX - offer.residual.0,
-        FastestDecode => u64::MAX - offer.decode.0,
+        FastestDecode => u64::MAX - estimate::coarse(offer.decode.0),
         PoolName => offer.pool.0.into(),
         WorkerId => offer.worker.0.into(),
     }
