@@ -158,7 +158,7 @@ pub(crate) fn make_way(world: &mut World, id: WorkerId, model: ModelId, to: Mode
     if let Some(mut to) = world.model_mut(to) {
         to.coming += 1;
     }
-    if world.worker(id).is_some_and(|w| w.leases_of(model) > 0) {
+    if world.worker(id).is_some_and(|w| w.leases_of(model) > 0) && !planted!(world, EvictsLeased) {
         turn(world, id, model, Residence::Yielding { to });
         tell(world, id, model, ShardChange::Yielding { to });
     } else {

@@ -156,6 +156,9 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     disarm(world, id);
     let used = tenants::used(world, &before, &outcome);
     tenants::settle(world, &before, &used);
+    if planted!(world, SettledTwice) {
+        tenants::settle(world, &before, &used);
+    }
     if let Some(session) = before.spec.session {
         sessions::end_turn(world, session, &before, &used);
     }
