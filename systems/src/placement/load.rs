@@ -5,6 +5,8 @@
 //! workers of the model's pools does not grow with the load.
 
 use super::choose::Request;
+use super::explain::Asked;
+use super::note;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
@@ -67,9 +69,15 @@ pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
     match best {
         Some(way) if way.going.is_empty() && !way.stands => {
             let keep = rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep);
-            eviction::order_load(world, way.worker, model, way.facts, keep);
+            let (worker, takes) = (way.worker, way.ready_in);
+            note(world, request.task, || Asked::Load { worker, takes });
+            eviction::order_load(world, worker, model, way.facts, keep);
         }
-        Some(way) => way.going.into_iter().for_each(|(worker, gone)| eviction::make_way(world, worker, gone, model)),
+        Some(way) => way.going.into_iter().for_each(|(worker, gone)| {
+            let name = || rules.models.get(usize::from(gone.0)).cloned().unwrap_or_default();
+            note(world, request.task, || Asked::MakeWay { worker, model: name() });
+            eviction::make_way(world, worker, gone, model);
+        }),
         None => {}
     }
     wait(world, model, now);
