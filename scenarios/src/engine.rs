@@ -262,7 +262,9 @@ impl Engine {
                 alive.then_some(Report::Beat { worker, epoch })
             }
             Order::SpawnWorker { worker, epoch, model } => {
-                let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
+                // Who came up unasked lives that life already, and its word of it is on the way.
+                let begins = |sim: &&mut Sim| sim.flaw != Some(Flaw::Deaf) && !(sim.alive && sim.epoch >= epoch);
+                let sim = self.workers.get_mut(&worker).filter(begins)?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
                 self.assign(worker, model);
                 self.plan(now + LOAD, worker, epoch, Planned::Up);
