@@ -184,7 +184,9 @@ fn moved(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
 
 /// A running job's step took its time, or a job that is over was kept for its time.
 fn time_is_over(world: &mut World, rules: &Arc<Rules>, id: JobId) {
-    let Some(job) = world.job(id) else { return };
+    let now = world.resource::<Core>().now;
+    // It may have ended in this step, before its bell was heard: by a boot, or by who wants the pool open again.
+    let Some(job) = world.job(id).filter(|job| job.due <= now) else { return };
     let Some(name) = job.current().map(|at| job.steps[at].name) else { return forget(world, id) };
     let waiting = job.waiting.clone();
     match name {
