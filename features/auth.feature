@@ -19,6 +19,11 @@ Feature: Only who has a token is answered
       | its health | no token         | 200    |
       | its metrics| no token         | 200    |
 
+  Scenario: An operator's command without the right token says so
+    Given a server with the tiny model and tokens
+    When I drain the pool with orch and the read token
+    Then orch says that the token does not allow it
+
   Scenario: Without tokens this machine needs none
     Given a server with the tiny model
     When I ask for an answer with an unknown token

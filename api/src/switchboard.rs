@@ -275,6 +275,11 @@ impl Switchboard {
         locked(self.shard(task)).get(&task).cloned()
     }
 
+    /// A worker does not come up; told before the core hears so.
+    pub fn not_up(&self, worker: WorkerId, why: String) {
+        self.jobs.not_up(worker, why);
+    }
+
     /// What operators asked for.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.jobs

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Runs orders one after the other on a thread of its own, as fast as it may.
+/// Runs each task on a thread of its own, as fast as it may, and says that it lives when it is asked.
 struct Toy(flume::Sender<(Order, Option<Payload>)>);
 
 impl Stations for Toy {
@@ -34,11 +34,16 @@ impl Toy {
         let (orders, end) = flume::bounded::<(Order, Option<Payload>)>(64);
         std::thread::spawn(move || {
             for (order, payload) in end.iter() {
-                if let (order @ Order::Start { .. }, Some(payload)) = (order, payload) {
-                    std::thread::spawn({
+                match (order, payload) {
+                    (order @ Order::Start { .. }, Some(payload)) => {
                         let (board, lanes) = (Arc::clone(&board), lanes.clone());
-                        move || run(&board, &lanes, &order, payload.max_tokens)
-                    });
+                        std::thread::spawn(move || run(&board, &lanes, &order, payload.max_tokens));
+                    }
+                    (Order::Probe { worker, epoch }, _) => {
+                        // An error means that the pulse has ended.
+                        let _ = lanes.urgent.send(Urgent::Report(Report::Beat { worker, epoch }));
+                    }
+                    _ => {}
                 }
             }
         });

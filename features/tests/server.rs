@@ -22,11 +22,13 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     /// Tokens of clients, as in the file of `auth.tokens_file`.
     pub(crate) tokens: Option<&'static str>,
+    /// What lies in its folder besides.
+    pub(crate) files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { pools: 1, slots: 4, simd: "auto", more: String::new(), tokens: None }
+        Setup { pools: 1, slots: 4, simd: "auto", more: String::new(), tokens: None, files: vec![] }
     }
 }
 
@@ -54,6 +56,7 @@ impl Server {
             );
         }
         std::fs::write(dir.join("orchestrion.toml"), config).unwrap();
+        setup.files.iter().for_each(|(name, bytes)| std::fs::write(dir.join(name), bytes).unwrap());
         let (child, url) = launch(&dir, "127.0.0.1:0", setup.tokens);
         Server { child, url, dir }
     }

@@ -98,6 +98,22 @@ impl Engine {
         Some(self.announce(now, id, epoch, facts, model))
     }
 
+    /// From here on the worker comes up with this model.
+    pub fn assign(&mut self, id: WorkerId, model: ModelId) {
+        let Some(sim) = self.workers.get_mut(&id) else { return };
+        sim.model = model;
+        // As scripts name the files of models.
+        if let Some(came_with) = &mut sim.facts.came_with {
+            came_with.digest.0[0] = model.0 as u8;
+            came_with.fingerprint.0[0] = model.0 as u8;
+        }
+    }
+
+    /// What it was in a process before counts as a life of it.
+    pub fn outlive(&mut self, id: WorkerId, epoch: Epoch) {
+        self.workers.get_mut(&id).into_iter().for_each(|sim| sim.epoch = sim.epoch.max(epoch));
+    }
+
     /// The next load on the worker comes to this.
     pub fn spoil(&mut self, id: WorkerId, fault: ShardFault) {
         self.faults.entry(id).or_default().push_back(fault);
@@ -248,12 +264,7 @@ impl Engine {
             Order::SpawnWorker { worker, epoch, model } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
                 (sim.alive, sim.epoch, sim.running) = (true, epoch, BTreeMap::new());
-                sim.model = model;
-                // As scripts name the files of models.
-                if let Some(came_with) = &mut sim.facts.came_with {
-                    came_with.digest.0[0] = model.0 as u8;
-                    came_with.fingerprint.0[0] = model.0 as u8;
-                }
+                self.assign(worker, model);
                 self.plan(now + LOAD, worker, epoch, Planned::Up);
                 Some(Report::Loading { worker, epoch })
             }

@@ -1,10 +1,14 @@
 //! Audits of one step: the state before, what came in, what was decided, the state after. They show what
-//! neither a state nor the order of effects can: that nothing changed which must not.
+//! neither a state nor the order of effects can: that nothing changed which must not. A bound that new rules
+//! lower is one of them: who is inside stays, and nobody comes in.
 
+use orchestrion_world::config::{OverloadPolicy, QueueRules};
+use orchestrion_world::id::ModelId;
+use orchestrion_world::job::{Action, JobState, StepName, StepStatus};
 use orchestrion_world::ledger::Ledger;
-use orchestrion_world::protocol::{Determinism, Effect, Input, Intent, Notice, Order, Report};
-use orchestrion_world::task::Task;
-use std::collections::BTreeSet;
+use orchestrion_world::protocol::{Class, Determinism, Effect, Input, Intent, Notice, Order, Report};
+use orchestrion_world::task::{Life, Task};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One step, from outside.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +24,15 @@ type Audit = fn(&Move<'_>) -> Result<(), String>;
 /// Every audit of a step. The number is that of `docs/invariants.md`.
 pub const MOVES: &[(&str, Audit)] = &[
     ("2 a task that is cancelled is over in that step", cancels_hold),
+    ("3 nobody is let into a queue beyond its bound", queues_within_bounds),
+    ("batch tasks take no more than their share of a worker's slots", batch_keeps_to_its_share),
     ("11 a worker is lost by its own word, its silence, or because it was told to end", losses_have_a_reason),
+    ("12 no attempt beyond the limit", attempts_within_limit),
     ("12 retries are paid for", retries_are_paid_for),
     ("13 only a strict task is tried again after its first token", no_rerun_after_a_token),
+    ("18 a reload ends as new or as old", reloads_end_whole),
+    ("19 restarts within the storm limit", restarts_within_limit),
+    ("no more jobs are kept than may be", jobs_within_bounds),
     ("what a task was admitted as does not change", tasks_stay_what_they_are),
     ("time and admissions only go on", time_goes_on),
 ];
@@ -59,6 +69,93 @@ fn cancels_hold(moved: &Move<'_>) -> Result<(), String> {
         let again = notices(moved).any(|n| matches!(n, Notice::Accepted { task: of, .. } if of == task));
         let stays = lives(moved.after).is_some() && !again;
         check(!stays, || format!("{task} lives after its cancel"))?;
+    }
+    Ok(())
+}
+
+fn queues_within_bounds(moved: &Move<'_>) -> Result<(), String> {
+    let Some(rules) = &moved.after.core.rules else { return Ok(()) };
+    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
+    // Retried tasks come back to a queue that may have filled up behind them.
+    let waiting = |ledger: &Ledger| {
+        let mut lines: BTreeMap<(ModelId, Class), u64> = BTreeMap::new();
+        let fresh = ledger.tasks.iter().filter(|t| t.life == Life::Queued && t.attempts == 0);
+        fresh.for_each(|t| *lines.entry((t.spec.model, t.spec.class)).or_default() += 1);
+        lines
+    };
+    let (before, after) = (waiting(moved.before), waiting(moved.after));
+    let of = |lines: &BTreeMap<_, u64>, line| lines.get(&line).copied().unwrap_or_default();
+    after.iter().try_for_each(|(&line, &count)| {
+        let (model, class) = line;
+        let most = match (class, policy) {
+            (Class::Batch, _) => batch_max.into(),
+            (Class::Interactive, OverloadPolicy::Reject) => interactive_max.into(),
+            // Under the other policies interactive work may take the places of batch work.
+            (Class::Interactive, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => {
+                u64::from(interactive_max) + u64::from(batch_max).saturating_sub(of(&after, (model, Class::Batch)))
+            }
+        };
+        check(count <= most.max(of(&before, line)), || format!("{count} wait in {line:?}, bound {most}"))
+    })
+}
+
+fn batch_keeps_to_its_share(moved: &Move<'_>) -> Result<(), String> {
+    let Some(rules) = &moved.after.core.rules else { return Ok(()) };
+    moved.after.workers.iter().try_for_each(|worker| {
+        let was = moved.before.workers.binary_search_by_key(&worker.id, |w| w.id).ok();
+        let had = was.map_or(0, |at| moved.before.workers[at].batch_leases());
+        let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.placement.batch_share));
+        check(held <= may.max(had), || format!("{} runs {held} batch tasks on the {may} slots for them", worker.id))
+    })
+}
+
+/// A retry that was promised is made, whatever the rules are by then.
+fn attempts_within_limit(moved: &Move<'_>) -> Result<(), String> {
+    let Some(rules) = &moved.after.core.rules else { return Ok(()) };
+    let again = notices(moved).filter_map(|notice| match notice {
+        Notice::Retrying { task, lost, .. } => Some((task, lost)),
+        _ => None,
+    });
+    again.into_iter().try_for_each(|(id, lost)| {
+        let found = moved.after.tasks.binary_search_by_key(id, |t| t.id).ok().map(|at| &moved.after.tasks[at]);
+        let over = found.filter(|t| t.attempt() == *lost && t.failures() >= rules.retry.attempts_max);
+        check(over.is_none(), || format!("{id} is tried again after {} attempts", lost.number))
+    })
+}
+
+fn restarts_within_limit(moved: &Move<'_>) -> Result<(), String> {
+    let Some(rules) = &moved.after.core.rules else { return Ok(()) };
+    moved.after.pools.iter().zip(&moved.before.pools).try_for_each(|(pool, was)| {
+        let most = (rules.health.restart.storm_max as usize).max(was.restarts.len());
+        check(pool.restarts.len() <= most, || format!("{pool:?} was restarted too often"))
+    })
+}
+
+fn jobs_within_bounds(moved: &Move<'_>) -> Result<(), String> {
+    let Some(rules) = &moved.after.core.rules else { return Ok(()) };
+    let over = |ledger: &Ledger| ledger.jobs.iter().filter(|job| job.state.is_over()).count();
+    let (kept, most) = (over(moved.after), (rules.jobs.kept_max as usize).max(over(moved.before)));
+    check(kept <= most, || format!("{kept} jobs are kept of {most}"))
+}
+
+/// Those that were running or began in this step: a boot tells of old ones again, and cancels what runs.
+fn reloads_end_whole(moved: &Move<'_>) -> Result<(), String> {
+    for notice in notices(moved) {
+        let Notice::JobChanged { job } = notice else { continue };
+        let known = moved.before.jobs.iter().find(|known| known.id == job.id);
+        let (Action::Reload { model: new, .. }, true) = (job.action, known.is_none_or(|known| !known.state.is_over()))
+        else {
+            continue;
+        };
+        let Some(pool) = moved.after.pools.iter().find(|pool| pool.id == job.pool) else { continue };
+        let restored = job.steps.last().is_some_and(|s| (s.name, s.status) == (StepName::Restore, StepStatus::Done));
+        let whole = match job.state {
+            JobState::Done => pool.model == new,
+            JobState::Failed(_) if restored => pool.model == job.model,
+            JobState::Failed(_) => pool.model == new || pool.model == job.model,
+            JobState::Running | JobState::Cancelled => true,
+        };
+        check(whole, || format!("{job:?} left {pool:?}"))?;
     }
     Ok(())
 }

@@ -172,8 +172,12 @@ impl Stage {
         if living > 0 {
             return Some(format!("{living} tasks live"));
         }
-        // Who was given up for good stays so until the next boot.
-        let halted = |w: &Worker| self.ledger.pools.iter().any(|pool| pool.id == w.facts.pool && pool.halted);
+        let job = self.ledger.pools.iter().find_map(|pool| pool.job);
+        if let Some(job) = job.filter(|_| self.healed) {
+            return Some(format!("{job:?} runs"));
+        }
+        // Who was given up for good stays so until the next boot, and who was drained until it is resumed.
+        let halted = |w: &Worker| self.ledger.pools.iter().any(|p| p.id == w.facts.pool && (p.halted || p.closed));
         let stands_on = |w: &Worker, id| w.facts.devices.iter().any(|part| part.device == id);
         let shut = |w: &Worker| self.ledger.devices.iter().any(|d| d.quarantined && stands_on(w, d.id));
         let out = |w: &Worker| w.state != WorkerState::Ready && !self.refused.contains(&w.id) && !halted(w) && !shut(w);
@@ -214,11 +218,27 @@ impl Stage {
             let (worker, epoch) = (w.id, w.epoch);
             Input::Report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Fatal) })
         }));
+        // A process begins with the models of its configuration.
+        for worker in &self.ledger.workers {
+            self.engine.assign(worker.id, model_of(&self.rules, worker.facts.pool));
+            self.engine.outlive(worker.id, worker.epoch);
+        }
         self.said = self.engine.heal(now);
         inputs
     }
 
+    /// Who comes up unasked comes with what its pool serves.
+    fn assign(&mut self) {
+        for worker in &self.ledger.workers {
+            let pool = self.ledger.pools.iter().find(|pool| pool.id == worker.facts.pool);
+            pool.into_iter().for_each(|pool| self.engine.assign(worker.id, pool.model));
+        }
+    }
+
     fn act(&mut self, now: Tick, act: &Act, inputs: &mut Vec<Input>) {
+        if matches!(act, Act::Rise(_) | Act::Heal) {
+            self.assign();
+        }
         let mut befell =
             |kind: &'static str, often: bool| *self.run.faults.entry(kind).or_default() += u64::from(often);
         let said = match act {
@@ -249,6 +269,7 @@ impl Stage {
                 fault.into_iter().collect()
             }
             Act::Operate(job, pool, action) => {
+                befell(action.label(), true);
                 return inputs.push(Input::Intent(Intent::Operate { job: *job, pool: *pool, action: *action }));
             }
             Act::Flaw(worker, flaw) => {
@@ -316,7 +337,10 @@ impl Stage {
                 self.watched = Some(*task);
                 vec![]
             }
-            Act::Close(session) => return inputs.push(Input::Intent(Intent::Close { session: *session })),
+            Act::Close(session) => {
+                befell("close", true);
+                return inputs.push(Input::Intent(Intent::Close { session: *session }));
+            }
             Act::Look(session, name) => {
                 let view = self.simulation.as_ref().and_then(|simulation| simulation.session(*session, now));
                 self.run.transcript += &format!("< {} {name} {}\n", now.0, transcript::session(view.as_ref()));

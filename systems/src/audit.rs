@@ -7,7 +7,6 @@
 use crate::placement;
 use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
-use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::crew::Crews;
 use orchestrion_world::field::{Best, Field, Offer, Slots, Speed, Totals, residual};
 use orchestrion_world::health::WorkerState;
@@ -38,9 +37,7 @@ type Audit = fn(&World, &Ledger) -> Result<(), String>;
 
 /// Every audit of a state. The number is that of the design's list of invariants, where it has one.
 pub const AUDITS: &[(&str, Audit)] = &[
-    ("3 a queue never exceeds its bound", queues_within_bounds),
     ("6 leases are the used slots, and a live task has its one", leases_match_tasks),
-    ("batch tasks never hold more than their share of a worker's slots", batch_keeps_to_its_share),
     ("a worker reads while it has prompts to read", reading_has_prompts),
     ("7 memory in use is what shards and leases take, within capacity", memory_adds_up),
     ("8 no lease on a worker that is not up", leases_only_where_up),
@@ -49,14 +46,16 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("9 no model goes that has leases", leases_on_what_serves),
     ("10 what was loaded has the digest of its model", digests_as_declared),
     ("models on workers, and what is on its way to them", residents_in_order),
-    ("12 attempts within the limit", attempts_within_limit),
+    ("9 what is pinned does not make way", pinned_stays),
+    ("18 who can load no other model has that of its pool", fixed_serve_their_pool),
+    ("12 attempts that were put back were made", put_back_were_made),
     ("13 no attempt after a token was shown, but in strict sameness", repeats_are_strict),
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
     ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
     ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
-    ("19 restarts within the storm limit", restarts_within_limit),
+    ("17 nobody takes tasks in a pool that is closed", closed_pools_rest),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
@@ -73,28 +72,6 @@ pub(crate) fn audit(world: &World, ledger: &Ledger) -> Result<(), Broken> {
 
 fn check(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(found()) }
-}
-
-fn queues_within_bounds(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let QueueRules { interactive_max, batch_max, policy, .. } = rules.queue;
-    let queues = world.resource::<Queues>();
-    ledger.models.iter().try_for_each(|model| {
-        // Retried tasks come back to a queue that may have filled up behind them.
-        let fresh = |id: &TaskId| task(ledger, *id).is_some_and(|t| t.attempts == 0);
-        let waiting = |class| queues.tenants(model.id, class).flat_map(move |(t, _)| queues.tasks(model.id, class, t));
-        let count = |class| waiting(class).filter(|(_, id)| fresh(id)).count() as u64;
-        let (interactive, batch) = (count(Class::Interactive), count(Class::Batch));
-        // Under the other policies interactive work may take the places of batch work.
-        let most = match policy {
-            OverloadPolicy::Reject => interactive_max.into(),
-            OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority => {
-                u64::from(interactive_max) + u64::from(batch_max).saturating_sub(batch)
-            }
-        };
-        check(interactive <= most, || format!("{interactive} interactive tasks wait in {:?}, bound {most}", model.id))?;
-        check(batch <= batch_max.into(), || format!("{batch} batch tasks wait in {:?}, bound {batch_max}", model.id))
-    })
 }
 
 fn task(ledger: &Ledger, id: TaskId) -> Option<&Task> {
@@ -116,14 +93,6 @@ fn leases_match_tasks(_: &World, ledger: &Ledger) -> Result<(), String> {
         let worker = ledger.workers.binary_search_by_key(&id, |w| w.id).ok().map(|at| &ledger.workers[at]);
         let lease = worker.and_then(|w| w.leases.iter().find(|l| l.task == task.id && !l.revoked));
         check(lease.is_some_and(|l| l.attempt == task.attempt()), || format!("{} has no lease on {id}", task.id))
-    })
-}
-
-fn batch_keeps_to_its_share(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    ledger.workers.iter().try_for_each(|worker| {
-        let (held, may) = (worker.batch_leases(), worker.batch_slots(rules.placement.batch_share));
-        check(held <= may, || format!("batch tasks hold {held} slots of {}, and may hold {may}", worker.id))
     })
 }
 
@@ -210,6 +179,20 @@ fn digests_as_declared(_: &World, ledger: &Ledger) -> Result<(), String> {
     })
 }
 
+fn pinned_stays(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let goes = |r: &&Resident| r.pinned && matches!(r.life, Residence::Yielding { .. } | Residence::Evicting { .. });
+    let gone = ledger.workers.iter().find_map(|w| Some((w.id, w.residents.iter().find(goes)?)));
+    gone.map_or(Ok(()), |(id, resident)| Err(format!("{id} lets {resident:?} go")))
+}
+
+fn fixed_serve_their_pool(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let other = ledger.workers.iter().filter(|w| w.facts.loader.is_none()).find_map(|w| {
+        let pool = ledger.pools.iter().find(|pool| pool.id == w.facts.pool)?;
+        Some((w.id, pool, w.residents.iter().find(|r| r.model != pool.model)?))
+    });
+    other.map_or(Ok(()), |(id, pool, resident)| Err(format!("{id} of {pool:?} serves {resident:?}")))
+}
+
 fn leases_only_where_up(_: &World, ledger: &Ledger) -> Result<(), String> {
     let down = |w: &&Worker| !w.state.is_up() && !w.leases.is_empty();
     ledger.workers.iter().find(down).map_or(Ok(()), |w| Err(format!("{} is {:?} and has leases", w.id, w.state)))
@@ -250,21 +233,18 @@ fn jobs_keep_time(world: &World, ledger: &Ledger) -> Result<(), String> {
             finished.0.insert((job.due, job.id));
         }
     }
-    let most = ledger.core.rules.as_ref().map_or(0, |rules| rules.jobs.kept_max as usize);
-    check(finished.0.len() <= most, || format!("{} jobs are kept of {most}", finished.0.len()))?;
     check(&finished == world.resource::<Finished>(), || format!("{finished:?} are over"))
 }
 
-fn restarts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let over = ledger.pools.iter().find(|pool| pool.restarts.len() > rules.health.restart.storm_max as usize);
-    over.map_or(Ok(()), |pool| Err(format!("{pool:?} was restarted too often")))
+fn closed_pools_rest(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let closed = |id| ledger.pools.iter().any(|pool| pool.id == id && pool.closed);
+    let open = ledger.workers.iter().find(|w| w.state == WorkerState::Ready && closed(w.facts.pool));
+    open.map_or(Ok(()), |w| Err(format!("{} takes tasks", w.id)))
 }
 
-fn attempts_within_limit(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let Some(rules) = &ledger.core.rules else { return Ok(()) };
-    let over = ledger.tasks.iter().find(|t| t.preempted > t.attempts || t.failures() > rules.retry.attempts_max);
-    over.map_or(Ok(()), |t| Err(format!("{} was tried {} times", t.id, t.attempts)))
+fn put_back_were_made(_: &World, ledger: &Ledger) -> Result<(), String> {
+    let over = ledger.tasks.iter().find(|t| t.preempted > t.attempts);
+    over.map_or(Ok(()), |t| Err(format!("{} was put back {} times in {} attempts", t.id, t.preempted, t.attempts)))
 }
 
 fn repeats_are_strict(_: &World, ledger: &Ledger) -> Result<(), String> {

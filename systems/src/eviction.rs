@@ -158,7 +158,7 @@ pub(crate) fn make_way(world: &mut World, id: WorkerId, model: ModelId, to: Mode
     if let Some(mut to) = world.model_mut(to) {
         to.coming += 1;
     }
-    if world.worker(id).is_some_and(|w| w.leases_of(model) > 0) {
+    if world.worker(id).is_some_and(|w| w.leases_of(model) > 0) && !planted!(world, EvictsLeased) {
         turn(world, id, model, Residence::Yielding { to });
         tell(world, id, model, ShardChange::Yielding { to });
     } else {
@@ -211,9 +211,14 @@ pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
 /// A task left it. The last one opens the way for who waits for the place.
 pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
     let now = world.resource::<Core>().now;
-    with(world, id, model, |resident| resident.used = now);
-    let Some(worker) = world.worker(id).filter(|w| w.leases_of(model) == 0) else { return };
-    let Some(Residence::Yielding { to }) = worker.resident(model).map(|r| r.life) else { return };
+    let Some(mut worker) = world.worker_mut(id) else { return };
+    let last = worker.leases_of(model) == 0;
+    let Some(resident) = worker.resident_mut(model) else { return };
+    resident.used = now;
+    let Residence::Yielding { to } = resident.life else { return };
+    if !last {
+        return;
+    }
     if world.resource::<Queues>().head(to).is_some() {
         order_free(world, id, model, Some(to));
     } else {

@@ -140,12 +140,11 @@ fn stop(world: &mut World, pool: PoolId) -> Vec<WorkerId> {
 }
 
 fn load(world: &mut World, rules: &Rules, pool: PoolId, model: ModelId) -> Vec<WorkerId> {
-    if let Some(mut pool) = world.pool_mut(pool) {
+    let forgotten = planted!(world, ReloadForgotten);
+    if let Some(mut pool) = world.pool_mut(pool).filter(|_| !forgotten) {
         pool.model = model;
     }
-    let crew = crew(world, pool);
-    crew.iter().for_each(|&id| health::spawn(world, rules, id));
-    crew
+    crew(world, pool).into_iter().filter(|&id| health::spawn(world, rules, id)).collect()
 }
 
 /// Whatever kept the pool from taking tasks is lifted; who is down begins anew.
@@ -192,6 +191,7 @@ fn time_is_over(world: &mut World, rules: &Arc<Rules>, id: JobId) {
     let waiting = job.waiting.clone();
     match name {
         // They are told to drop what they have: before a first token it is tried elsewhere, else it ends.
+        StepName::Drain if planted!(world, DrainNeverEnds) => {}
         StepName::Drain => expire(world, rules, &waiting),
         StepName::Stop | StepName::Load | StepName::Open | StepName::Restore => {
             fault(world, rules, id, JobFault::TimedOut);

@@ -63,12 +63,30 @@ pub enum Bug {
     BreakerIgnored,
     /// Nobody stops restarting what goes on dying.
     RestartsUnlimited,
+    /// A model makes way while tasks run on it.
+    EvictsLeased,
+    /// A model that is pinned makes way too.
+    EvictsPinned,
+    /// What an ended task used is settled a second time.
+    SettledTwice,
+    /// Nobody looks whether a budget has as much.
+    BudgetOverdrawn,
+    /// A drained pool goes on taking tasks.
+    DrainStillPlaces,
+    /// The deadline of a drain passes in vain.
+    DrainNeverEnds,
+    /// A reload loads what the pool had.
+    ReloadForgotten,
+    /// A session takes turns without end.
+    TurnsUnlimited,
+    /// A session lives on after its time.
+    SessionOutlivesTime,
     /// A decision hangs on something that no input says.
     HiddenState,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 33] = [
         Bug::EndToldTwice,
         Bug::WordAfterEnd,
         Bug::SlotLeakOnCrash,
@@ -92,6 +110,15 @@ impl Bug {
         Bug::ReadyMiscounted,
         Bug::BreakerIgnored,
         Bug::RestartsUnlimited,
+        Bug::EvictsLeased,
+        Bug::EvictsPinned,
+        Bug::SettledTwice,
+        Bug::BudgetOverdrawn,
+        Bug::DrainStillPlaces,
+        Bug::DrainNeverEnds,
+        Bug::ReloadForgotten,
+        Bug::TurnsUnlimited,
+        Bug::SessionOutlivesTime,
         Bug::HiddenState,
     ];
 }

@@ -31,7 +31,10 @@ pub struct SessionView {
 
 pub(crate) fn end_sessions(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
-    let (expired, closed) = (std::mem::take(&mut mail.expired), std::mem::take(&mut mail.closed));
+    let (mut expired, closed) = (std::mem::take(&mut mail.expired), std::mem::take(&mut mail.closed));
+    if planted!(world, SessionOutlivesTime) {
+        expired.clear();
+    }
     let ends = |ids: Vec<SessionId>, state| ids.into_iter().map(move |id| (id, state));
     for (id, state) in ends(expired, SessionState::Expired).chain(ends(closed, SessionState::Closed)) {
         let Some(mut session) = world.session_mut(id) else { continue };
@@ -62,7 +65,9 @@ pub(crate) fn judge(world: &World, rules: &Rules, id: SessionId, most: &Amount) 
     let over = match session.state {
         SessionState::Expired => Some(SessionOver::Expired),
         SessionState::Closed => Some(SessionOver::Closed),
-        SessionState::Open if session.turns >= session.turns_max => Some(SessionOver::Turns(session.turns_max)),
+        SessionState::Open if session.turns >= session.turns_max && !planted!(world, TurnsUnlimited) => {
+            Some(SessionOver::Turns(session.turns_max))
+        }
         SessionState::Open => None,
     };
     match over {

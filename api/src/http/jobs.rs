@@ -2,7 +2,7 @@
 //! over: `step` events, then one `end`.
 
 use crate::door::Door;
-use crate::jobs::{is_last, view};
+use crate::jobs::{Told, is_last, view};
 use crate::problem::{ErrorCode, Problem};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use http_body::{Body, Frame};
 use hyper::body::Bytes;
 use orchestrion_world::id::JobId;
-use orchestrion_world::job::Job;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ pub(crate) async fn show(
     let told = id.and_then(|id| door.parts.switchboard.jobs().follow(id)).ok_or_else(unknown)?;
     let streams = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     if !streams.into_iter().any(|accept| accept.contains("text/event-stream")) {
-        let job = told.borrow().last().map(|job| view(job, door.parts.telemetry.pools()));
+        let job = told.borrow().last().map(|told| view(told, door.parts.telemetry.pools()));
         return Ok(Json(job.ok_or_else(unknown)?).into_response());
     }
     let heartbeat = Duration::from_millis(door.config.heartbeat_ms.max(10));
@@ -47,7 +46,7 @@ type Wait = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A cursor on what was told of a job.
 struct Events {
-    told: watch::Receiver<Vec<Job>>,
+    told: watch::Receiver<Vec<Told>>,
     door: Arc<Door>,
     heartbeat: Duration,
     wait: Wait,
@@ -56,7 +55,7 @@ struct Events {
 }
 
 /// Until more is told, or for a heartbeat.
-fn wait(mut told: watch::Receiver<Vec<Job>>, heartbeat: Duration, change: bool) -> Wait {
+fn wait(mut told: watch::Receiver<Vec<Told>>, heartbeat: Duration, change: bool) -> Wait {
     Box::pin(async move {
         if change {
             // Its time over means a heartbeat; an error that the job is forgotten, and then nothing comes any more.
@@ -70,12 +69,12 @@ impl Events {
     fn news(&mut self) -> Vec<u8> {
         let told = self.told.borrow_and_update();
         let mut frames = String::new();
-        for job in &told[self.sent.min(told.len())..] {
-            let (name, job) = (if is_last(job) { "end" } else { "step" }, job);
-            let data = view(job, self.door.parts.telemetry.pools());
+        for told in &told[self.sent.min(told.len())..] {
+            let name = if is_last(&told.job) { "end" } else { "step" };
+            let data = view(told, self.door.parts.telemetry.pools());
             frames += &format!("id: {}\nevent: {name}\ndata: {data}\n\n", self.sent);
             self.sent += 1;
-            self.over = is_last(job);
+            self.over = is_last(&told.job);
         }
         frames.into_bytes()
     }

@@ -1,7 +1,7 @@
 //! Tokens: who may ask for what, and what a server without them refuses.
 
 use super::{Session, question};
-use crate::server::{Server, Setup, binary};
+use crate::server::{Server, Setup, binary, orch};
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -84,4 +84,15 @@ fn open_to_all(_session: &mut Session) {
 fn short_token(_session: &mut Session) {
     let error = refuses("127.0.0.1:0", Some("fifteen-letters"));
     assert!(error.contains("15 characters") && !error.contains("fifteen"), "{error}");
+}
+
+#[when("I drain the pool with orch and the read token")]
+fn drain(session: &mut Session) {
+    session.said = orch(&["drain", "--pool", "a", "--url", &session.url(""), "--key", READ]);
+}
+
+#[then("orch says that the token does not allow it")]
+fn not_allowed(session: &mut Session) {
+    let (well, text, errors) = session.said.clone();
+    assert!(!well && text.is_empty() && errors.contains("the server answered 403: "), "{text}{errors}");
 }

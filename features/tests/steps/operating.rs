@@ -1,8 +1,9 @@
 //! The control plane: drains, resumes, purges and their jobs.
 
 use super::{Session, task, token_numbers};
+use crate::server::{Server, Setup, orch, tiny_model};
 use crate::sse::Events;
-use cucumber::{then, when};
+use cucumber::{given, then, when};
 use serde_json::{Value, json};
 
 const POOL: &str = "/v1/pools/a";
@@ -86,4 +87,73 @@ async fn unknown(session: &mut Session) {
     session.job = response.json::<Value>().await.unwrap()["job_id"].as_str().unwrap().to_owned();
     let told = follow(session).await;
     assert_eq!((told.len(), &told[0].data["state"], &told[0].data["steps"]), (1, &json!("done"), &json!([])));
+}
+
+/// What the other model's file is called, in the server's own folder.
+const OTHER: &str = "other.gguf";
+
+#[given("a server with the tiny model and another")]
+fn another(session: &mut Session) {
+    // A path from the server's folder, which is there once it starts.
+    let more = format!("[[pools]]\nid = \"other\"\nmodel = \"{OTHER}\"\nmodel_name = \"other\"\nthreads = 1\n");
+    let files = vec![(OTHER, std::fs::read(tiny_model()).unwrap())];
+    session.server = Some(Server::start(&Setup { more, files, ..Setup::default() }));
+}
+
+#[when(regex = r"^the other model's file is (broken|missing) and I reload the pool to it with orch$")]
+fn reload_to(session: &mut Session, how: String) {
+    let file = session.server.as_ref().unwrap().dir.join(OTHER);
+    // Another file in its place: who has the old one open goes on with that.
+    std::fs::remove_file(&file).unwrap();
+    if how == "broken" {
+        std::fs::write(&file, b"GGUF and then nothing that makes sense").unwrap();
+    }
+    session.said = orch(&["reload", "other", "--pool", "a", "--url", &session.url("")]);
+}
+
+#[then("orch tells the steps back to the old model, and why")]
+fn steps_back(session: &mut Session) {
+    let (well, text, errors) = session.said.clone();
+    assert!(!well && text.is_empty(), "{text}{errors}");
+    let steps = ["drain: done", "stop: done", "load: running", "load: failed", "restore: running", "restore: done"];
+    let mut lines = errors.lines().map(str::trim);
+    steps.iter().for_each(|step| assert!(lines.any(|line| line == *step), "{step} is not in its place in {errors}"));
+    let last = errors.lines().last().unwrap();
+    let why = last.contains("reload of pool a failed: worker ") && last.contains(OTHER);
+    assert!(why && last.ends_with("; the old model was restored"), "{errors}");
+}
+
+#[when(regex = r"^I (drain|resume|purge) the pool with orch$")]
+fn with_orch(session: &mut Session, verb: String) {
+    session.said = orch(&[&verb, "--url", &session.url("")]);
+    assert!(session.said.0, "{}", session.said.2);
+}
+
+#[then("orch tells the drain and that it is done")]
+fn told_drain(session: &mut Session) {
+    let (_, text, errors) = session.said.clone();
+    assert_eq!(text, "drain of pool a: done\n");
+    let steps: Vec<&str> = errors.lines().skip(1).collect();
+    assert!(errors.starts_with("job ") && steps.last() == Some(&"  drain: done"), "{errors}");
+}
+
+#[then("orch shows the pool as closed")]
+fn shown(session: &mut Session) {
+    let (well, text, errors) = orch(&["pools", "--url", &session.url("")]);
+    assert!(well && text.starts_with("a: closed, model tiny\n  worker "), "{text}{errors}");
+    let (_, text, _) = orch(&["pools", "-o", "json", "--url", &session.url("")]);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["pools"][0]["closed"], true);
+}
+
+#[then("orch says that there is no such pool, no such model and no server")]
+fn cannot(session: &mut Session) {
+    let url = session.url("");
+    for (args, says) in [
+        (["drain", "--pool", "no/such", "--url", &url], "no such pool here"),
+        (["reload", "none", "--pool=a", "--url", &url], "names no model of this server"),
+        (["drain", "--pool", "a", "--url", "http://127.0.0.1:9"], "is it running? `orch serve` starts one"),
+    ] {
+        let (well, text, errors) = orch(&args);
+        assert!(!well && text.is_empty() && errors.contains(says), "{args:?}: {text}{errors}");
+    }
 }

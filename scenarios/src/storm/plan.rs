@@ -7,10 +7,13 @@
 use super::draw::Draw;
 
 /// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
-pub(super) const FAULTS: [&str; 15] = [
+pub(super) const FAULTS: [&str; 21] = [
     "flaw", "corrupt", "crash", "hang", "fault", "stall", "slow", "mute", "late", "jumble", "twice", "ghost",
-    "restart", "rules", "rise",
+    "restart", "rules", "rise", "spoil", "close", "drain", "resume", "purge", "reload",
 ];
+/// Who comes up unasked, and words that are long on their way: an operator's reload reckons with neither.
+const UNASKED: [&str; 3] = ["rise", "crash", "flaw"];
+const DELAYED: [&str; 2] = ["late", "jumble"];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
 /// Tasks of a client are counted within it.
@@ -32,21 +35,26 @@ struct Cluster {
     workers: u64,
     devices: u64,
     ctx: u64,
+    /// Whether workers load models on order.
+    loads: bool,
 }
 
 /// The scenario of a seed, `ticks` long.
 pub fn plan(seed: u64, ticks: u64) -> Plan {
     let draw = &mut Draw::new(seed, 1);
-    let rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
+    let mut rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
+    let drawn = |kinds: &[&str]| rates.iter().any(|(kind, n)| *n > 0 && kinds.contains(kind));
+    if drawn(&UNASKED) && drawn(&DELAYED) {
+        rates.retain(|(kind, _)| *kind != "reload");
+    }
     let told: Vec<String> = rates.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
     let options = if told.is_empty() { "no faults".to_owned() } else { told.join(", ") };
     let mut text = format!("# Storm {seed}, {ticks} ticks: {options}.\n> seed {seed}\n");
     rules(&mut text, draw);
     let cluster = cluster(&mut text, draw);
     let mut events = Vec::new();
-    // A name that is used twice says nothing where words come twice: an attempt is known by it and its number.
     let repeated = rates.iter().any(|(kind, n)| *n > 0 && ["twice", "ghost"].contains(kind));
-    clients(&mut events, draw, &cluster, ticks, if repeated { &[0] } else { &[0, 0, 10, 40] });
+    clients(&mut events, draw, &cluster, ticks);
     for (kind, rate) in rates {
         // Of the attempts that are to fail, few are there to fail.
         let rate = if kind == "fault" || kind == "stall" { rate * 5 } else { rate };
@@ -84,12 +92,15 @@ fn rules(text: &mut String, draw: &mut Draw) {
     let (timeout, grace) = (draw.within(1_100, 5_000), draw.of(&[1, 500, 3_000, 20_000]));
     *text += &format!(
         "> queue interactive={interactive} batch={batch} policy={policy}\n\
-         > placement {placement} batch_share={share}\n\
+         > placement {placement} batch_share={share} preempt_max={}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
          > timeouts first_token={first_token} idle={idle} wall={wall}\n\
          > health beat_timeout={timeout} no_worker_grace={grace} load_timeout={} restart={} storm={} \
          breaker={} breaker_open={} breaker_stable=500 fatal_max={}\n\
-         > tenant n1 weight={}\n",
+         > tenant n1 weight={}\n\
+         > engine step={}\n\
+         > eviction policy={} pressure={} residency_min={}\n",
+        draw.of(&[0, 0, 1, 3]),
         draw.of(&[5_000, 15_000, 60_000]),
         draw.of(&[1, 200, 1_000]),
         draw.of(&[1, 3, 10]),
@@ -97,6 +108,29 @@ fn rules(text: &mut String, draw: &mut Draw) {
         draw.of(&[1, 500, 5_000]),
         draw.of(&[1, 3]),
         draw.of(&[1, 3, 1_000]),
+        draw.of(&[0, 0, 10, 100]),
+        draw.of(&["lru", "lfu", "cost"]),
+        draw.of(&[500, 900]),
+        draw.of(&[0, 500, 5_000]),
+    );
+    limits(text, draw);
+}
+
+/// What sessions and a tenant may have; `n1` has its weight alone.
+fn limits(text: &mut String, draw: &mut Draw) {
+    let budget = |draw: &mut Draw| {
+        let tokens = draw.of(&["", "", " budget_tokens=2000", " budget_tokens=50000"]);
+        format!("{tokens}{}", draw.of(&["", "", " budget_time=5000", " budget_cost=20000"]))
+    };
+    let (ttl, turns, most) = (draw.of(&[50, 2_000, 60_000]), draw.of(&[1, 3, 100]), draw.of(&[1, 3, 50]));
+    let (tasks, tokens) = (draw.of(&["", "", " tasks=5/1000 burst=3"]), draw.of(&["", "", " tokens=2000/1000"]));
+    let (queued, live) = (draw.of(&["", "", " queued=2"]), draw.of(&["", "", " live=3"]));
+    let (sessions, tenant) = (budget(draw), budget(draw));
+    *text += &format!("> sessions ttl={ttl} turns={turns} max={most}{sessions}\n");
+    *text += &format!(
+        "> tenant n2 weight={}{tasks}{tokens}{queued}{live}{tenant} prompt_price={} answer_price=2000\n",
+        draw.of(&[1, 2]),
+        draw.of(&[0, 1_000]),
     );
 }
 
@@ -104,39 +138,60 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
     let (models, pools, workers) = (draw.within(1, 3), draw.within(1, 4), draw.within(1, 6));
     let devices = draw.within(1, workers);
     let ctx = draw.of(&[200, 400, 1_000]);
+    let loads = draw.chance(40);
     for pool in 0..pools.max(models) {
         let model = if pool < models { pool } else { draw.below(models) };
         *text += &format!("> pool p{pool} model=m{model}\n");
     }
+    // One more than pools come with, and one of theirs now and then.
+    for model in (0..=models).filter(|_| loads) {
+        let on = draw.below(pools.max(models));
+        let pools = draw.of(&[format!("p{on}"), format!("p{on}+p{}", (on + 1) % pools.max(models))]);
+        if model == models || draw.chance(50) {
+            *text += &format!(
+                "> loadable m{model} pools={pools} weights={} kv={} ctx={ctx}{}\n",
+                draw.of(&[10, 40, 90]),
+                draw.of(&[1 << 10, 1 << 17]),
+                draw.of(&["", "", "", " warm", " pinned"]),
+            );
+        }
+    }
     let capacity: Vec<u64> = (0..devices).map(|_| draw.of(&[60, 150, 300, 2_000])).collect();
     for worker in 1..=workers {
         let device = draw.below(devices);
+        // The first of them one to each pool, so that few models are without.
+        let pool = if worker <= pools.max(models) { worker - 1 } else { draw.below(pools.max(models)) };
+        let loader = if loads { draw.of(&["", " load=50", " load=500", " load=500 empty"]) } else { "" };
         *text += &format!(
-            "> worker w{worker} pool=p{} device={device} slots={} prefill={} decode={} kv={} weights={} \
-             capacity={} ctx={}\n",
-            // The first of them one to each pool, so that few models are without.
-            if worker <= pools.max(models) { worker - 1 } else { draw.below(pools.max(models)) },
+            "> worker w{worker} pool=p{pool} device={device} slots={} capacity={}{loader}",
             draw.within(1, 4),
-            draw.of(&[500, 2_000, 20_000]),
-            draw.of(&[20, 100, 500]),
-            draw.of(&[1 << 10, 1 << 17, 1 << 18]),
-            draw.of(&[10, 40, 90]),
             capacity[device as usize],
-            draw.of(&[ctx / 2, ctx, ctx]),
         );
+        if !loader.ends_with("empty") {
+            *text += &format!(
+                " prefill={} decode={} kv={} weights={} ctx={}",
+                draw.of(&[500, 2_000, 20_000]),
+                draw.of(&[20, 100, 500]),
+                draw.of(&[1 << 10, 1 << 17, 1 << 18]),
+                draw.of(&[10, 40, 90]),
+                draw.of(&[ctx / 2, ctx, ctx]),
+            );
+        }
+        *text += "\n";
     }
-    Cluster { models, pools: pools.max(models), workers, devices, ctx }
+    Cluster { models, pools: pools.max(models), workers, devices, ctx, loads }
 }
 
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
-fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64, again: &[u64]) {
+fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64) {
     let (clients, tenants) = (draw.within(1, 6), draw.within(1, 3));
     for client in 1..=clients {
         let gap = draw.of(&[30, 100, 250, 1_000]) * clients;
         let burst = draw.of(&[1, 1, 2, 8]);
         let batch = draw.of(&[0, 0, 50, 100]);
-        let [deadlines, cancels, again] = [&[0, 0, 10, 40], &[0, 0, 10, 40], again].map(|habit| draw.of(habit));
-        let (model, tenant) = (draw.below(cluster.models), draw.below(tenants));
+        let [deadlines, cancels, again, turns] = [(); 4].map(|()| draw.of(&[0, 0, 10, 40]));
+        let model = draw.below(cluster.models + u64::from(cluster.loads));
+        let (tenant, sessions) = (draw.below(tenants), draw.of(&[1, 4]));
         let wishes = draw.of(&[0, 0, 15, 60]);
         // The first is nobody in particular.
         let tenant = if tenant == 0 { String::new() } else { format!(" tenant=n{tenant}") };
@@ -147,6 +202,8 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
                 let task = client * TASKS_OF_CLIENT + number;
                 let submit = submit(draw, cluster, model, batch, deadlines);
                 let submit = if draw.chance(wishes) { submit + &wish(draw, cluster) } else { submit };
+                let session = if draw.chance(turns) { draw.within(1, sessions) } else { 0 };
+                let tenant = if session > 0 { format!("{tenant} session=s{session}") } else { tenant.clone() };
                 events.push((at, format!("submit t{task} {submit}{tenant}")));
                 if draw.chance(cancels) {
                     let after = draw.of(&[0, 0, 1, 2, 5, 50, 500, 3_000]);
@@ -215,7 +272,30 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
         "restart" => format!("restart down={}", draw.of(&[0, 1, 50, 2_000])),
         // The worker comes back while its former life may still run.
         "rise" => format!("rise w{worker}"),
-        "rules" => match draw.below(4) {
+        "spoil" => format!("spoil w{worker} {}", draw.of(&["load", "load", "bytes"])),
+        "close" => {
+            let of = draw.of(&["", " tenant=n1", " tenant=n2"]);
+            format!("close s{}{of}", draw.within(1, 4))
+        }
+        "drain" | "resume" | "purge" | "reload" => {
+            let (pool, deadline) = (draw.below(cluster.pools), draw.of(&[1, 200, 2_000]));
+            let model = draw.below(cluster.models + u64::from(cluster.loads));
+            let event = match kind {
+                "drain" => format!("drain p{pool} deadline={deadline}"),
+                "reload" => format!("reload p{pool} model=m{model} deadline={deadline}"),
+                "purge" => format!("purge p{pool} deadline={deadline}{}", draw.of(&["", " at-once", " at-once force"])),
+                _ => format!("resume p{pool}"),
+            };
+            // A pool that stays closed has nothing more to show.
+            let opened = at + draw.of(&[100, 500, 2_500]);
+            return vec![(at, event), (opened, format!("resume p{pool}"))];
+        }
+        "rules" => match draw.below(9) {
+            4 => format!("set queue interactive={} batch={}", draw.of(&[1, 8]), draw.of(&[1, 8])),
+            5 => format!("set placement predicted-end batch_share={}", draw.of(&[1, 500, 1000])),
+            6 => format!("set retry attempts={}", draw.within(1, 4)),
+            7 => format!("set sessions max={} turns=2", draw.of(&[1, 10])),
+            8 => format!("set health storm={}", draw.of(&[1, 3, 10])),
             0 => format!("set placement {}", draw.of(&["predicted-end", "least-loaded", "pack"])),
             1 => format!("set retry backoff={} jitter={}", draw.of(&[1, 500]), draw.of(&[0, 999])),
             2 => format!("set health no_worker_grace={}", draw.of(&[1, 1_000, 20_000])),

@@ -36,7 +36,7 @@ fn tenant(world: &World, rules: &Rules, worker: &Worker, resident: &Resident, no
         worker: worker.id,
         model,
         frees: frees.collect(),
-        pinned,
+        pinned: pinned && !planted!(world, EvictsPinned),
         keep: rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep),
         since,
         used,

@@ -141,13 +141,19 @@ fn begin(world: &mut World, rules: &Rules, id: WorkerId) -> Epoch {
     world.worker(id).map_or(Epoch(0), |worker| worker.epoch)
 }
 
-/// Ends whatever the worker does and tells it to load the pool's model in a new life.
-pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) {
+/// Ends whatever the worker does and tells it to load the pool's model in a new life; false where nothing may run
+/// on its devices.
+pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
+    let shut = |device| world.device(device).is_some_and(|device| device.quarantined);
+    if devices_of(world, id).into_iter().any(shut) {
+        return false;
+    }
     stop(world, id);
     let model = world.worker(id).and_then(|worker| world.pool(worker.facts.pool)).map(|pool| pool.model);
-    let Some(model) = model else { return };
+    let Some(model) = model else { return false };
     let epoch = begin(world, rules, id);
     world.resource_mut::<Mail>().order(Order::SpawnWorker { worker: id, epoch, model });
+    true
 }
 
 /// A worker that is up drops what it has and comes back as another; its model stays loaded.

@@ -174,7 +174,7 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
 
 /// The worker takes no new tasks.
 pub(crate) fn drain(world: &mut World, id: WorkerId) {
-    if world.worker(id).is_some_and(|worker| worker.state == WorkerState::Ready) {
+    if world.worker(id).is_some_and(|worker| worker.state == WorkerState::Ready) && !planted!(world, DrainStillPlaces) {
         change(world, id, |worker| turn(worker, WorkerState::Draining));
     }
 }
@@ -195,7 +195,7 @@ pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     }
     match state {
         WorkerState::Draining => change(world, id, |worker| turn(worker, WorkerState::Ready)),
-        WorkerState::Stopped | WorkerState::Failed => spawn(world, rules, id),
+        WorkerState::Stopped | WorkerState::Failed => return spawn(world, rules, id),
         WorkerState::Ready | WorkerState::Starting | WorkerState::Loading => {}
     }
     !state.is_up()

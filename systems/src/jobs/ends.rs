@@ -37,10 +37,11 @@ pub(super) fn finish(world: &mut World, rules: &Rules, id: JobId, state: JobStat
         pool.job = None;
     }
     tell(world, id);
-    let mut finished = world.resource_mut::<Finished>();
-    finished.0.insert((kept_until, id));
-    if finished.0.len() > rules.jobs.kept_max as usize
-        && let Some((_, oldest)) = finished.0.first().copied()
+    world.resource_mut::<Finished>().0.insert((kept_until, id));
+    let over = |finished: &Finished| finished.0.len() > rules.jobs.kept_max as usize;
+    // Several, where the rules allow fewer than before.
+    while let Some((_, oldest)) =
+        world.get_resource::<Finished>().filter(|f| over(f)).and_then(|f| f.0.first()).copied()
     {
         forget(world, oldest);
     }

@@ -61,7 +61,7 @@ pub(crate) fn pools(
         }
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), loaded.model)?);
     }
-    depot.reload_by(loader);
+    depot.reload_by(loader, Arc::clone(&switchboard));
     for _ in &config.pools {
         if let Ok(Report::WorkerDown { worker, .. }) = words.recv() {
             let problem = format!("worker {worker} failed while it warmed up; the log says more");

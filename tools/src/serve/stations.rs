@@ -26,8 +26,8 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Depot {
     floor: Arc<Floor>,
-    /// Once the first loading is over.
-    loader: OnceLock<Arc<Loader>>,
+    /// Once the first loading is over; who loads, and who is told why that failed.
+    loader: OnceLock<(Arc<Loader>, Arc<Switchboard>)>,
 }
 
 #[derive(Default)]
@@ -93,9 +93,9 @@ impl Depot {
     }
 
     /// From here on workers can begin anew.
-    pub(crate) fn reload_by(&self, loader: Arc<Loader>) {
+    pub(crate) fn reload_by(&self, loader: Arc<Loader>, switchboard: Arc<Switchboard>) {
         // There is one start-up.
-        let _ = self.loader.set(loader);
+        let _ = self.loader.set((loader, switchboard));
     }
 
     /// Ends all stations and waits for them.
@@ -107,7 +107,7 @@ impl Depot {
 
     /// On a thread of its own: the pulse waits for nothing.
     fn spawn(&self, worker: WorkerId, epoch: Epoch, model: ModelId) {
-        let Some(loader) = self.loader.get().cloned() else {
+        let Some((loader, switchboard)) = self.loader.get().cloned() else {
             return tracing::error!(%worker, "told to begin anew before the first start was over");
         };
         let floor = Arc::clone(&self.floor);
@@ -126,6 +126,7 @@ impl Depot {
             };
             tracing::error!(%worker, problem, "the worker could not begin anew");
             let Some(epoch) = floor.loading().remove(&worker) else { return };
+            switchboard.not_up(worker, problem);
             loader.outlet().report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) });
         });
         if let Err(error) = spawned {
@@ -209,6 +210,8 @@ mod tests {
     use super::super::kitchen::Kitchen;
     use super::*;
     use crate::configuration::Pool;
+    use orchestrion_api::door::DoorConfig;
+    use orchestrion_api::telemetry::Telemetry;
     use orchestrion_gpu::generate::{GenSpec, generate};
     use orchestrion_gpu::supply;
     use orchestrion_world::units::Bytes;
@@ -255,7 +258,8 @@ mod tests {
         let (depot, worker) = (Depot::default(), WorkerId(1));
         let loaded = loader.load(worker, None).unwrap();
         depot.add(worker, loader.station(worker, Epoch(1), loaded.model).unwrap());
-        depot.reload_by(Arc::new(loader));
+        let switchboard = Switchboard::new(DoorConfig::default().keep(), Arc::new(Telemetry::new(&[])));
+        depot.reload_by(Arc::new(loader), Arc::new(switchboard));
         let order = |order| depot.order(order, None);
         assert_eq!(told(&words), (1, "up"));
         order(Order::StopWorker { worker, epoch: Epoch(1) });
