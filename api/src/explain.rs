@@ -8,7 +8,8 @@ use crate::journal::{Entry, JournalError, Run, RunReader, Segment, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
 use crate::wording::{count, length, made_room, utc};
-use orchestrion_systems::placement::explain::{Considered, Decider, DecisionLog};
+use orchestrion_systems::placement::explain::{Asked, Considered, Decider, DecisionLog};
+use orchestrion_systems::placement::flip::Flip;
 use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
@@ -249,7 +250,9 @@ impl Story {
             self.say(done, what, decision);
         }
         for decision in decisions {
-            let same = |told: &DecisionLog| told.candidates == decision.candidates && told.chosen == decision.chosen;
+            let same = |told: &DecisionLog| {
+                told.candidates == decision.candidates && told.chosen == decision.chosen && decision.asked.is_empty()
+            };
             if !self.told.as_ref().is_some_and(same) {
                 self.say(done, "found no worker that could start it".to_owned(), Some(decision.clone()));
                 self.told = Some(decision);
@@ -317,6 +320,8 @@ fn as_data<S: Serializer>(decision: &Option<DecisionLog>, to: S) -> Result<S::Ok
         candidates: &'a [Considered],
         chosen: Option<WorkerId>,
         decided_by: Option<Decider>,
+        flip: Option<Flip>,
+        asked: &'a [Asked],
     }
     let data = decision.as_ref().map(|log| Data {
         model: &log.model,
@@ -326,6 +331,8 @@ fn as_data<S: Serializer>(decision: &Option<DecisionLog>, to: S) -> Result<S::Ok
         candidates: &log.candidates,
         chosen: log.chosen,
         decided_by: log.decided_by,
+        flip: log.flip,
+        asked: &log.asked,
     });
     data.serialize(to)
 }

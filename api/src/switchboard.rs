@@ -16,7 +16,7 @@ use crate::token_log::Pushed;
 use orchestrion_systems::Gauges;
 use orchestrion_world::id::{Attempt, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
-use orchestrion_world::protocol::{Notice, Outcome};
+use orchestrion_world::protocol::{Notice, Outcome, ShardChange};
 use orchestrion_world::time::{Tick, Ticks};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -180,6 +180,7 @@ impl Switchboard {
                 self.telemetry.pool_ready(pool, ready);
             }
             // Between the core and its operator: no client waits for the rest.
+            Notice::ShardChanged { change: ShardChange::Evicting { reason }, .. } => self.telemetry.evicted(reason),
             Notice::ShardChanged { .. } | Notice::ModeChanged { .. } | Notice::RulesRefused => {}
             Notice::JobChanged { ref job } => {
                 let (id, pool) = (job.id, job.pool.0);

@@ -7,10 +7,10 @@
 //! process (tests) do not meet.
 
 use orchestrion_systems::Gauges;
-use orchestrion_world::config::OverloadPolicy;
+use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::health::Loss;
 use orchestrion_world::id::PoolId;
-use orchestrion_world::protocol::{CancelReason, Failure, Outcome, Refusal};
+use orchestrion_world::protocol::{CancelReason, EvictionReason, Failure, Outcome, Refusal};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -38,6 +38,12 @@ struct ByPoolAndReason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPolicy {
     policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByPolicyAndReason {
+    policy: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +100,8 @@ pub struct Telemetry {
     pool_ready: Vec<Gauge>,
     /// By pool; of `Loss::ALL`, in its order.
     restarts: Vec<[Counter; 5]>,
+    /// For want of memory, under pressure, and for corrupt bytes.
+    evictions: [Counter; 3],
     first_token_ms: Histogram,
     queue_ms: Histogram,
     decode_ms: Histogram,
@@ -124,8 +132,8 @@ fn millis(length: Duration) -> f64 {
 }
 
 impl Telemetry {
-    /// `pools`: names in `PoolId` order.
-    pub fn new(pools: &[String]) -> Self {
+    /// `pools`: names in `PoolId` order; `eviction`: by which models are evicted.
+    pub fn new(pools: &[String], eviction: EvictionRule) -> Self {
         let mut registry = Registry::with_prefix("orchestrion");
         let finished = Family::<ByOutcome, Counter>::default();
         let cancelled = Family::<ByReason, Counter>::default();
@@ -133,6 +141,7 @@ impl Telemetry {
         let backpressure = Family::<ByPolicy, Counter>::default();
         let ready = Family::<ByPool, Gauge>::default();
         let restarts = Family::<ByPoolAndReason, Counter>::default();
+        let evictions = Family::<ByPolicyAndReason, Counter>::default();
         let depth = Family::<ByPriority, Gauge>::default();
         let histogram = |buckets: &[f64]| Histogram::new(buckets.iter().copied());
         let telemetry = Telemetry {
@@ -165,6 +174,8 @@ impl Telemetry {
                     })
                 })
                 .collect(),
+            evictions: ["demand", "pressure", "corrupt"]
+                .map(|reason| evictions.get_or_create_owned(&ByPolicyAndReason { policy: eviction.label(), reason })),
             first_token_ms: histogram(&FIRST_TOKEN_MS),
             queue_ms: histogram(&QUEUE_MS),
             decode_ms: histogram(&DECODE_MS),
@@ -195,6 +206,7 @@ impl Telemetry {
         registry.register("journal_writable", "Whether steps can be recorded: 0 refuses new work", writable);
         registry.register("pool_ready", "Ready workers of a pool", ready);
         registry.register("worker_restarts", "Lost workers that were told to begin again", restarts);
+        registry.register("evictions", "Models that were told to leave a worker's memory", evictions);
         registry.register(
             "latency_first_token_ms",
             "From acceptance to the first token",
@@ -330,6 +342,15 @@ impl Telemetry {
     /// Names, in `PoolId` order.
     pub(crate) fn pools(&self) -> &[String] {
         &self.pools
+    }
+
+    pub(crate) fn evicted(&self, reason: EvictionReason) {
+        let [demand, pressure, corrupt] = &self.evictions;
+        match reason {
+            EvictionReason::Demand { .. } => demand.inc(),
+            EvictionReason::Pressure => pressure.inc(),
+            EvictionReason::Corrupt => corrupt.inc(),
+        };
     }
 
     pub(crate) fn restarted(&self, pool: PoolId, loss: Loss) {

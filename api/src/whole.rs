@@ -11,6 +11,7 @@ use crate::serve::{Limits, serve};
 use crate::switchboard::Switchboard;
 use crate::telemetry::Telemetry;
 use crate::token_log::Pushed;
+use orchestrion_world::config::EvictionRule;
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::Payload;
 use orchestrion_world::protocol::{Finish, Input, Order, Report, Usage};
@@ -78,7 +79,7 @@ impl House {
     async fn open() -> House {
         let dir = tempfile::tempdir().unwrap();
         let (lanes, inlets) = lanes(64, 64);
-        let telemetry = Arc::new(Telemetry::new(&["left".to_owned(), "right".to_owned()]));
+        let telemetry = Arc::new(Telemetry::new(&["left".to_owned(), "right".to_owned()], EvictionRule::Lru));
         let config_door = DoorConfig::default();
         let switchboard = Arc::new(Switchboard::new(config_door.keep(), Arc::clone(&telemetry)));
         let toy = Toy::start(Arc::clone(&switchboard), lanes.clone());

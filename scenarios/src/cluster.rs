@@ -34,7 +34,9 @@ struct Seat {
     loading: Option<(u64, ModelId, Epoch)>,
     /// What has loaded before does not come up.
     fails_until: u64,
+    /// Its newest entry of the agenda, and when that is; none where it was taken.
     planned: u32,
+    at: Option<u64>,
 }
 
 impl Seat {
@@ -48,9 +50,12 @@ impl Cluster {
     /// The next tick at which a station is to be looked at: what happens within a tick is told at its end.
     pub fn next_due(&mut self) -> Option<Tick> {
         while let Some(Reverse((at, place, planned))) = self.agenda.peek().copied() {
-            let seat = &self.seats[place];
-            if seat.planned == planned && seat.due().is_some() {
-                return Some(Tick(at.div_ceil(TICK)));
+            let seat = &mut self.seats[place];
+            if seat.planned == planned {
+                if seat.due().is_some() {
+                    return Some(Tick(at.div_ceil(TICK)));
+                }
+                seat.at = None;
             }
             self.agenda.pop();
         }
@@ -61,6 +66,7 @@ impl Cluster {
     pub fn run(&mut self, now: Tick, said: &mut Said) {
         while self.next_due().is_some_and(|at| at <= now) {
             let Some(Reverse((at, place, _))) = self.agenda.pop() else { return };
+            self.seats[place].at = None;
             if let Some(station) = &mut self.seats[place].station {
                 station.turn(at, said);
             } else if let Some((_, model, epoch)) = self.seats[place].loading.take() {
@@ -88,7 +94,7 @@ impl Cluster {
             (None, Some(build)) => {
                 self.places.insert(worker, self.seats.len());
                 let (epoch, station, loading) = (Epoch(0), None, None);
-                self.seats.push(Seat { worker, build, epoch, station, loading, fails_until: 0, planned: 0 });
+                self.seats.push(Seat { worker, build, epoch, station, loading, fails_until: 0, planned: 0, at: None });
                 self.seats.len() - 1
             }
             (None, None) => return,
@@ -202,7 +208,8 @@ impl Cluster {
 
     fn plan(&mut self, place: usize) {
         let seat = &mut self.seats[place];
-        let Some(due) = seat.due() else { return };
+        let Some(due) = seat.due().filter(|due| seat.at != Some(*due)) else { return };
+        seat.at = Some(due);
         seat.planned = seat.planned.wrapping_add(1);
         self.agenda.push(Reverse((due, place, seat.planned)));
     }

@@ -85,17 +85,18 @@ fn queues_within_bounds(moved: &Move<'_>) -> Result<(), String> {
     };
     let (before, after) = (waiting(moved.before), waiting(moved.after));
     let of = |lines: &BTreeMap<_, u64>, line| lines.get(&line).copied().unwrap_or_default();
-    after.iter().try_for_each(|(&line, &count)| {
-        let (model, class) = line;
-        let most = match (class, policy) {
-            (Class::Batch, _) => batch_max.into(),
-            (Class::Interactive, OverloadPolicy::Reject) => interactive_max.into(),
-            // Under the other policies interactive work may take the places of batch work.
+    after.keys().try_for_each(|&(model, class)| {
+        // Under the other policies interactive work may take the places of batch work.
+        let (classes, most): (&[Class], u64) = match (class, policy) {
+            (Class::Batch, _) => (&[Class::Batch], batch_max.into()),
+            (Class::Interactive, OverloadPolicy::Reject) => (&[Class::Interactive], interactive_max.into()),
             (Class::Interactive, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => {
-                u64::from(interactive_max) + u64::from(batch_max).saturating_sub(of(&after, (model, Class::Batch)))
+                (&[Class::Interactive, Class::Batch], u64::from(interactive_max) + u64::from(batch_max))
             }
         };
-        check(count <= most.max(of(&before, line)), || format!("{count} wait in {line:?}, bound {most}"))
+        let count = |lines| classes.iter().map(|&class| of(lines, (model, class))).sum::<u64>();
+        let (had, has) = (count(&before), count(&after));
+        check(has <= most.max(had), || format!("{has} wait in {classes:?} of {model:?}, bound {most}"))
     })
 }
 

@@ -6,11 +6,13 @@
 mod eviction;
 mod health;
 mod jobs;
+mod models;
 mod queue;
 mod sessions;
 
 pub(crate) use health::Health;
 pub(crate) use jobs::Jobs;
+pub(crate) use models::{Loadable, Models};
 pub(crate) use queue::Queue;
 pub(crate) use sessions::Sessions;
 
@@ -116,12 +118,6 @@ pub(crate) enum Durability {
     Interval,
     /// Everything.
     Always,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Models {
-    pub cache_dir: Option<PathBuf>,
 }
 
 /// One pool, and the worker that is started for it.
@@ -265,16 +261,20 @@ impl Config {
             pool.threads = args.threads.or(pool.threads);
         }
         config.pools.sort_by(|a, b| a.id.cmp(&b.id));
+        config.models.check(&config.pools)?;
         config.rules().check().and_then(|()| config.queue.check()).map_err(Failure::of(Code::BadConfig))?;
         Ok(config)
     }
 
     /// What the core decides by.
     pub(crate) fn rules(&self) -> Rules {
-        let Config { tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, pools, .. } = self;
+        let Config {
+            tenants, sessions, queue, placement, eviction, health, retry, jobs, timeouts, models, pools, ..
+        } = self;
         let mut tenants: Vec<TenantRules> = tenants.iter().map(WrittenTenant::rules).collect();
         tenants.sort_by_key(TenantRules::id);
-        let mut models: Vec<String> = pools.iter().map(Pool::model_name).collect();
+        let loadable = models.loadable.iter().map(Loadable::name);
+        let mut models: Vec<String> = pools.iter().map(Pool::model_name).chain(loadable).collect();
         models.sort();
         models.dedup();
         Rules {
@@ -307,7 +307,7 @@ impl Config {
                 wall: Ticks(timeouts.wall_ms),
             },
             eviction: eviction.rules(),
-            // Stations serve the model they start with.
+            // Stations serve one model at a time: what is loadable comes by a reload, not by itself.
             loadable: vec![],
         }
     }
@@ -339,10 +339,7 @@ impl Config {
 impl Pool {
     /// What clients call the model.
     pub(crate) fn model_name(&self) -> String {
-        let path = Path::new(&self.model);
-        let stem = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "gguf"));
-        let name = || stem.map_or_else(|| self.model.clone(), |stem| stem.to_string_lossy().into_owned());
-        self.model_name.clone().unwrap_or_else(name)
+        models::name(&self.model, self.model_name.as_deref())
     }
 
     /// The kernels it runs on; an error where the machine lacks what was asked for.

@@ -21,7 +21,7 @@ fn a_served_task_is_told_from_submission_to_end_with_its_proof() {
         "It was submitted as interactive work for model tiny: 5 tokens of prompt, at most 16 tokens of answer",
         "It was accepted with 0 tasks ahead",
         "w2 was chosen (rule PredictedEnd)",
-        "ms less on w1 would have flipped it",
+        "The smallest change: w1 would have been chosen ",
         "It was placed on worker w2 of pool right (attempt 1) (step 7).\n            At tick 1032, tiny",
         "It was taken up by worker w2",
         "It had got 16 tokens from worker w2",

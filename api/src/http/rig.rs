@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use orchestrion_world::budget::Left;
-use orchestrion_world::config::OverloadPolicy;
+use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
 use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
@@ -112,7 +112,7 @@ impl Rig {
     }
 
     pub(crate) fn guarded(config: DoorConfig, takes: bool, auth: Auth) -> Self {
-        let telemetry = Arc::new(Telemetry::new(&["pool-a".to_owned()]));
+        let telemetry = Arc::new(Telemetry::new(&["pool-a".to_owned()], EvictionRule::Lru));
         let switchboard = Arc::new(Switchboard::new(config.keep(), Arc::clone(&telemetry)));
         let (client, client_end) = flume::bounded::<Envelope>(if takes { LANE } else { 0 });
         let (urgent, urgent_end) = flume::bounded(64);

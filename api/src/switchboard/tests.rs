@@ -4,16 +4,17 @@ use super::*;
 use crate::fixture::token;
 use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::budget::Left;
-use orchestrion_world::id::WorkerId;
+use orchestrion_world::config::EvictionRule;
+use orchestrion_world::id::{ModelId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Sampling};
-use orchestrion_world::protocol::{CancelReason, Class, Finish, Setback, Usage};
+use orchestrion_world::protocol::{CancelReason, Class, EvictionReason, Finish, Setback, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 fn board(keep: Keep) -> Switchboard {
-    Switchboard::new(keep, Arc::new(Telemetry::new(&[])))
+    Switchboard::new(keep, Arc::new(Telemetry::new(&[], EvictionRule::Lru)))
 }
 
 const LONG: Keep = Keep { ttl: Duration::from_secs(3_600), bytes: 1 << 20 };
@@ -244,4 +245,21 @@ fn waiting_and_leaving_leaves_no_waker_behind() {
         assert_eq!(entry.waiting(), 1);
     }
     assert_eq!((entry.waiting(), entry.readers()), (0, 0));
+}
+
+#[test]
+fn evictions_are_counted_by_policy_and_reason() {
+    let telemetry = Arc::new(Telemetry::new(&[], EvictionRule::Cost));
+    let board = Switchboard::new(Keep { ttl: Duration::from_secs(1), bytes: 1 }, Arc::clone(&telemetry));
+    let (worker, model) = (WorkerId(1), ModelId(0));
+    let demand = EvictionReason::Demand { by: ModelId(1) };
+    for reason in [demand, EvictionReason::Pressure, demand] {
+        board.hear(&Notice::ShardChanged { worker, model, change: ShardChange::Evicting { reason } });
+    }
+    board.hear(&Notice::ShardChanged { worker, model, change: ShardChange::Gone });
+    let text = telemetry.encode(true).unwrap();
+    for (reason, count) in [("demand", 2), ("pressure", 1), ("corrupt", 0)] {
+        let line = format!("orchestrion_evictions_total{{policy=\"cost\",reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{line} in {text}");
+    }
 }

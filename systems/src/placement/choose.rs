@@ -153,9 +153,10 @@ pub(crate) fn choose(
     tree.least(first, then, takes)
 }
 
-/// The least busy worker that could take the task now, if any.
+/// The least busy worker that could take the task now, if any; of several the first by name, whoever came first.
 pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> {
-    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), |_, _| Ordering::Equal, |_| true)
+    let by_name = |a: &Offer, b: &Offer| a.worker.cmp(&b.worker);
+    tree.least(|offer, _| feasible(spec, offer).then_some(offer.load), by_name, |_| true)
 }
 
 /// The filters, as far as they can be told from an offer.
@@ -171,6 +172,7 @@ mod tests {
     use super::*;
     use crate::placement::bound;
     use crate::placement::explain::explain;
+    use crate::placement::flip::Flip;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
     use orchestrion_world::field::Best;
     use orchestrion_world::health::Breaker;
@@ -315,6 +317,19 @@ mod tests {
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
             prop_assert!(!log.to_string().is_empty());
+            // The named change flips the choice; one smaller by a unit does not.
+            if let Some(Flip { worker, figure, is, needed }) = log.flip {
+                let decide = |value| {
+                    let at = worker.0 as usize;
+                    let (changed, residual) = figure.set(&request, all[at].worker, all[at].residual, value);
+                    let mut others = all.clone();
+                    others[at] = Candidate { worker: &changed, serving: changed.serving(ModelId(0)), residual };
+                    explain(&Rules { placement, ..rules() }, Tick(0), &request, &others).chosen
+                };
+                prop_assert_eq!(decide(is), log.chosen);
+                prop_assert_eq!(decide(needed), Some(worker));
+                prop_assert_eq!(decide(if needed > is { needed - 1 } else { needed + 1 }), log.chosen);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! decided, and the smallest change that would have flipped the choice. Built only for who asks.
 
 use super::choose::{Candidate, Filter, Request, filter};
+use super::flip::{self, Flip};
 use super::rank::{self, Term};
 use orchestrion_world::config::{PlacementRule, Rules};
 use orchestrion_world::health::WorkerState;
@@ -26,6 +27,21 @@ pub struct DecisionLog {
     pub chosen: Option<WorkerId>,
     /// The first term in which the winner and the runner-up differ.
     pub decided_by: Option<Decider>,
+    /// The smallest change that would have flipped the choice.
+    pub flip: Option<Flip>,
+    /// What was ordered so that the task finds a place, where it found none.
+    pub asked: Vec<Asked>,
+}
+
+/// What a decision that found no worker asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Asked {
+    /// The model is loaded there.
+    Load { worker: WorkerId, takes: Ticks },
+    /// Another model makes way there, at once or when its tasks have ended.
+    MakeWay { worker: WorkerId, model: String },
+    /// A batch task gives up its slot there.
+    CallBack { worker: WorkerId },
 }
 
 /// One worker as the decision saw it.
@@ -69,6 +85,7 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
         Some(Decider { term, runner_up: pair[1].worker.id, margin })
     });
     let chosen = feasible.first().map(|c| c.worker.id);
+    let flip = flip::smallest(rules.placement, request, candidates, chosen);
     let considered = feasible.into_iter().chain(removed).map(|c| Considered {
         worker: c.worker.id,
         pool: rules.pools.get(usize::from(c.worker.facts.pool.0)).map(|p| p.name.clone()).unwrap_or_default(),
@@ -89,6 +106,8 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
         candidates: considered.collect(),
         chosen,
         decided_by,
+        flip,
+        asked: vec![],
     }
 }
 
@@ -108,6 +127,20 @@ impl fmt::Display for DecisionLog {
             (Some(winner), Some(decider)) => writeln!(f, "  {}", decider.sentence(winner)),
             (Some(winner), None) => writeln!(f, "  {winner} was the only worker that could start it."),
             (None, _) => Ok(()),
+        }?;
+        if let Some(flip) = &self.flip {
+            writeln!(f, "  {}", flip.sentence(self.chosen))?;
+        }
+        self.asked.iter().try_for_each(|asked| writeln!(f, "  {asked}"))
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asked::Load { worker, takes } => write!(f, "So the model is loaded on {worker}, in {} ms.", takes.0),
+            Asked::MakeWay { worker, model } => write!(f, "So {model} makes way on {worker}."),
+            Asked::CallBack { worker } => write!(f, "So a batch task gives up its slot on {worker}."),
         }
     }
 }
@@ -134,11 +167,9 @@ impl fmt::Display for Considered {
             Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
             Some(Filter::NotResident) => write!(f, "out, it does not serve this model"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
-            Some(Filter::BatchShareHeld { held, may, slots }) => write!(
-                f,
-                "out, batch tasks hold {held} of its {slots} slots and may hold {may}; {} fewer could have flipped it",
-                held.saturating_sub(may) + 1
-            ),
+            Some(Filter::BatchShareHeld { held, may, slots }) => {
+                write!(f, "out, batch tasks hold {held} of its {slots} slots and may hold {may}")
+            }
             Some(Filter::LettingGo) => write!(f, "out, it has not let go of an earlier task with this id"),
             Some(Filter::OtherFingerprint) => {
                 write!(f, "out, readers were shown tokens of another model file or engine, and its own may be others")
@@ -154,13 +185,12 @@ impl fmt::Display for Considered {
 }
 
 impl Decider {
-    /// What decided, and the smallest change that would have flipped it.
+    /// What decided, and by how much.
     fn sentence(&self, winner: WorkerId) -> String {
         let Decider { term, runner_up, margin } = *self;
-        let more = margin.saturating_add(1);
         match term {
             Term::FailedBefore => {
-                format!("{runner_up} had just failed the task; had it not, it might have been chosen before {winner}.")
+                format!("{runner_up} had just failed the task, {winner} had not.")
             }
             Term::Preferred => {
                 format!("The task prefers the pool of {winner} to that of {runner_up}, by {margin} places of its list.")
@@ -169,27 +199,12 @@ impl Decider {
                 format!("All else equal, the last turn of the session went to {winner} and not to {runner_up}.")
             }
             Term::PredictedEnd => {
-                format!(
-                    "{winner} ends sooner than {runner_up} by more than a sixteenth; {more} ms less on {runner_up} would have flipped it."
-                )
+                format!("{winner} ends sooner than {runner_up} by more than a sixteenth.")
             }
-            Term::LeastLoaded => {
-                format!(
-                    "{winner} is {} points of load below {runner_up}; one task fewer there could have flipped it.",
-                    percent(margin)
-                )
-            }
-            Term::MostLoaded => {
-                format!(
-                    "{winner} is {} points of load above {runner_up}; one task more there could have flipped it.",
-                    percent(margin)
-                )
-            }
+            Term::LeastLoaded => format!("{winner} is {} points of load below {runner_up}.", percent(margin)),
+            Term::MostLoaded => format!("{winner} is {} points of load above {runner_up}.", percent(margin)),
             Term::MostResidualMemory => {
-                format!(
-                    "{winner} has {} MiB more free memory than {runner_up}; as much again there would have flipped it.",
-                    mib(Bytes(margin))
-                )
+                format!("{winner} has {} MiB more free memory than {runner_up}.", mib(Bytes(margin)))
             }
             Term::FastestDecode => {
                 let rate = format!("{}.{:03}", margin / 1000, margin % 1000);

@@ -5,6 +5,8 @@
 //! workers of the model's pools does not grow with the load.
 
 use super::choose::Request;
+use super::explain::Asked;
+use super::note;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
@@ -67,9 +69,15 @@ pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
     match best {
         Some(way) if way.going.is_empty() && !way.stands => {
             let keep = rules.loadable(model).map_or(Keep::OnDemand, |row| row.keep);
-            eviction::order_load(world, way.worker, model, way.facts, keep);
+            let (worker, takes) = (way.worker, way.ready_in);
+            note(world, request.task, || Asked::Load { worker, takes });
+            eviction::order_load(world, worker, model, way.facts, keep);
         }
-        Some(way) => way.going.into_iter().for_each(|(worker, gone)| eviction::make_way(world, worker, gone, model)),
+        Some(way) => way.going.into_iter().for_each(|(worker, gone)| {
+            let name = || rules.models.get(usize::from(gone.0)).cloned().unwrap_or_default();
+            note(world, request.task, || Asked::MakeWay { worker, model: name() });
+            eviction::make_way(world, worker, gone, model);
+        }),
         None => {}
     }
     wait(world, model, now);
@@ -104,7 +112,6 @@ fn way(
     waited: Ticks,
 ) -> Option<Way> {
     let now = world.resource::<Core>().now;
-    let loader = worker.facts.loader.as_ref()?;
     let stands = match worker.resident(request.spec.model) {
         None => false,
         Some(resident) if eviction::may_try(resident, now) => false,
@@ -114,6 +121,11 @@ fn way(
             true
         }
         Some(_) => return None,
+    };
+    // Where it stands others make way, and nothing has to be loaded.
+    let ready_in = match (stands, &worker.facts.loader) {
+        (true, _) => Ticks(0),
+        (false, loader) => loader.as_ref()?.load_time(facts.weights),
     };
     if request.tokens() > u64::from(facts.ctx_max)
         || request.fingerprint.is_some_and(|shown| shown != facts.fingerprint)
@@ -132,7 +144,6 @@ fn way(
         .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
         .collect();
     let going = make_room(rules.eviction.policy, &demands, &tenants)?;
-    let ready_in = if stands { Ticks(0) } else { loader.load_time(facts.weights) };
     let run = estimate::run(&request.spec, &facts, worker.leases.len() as u64 + 1);
     let end = Ticks(ready_in.0.saturating_add(run.0));
     let terms = (going.iter().any(|t| t.leases > 0), going.len(), end, worker.load().0.into(), worker.id);

@@ -7,6 +7,7 @@
 pub(crate) mod bound;
 mod choose;
 pub mod explain;
+pub mod flip;
 mod load;
 mod overtake;
 mod preempt;
@@ -18,6 +19,7 @@ use crate::{Watch, estimate, eviction, memory};
 use bevy_ecs::prelude::World;
 pub(crate) use choose::roomiest;
 use choose::{Candidate, Request, choose};
+use explain::Asked;
 use load::Weighs;
 use orchestrion_world::config::{Keep, PlacementRules, Rules};
 use orchestrion_world::field::{self, Field};
@@ -212,6 +214,16 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     eviction::came(world, worker, model);
     dequeue(world, &task, rules.weight(task.spec.tenant));
     world.resource_mut::<Mail>().placed.push((id, worker));
+}
+
+/// Tells whoever asked about the task what its last decision asked for.
+fn note(world: &mut World, task: TaskId, asked: impl FnOnce() -> Asked) {
+    let mut watch = world.resource_mut::<Watch>();
+    if watch.task == Some(task)
+        && let Some(decision) = watch.decisions.last_mut()
+    {
+        decision.asked.push(asked());
+    }
 }
 
 /// It is time to weigh again whether the model is to be loaded somewhere.

@@ -6,6 +6,8 @@
 
 use super::bound;
 use super::choose::{Candidate, Request, filter};
+use super::explain::Asked;
+use super::note;
 
 use crate::release::put_back;
 use bevy_ecs::prelude::World;
@@ -36,15 +38,22 @@ pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
             && (coming == 0 || !comes_free(world, whole, model, placement))
             && let Some(victim) = victim(world, rules, model, request)
         {
-            put_back(world, victim, request.task);
+            call_back(world, victim, request);
         }
         return;
     }
     while (world.resource::<Victims>().called_back(model) as usize) < waiting
         && let Some(victim) = victim(world, rules, model, request)
     {
-        put_back(world, victim, request.task);
+        call_back(world, victim, request);
     }
+}
+
+fn call_back(world: &mut World, victim: TaskId, request: &Request) {
+    if let Some(worker) = world.task(victim).and_then(|task| task.life.worker()) {
+        note(world, request.task, || Asked::CallBack { worker });
+    }
+    put_back(world, victim, request.task);
 }
 
 /// Whether a slot was called back and is not free yet on a worker that the placement allows.

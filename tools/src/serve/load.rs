@@ -4,7 +4,7 @@
 use super::banner::Served;
 use super::kitchen::{Kitchen, Recipe};
 use super::stations::{Depot, Wires};
-use crate::configuration::{Config, DeviceKind, Pool};
+use crate::configuration::{Config, DeviceKind, Loadable, Pool};
 use crate::failure::{Code, Failure};
 use crate::memory::memory;
 use crate::progress::{Progress, stage_of};
@@ -42,6 +42,7 @@ pub(crate) fn pools(
     let wires = Arc::new(Wires { urgent, switchboard: Arc::clone(&switchboard), first_words });
     let loader = Arc::new(Loader {
         pools: config.pools.clone(),
+        loadable: config.models.loadable.clone(),
         options: supply::Options::from_env(config.cache_dir()?),
         // What the host engine may fill is what the machine has.
         device_capacity: Bytes(memory()?.total),
@@ -96,6 +97,7 @@ fn leave(strangers: &[TaskId], urgent: &flume::Sender<Urgent>) {
 /// Makes the stations of the configuration's pools, the first time and again.
 pub(crate) struct Loader {
     pub(super) pools: Vec<Pool>,
+    pub(super) loadable: Vec<Loadable>,
     pub(super) options: supply::Options,
     pub(super) device_capacity: Bytes,
     pub(super) kitchen: Arc<Kitchen>,
@@ -119,12 +121,13 @@ impl Loader {
     /// Without a model, the one that the configuration gives the pool.
     pub(super) fn load(&self, worker: WorkerId, model: Option<ModelId>) -> Result<Loaded, Failure> {
         let own = self.pool(worker)?;
-        let served = |pool: &&Pool| model.is_some() && self.kitchen.id_of(&pool.model_name()) == model;
-        // Another pool's model comes on this one's threads and within its bounds.
-        let pool = match self.pools.iter().find(served) {
-            Some(other) if other.model_name() != own.model_name() => {
-                let (model, model_name) = (other.model.clone(), other.model_name.clone());
-                &Pool { model, model_name, ..own.clone() }
+        let named = |name: &str| model.is_some() && self.kitchen.id_of(name) == model;
+        let of_pools = self.pools.iter().map(|pool| (pool.model_name(), &pool.model));
+        let of_others = self.loadable.iter().map(|row| (row.name(), &row.model));
+        // Another model comes on this pool's threads and within its bounds.
+        let pool = match of_pools.chain(of_others).find(|(name, _)| named(name)) {
+            Some((name, file)) if name != own.model_name() => {
+                &Pool { model: file.clone(), model_name: Some(name), ..own.clone() }
             }
             Some(_) | None => own,
         };

@@ -73,7 +73,7 @@ async fn live(config: Config) -> Result<(), Failure> {
 
     let rules = config.rules();
     let pool_names: Vec<String> = rules.pools.iter().map(|pool| pool.name.clone()).collect();
-    let telemetry = Arc::new(Telemetry::new(&pool_names));
+    let telemetry = Arc::new(Telemetry::new(&pool_names, rules.eviction.policy));
     let switchboard = Arc::new(Switchboard::new(config.server.keep(), Arc::clone(&telemetry)));
     let kitchen = Arc::new(Kitchen::new(rules.models.clone()));
     let depot = Arc::new(Depot::default());

@@ -253,12 +253,16 @@ mod tests {
             device_capacity: Bytes(1 << 40),
             kitchen: Arc::new(Kitchen::new(vec![pool.model_name()])),
             pools: vec![pool],
+            loadable: vec![],
             outlet: Arc::new(Ear(ear)),
         };
         let (depot, worker) = (Depot::default(), WorkerId(1));
         let loaded = loader.load(worker, None).unwrap();
         depot.add(worker, loader.station(worker, Epoch(1), loaded.model).unwrap());
-        let switchboard = Switchboard::new(DoorConfig::default().keep(), Arc::new(Telemetry::new(&[])));
+        let switchboard = Switchboard::new(
+            DoorConfig::default().keep(),
+            Arc::new(Telemetry::new(&[], orchestrion_world::config::EvictionRule::Lru)),
+        );
         depot.reload_by(Arc::new(loader), Arc::new(switchboard));
         let order = |order| depot.order(order, None);
         assert_eq!(told(&words), (1, "up"));

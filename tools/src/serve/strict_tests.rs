@@ -17,7 +17,7 @@ use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::template::TemplateError;
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::config::{PoolRules, Rules};
+use orchestrion_world::config::{EvictionRule, PoolRules, Rules};
 use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
 use orchestrion_world::protocol::Order;
 use orchestrion_world::units::Bytes;
@@ -43,7 +43,7 @@ async fn house(seeds: [u64; 2]) -> House {
     let journal = tempfile::tempdir().unwrap();
     let pools = vec![PoolRules { name: "p".into(), model: MODEL.into() }];
     let rules = Rules { models: vec![MODEL.into()], pools, ..Rules::default() };
-    let telemetry = Arc::new(Telemetry::new(&["p".to_owned()]));
+    let telemetry = Arc::new(Telemetry::new(&["p".to_owned()], EvictionRule::Lru));
     let config = DoorConfig::default();
     let switchboard = Arc::new(Switchboard::new(config.keep(), Arc::clone(&telemetry)));
     let (kitchen, depot) = (Arc::new(Kitchen::new(rules.models.clone())), Arc::new(Depot::default()));
