@@ -112,7 +112,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
         let retry_after = RETRY_AFTER_UNREADY;
         return Err(if closed { Refusal::PoolClosed { retry_after } } else { Refusal::PoolUnready { retry_after } });
     }
-    let tokens = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    let tokens = spec.tokens();
     if let Some(placement) = &spec.placement {
         judge_placement(world, &rules, spec.model, placement, tokens)?;
     }
@@ -258,14 +258,18 @@ fn served(world: &World, rules: &Rules, standing: &Standing, spec: &TaskSpec) ->
     };
     let (roomiest, free) = (roomiest.and_then(|id| world.worker(id)), u64::from(roomiest.is_some()));
     let best = standing.speeds.root();
-    let run = |spec, sharers| estimate::run_at(spec, best.fastest_prefill, best.fastest_decode, sharers);
+    let run = |answer, sharers| {
+        estimate::run_at((spec.prompt_tokens, answer), best.fastest_prefill, best.fastest_decode, sharers)
+    };
+    let whole = (spec.prompt_tokens, spec.max_tokens);
     Load {
         slots: Slots { all: standing.slots.all, free },
         batch_slots: Slots { all: standing.slots.batch, free },
         loaded_in: Ticks(0),
-        shortest: run(&first_token(spec), 1),
-        longest: estimate::run_at(spec, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
-        service: run(spec, best.fewest_slots.into()),
+        // The least that a deadline must leave room for is a first token.
+        shortest: run(1, 1),
+        longest: estimate::run_at(whole, best.slowest_prefill, best.slowest_decode, best.most_slots.into()),
+        service: run(spec.max_tokens, best.fewest_slots.into()),
         taken_up: roomiest.map_or(Ticks(0), |worker| forecast::taken_up(world, worker, spec.model)),
     }
 }
@@ -278,7 +282,7 @@ fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
     for (worker, facts) in hosts.filter(|(worker, facts)| eviction::effective_ctx(world, worker, facts).is_some()) {
         let takes = worker.facts.loader.as_ref().map_or(Ticks(0), |loader| loader.load_time(facts.weights));
         loaded_in = loaded_in.min((takes, worker.facts.slots));
-        let run = estimate::run(&first_token(spec), &facts, 1);
+        let run = estimate::run_at((spec.prompt_tokens, 1), facts.prefill, facts.decode, 1);
         shortest = shortest.min(Ticks(takes.0.saturating_add(run.0)));
         let guess = estimate::run(spec, &facts, worker.facts.slots.into());
         (longest, service) = (longest.max(guess), service.min(guess));
@@ -287,11 +291,6 @@ fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
     let (loaded_in, slots) = loaded_in;
     let slots = Slots { all: slots.into(), free: slots.into() };
     Load { slots, batch_slots: slots, loaded_in, shortest, longest, service, taken_up: Ticks(0) }
-}
-
-/// The least that a deadline must leave room for.
-fn first_token(spec: &TaskSpec) -> TaskSpec {
-    TaskSpec { max_tokens: 1, ..spec.clone() }
 }
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {

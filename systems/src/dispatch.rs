@@ -5,7 +5,7 @@ use crate::release::patience;
 use bevy_ecs::prelude::World;
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::Mail;
-use orchestrion_world::protocol::{Notice, Order};
+use orchestrion_world::protocol::{Class, Notice, Order};
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
 use orchestrion_world::victims::reconsider;
@@ -19,14 +19,16 @@ pub(crate) fn dispatch(world: &mut World) {
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
         (task.placed, task.heard) = (now, now);
-        let (attempt, session) = (task.attempt(), task.spec.session);
+        let (attempt, session, class) = (task.attempt(), task.spec.session, task.spec.class);
         if let Some(session) = session
             && let Some(mut session) = world.session_mut(session)
         {
             session.worker = Some(worker);
         }
         patience::wind(world, id);
-        reconsider(world, id);
+        if class == Class::Batch {
+            reconsider(world, id);
+        }
         let mut mail = world.resource_mut::<Mail>();
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });

@@ -41,13 +41,12 @@ pub(crate) fn learn(mean: u64, sample: u64) -> u64 {
 /// How long a task runs on a model as it stands on a worker that would then share itself among `sharers` tasks.
 /// It assumes that the whole answer is used.
 pub(crate) fn run(spec: &TaskSpec, model: &ModelFacts, sharers: u64) -> Ticks {
-    run_at(spec, model.prefill, model.decode, sharers)
+    run_at((spec.prompt_tokens, spec.max_tokens), model.prefill, model.decode, sharers)
 }
 
-/// As [`run`], at these rates.
-pub(crate) fn run_at(spec: &TaskSpec, prefill: MilliRate, decode: MilliRate, sharers: u64) -> Ticks {
-    let prompt = length(spec.prompt_tokens.into(), prefill);
-    let alone = prompt.0.saturating_add(length(spec.max_tokens.into(), decode).0);
+/// As [`run`], of so many tokens of prompt and answer at these rates.
+pub(crate) fn run_at((prompt, answer): (u32, u32), prefill: MilliRate, decode: MilliRate, sharers: u64) -> Ticks {
+    let alone = length(prompt.into(), prefill).0.saturating_add(length(answer.into(), decode).0);
     Ticks(alone.saturating_mul(sharers))
 }
 

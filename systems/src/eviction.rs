@@ -211,9 +211,14 @@ pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
 /// A task left it. The last one opens the way for who waits for the place.
 pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
     let now = world.resource::<Core>().now;
-    with(world, id, model, |resident| resident.used = now);
-    let Some(worker) = world.worker(id).filter(|w| w.leases_of(model) == 0) else { return };
-    let Some(Residence::Yielding { to }) = worker.resident(model).map(|r| r.life) else { return };
+    let Some(mut worker) = world.worker_mut(id) else { return };
+    let last = worker.leases_of(model) == 0;
+    let Some(resident) = worker.resident_mut(model) else { return };
+    resident.used = now;
+    let Residence::Yielding { to } = resident.life else { return };
+    if !last {
+        return;
+    }
     if world.resource::<Queues>().head(to).is_some() {
         order_free(world, id, model, Some(to));
     } else {
@@ -254,24 +259,45 @@ fn hope(world: &mut World, model: ModelId) {
 }
 
 /// A worker came or went, or what it can never let go changed: says anew what each model that this touches can
-/// hope for. Walks the workers of its pools, which happens as seldom as workers come.
+/// hope for.
 pub(crate) fn survey(world: &mut World, id: WorkerId) {
     let Some(rules) = world.resource::<Core>().rules.clone() else { return };
     let rules = &*rules;
     let Some(worker) = world.worker(id) else { return };
     let crews = world.resource::<Crews>();
     let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
-    let pools: BTreeSet<PoolId> = on.chain([id]).filter_map(|id| Some(world.worker(id)?.facts.pool)).collect();
+    let near: BTreeSet<WorkerId> = on.chain([id]).collect();
+    let pools: BTreeSet<PoolId> = near.iter().filter_map(|id| Some(world.worker(*id)?.facts.pool)).collect();
     let mut models = BTreeSet::new();
     for pool in pools {
         models.extend(world.pool(pool).map(|pool| pool.model));
         models.extend(rules.loadable.iter().filter(|row| may_load(rules, row, pool)).filter_map(|row| row.id(rules)));
     }
     for model in models {
-        let reach = hosts(world, rules, model).filter_map(|(w, facts)| effective_ctx(world, w, &facts)).max();
+        let reach = reach(world, rules, model, &near);
         foresee(world, rules, model, reach);
         hope(world, model);
     }
+}
+
+/// The longest context of any host. Only those who are `near` what changed can have got more: the others are walked
+/// where none of these reaches as far as anybody did, and only until one does.
+fn reach(world: &World, rules: &Rules, model: ModelId, near: &BTreeSet<WorkerId>) -> Option<u32> {
+    let before = world.model(model).map(|model| model.reach);
+    let of_pools: Vec<PoolId> = pools(world, rules, model).collect();
+    let near = near.iter().filter_map(|id| world.worker(*id)).filter(|worker| of_pools.contains(&worker.facts.pool));
+    let near = near.filter_map(|worker| effective_ctx(world, worker, &host(rules, worker, model)?)).max();
+    if near.is_some() && near >= before {
+        return near;
+    }
+    let mut best = near;
+    for (worker, facts) in hosts(world, rules, model) {
+        best = best.max(effective_ctx(world, worker, &facts));
+        if best.is_some() && best >= before {
+            break;
+        }
+    }
+    best
 }
 
 fn foresee(world: &mut World, rules: &Rules, id: ModelId, reach: Option<u32>) {
@@ -347,7 +373,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
 /// What stands on a device for good, but for the model itself.
 fn fixed(world: &World, device: DeviceId, but: &ModelFacts) -> Bytes {
     let crew = world.resource::<Crews>().on_device(device);
-    let residents = crew.into_iter().filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
+    let residents = crew.filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
     let pinned = residents.filter(|r| r.pinned && r.life.takes_memory() && r.facts.digest != but.digest);
     let digests: BTreeSet<_> = pinned.map(|r| r.facts.digest).collect();
     Bytes(digests.into_iter().filter_map(|digest| world.shard(device, digest)).map(|shard| shard.bytes.0).sum())

@@ -62,7 +62,7 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
         // It has it: nothing is to be done.
         Action::Reload { model: to, .. } if to == model => steps = &[],
         Action::Purge { drain: None, force: false } => {
-            let crew = world.resource::<Crews>().of_pool(pool).into_iter();
+            let crew = world.resource::<Crews>().of_pool(pool);
             let leases: usize = crew.filter_map(|id| world.worker(id)).map(|worker| worker.leases.len()).sum();
             if leases > 0 {
                 return Err(JobRefusal::InUse { leases: leases as u32 });
@@ -125,7 +125,7 @@ fn tell(world: &mut World, id: JobId) {
 /// Nothing new comes to the pool; who still has tasks is waited for.
 fn drain(world: &mut World, pool: PoolId) -> Vec<WorkerId> {
     close(world, pool, true);
-    let crew = world.resource::<Crews>().of_pool(pool);
+    let crew = crew(world, pool);
     crew.iter().for_each(|&id| health::drain(world, id));
     crew.into_iter().filter(|&id| world.worker(id).is_some_and(|worker| !worker.leases.is_empty())).collect()
 }
@@ -133,7 +133,7 @@ fn drain(world: &mut World, pool: PoolId) -> Vec<WorkerId> {
 /// Its workers end at once; their memory is theirs no more from here on.
 fn stop(world: &mut World, pool: PoolId) -> Vec<WorkerId> {
     close(world, pool, true);
-    for id in world.resource::<Crews>().of_pool(pool) {
+    for id in crew(world, pool) {
         health::stop(world, id);
     }
     vec![]
@@ -144,15 +144,17 @@ fn load(world: &mut World, rules: &Rules, pool: PoolId, model: ModelId) -> Vec<W
     if let Some(mut pool) = world.pool_mut(pool).filter(|_| !forgotten) {
         pool.model = model;
     }
-    let crew = world.resource::<Crews>().of_pool(pool);
-    crew.into_iter().filter(|&id| health::spawn(world, rules, id)).collect()
+    crew(world, pool).into_iter().filter(|&id| health::spawn(world, rules, id)).collect()
 }
 
 /// Whatever kept the pool from taking tasks is lifted; who is down begins anew.
 fn open(world: &mut World, rules: &Rules, pool: PoolId) -> Vec<WorkerId> {
     close(world, pool, false);
-    let crew = world.resource::<Crews>().of_pool(pool);
-    crew.into_iter().filter(|&id| health::pardon(world, rules, id)).collect()
+    crew(world, pool).into_iter().filter(|&id| health::pardon(world, rules, id)).collect()
+}
+
+fn crew(world: &World, pool: PoolId) -> Vec<WorkerId> {
+    world.resource::<Crews>().of_pool(pool).collect()
 }
 
 /// A worker came, went or let go of its last task.

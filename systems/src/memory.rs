@@ -121,11 +121,14 @@ fn stir(world: &mut World, id: DeviceId) {
     if planted!(world, SharedMemoryUnnoticed) {
         return;
     }
-    let on_it = world.resource::<Crews>().on_device(id).into_iter();
-    let with_room = on_it.filter_map(|id| world.worker(id)).filter(|worker| worker.free_slots() > 0);
+    let on_it = world.resource::<Crews>().on_device(id).filter_map(|id| world.worker(id));
+    let with_room = on_it.filter(|worker| worker.free_slots() > 0);
     let served = with_room.flat_map(|w| w.residents.iter().map(|r| r.model).filter(|&m| w.serves(m).is_some()));
-    let models: Vec<ModelId> = served.collect();
-    world.resource_mut::<Mail>().stirred.extend(models);
+    let mail = world.resource::<Mail>();
+    let models: Vec<ModelId> = served.filter(|model| !mail.stirred.contains(model)).collect();
+    if !models.is_empty() {
+        world.resource_mut::<Mail>().stirred.extend(models);
+    }
 }
 
 fn part(world: &World, worker: WorkerId, n: usize) -> Option<DeviceShare> {

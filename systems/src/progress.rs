@@ -10,7 +10,10 @@ use orchestrion_world::mail::{Made, Mail};
 use orchestrion_world::protocol::{Class, Notice};
 use orchestrion_world::store::Store;
 use orchestrion_world::task::Life;
+use orchestrion_world::time::Tick;
+use orchestrion_world::units::Sha256;
 use orchestrion_world::victims::reconsider;
+use orchestrion_world::worker::Worker;
 
 pub(crate) fn follow(world: &mut World) {
     let mut mail = world.resource_mut::<Mail>();
@@ -24,21 +27,30 @@ pub(crate) fn follow(world: &mut World) {
             world.resource_mut::<Mail>().notice(Notice::Started { task, attempt, worker });
         }
     }
-    for Made { worker, epoch, tokens: made } in progress {
-        for (task, attempt, tokens) in made {
-            if tokens > 0 && holds(world, worker, epoch, task, attempt) {
-                count(world, worker, task, tokens);
-            }
+    let now = world.resource::<Core>().now;
+    // A worker speaks of all its attempts at once.
+    let mut live = Vec::new();
+    for made in progress {
+        live.clear();
+        live.extend(world.worker(made.worker).into_iter().flat_map(|worker| counted(worker, &made)));
+        for &(task, tokens, fingerprint) in &live {
+            count(world, now, made.worker, (task, tokens, fingerprint));
         }
     }
 }
 
+/// Of what a worker says it made: attempts that it holds live leases for, and whose tokens they are.
+fn counted(worker: &Worker, made: &Made) -> impl Iterator<Item = (TaskId, u32, Option<Sha256>)> {
+    let speaks = worker.state.is_up() && worker.epoch == made.epoch;
+    made.tokens.iter().filter(move |made| speaks && made.2 > 0).filter_map(|&(task, attempt, tokens)| {
+        let lease = &worker.leases[worker.lease_at(task, attempt)?];
+        let fingerprint = worker.resident(lease.model).map(|resident| resident.facts.fingerprint);
+        (!lease.revoked).then_some((task, tokens, fingerprint))
+    })
+}
+
 /// An attempt that follows another makes again what readers have before it makes more.
-fn count(world: &mut World, worker: WorkerId, id: TaskId, tokens: u32) {
-    let now = world.resource::<Core>().now;
-    let Some(model) = world.task(id).map(|task| task.spec.model) else { return };
-    let resident = world.worker(worker).and_then(|worker| worker.resident(model));
-    let fingerprint = resident.map(|resident| resident.facts.fingerprint);
+fn count(world: &mut World, now: Tick, worker: WorkerId, (id, tokens, fingerprint): (TaskId, u32, Option<Sha256>)) {
     let Some(mut task) = world.task_mut(id) else { return };
     let first = task.made == 0;
     task.heard = now;

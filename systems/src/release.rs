@@ -11,7 +11,7 @@ use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Mail};
-use orchestrion_world::protocol::{CancelReason, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
+use orchestrion_world::protocol::{CancelReason, Class, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
 use orchestrion_world::queues::Queues;
 use orchestrion_world::store::{Key, Store};
 use orchestrion_world::task::{Life, Task, TaskTimers};
@@ -79,12 +79,13 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         worker.reading.since = (worker.unread() > 0).then_some(now);
     }
     let rid = worker.state == WorkerState::Draining && worker.leases.is_empty();
-    memory::unreserve(world, id, &lease);
+    let mut mail = world.resource_mut::<Mail>();
+    mail.stirred.insert(lease.model);
     if rid {
-        world.resource_mut::<Mail>().moved.push(id);
+        mail.moved.push(id);
     }
+    memory::unreserve(world, id, &lease);
     eviction::left(world, id, lease.model);
-    world.resource_mut::<Mail>().stirred.insert(lease.model);
     if lease.called_back {
         world.resource_mut::<Victims>().let_go(lease.model);
     }
@@ -164,7 +165,9 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     }
     world.resource_mut::<Mail>().stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
-    reconsider(world, id);
+    if before.spec.class == Class::Batch {
+        reconsider(world, id);
+    }
 }
 
 /// Takes the live attempt from its worker, where that still holds it. The slot is free when the worker lets go,

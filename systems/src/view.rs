@@ -48,7 +48,7 @@ pub(crate) fn pools(world: &World) -> Vec<PoolView> {
         closed: pool.closed,
         halted: pool.halted,
         job: pool.job,
-        workers: crews.of_pool(pool.id).into_iter().filter_map(|id| worker(world, id)).collect(),
+        workers: crews.of_pool(pool.id).filter_map(|id| worker(world, id)).collect(),
     };
     pools.map(view).collect()
 }

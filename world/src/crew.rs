@@ -4,6 +4,7 @@
 use crate::id::{DeviceId, PoolId, WorkerId};
 use crate::protocol::WorkerFacts;
 use bevy_ecs::prelude::Resource;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module's head.
@@ -24,25 +25,21 @@ impl Crews {
     }
 
     pub fn leave(&mut self, id: WorkerId, facts: &WorkerFacts) {
-        let was = self.by_pool.get_mut(&facts.pool).is_some_and(|crew| crew.remove(&id));
+        let was = part_with(&mut self.by_pool, facts.pool, id);
         for part in &facts.devices {
-            if let Some(crew) = self.by_device.get_mut(&part.device) {
-                crew.remove(&id);
-            }
+            part_with(&mut self.by_device, part.device, id);
         }
-        self.by_pool.retain(|_, crew| !crew.is_empty());
-        self.by_device.retain(|_, crew| !crew.is_empty());
         self.count -= usize::from(was);
     }
 
     /// The workers of a pool, by id.
-    pub fn of_pool(&self, pool: PoolId) -> Vec<WorkerId> {
-        self.by_pool.get(&pool).into_iter().flatten().copied().collect()
+    pub fn of_pool(&self, pool: PoolId) -> impl Iterator<Item = WorkerId> {
+        self.by_pool.get(&pool).into_iter().flatten().copied()
     }
 
     /// The workers on a device, by id.
-    pub fn on_device(&self, device: DeviceId) -> Vec<WorkerId> {
-        self.by_device.get(&device).into_iter().flatten().copied().collect()
+    pub fn on_device(&self, device: DeviceId) -> impl Iterator<Item = WorkerId> {
+        self.by_device.get(&device).into_iter().flatten().copied()
     }
 
     /// How many workers there are.
@@ -54,4 +51,14 @@ impl Crews {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+}
+
+/// Takes a worker out of its crew, and the crew away with its last; whether it was there.
+fn part_with<K: Ord>(crews: &mut BTreeMap<K, BTreeSet<WorkerId>>, key: K, id: WorkerId) -> bool {
+    let Entry::Occupied(mut crew) = crews.entry(key) else { return false };
+    let was = crew.get_mut().remove(&id);
+    if crew.get().is_empty() {
+        crew.remove();
+    }
+    was
 }

@@ -162,6 +162,9 @@ impl Field {
 /// Brings the field up to date with what was touched since.
 pub fn refresh(world: &mut World) {
     let share = world.resource::<Core>().rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
+    if world.resource::<Roster>().is_fresh() && world.resource::<Field>().share == share {
+        return;
+    }
     let mut field = std::mem::take(&mut *world.resource_mut::<Field>());
     let (mut workers, mut devices) = world.resource_mut::<Roster>().take_stale();
     devices.sort_unstable();

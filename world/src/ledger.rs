@@ -213,7 +213,7 @@ impl Ledger {
 }
 
 /// So many entities may have changed before they are hashed, whether anybody asks for the digest or not.
-const TOUCHED_MAX: usize = 1 << 14;
+const TOUCHED_MAX: usize = 1 << 18;
 
 /// Bounds the list of what the digest has not seen.
 pub fn keep_touched_few(world: &mut World) {

@@ -51,8 +51,7 @@ const TOKEN: u64 = 1 << 19;
 
 /// What a task takes of its tenant's share.
 fn cost(task: &Task, weight: u32) -> u64 {
-    let tokens = u64::from(task.spec.prompt_tokens) + u64::from(task.spec.max_tokens);
-    (tokens.max(1) * TOKEN).div_ceil(weight.max(1).into())
+    (task.spec.tokens().max(1) * TOKEN).div_ceil(weight.max(1).into())
 }
 
 /// Tasks that are looked at behind one that waits for certain workers, and of them those of one tenant: who

@@ -161,6 +161,11 @@ impl Roster {
         self.touched = list;
     }
 
+    /// Whether the field has seen every worker and device.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.stale_workers.is_empty() && self.stale_devices.is_empty()
+    }
+
     /// Takes the lists of workers and devices that the field has not seen; [`Roster::reuse_stale`] gives them back.
     pub(crate) fn take_stale(&mut self) -> (Vec<WorkerId>, Vec<DeviceId>) {
         (std::mem::take(&mut self.stale_workers), std::mem::take(&mut self.stale_devices))

@@ -43,11 +43,7 @@ pub(crate) fn renew(world: &mut World, before: Option<&Rules>, rules: &Rules) {
 /// What the task may use at most, where it would hold a slot for `time`.
 pub(super) fn most(rules: &Rules, spec: &TaskSpec, time: Ticks) -> Amount {
     let price = rules.tenant(spec.tenant).map(|tenant| tenant.price).unwrap_or_default();
-    Amount([tokens(spec), time.0, price.of(spec.prompt_tokens, spec.max_tokens)])
-}
-
-fn tokens(spec: &TaskSpec) -> u64 {
-    u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens)
+    Amount([spec.tokens(), time.0, price.of(spec.prompt_tokens, spec.max_tokens)])
 }
 
 pub(super) fn judge_budget(world: &World, spec: &TaskSpec, most: &Amount) -> Result<(), Refusal> {
@@ -79,7 +75,7 @@ pub(super) fn judge_limits(world: &World, rules: &Rules, spec: &TaskSpec, next: 
     if let Some((amount, wait)) = wait(tasks, &tenant.tasks, 1) {
         return refused(TenantLimit::TaskRate, amount, wait);
     }
-    match wait(rate, &tenant.tokens, tokens(spec)) {
+    match wait(rate, &tenant.tokens, spec.tokens()) {
         Some((amount, wait)) => refused(TenantLimit::TokenRate, amount, wait),
         None => Ok(()),
     }
@@ -98,7 +94,7 @@ pub(super) fn charge(world: &mut World, rules: &Rules, task: &Task) -> Left {
         bucket.take(rate, now, 1);
     }
     if let (Some(rate), Some(bucket)) = (&named.tokens, bucket) {
-        bucket.take(rate, now, tokens(&task.spec));
+        bucket.take(rate, now, task.spec.tokens());
     }
     account.left()
 }

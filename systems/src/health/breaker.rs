@@ -13,10 +13,12 @@ use orchestrion_world::wheel::TimerKey;
 
 /// An attempt on the worker ended as it should.
 pub(crate) fn went_well(world: &mut World, id: WorkerId) {
-    let now = world.resource::<Core>().now;
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
-    let Some(breaker) = world.worker(id).map(|worker| worker.breaker) else { return };
-    set(world, id, breaker.succeeded(now, &rules.health.breaker));
+    let Some(breaker) = world.worker(id).map(|worker| worker.breaker).filter(|b| *b != Breaker::CLOSED) else { return };
+    let core = world.resource::<Core>();
+    let Some(next) = core.rules.as_ref().map(|rules| breaker.succeeded(core.now, &rules.health.breaker)) else {
+        return;
+    };
+    set(world, id, next);
 }
 
 /// An attempt on the worker failed by no fault of its request.

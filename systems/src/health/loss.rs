@@ -39,7 +39,8 @@ pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, d
 }
 
 fn corrupt_on(world: &mut World, rules: &Arc<Rules>, device: DeviceId, digest: Sha256) {
-    for id in world.resource::<Crews>().on_device(device) {
+    let crew: Vec<WorkerId> = world.resource::<Crews>().on_device(device).collect();
+    for id in crew {
         let has = |worker: &&Worker| worker.residents.iter().any(|resident| resident.facts.digest == digest);
         let holder = world.worker(id).filter(|worker| worker.state.is_up()).filter(has);
         let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
@@ -182,7 +183,8 @@ fn quarantine(world: &mut World, id: DeviceId) {
         return;
     }
     world.resource_mut::<Mail>().notice(Notice::Quarantined { device: id });
-    for id in world.resource::<Crews>().on_device(id) {
+    let crew: Vec<WorkerId> = world.resource::<Crews>().on_device(id).collect();
+    for id in crew {
         stop(world, id);
     }
 }

@@ -43,7 +43,7 @@ impl Request {
 
     /// The context it takes at its longest.
     pub(crate) fn tokens(&self) -> u64 {
-        u64::from(self.spec.prompt_tokens) + u64::from(self.spec.max_tokens)
+        self.spec.tokens()
     }
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> 
 
 /// The filters, as far as they can be told from an offer.
 pub(super) fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
-    let needed = u64::from(spec.prompt_tokens) + u64::from(spec.max_tokens);
+    let needed = spec.tokens();
     offer.room(spec.class) > 0
         && needed <= u64::from(offer.ctx_max)
         && offer.kv_per_token.0.saturating_mul(needed) <= offer.residual.0

@@ -198,7 +198,7 @@ fn fits_nowhere(world: &World, rules: &Rules, request: &Request) -> bool {
 
 fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let Some(task) = world.task(id).cloned() else { return };
-    let (tokens, model, class) = (Request::of(&task).tokens(), task.spec.model, task.spec.class);
+    let (tokens, model, class) = (task.spec.tokens(), task.spec.model, task.spec.class);
     let class = if planted!(world, BatchLeaseMisfiled) { Class::Interactive } else { class };
     let short = u64::from(planted!(world, MemoryOffByOne));
     let now = world.resource::<Core>().now;

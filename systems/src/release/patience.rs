@@ -15,7 +15,7 @@ use orchestrion_world::wheel::{TimerKey, Wheel};
 
 /// Sets the timer to when the attempt's time is over as it stands, and takes it away where it has none.
 pub(crate) fn wind(world: &mut World, id: TaskId) {
-    let rules = world.resource::<Core>().rules.clone();
+    let rules = world.resource::<Core>().rules.as_ref();
     let due = rules.zip(world.task(id)).and_then(|(rules, task)| task.patience(&rules.timeouts));
     let armed = due.map(|(due, _)| world.resource_mut::<Wheel>().arm(due, TimerKey::Patience(id)));
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };

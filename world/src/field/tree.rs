@@ -91,8 +91,15 @@ impl<T: Best> Tree<T> {
         })
     }
 
+    /// Of a node: the nodes below it, or leaves.
+    fn children(&self, level: usize, at: usize) -> &[T] {
+        let below = &self.levels[level - 1];
+        let from = at * WIDTH;
+        &below[from..below.len().min(from + WIDTH)]
+    }
+
     fn best_of(&self, level: usize, at: usize) -> T {
-        self.levels[level - 1].iter().skip(at * WIDTH).take(WIDTH).copied().fold(T::NONE, T::best)
+        self.children(level, at).iter().copied().fold(T::NONE, T::best)
     }
 }
 
@@ -123,7 +130,7 @@ impl Tree<Offer> {
         best: &mut Option<(K, &'t Offer)>,
     ) {
         let Some(below) = level.checked_sub(1) else { return };
-        let children = self.levels[below].iter().enumerate().skip(at * WIDTH).take(WIDTH);
+        let children = (at * WIDTH..).zip(self.children(level, at));
         let order = |a: &(K, usize, &Offer), b: &(K, usize, &Offer)| a.0.cmp(&b.0).then_with(|| then(a.2, b.2));
         let mut open: [Option<(K, usize, &Offer)>; WIDTH] = [None; WIDTH];
         let mut len = 0;

@@ -28,6 +28,13 @@ pub struct TaskSpec {
     pub placement: Option<Box<Placement>>,
 }
 
+impl TaskSpec {
+    /// The context it takes at its longest, in tokens.
+    pub fn tokens(&self) -> u64 {
+        u64::from(self.prompt_tokens) + u64::from(self.max_tokens)
+    }
+}
+
 /// What an attempt owes to what readers of an earlier one were shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Determinism {

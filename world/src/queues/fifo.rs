@@ -53,7 +53,14 @@ impl Fifo {
 
     /// Takes a task out; false where it was not there.
     pub(super) fn remove(&mut self, ordinal: u64) -> bool {
-        let Ok(at) = self.places.binary_search_by_key(&ordinal, |place| place.0) else { return false };
+        // Most leave from the front.
+        let at = match self.places.front() {
+            Some(first) if first.0 == ordinal => 0,
+            _ => match self.places.binary_search_by_key(&ordinal, |place| place.0) {
+                Ok(at) => at,
+                Err(_) => return false,
+            },
+        };
         if self.places[at].1.take().is_none() {
             return false;
         }
