@@ -13,7 +13,7 @@ use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::placement::Claim;
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Those of a model that are looked at, in order.
 pub(super) fn line(world: &World, model: ModelId) -> Vec<TaskId> {
@@ -41,27 +41,29 @@ pub(super) fn overtake(
     weighs: Weighs,
     mut left: impl FnMut(Class),
 ) {
-    let (mut passed, mut claims) = (BTreeSet::from([head.task]), vec![head]);
+    // Who waits, and whose claims kept it: asked again only where one of these is before it no more.
+    let mut asked: BTreeMap<TaskId, BTreeSet<TaskId>> = BTreeMap::from([(head.task, BTreeSet::new())]);
     'anew: loop {
+        // Whoever leaves changes who is next: those behind go by the claims of those that are before them now.
+        let mut claims: Vec<Claim> = vec![];
         for id in line(world, model) {
-            let Some(mut request) = request(world, id).filter(|_| !passed.contains(&id)) else { continue };
+            let Some(mut request) = request(world, id) else { continue };
             let same = |claim: &Claim| request.spec.placement.as_deref() == Some(&claim.placement);
             if claims.iter().any(same) {
-                passed.insert(id);
                 continue;
             }
+            let claimers: BTreeSet<TaskId> = claims.iter().map(|claim| claim.task).collect();
+            let waits = asked.get(&id).is_some_and(|kept| kept.is_subset(&claimers));
             request.claims = std::mem::take(&mut claims);
-            let settled = settle(world, rules, &request);
-            if settled == Settled::Waits {
-                blocked(world, rules, &request, weighs);
-                let Some(claim) = claim(&request) else { return };
-                request.claims.push(claim);
-                passed.insert(id);
-            }
-            claims = request.claims;
-            match settled {
-                Settled::Waits => {}
-                // Whoever leaves may change who is next.
+            match if waits { Settled::Waits } else { settle(world, rules, &request) } {
+                Settled::Waits => {
+                    if asked.insert(id, claimers).is_none() {
+                        blocked(world, rules, &request, weighs);
+                    }
+                    let Some(claim) = claim(&request) else { return };
+                    request.claims.push(claim);
+                    claims = request.claims;
+                }
                 Settled::Placed => {
                     left(request.spec.class);
                     continue 'anew;
