@@ -331,7 +331,9 @@ impl Run {
         if self.steps.is_multiple_of(AUDIT_EVERY) { self.audit() } else { Ok(()) }
     }
 
-    fn audit(&self) -> Result<(), Broken> {
+    fn audit(&mut self) -> Result<(), Broken> {
+        // So that the digest is up to date and checked as well.
+        self.simulation.state();
         self.simulation.audit().map_err(|broken| Broken { at: self.now, broken: broken.to_string() })
     }
 }
