@@ -29,7 +29,7 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20 };
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens: 1 << 20 };
     let class = Class::Interactive;
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
