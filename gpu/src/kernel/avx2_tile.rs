@@ -1,4 +1,4 @@
-//! Matrices at the AVX2 level: one group of 16 weight rows times up to four rows of activations.
+//! Matrices at the AVX2 level: one group of 16 weight rows times rows of activations, four at a time.
 //!
 //! A register's lane is a weight row, so each lane runs the definition's chain of fma for its row and no sum
 //! crosses lanes. Weights are unpacked once for all rows of activations. A type is a pair: how its codes become
@@ -21,26 +21,35 @@ use std::arch::x86_64::*;
 pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
-        Body::Packed(w) => match acts {
-            [a] => packed::<1, 2>(w, group, [*a], 0, out),
-            [a, b] => packed::<2, 2>(w, group, [*a, *b], 0, out),
-            // Three or four rows of activations leave registers for eight weight rows at a time.
-            [a, b, c] => {
-                for half in 0..2 {
-                    packed::<3, 1>(w, group, [*a, *b, *c], half, out)
-                }
+        Body::Packed(w) => {
+            for (acts, out) in acts.chunks(4).zip(out.chunks_mut(4)) {
+                rows(w, group, acts, out);
             }
-            [a, b, c, d, ..] => {
-                for half in 0..2 {
-                    packed::<4, 1>(w, group, [*a, *b, *c, *d], half, out)
-                }
-            }
-            [] => {}
-        },
+        }
         Body::F32(b) => plain(&b[columns], acts, out, load_f32),
         Body::F16(b) => plain(&b[columns], acts, out, load_f16),
         Body::BF16(b) => plain(&b[columns], acts, out, load_bf16),
         Body::Native(..) => unreachable!("the AVX2 level loads interleaved rows"),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
+    match acts {
+        [a] => packed::<1, 2>(w, group, [*a], 0, out),
+        [a, b] => packed::<2, 2>(w, group, [*a, *b], 0, out),
+        // Three or four rows of activations leave registers for eight weight rows at a time.
+        [a, b, c] => {
+            for half in 0..2 {
+                packed::<3, 1>(w, group, [*a, *b, *c], half, out)
+            }
+        }
+        [a, b, c, d, ..] => {
+            for half in 0..2 {
+                packed::<4, 1>(w, group, [*a, *b, *c, *d], half, out)
+            }
+        }
+        [] => {}
     }
 }
 
@@ -51,11 +60,11 @@ fn packed<const T: usize, const H: usize>(
     group: usize,
     x: [ActRow<'_>; T],
     half: usize,
-    out: &mut TileOut,
+    out: &mut [[f32; GROUP]],
 ) {
     // Of a length the compiler knows to be the loop's, so that no index is checked there.
     let n = w.blocks();
-    let x = &x.map(|x| ActRow { x: x.x, q: &x.q[..n], d: &x.d[..n], g: &x.g[..n] });
+    let x = &x.map(|x| ActRow { x: x.x, q: &x.q[..n], d: &x.d[..n], g: &x.g[..n], halves: &x.halves[..n] });
     match w.kind {
         TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => {
             let (q, s) = (&w.codes::<4>(group)[..n], Scales::of(w, group));
@@ -134,7 +143,7 @@ fn run<const T: usize, const H: usize>(
     blocks: usize,
     x: &[ActRow<'_>; T],
     half: usize,
-    out: &mut TileOut,
+    out: &mut [[f32; GROUP]],
     u: impl Fn(usize, usize) -> [__m256; T],
 ) {
     let mut tot = [[_mm256_setzero_ps(); H]; T];

@@ -11,7 +11,7 @@ use super::pool::{Pool, Scatter};
 use super::{Kernels, Query, TILE, TileOut};
 use crate::kv::Head;
 use crate::numerics::attention::seen;
-use crate::numerics::linear::{ActRow, BLOCK, NonFinite, check_finite};
+use crate::numerics::linear::{ActRow, BLOCK, NonFinite, Rounded, check_finite};
 use std::ops::Range;
 
 /// The level's kernels and the threads they run on.
@@ -29,6 +29,7 @@ pub(crate) struct Acts {
     q: Vec<[i8; BLOCK]>,
     d: Vec<f32>,
     g: Vec<f32>,
+    halves: Vec<[f32; 2]>,
 }
 
 impl Acts {
@@ -39,6 +40,7 @@ impl Acts {
         self.q.resize(blocks, [0; BLOCK]);
         self.d.resize(blocks, 0.0);
         self.g.resize(blocks, 0.0);
+        self.halves.resize(blocks, [0.0; 2]);
     }
 
     fn row(&self, i: usize) -> ActRow<'_> {
@@ -47,7 +49,8 @@ impl Acts {
             x: &self.x[i * self.cols..][..self.cols],
             q: &self.q[blocks.clone()],
             d: &self.d[blocks.clone()],
-            g: &self.g[blocks],
+            g: &self.g[blocks.clone()],
+            halves: &self.halves[blocks],
         }
     }
 }
@@ -83,29 +86,26 @@ impl Exec {
         acts.reset(rows, cols, quantized);
         let blocks = if quantized { cols / BLOCK } else { 0 };
         let (x, q) = (Scatter::new(&mut acts.x), Scatter::new(&mut acts.q));
-        let (d, g) = (Scatter::new(&mut acts.d), Scatter::new(&mut acts.g));
+        let (d, g, halves) = (Scatter::new(&mut acts.d), Scatter::new(&mut acts.g), Scatter::new(&mut acts.halves));
         let faulted = Scatter::new(&mut faulted[..rows]);
         let kernels = self.kernels;
         self.pool.run(rows, &|row| {
             let cut: Range<usize> = row * blocks..(row + 1) * blocks;
             // SAFETY: part `row` takes what belongs to row `row` of each buffer.
-            let (x, q, d, g, faulted) = unsafe {
-                (
-                    x.part(row * cols..(row + 1) * cols),
-                    q.part(cut.clone()),
-                    d.part(cut.clone()),
-                    g.part(cut),
-                    &mut faulted.part(row..row + 1)[0],
-                )
+            let (x, mut out, faulted) = unsafe {
+                let (q, d) = (q.part(cut.clone()), d.part(cut.clone()));
+                let (g, halves) = (g.part(cut.clone()), halves.part(cut));
+                (x.part(row * cols..(row + 1) * cols), Rounded { q, d, g, halves }, &mut faulted.part(row..row + 1)[0])
             };
             make(row, x);
-            let checked = if quantized { (kernels.quantize)(x, q, d, g) } else { check_finite(x) };
+            let checked = if quantized { (kernels.quantize)(x, &mut out) } else { check_finite(x) };
             if checked == Err(NonFinite) {
                 *faulted = true;
                 x.fill(0.0);
-                q.fill([0; BLOCK]);
-                d.fill(0.0);
-                g.fill(0.0);
+                out.q.fill([0; BLOCK]);
+                out.d.fill(0.0);
+                out.g.fill(0.0);
+                out.halves.fill([0.0; 2]);
             }
         });
     }

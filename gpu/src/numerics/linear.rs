@@ -37,6 +37,17 @@ pub(crate) struct ActRow<'a> {
     pub(crate) d: &'a [f32],
     /// Σ q of each block.
     pub(crate) g: &'a [f32],
+    /// Σ q of each block's halves.
+    pub(crate) halves: &'a [[f32; 2]],
+}
+
+/// Where a row's int8 blocks go: the fields of [`ActRow`].
+#[derive(Debug)]
+pub(crate) struct Rounded<'a> {
+    pub(crate) q: &'a mut [[i8; BLOCK]],
+    pub(crate) d: &'a mut [f32],
+    pub(crate) g: &'a mut [f32],
+    pub(crate) halves: &'a mut [[f32; 2]],
 }
 
 /// What `quantize` answers for a row that holds an infinity or a NaN.
@@ -53,25 +64,27 @@ pub(crate) fn check_finite(x: &[f32]) -> Result<(), NonFinite> {
 /// x ≈ d · q in blocks of 32: d = amax/127, q = x · (127/amax) rounded to nearest even, within ±127.
 /// A block below 2⁻⁹⁶ is zero, so that 127/amax stays finite.
 #[inline(always)]
-pub(crate) fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], d: &mut [f32], g: &mut [f32]) -> Result<(), NonFinite> {
+pub(crate) fn quantize(x: &[f32], out: &mut Rounded<'_>) -> Result<(), NonFinite> {
     check_finite(x)?;
-    for (((x, q), d), g) in x.as_chunks::<BLOCK>().0.iter().zip(q).zip(d).zip(g) {
+    let Rounded { q, d, g, halves } = out;
+    let outs = q.iter_mut().zip(d.iter_mut()).zip(g.iter_mut()).zip(halves.iter_mut());
+    for (x, (((q, d), g), halves)) in x.as_chunks::<BLOCK>().0.iter().zip(outs) {
         let amax = x.iter().fold(0, |m: u32, v| m.max(v.to_bits() & 0x7fff_ffff));
         if amax < 0x0f80_0000 {
-            (*q, *d, *g) = ([0; BLOCK], 0.0, 0.0);
+            (*q, *d, *g, *halves) = ([0; BLOCK], 0.0, 0.0, [0.0; 2]);
             continue;
         }
         let amax = f32::from_bits(amax);
         *d = amax / 127.0;
         let id = 127.0 / amax;
-        let mut sum = 0;
-        for (q, v) in q.iter_mut().zip(x) {
+        let mut sums = [0; 2];
+        for (i, (q, v)) in q.iter_mut().zip(x).enumerate() {
             // SAFE RANGE: |v · id| ≤ 127 · (1 + 2⁻²³), which rounds to 127 at most.
             let n = (*v * id).round_ties_even() as i32;
-            sum += n;
+            sums[i / (BLOCK / 2)] += n;
             *q = n as i8;
         }
-        *g = sum as f32;
+        (*g, *halves) = ((sums[0] + sums[1]) as f32, sums.map(|sum| sum as f32));
     }
     Ok(())
 }

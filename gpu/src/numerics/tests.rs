@@ -4,7 +4,7 @@
 //! arithmetic with its own rounding. They are frozen: a change here changes every token ever promised.
 
 use super::attention::{self, Cache};
-use super::linear::{self, ActRow, BLOCK, NonFinite, dot, quantize, row_bytes};
+use super::linear::{self, ActRow, BLOCK, NonFinite, Rounded, dot, quantize, row_bytes};
 use super::noise::Noise;
 use super::*;
 use crate::gguf::TensorKind;
@@ -22,18 +22,22 @@ struct Owned {
     q: Vec<[i8; BLOCK]>,
     d: Vec<f32>,
     g: Vec<f32>,
+    halves: Vec<[f32; 2]>,
 }
 
 impl Owned {
     fn new(x: Vec<f32>) -> Self {
         let blocks = x.len() / BLOCK;
-        let mut row = Owned { x, q: vec![[0; BLOCK]; blocks], d: vec![0.0; blocks], g: vec![0.0; blocks] };
-        quantize(&row.x, &mut row.q, &mut row.d, &mut row.g).unwrap();
+        let (q, d, g, halves) =
+            (vec![[0; BLOCK]; blocks], vec![0.0; blocks], vec![0.0; blocks], vec![[0.0; 2]; blocks]);
+        let mut row = Owned { x, q, d, g, halves };
+        let mut out = Rounded { q: &mut row.q, d: &mut row.d, g: &mut row.g, halves: &mut row.halves };
+        quantize(&row.x, &mut out).unwrap();
         row
     }
 
     fn row(&self) -> ActRow<'_> {
-        ActRow { x: &self.x, q: &self.q, d: &self.d, g: &self.g }
+        ActRow { x: &self.x, q: &self.q, d: &self.d, g: &self.g, halves: &self.halves }
     }
 }
 
@@ -222,7 +226,9 @@ fn what_is_not_finite_is_found_and_tiny_blocks_are_zero() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 64];
         x[40] = bad;
-        assert_eq!(quantize(&x, &mut [[0; BLOCK]; 2], &mut [0.0; 2], &mut [0.0; 2]), Err(NonFinite));
+        let (mut q, mut d, mut g, mut halves) = ([[0; BLOCK]; 2], [0.0; 2], [0.0; 2], [[0.0; 2]; 2]);
+        let mut out = Rounded { q: &mut q, d: &mut d, g: &mut g, halves: &mut halves };
+        assert_eq!(quantize(&x, &mut out), Err(NonFinite));
         assert_eq!(linear::check_finite(&x), Err(NonFinite));
     }
     let row = Owned::new([[2.0f32.powi(-97); BLOCK], [2.0f32.powi(-96); BLOCK]].concat());
@@ -246,7 +252,9 @@ proptest! {
         let row = Owned::new(Noise(seed).wild(96));
         for (block, x) in row.x.chunks(BLOCK).enumerate() {
             prop_assert!(row.q[block].iter().all(|q| *q >= -127));
-            prop_assert_eq!(row.g[block].to_bits(), (row.q[block].iter().map(|q| i32::from(*q)).sum::<i32>() as f32).to_bits());
+            let halves = [0..16, 16..32].map(|half| row.q[block][half].iter().map(|q| i32::from(*q)).sum::<i32>() as f32);
+            prop_assert_eq!(bits(row.halves[block]), bits(halves));
+            prop_assert_eq!(row.g[block].to_bits(), (halves[0] + halves[1]).to_bits());
             for (x, q) in x.iter().zip(&row.q[block]) {
                 prop_assert!((x - row.d[block] * f32::from(*q)).abs() <= row.d[block] * 0.5001 + f32::MIN_POSITIVE);
             }
