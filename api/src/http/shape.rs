@@ -12,6 +12,9 @@ use serde_json::{Map, Value, json};
 /// How a field's value becomes a grammar; `None` where it asks for nothing.
 type Read = fn(Value) -> Result<Option<Grammar>, &'static str>;
 
+/// How a member's value does.
+type ReadKind = fn(Value) -> Result<Grammar, &'static str>;
+
 /// Every field that asks for a shape. One of them may.
 const FIELDS: [(&str, Read); 6] = [
     ("response_format", response_format),
@@ -26,7 +29,7 @@ const FIELDS: [(&str, Read); 6] = [
 ];
 
 /// The members of `structured_outputs`.
-const KINDS: [(&str, fn(Value) -> Result<Grammar, &'static str>); 5] =
+const KINDS: [(&str, ReadKind); 5] =
     [("json", schema), ("json_object", |_| Ok(any_object())), ("regex", regex), ("choice", choice), ("grammar", lark)];
 
 /// The shape that a request asks for.
@@ -68,10 +71,7 @@ fn response_format(value: Value) -> Result<Option<Grammar>, &'static str> {
 }
 
 /// The member that is there, of those that may be.
-fn one_of(
-    mut given: Map<String, Value>,
-    kinds: &[(&str, fn(Value) -> Result<Grammar, &'static str>)],
-) -> Result<Option<Grammar>, &'static str> {
+fn one_of(mut given: Map<String, Value>, kinds: &[(&str, ReadKind)]) -> Result<Option<Grammar>, &'static str> {
     let mut found = None;
     for (name, read) in kinds {
         let value =
