@@ -104,12 +104,14 @@ fn reading_has_prompts(_: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let on = |device: DeviceId| {
-        let part = move |w: &Worker| w.facts.devices.iter().find(|part| part.device == device).map(|part| part.share);
-        ledger.workers.iter().filter_map(move |w| Some((w, part(w)?)))
-    };
+    let mut parts: BTreeMap<DeviceId, Vec<(&Worker, Permille)>> = BTreeMap::new();
+    for worker in &ledger.workers {
+        worker.facts.devices.iter().for_each(|part| parts.entry(part.device).or_default().push((worker, part.share)));
+    }
+    let on = |device| parts.get(&device).into_iter().flatten().copied();
     ledger.devices.iter().try_for_each(|device| {
-        let weights: u64 = ledger.shards.iter().filter(|s| s.device == device.id).map(|s| s.bytes.0).sum();
+        let shards = &ledger.shards[ledger.shards.partition_point(|s| s.device < device.id)..];
+        let weights: u64 = shards.iter().take_while(|s| s.device == device.id).map(|s| s.bytes.0).sum();
         let leases = on(device.id).flat_map(|(w, share)| w.leases.iter().map(move |l| l.kv.share(share).0));
         let reserved: u64 = leases.sum();
         check(device.weights.0 == weights && device.reserved.0 == reserved, || format!("{device:?} is off its books"))?;
