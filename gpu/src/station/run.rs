@@ -242,13 +242,13 @@ impl<'a> Runner<'a> {
                 (*i, answer.map_err(|_| FaultClass::InvalidInput))
             })
             .collect();
-        self.publish(answers, now);
+        self.publish(answers);
         Ok(())
     }
 
     /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
     /// heard, and no count comes after its task's end.
-    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>, now: Instant) {
+    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
         let mut urgent = Vec::new();
         for (i, answer) in &answers {
             let task = &self.tasks[*i];
