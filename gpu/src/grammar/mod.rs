@@ -65,7 +65,12 @@ pub enum GrammarError {
 pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
     /// Made when the first grammar comes: a trie of the vocabulary takes a tenth of a second.
-    shop: OnceLock<Result<(Arc<Shop>, flume::Sender<Job>), GrammarError>>,
+    open: OnceLock<Result<Open, GrammarError>>,
+}
+
+struct Open {
+    shop: Arc<Shop>,
+    jobs: flume::Sender<Job>,
 }
 
 /// What compiles, and what it has compiled, the newest last.
@@ -76,26 +81,26 @@ struct Shop {
 
 impl Grammars {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Grammars {
-        Grammars { tokenizer, shop: OnceLock::new() }
+        Grammars { tokenizer, open: OnceLock::new() }
     }
 
     /// Whether answers can follow the grammar; if so, it is compiled from here on.
     pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
-        self.shop()?.0.compile(grammar).map(drop)
+        self.open()?.shop.compile(grammar).map(drop)
     }
 
     /// A task's way through its grammar, from the beginning.
     pub(crate) fn follow(&self, grammar: Arc<Grammar>) -> Result<Follower, GrammarError> {
-        Follower::begin(self.shop()?.1.clone(), grammar)
+        Follower::begin(self.open()?.jobs.clone(), grammar)
     }
 
-    fn shop(&self) -> Result<&(Arc<Shop>, flume::Sender<Job>), GrammarError> {
+    fn open(&self) -> Result<&Open, GrammarError> {
         let open = || {
             let shop = Arc::new(Shop::open(&self.tokenizer)?);
             let jobs = follow::spawn(Arc::clone(&shop))?;
-            Ok((shop, jobs))
+            Ok(Open { shop, jobs })
         };
-        self.shop.get_or_init(open).as_ref().map_err(Clone::clone)
+        self.open.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 }
 

@@ -156,7 +156,7 @@ fn the_newest_grammars_are_kept() {
     let grammar = |i: usize| Grammar::Regex(format!("a{{{}}}", i + 1).into());
     (0..KEPT + 3).for_each(|i| grammars.check(&grammar(i)).unwrap());
     grammars.check(&grammar(KEPT)).unwrap();
-    let shop = &grammars.shop().unwrap().0;
+    let shop = &grammars.open().unwrap().shop;
     assert_eq!(shop.compiled.lock().unwrap().len(), KEPT);
     assert!(shop.find(&grammar(2)).is_none() && shop.find(&grammar(3)).is_some());
 }
