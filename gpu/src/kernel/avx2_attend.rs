@@ -8,7 +8,7 @@
 
 use super::avx2::widen_eight;
 use super::{Query, TILE};
-use crate::kv::{Head, LANE_POSITIONS};
+use crate::kv::{Head, LANE_POSITIONS, PAGE};
 use crate::numerics::attention::{self, Chain, SEGMENT, SPLIT};
 use crate::numerics::{exp, tree};
 use std::arch::x86_64::*;
@@ -48,9 +48,8 @@ fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
             start.max(base).min(base + SPLIT) - base..end.max(base).min(base + SPLIT) - base
         };
         let any = here((any.start, any.end));
-        let (keys, stored) = head.split(split);
         let mut weights: Weights<T> = [[f32::NEG_INFINITY; SPLIT]; T];
-        scores(&asks, keys, any.clone(), &mut weights);
+        scores(&asks, head, base, any.clone(), &mut weights);
         let mut maxima = [f32::NEG_INFINITY; T];
         for t in 0..T {
             let Range { start, end } = here(seen[t]);
@@ -63,7 +62,7 @@ fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
             weights[t][..start].fill(0.0);
             weights[t][end..].fill(0.0);
         }
-        sum_values(&weights, stored, any, &mut values);
+        sum_values(&weights, head, base, any, &mut values);
         for (t, chain) in chains.iter_mut().enumerate() {
             if !here(seen[t]).is_empty() {
                 let first = base <= seen[t].0;
@@ -76,13 +75,18 @@ fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
     }
 }
 
-/// query · key for each position of the split in `seen`, rounded outwards to 16.
+/// query · key for each position `seen` of the split that begins at `base`, rounded outwards to 16.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize>, out: &mut Weights<T>) {
-    let dim = queries[0].len();
-    let groups = keys.as_chunks::<LANE_POSITIONS>().0.chunks_exact(dim).enumerate();
-    for (g, dims) in groups.take(seen.end.div_ceil(LANE_POSITIONS)).skip(seen.start / LANE_POSITIONS) {
+fn scores<const T: usize>(
+    queries: &[&[f32]; T],
+    head: Head<'_>,
+    base: usize,
+    seen: Range<usize>,
+    out: &mut Weights<T>,
+) {
+    for g in seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS) {
+        let dims = head.keys(base / LANE_POSITIONS + g).as_chunks::<LANE_POSITIONS>().0;
         let mut tot = [[_mm256_setzero_ps(); 2]; T];
         for (s, segment) in dims.chunks(SEGMENT).enumerate() {
             let mut p = [[_mm256_setzero_ps(); 2]; T];
@@ -107,17 +111,25 @@ fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize
     }
 }
 
-/// Σ weight · value for each query and dim, in segments of 32 positions, over those in `seen`.
+/// Σ weight · value for each query and dim, in segments of 32 positions, over those `seen` of the split that
+/// begins at `base`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_values<const T: usize>(weights: &Weights<T>, values: &[u16], seen: Range<usize>, out: &mut [f32]) {
+fn sum_values<const T: usize>(
+    weights: &Weights<T>,
+    head: Head<'_>,
+    base: usize,
+    seen: Range<usize>,
+    out: &mut [f32],
+) {
     let dim = out.len() / T;
     for d in (0..dim).step_by(8) {
         let mut tot = [_mm256_setzero_ps(); T];
         for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
             let mut p = [_mm256_setzero_ps(); T];
+            let values = head.values((base + segment) / PAGE);
             for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
-                let v = widen(&values[position * dim + d..][..8]);
+                let v = widen(&values[(position - segment) * dim + d..][..8]);
                 for t in 0..T {
                     p[t] = _mm256_fmadd_ps(_mm256_set1_ps(weights[t][position]), v, p[t]);
                 }
