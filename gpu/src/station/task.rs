@@ -18,8 +18,10 @@ pub(super) struct Task {
     pub(super) task: TaskId,
     pub(super) attempt: Attempt,
     pub(super) sequence: SequenceId,
-    /// Prompt tokens read.
+    /// Prompt tokens read, or known before.
     pub(super) read: usize,
+    /// Of those, known before.
+    known: u32,
     pub(super) made: u32,
     payload: Payload,
     ctx_max: u32,
@@ -58,11 +60,16 @@ impl Task {
         if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
+        let (sequence, known) = match payload.salt {
+            Some(salt) => engine.open_after(salt, prompt),
+            None => (engine.open(), 0),
+        };
         Some(Task {
             task,
             attempt,
-            sequence: engine.open(),
-            read: 0,
+            sequence,
+            read: known as usize,
+            known,
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
@@ -156,6 +163,7 @@ impl Task {
         Usage {
             finish,
             tokens_in: self.read as u32,
+            tokens_cached: self.known,
             tokens_out: self.made,
             prefill_us: between(self.begun, self.prefilled),
             decode_us: between(self.first, self.latest),
