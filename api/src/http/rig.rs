@@ -18,7 +18,9 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
-use orchestrion_world::protocol::{CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
+use orchestrion_world::protocol::{
+    CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
+};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Sha256;
 use serde_json::{Value, json};

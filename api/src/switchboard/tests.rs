@@ -52,7 +52,14 @@ fn end(board: &Switchboard, task: TaskId, outcome: Outcome) {
 }
 
 fn done() -> Outcome {
-    Outcome::Done(Usage { finish: Finish::Stop, tokens_in: 1, tokens_cached: 0, tokens_out: 1, prefill_us: 0, decode_us: 0 })
+    Outcome::Done(Usage {
+        finish: Finish::Stop,
+        tokens_in: 1,
+        tokens_cached: 0,
+        tokens_out: 1,
+        prefill_us: 0,
+        decode_us: 0,
+    })
 }
 
 const CANCELLED: Outcome = Outcome::Cancelled { reason: CancelReason::Client, tokens_out: 0 };

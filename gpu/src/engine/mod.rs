@@ -107,7 +107,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: EngineOptions) -> Result<Engine, LoadError> {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
-        let model = Model::load(gguf, options.level)?;
+        let model = Model::load(gguf, options.level, options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.hyper.context);
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));

@@ -38,7 +38,7 @@ impl Sequence {
         Sequence { table, read: read as u32, chain: Some(Chain { last: chain[whole], tokens }) }
     }
 
-    /// Whether the page that it writes to next is one that others may read.
+    /// Whether others read the page that it writes to next.
     fn writes_shared(&self, pages: &Pages) -> bool {
         self.table.get(self.read as usize / PAGE).is_some_and(|page| !pages.is_own(*page))
     }
@@ -50,9 +50,8 @@ impl Sequence {
 
     /// Takes what it lacks; the caller has seen that there is as much.
     pub(super) fn grow(&mut self, pages: &mut Pages, positions: u32) {
-        if self.writes_shared(pages) {
-            let page = &mut self.table[self.read as usize / PAGE];
-            *page = pages.copy(*page).unwrap_or(*page);
+        if let Some(page) = self.table.get_mut(self.read as usize / PAGE) {
+            *page = pages.own(*page).unwrap_or(*page);
         }
         let missing = pages_of(positions).saturating_sub(self.table.len());
         self.table.extend((0..missing).map_while(|_| pages.take()));

@@ -14,7 +14,7 @@ mod pages;
 
 pub(crate) use pages::{Block, Pages, pages_of};
 
-use crate::numerics::attention::{Cache, SEGMENT};
+use crate::numerics::attention::{Cache, SEGMENT, SPLIT};
 use crate::numerics::from_f16;
 
 /// Positions whose keys are interleaved.
@@ -123,9 +123,14 @@ impl<'a> Head<'a> {
         self.store.shape.head_dim
     }
 
+    /// A split of the attention.
+    pub(crate) fn split(self, at: usize) -> Split<'a> {
+        Split { head: self, first: at * SPLIT }
+    }
+
     /// Keys of the 16 positions from `16 · group` on: `[dim][16]`.
     #[inline(always)]
-    pub(crate) fn keys(self, group: usize) -> &'a [u16] {
+    fn keys(self, group: usize) -> &'a [u16] {
         const GROUPS: usize = PAGE / LANE_POSITIONS;
         let halves = LANE_POSITIONS * self.dim();
         &self.page(group / GROUPS)[self.at + group % GROUPS * halves..][..halves]
@@ -133,7 +138,7 @@ impl<'a> Head<'a> {
 
     /// Values of the 32 positions from `32 · segment` on: `[position][dim]`.
     #[inline(always)]
-    pub(crate) fn values(self, segment: usize) -> &'a [u16] {
+    fn values(self, segment: usize) -> &'a [u16] {
         let plane = self.store.shape.plane();
         &self.page(segment)[self.at + plane..][..plane]
     }
@@ -141,6 +146,27 @@ impl<'a> Head<'a> {
     #[inline(always)]
     fn page(self, at: usize) -> &'a [u16] {
         &self.store.pages[self.table[at].0 as usize]
+    }
+}
+
+/// The 256 positions of one head from `first` on, which lie in eight pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split<'a> {
+    head: Head<'a>,
+    first: usize,
+}
+
+impl<'a> Split<'a> {
+    /// Keys of the split's positions from `16 · group` on: `[dim][16]`.
+    #[inline(always)]
+    pub(crate) fn keys(self, group: usize) -> &'a [u16] {
+        self.head.keys(self.first / LANE_POSITIONS + group)
+    }
+
+    /// Values of the page that holds the split's position: `[position][dim]`, from the page's first on.
+    #[inline(always)]
+    pub(crate) fn values(self, position: usize) -> &'a [u16] {
+        self.head.values((self.first + position) / PAGE)
     }
 }
 

@@ -2,7 +2,7 @@
 //! it, or is known, or is free.
 //!
 //! A known page holds a whole block of tokens that follows another block, or the beginning: a digest over
-//! both says which. Known pages are never written. One that nobody holds is kept for the next prompt that
+//! both says which. A page that is known is not written. One that nobody holds is kept for the next prompt that
 //! begins alike, until its memory is needed: then the one that was let go longest ago is forgotten first.
 //!
 //! Counts and names pages; reads no token and no number in them.
@@ -165,14 +165,17 @@ impl Pages {
         page
     }
 
-    /// Whether the page is its holder's alone, to be written.
+    /// Whether one table alone names the held page.
     pub(crate) fn is_own(&self, page: PageId) -> bool {
-        let of = &self.pages[page.0 as usize];
-        of.holders == 1 && of.known.is_none()
+        self.pages[page.0 as usize].holders == 1
     }
 
-    /// A copy of a held page, to be written; it is held instead of it.
-    pub(crate) fn copy(&mut self, page: PageId) -> Option<PageId> {
+    /// A page to be written in the place of a held one: itself, no longer known, or a copy where others read it.
+    pub(crate) fn own(&mut self, page: PageId) -> Option<PageId> {
+        if self.is_own(page) {
+            self.pages[page.0 as usize].known.take().and_then(|block| self.known.remove(&block));
+            return Some(page);
+        }
         let copy = self.take()?;
         self.store.copy(page, copy);
         self.let_go(page);
@@ -214,8 +217,11 @@ mod tests {
         // The same block again is the same page.
         assert_eq!(pool.learn(taken, block(0)), pages[0]);
         assert_eq!((pool.held(), pool.idle(), pool.available()), (1, 1, 2));
-        let copy = pool.copy(pages[0]).unwrap();
-        assert!(pool.is_own(copy) && !pool.is_own(pages[0]));
+        let again = pool.find(block(0)).unwrap();
+        let copy = pool.own(again).unwrap();
+        assert!(copy != again && pool.is_own(copy) && pool.is_own(again));
+        // Alone, it writes to the page itself, which is known no more.
+        assert_eq!((pool.own(again), pool.find(block(0))), (Some(again), None));
     }
 
     #[test]
@@ -232,7 +238,7 @@ mod tests {
     proptest! {
         /// Whatever is done, every page is held, idle or free, and no two tables have one to write.
         #[test]
-        fn pages_add_up(acts in prop::collection::vec((0u8..5, 0usize..4, 0u32..6), 1..200)) {
+        fn pages_add_up(acts in prop::collection::vec((0u8..6, 0usize..4, 0u32..6), 1..200)) {
             let mut pool = pool(8);
             let mut tables = vec![Vec::<PageId>::new(); 4];
             for (act, of, n) in acts {
@@ -245,6 +251,11 @@ mod tests {
                             *last = pool.learn(*last, block);
                         }
                     }
+                    4 => {
+                        if let Some(last) = tables[of].last_mut() {
+                            *last = pool.own(*last).unwrap_or(*last);
+                        }
+                    }
                     _ => pool.let_all_go(&std::mem::take(&mut tables[of])),
                 }
                 let named: std::collections::BTreeSet<PageId> = tables.iter().flatten().copied().collect();
@@ -253,7 +264,7 @@ mod tests {
                 prop_assert!(pool.pages.len() <= 8 && pool.available() == 8 - pool.held());
                 for page in &named {
                     let holders = tables.iter().flatten().filter(|p| *p == page).count();
-                    prop_assert_eq!(pool.is_own(*page), holders == 1 && pool.pages[page.0 as usize].known.is_none());
+                    prop_assert_eq!(pool.is_own(*page), holders == 1);
                 }
             }
         }

@@ -87,12 +87,20 @@ impl Model {
     fn reach(&mut self, rows: &[Row]) {
         for row in rows {
             for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
-                angles.reach(row.position, self.hyper.head_dim);
+                angles.reach(row.position, self.hyper.rope_dims);
             }
         }
     }
 
-    fn attention(&self, exec: &mut Exec, layer: usize, rows: &[Row], kvs: &mut Kvs<'_>, asked: &[Asked], b: &mut Buffers) {
+    fn attention(
+        &self,
+        exec: &mut Exec,
+        layer: usize,
+        rows: &[Row],
+        kvs: &mut Kvs<'_>,
+        asked: &[Asked],
+        b: &mut Buffers,
+    ) {
         let (h, w, n) = (&self.hyper, &self.layers[layer], rows.len());
         let (query, kv) = (h.query_width(), h.kv_width());
         let stride = query + 2 * kv;
@@ -122,8 +130,9 @@ impl Model {
                 (kernels.rms_norm_each)(k, k_norm, h.eps);
             }
             let angles = &angles.by_position[rows[row].position as usize];
-            rope(q, angles);
-            rope(k, angles);
+            for head in q.chunks_exact_mut(h.head_dim).chain(k.chunks_exact_mut(h.head_dim)) {
+                rope(&mut head[..h.rope_dims], angles);
+            }
             q.iter_mut().for_each(|q| *q *= scale);
         });
         b.halves.resize(2 * kv, 0);
