@@ -23,13 +23,14 @@ use retry::{requeue, set_back};
 pub(crate) fn release(mut world: ResMut<'_, World>) {
     let world = &mut *world;
     let mail = &mut world.mail;
-    let ends = std::mem::take(&mut mail.ends);
+    let mut ends = std::mem::take(&mut mail.ends);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
     let cut = std::mem::take(&mut mail.cut);
-    for end in ends {
+    for end in ends.drain(..) {
         end_attempt(world, end);
     }
+    world.mail.ends = ends;
     for task in cut {
         fail(world, task, Failure::WorkerLost);
     }

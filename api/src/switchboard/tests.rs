@@ -30,7 +30,7 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
     let (class, salt, max_tokens) = (Class::Interactive, None, 1 << 20);
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens, class, salt };
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens, class, salt };
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
 
