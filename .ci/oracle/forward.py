@@ -1,6 +1,6 @@
 """Compares every layer of the engine with a plain numpy llama over dequantized weights.
 
-forward.py --trace TRACE --model MODEL.gguf [--text FILE] [--level avx2|scalar]
+forward.py --trace TRACE --model MODEL.gguf [--text FILE] [--level vnni|avx2|scalar]
 
 Three figures for what each stage adds to the residual stream, relative RMS:
 - drift: the two streams, each fed by its own earlier layers, in float32 here. A wrong layer is a jump.

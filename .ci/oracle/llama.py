@@ -11,7 +11,7 @@ from gguf.quants import dequantize
 
 PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 # Whose rotary pairs are (i, i + half), as GPT-NeoX has them.
-HALVES = ("qwen2", "gemma3")
+HALVES = ("qwen2", "qwen3", "phi3", "gemma3")
 
 
 class Llama:
@@ -29,9 +29,12 @@ class Llama:
         self.head_dim = own("attention.key_length", self.width // self.heads)
         self.base = own("rope.freq_base", 10000.0)
         self.eps = own("attention.layer_norm_rms_epsilon")
+        self.rope_dims = own("rope.dimension_count", self.head_dim)
+        self.rope_scale = np.float32(own("rope.scaling.attn_factor", 1.0))
         self.gemma = self.arch == "gemma3"
+        self.head_norms = self.arch in ("qwen3", "gemma3")
+        self.window = own("attention.sliding_window")
         if self.gemma:
-            self.window = own("attention.sliding_window")
             self.pattern = own("attention.sliding_window_pattern", 6)
             self.window_base = own("rope.freq_base_swa", 10000.0)
         self.w = {}
@@ -40,8 +43,28 @@ class Llama:
         self.int8 = False
         self.quantized = {id(self.w[t.name]) for t in reader.tensors if t.tensor_type not in PLAIN}
         self.embed = self.w["token_embd.weight"]
+        # Phi-3: the engine's context is the model's here.
+        length = "long" if own("context_length") > own("rope.scaling.original_context_length", 1 << 32) else "short"
+        self.factors = self.w.get(f"rope_factors_{length}.weight", self.w.get("rope_freqs.weight"))
+        self.split(reader)
         self.vocab = len(self.embed)
         self.head = self.w.get("output.weight", self.embed)
+
+    def split(self, reader):
+        """Fused tensors into their parts: queries, keys and values; gate and up."""
+        query, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        for t in reader.tensors:
+            rows = {"attn_qkv": {"attn_q": query, "attn_k": kv, "attn_v": kv},
+                    "ffn_up": {"ffn_gate": self.feed, "ffn_up": self.feed}}.get(t.name.split(".")[-2])
+            if rows is None or self.arch != "phi3":
+                continue
+            whole, at = self.w.pop(t.name), 0
+            for part, count in rows.items():
+                name = t.name.rsplit(".", 2)[0] + f".{part}.weight"
+                self.w[name] = whole[at : at + count]
+                at += count
+                if t.tensor_type not in PLAIN:
+                    self.quantized.add(id(self.w[name]))
 
     def linear(self, x, weights):
         """x · weightsᵀ, with x as the engine rounds it where `int8` is set and the weights are quantized."""
@@ -60,33 +83,34 @@ class Llama:
         return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self.eps)) * self.w[name + ".weight"]
 
     def windowed(self, layer):
-        """Whether a layer sees a window only: all but each `pattern`-th, counted from one."""
-        return self.gemma and (layer + 1) % self.pattern != 0
+        """Whether a layer sees a window only: gemma's all but each `pattern`-th, counted from one."""
+        return (layer + 1) % self.pattern != 0 if self.gemma else bool(self.window)
 
     def rope(self, x, base):
         """x: [positions, heads, head_dim]; the pairs (2i, 2i+1) turn, or (i, i + half)."""
-        half = self.head_dim // 2
-        angle = np.arange(len(x))[:, None] * base ** (-2.0 * np.arange(half) / self.head_dim)
-        if "rope_freqs.weight" in self.w:
-            angle = angle / self.w["rope_freqs.weight"]
-        cos, sin = (f(angle).astype(np.float32)[:, None, :] for f in (np.cos, np.sin))
+        half = self.rope_dims // 2
+        angle = np.arange(len(x))[:, None] * base ** (-2.0 * np.arange(half) / self.rope_dims)
+        if self.factors is not None:
+            angle = angle / self.factors
+        cos, sin = (f(angle).astype(np.float32)[:, None, :] * self.rope_scale for f in (np.cos, np.sin))
+        x, rest = x[..., : self.rope_dims], x[..., self.rope_dims :]
         halves = self.arch in HALVES
         low, high = (np.s_[..., :half], np.s_[..., half:]) if halves else (np.s_[..., 0::2], np.s_[..., 1::2])
         out = np.empty_like(x)
         out[low] = x[low] * cos - x[high] * sin
         out[high] = x[high] * cos + x[low] * sin
-        return out
+        return np.concatenate([out, rest], -1)
 
     def attention(self, x, layer):
         """What the attention of a layer adds to the residual stream `x`."""
         name, n = f"blk.{layer}.", len(x)
         x = self.norm(x, name + "attn_norm")
-        base = self.window_base if self.windowed(layer) else self.base
+        base = self.window_base if self.gemma and self.windowed(layer) else self.base
 
         def part(which, heads):
             made = self.linear(x, self.w[f"{name}attn_{which}.weight"]) + self.w.get(f"{name}attn_{which}.bias", 0)
             made = made.reshape(n, heads, self.head_dim)
-            return self.norm(made, f"{name}attn_{which}_norm") if self.gemma and which != "v" else made
+            return self.norm(made, f"{name}attn_{which}_norm") if self.head_norms and which != "v" else made
 
         q = self.rope(part("q", self.heads), base)
         k = self.kept(self.rope(part("k", self.kv_heads), base))

@@ -7,7 +7,7 @@ With --families also each pre-tokenizer of the table, on a vocabulary made for t
 bytes is a token, merged in the order of the bytes, so that nearly each wrong cut between two words shows in
 the ids. It is tried on the same strings and on every code point behind a letter, a digit and a stop. So is
 SentencePiece's merging, on a vocabulary of short pieces with few different scores, with and without the
-space in front.
+space in front, and as phi-3 has it.
 
 Needs the PyPI packages xllamacpp and, for --families, gguf and numpy. Exits with 1 on any difference.
 """
@@ -24,6 +24,7 @@ import urllib.request
 FAMILIES = [
     "default", "gpt-2", "phi-2", "mpt", "olmo", "smollm", "starcoder", "refact", "codeshell", "llama-bpe", "llama3",
     "llama-v3", "qwen2", "deepseek-r1-qwen", "stablelm2",
+    "tekken", "gpt-4o", "dbrx",
 ]
 
 SPACES = ["", " ", "  ", "   x", "x ", "x  ", " x ", "\n", "\n\n", "\n\n\nx", "x\n", "\t", "\t\tx", " \n ", "\r\n", "x\r\ny",
@@ -61,7 +62,8 @@ MIXED = ["Donaudampfschifffahrtsgesellschaftskapitän", "pneumonoultramicroscopi
          "let v: Vec<u8> = vec![0; 16];", "for (int i = 0; i < 10; ++i) { a[i] = i; }", "git commit -m 'x' && git push", "👩🏽‍💻👨🏿‍🔬", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "a‍b‌c", "🧑‍🤝‍🧑 🦄"]
 LONG = ["the " * 2000, "x" * 5000, "é" * 3000, "字" * 3000, "1" * 3000, " " * 3000 + "x", "\n" * 3000, "!" * 3000, "aB1 é字🦀\n" * 500,
         "<|im_start|>" * 500, "'" * 1000]
-STRINGS = SPACES + WORDS + NUMBERS + SCRIPTS + EMOJI + CODE + SPECIALS + GEMMA + FORMS + MIXED + LONG
+PHI = ["<|user|>\nhi<|end|>\n<|assistant|>\n", "<|end|> \t\v\f\r\n x", "<|end|>\u00a0x", "<s> x", "</s>\n\ny", "<|endoftext|> z", "<unk> <tag>  x"]
+STRINGS = PHI + SPACES + WORDS + NUMBERS + SCRIPTS + EMOJI + CODE + SPECIALS + GEMMA + FORMS + MIXED + LONG
 
 
 def points():
@@ -88,13 +90,14 @@ def bytes_and_merges(file, pre):
     return len(tokens)
 
 
-def pieces_and_scores(file, space_prefix):
+def pieces_and_scores(file, space_prefix, more=()):
     draw = random.Random(7)
     letters = [chr(c) for c in range(0x21, 0x7F)] + ["\u2581", "é", "字", "\n", "\u0301"]
     pieces = {a + b for a in letters for b in letters} | {"".join(draw.choices(letters, k=3)) for _ in range(40000)}
     pieces |= {a + b for a in draw.sample(sorted(pieces), 200) for b in draw.sample(sorted(pieces), 20)}
     # No control token's name is within reach of merging: llama.cpp would make the token of it, we never do.
     special = {"<unk>": 2, "<start_of_turn>": 3, "<end_of_turn>": 3, **{f"<0x{b:02X}>": 6 for b in range(256)}, "  ": 4, "<tag>": 4, "\t": 4}
+    special |= {name: 3 for name in more}
     plain = [piece for piece in letters + sorted(pieces) if piece not in special]
     file.add_tokenizer_model("llama"), file.add_tokenizer_pre("default"), file.add_token_list([*special, *plain])
     file.add_token_types([*special.values()] + [1] * len(plain))
@@ -103,17 +106,22 @@ def pieces_and_scores(file, space_prefix):
     return len(special) + len(plain)
 
 
-def write_family(path, vocabulary, *how):
+def write_family(path, arch, vocabulary, *how):
     import gguf
     import numpy as np
 
-    file = gguf.GGUFWriter(path, "llama")
+    file = gguf.GGUFWriter(path, arch)
+    # llama.cpp knows phi-3's habit, tokens that swallow the white space behind them, by the model's name.
+    file.add_name("phi-3" if arch == "phi3" else "family")
     file.add_block_count(1), file.add_context_length(64), file.add_embedding_length(32), file.add_feed_forward_length(32)
     file.add_head_count(1), file.add_head_count_kv(1), file.add_layer_norm_rms_eps(1e-5), file.add_rope_dimension_count(32)
     tokens = vocabulary(file, *how)
     file.add_bos_token_id(1), file.add_eos_token_id(2)
     shapes = {f"blk.0.{n}.weight": (32, 32) for n in
               ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]}
+    if arch == "phi3":
+        shapes = {"blk.0.attn_qkv.weight": (96, 32), "blk.0.attn_output.weight": (32, 32),
+                  "blk.0.ffn_up.weight": (64, 32), "blk.0.ffn_down.weight": (32, 32)}
     shapes |= {f"{n}.weight": (32,) for n in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"]}
     shapes["token_embd.weight"] = (tokens, 32)
     for name, shape in shapes.items():
@@ -195,11 +203,14 @@ def main():
     if args.families:
         everything = STRINGS + list(points())
         with tempfile.TemporaryDirectory() as folder:
-            families = [(pre, (True,), bytes_and_merges, pre) for pre in FAMILIES]
-            families += [(f"llama, space {prefix}", (True, False), pieces_and_scores, prefix) for prefix in (True, False)]
+            families = [(pre, (True,), "llama", bytes_and_merges, pre) for pre in FAMILIES]
+            families += [(f"llama, space {prefix}", (True, False), "llama", pieces_and_scores, prefix) for prefix in (True, False)]
+            # In plain text llama.cpp merges letters into these names' tokens; we never do, so chats alone are compared.
+            names = ("<s>", "</s>", "<|endoftext|>", "<|end|>", "<|user|>")
+            families += [(f"phi3, space {prefix}", (True,), "phi3", pieces_and_scores, prefix, names) for prefix in (True, False)]
             path = os.path.join(folder, "family.gguf")
-            for name, modes, *vocabulary in families:
-                write_family(path, *vocabulary)
+            for name, modes, *family in families:
+                write_family(path, *family)
                 different += compare(name, trace, path, everything, modes)
                 os.remove(path)
     sys.exit(1 if different else 0)

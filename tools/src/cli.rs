@@ -326,7 +326,7 @@ pub(crate) struct GenArgs {
     /// The same seed gives the same bytes, on every machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
-    /// llama, qwen2 or gemma3
+    /// llama, qwen2, qwen3, phi3 or gemma3
     #[arg(long, default_value = "llama", value_name = "NAME")]
     pub arch: String,
     /// Layers
@@ -341,6 +341,9 @@ pub(crate) struct GenArgs {
     /// Context in tokens
     #[arg(long, default_value_t = 2048, value_name = "N")]
     pub context: u32,
+    /// Positions each layer sees, of an architecture whose layers may all have a window
+    #[arg(long, value_name = "N")]
+    pub window: Option<u32>,
 }
 
 #[derive(Args, Debug)]

@@ -152,6 +152,7 @@ pub(crate) enum Simd {
     Auto,
     Scalar,
     Avx2,
+    Vnni,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -348,6 +349,7 @@ impl Pool {
             Simd::Auto => Level::detect(),
             Simd::Scalar => Level::Scalar,
             Simd::Avx2 => Level::Avx2,
+            Simd::Vnni => Level::Vnni,
         }
     }
 }

@@ -2,15 +2,18 @@
 
 use crate::cli::GenArgs;
 use crate::failure::{Code, Failure};
-use orchestrion_gpu::generate::{GenSpec, generate};
+use orchestrion_gpu::generate::{GenSpec, GenWindow, generate};
 
 pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
-    let GenArgs { out, seed, arch, kind, layers, dim, context } = args;
+    let GenArgs { out, seed, arch, kind, layers, dim, context, window } = args;
     let base = GenSpec::of(arch).map_err(Failure::of(Code::Failed))?;
     // Where heads have a size of their own, they are whole blocks with it.
     let head_dim = base.head_dim.map(|_| *dim / 2);
     let sizes = GenSpec { layers: *layers, dim: *dim, ffn: 2 * *dim, head_dim, context: *context, ..base };
     let mut spec = GenSpec { seed: *seed, ..sizes };
+    if let Some(size) = *window {
+        spec.window = Some(GenWindow { size, pattern: None });
+    }
     if let Some(kind) = kind {
         (spec.matrices, spec.embedding) = (*kind, *kind);
     }

@@ -8,11 +8,10 @@ use crate::protocol::{
 };
 use crate::units::Sha256;
 use crate::wheel::TimerKey;
-use bevy_ecs::prelude::Resource;
 use std::collections::BTreeSet;
 
 /// See the module's head. Each list is drained by the phase named beside it.
-#[derive(Resource, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Mail {
     /// Health: a process began, and with it whatever lived in the last one is gone.
     pub booted: bool,

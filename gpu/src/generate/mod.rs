@@ -13,7 +13,7 @@ mod weights;
 
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
-use crate::model::arch::{self, ArchSpec};
+use crate::model::arch::{self, ArchSpec, Factors, Windows};
 use crate::template::CHATML;
 use vocabulary::Vocabulary;
 use weights::Weights;
@@ -50,11 +50,11 @@ pub struct GenSpec {
     pub head: Option<TensorKind>,
 }
 
-/// All layers but each `pattern`-th see `size` positions.
+/// All layers but each `pattern`-th see `size` positions; all layers where there is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GenWindow {
     pub size: u32,
-    pub pattern: u32,
+    pub pattern: Option<u32>,
 }
 
 impl Default for GenSpec {
@@ -90,25 +90,27 @@ pub enum GenError {
     /// An architecture that does not run.
     #[error("arch: expected one of {expected}, found `{found}`")]
     Architecture { expected: String, found: String },
-    /// A window without an architecture that has one, or the other way round.
-    #[error("window: `{arch}` models have {}", if *.has { "one" } else { "none" })]
-    Window { arch: &'static str, has: bool },
+    /// A window that the architecture does not have, or none where it has one.
+    #[error("window: `{arch}` models have {expected}")]
+    Window { arch: &'static str, expected: &'static str },
 }
 
 /// Every row of a quantized matrix is a whole number of blocks; the smallest has this length.
 const BLOCK: u32 = 32;
+/// The context above which long rope factors hold.
+const SHORT_CONTEXT: u32 = 256;
 
 impl GenSpec {
     /// The model of the quick tests in another architecture. One with windows has them small, so that tests
     /// cross them, and heads that together are wider than the model, as gemma's are.
     pub fn of(arch: &str) -> Result<GenSpec, GenError> {
         let spec = GenSpec { arch: arch.to_owned(), ..GenSpec::default() };
-        Ok(match spec.spec()?.window {
-            Some(_) => {
-                let window = Some(GenWindow { size: 24, pattern: 3 });
+        Ok(match spec.spec()?.windows {
+            Windows::Pattern { .. } => {
+                let window = Some(GenWindow { size: 24, pattern: Some(3) });
                 GenSpec { kv_heads: 1, head_dim: Some(32), window, ..spec }
             }
-            None => spec,
+            Windows::None | Windows::All => spec,
         })
     }
 
@@ -121,10 +123,25 @@ impl GenSpec {
         self.head_dim.unwrap_or(self.dim / self.heads)
     }
 
+    /// Where an architecture can turn a part of each head only, three quarters of it.
+    fn rope_dims(&self, arch: &ArchSpec) -> u32 {
+        match arch.factors {
+            Factors::ShortAndLong => self.head() * 3 / 8 * 2,
+            Factors::None | Factors::One => self.head(),
+        }
+    }
+
     fn check(&self) -> Result<&'static ArchSpec, GenError> {
         let arch = self.spec()?;
-        if arch.window.is_some() != self.window.is_some() {
-            return Err(GenError::Window { arch: arch.name, has: arch.window.is_some() });
+        let pattern = self.window.map(|window| window.pattern.is_some());
+        let expected = match (&arch.windows, pattern) {
+            (Windows::None, None) | (Windows::All, None | Some(false)) | (Windows::Pattern { .. }, Some(true)) => None,
+            (Windows::None, Some(_)) => Some("none"),
+            (Windows::All, Some(true)) => Some("one on all layers or none"),
+            (Windows::Pattern { .. }, _) => Some("one on some layers"),
+        };
+        if let Some(expected) = expected {
+            return Err(GenError::Window { arch: arch.name, expected });
         }
         let range = |field, found, least, most| match found {
             found if (least..=most).contains(&found) => Ok(()),
@@ -157,7 +174,7 @@ impl GenSpec {
         }
         if let Some(GenWindow { size, pattern }) = self.window {
             range("window.size", size, 1, 1 << 20)?;
-            range("window.pattern", pattern, 1, 512)?;
+            range("window.pattern", pattern.unwrap_or(1), 1, 512)?;
         }
         Ok(arch)
     }
@@ -167,7 +184,7 @@ impl GenSpec {
 pub fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
     let arch = spec.check()?;
     let mut file = Writer::default();
-    hyperparameters(&mut file, spec);
+    hyperparameters(&mut file, spec, arch);
     let vocabulary = Vocabulary::new(spec.vocab as usize);
     vocabulary.write(&mut file);
     file.pair("tokenizer.chat_template", Meta::Str(CHATML.to_owned()));
@@ -175,7 +192,7 @@ pub fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
     Ok(file.finish())
 }
 
-fn hyperparameters(file: &mut Writer, spec: &GenSpec) {
+fn hyperparameters(file: &mut Writer, spec: &GenSpec, arch: &ArchSpec) {
     let text = |s: &str| Meta::Str(s.to_owned());
     file.pair("general.architecture", text(&spec.arch));
     file.pair("general.type", text("model"));
@@ -189,7 +206,7 @@ fn hyperparameters(file: &mut Writer, spec: &GenSpec) {
         ("feed_forward_length", spec.ffn),
         ("attention.head_count", spec.heads),
         ("attention.head_count_kv", spec.kv_heads),
-        ("rope.dimension_count", spec.head()),
+        ("rope.dimension_count", spec.rope_dims(arch)),
         ("vocab_size", spec.vocab),
     ] {
         file.pair(key(name), Meta::U32(value));
@@ -200,10 +217,14 @@ fn hyperparameters(file: &mut Writer, spec: &GenSpec) {
     }
     if let Some(GenWindow { size, pattern }) = spec.window {
         file.pair(key("attention.sliding_window"), Meta::U32(size));
-        file.pair(key("attention.sliding_window_pattern"), Meta::U32(pattern));
+        pattern.iter().for_each(|n| file.pair(key("attention.sliding_window_pattern"), Meta::U32(*n)));
+    }
+    if arch.factors == Factors::ShortAndLong {
+        file.pair(key("rope.scaling.original_context_length"), Meta::U32(SHORT_CONTEXT));
+        file.pair(key("rope.scaling.attn_factor"), Meta::F32(1.1875));
     }
     // Another base than that of windowed layers, which files do not give.
-    let base = if spec.window.is_some() { 1_000_000.0 } else { 10_000.0 };
+    let base = if matches!(arch.windows, Windows::Pattern { .. }) { 1_000_000.0 } else { 10_000.0 };
     file.pair(key("rope.freq_base"), Meta::F32(base));
     file.pair(key("attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
 }
@@ -238,17 +259,25 @@ fn tensors(file: &mut Writer, spec: &GenSpec, arch: &ArchSpec, vocabulary: &Voca
                 );
             }
         }
-        for (part, inputs, outputs) in [
-            ("attn_q", dim, query),
-            ("attn_k", dim, kv),
-            ("attn_v", dim, kv),
-            ("attn_output", query, dim),
-            ("ffn_gate", dim, ffn),
-            ("ffn_up", dim, ffn),
-            ("ffn_down", ffn, dim),
-        ] {
-            let bytes = weights.matrix(spec.matrices, inputs, outputs, loud);
-            file.tensor(name(part), spec.matrices, &[inputs, outputs], bytes);
+        let (attention, feed): (&[_], &[_]) = match arch.fused {
+            true => (&[("attn_qkv", dim, query + 2 * kv)], &[("ffn_up", dim, 2 * ffn)]),
+            false => (
+                &[("attn_q", dim, query), ("attn_k", dim, kv), ("attn_v", dim, kv)],
+                &[("ffn_gate", dim, ffn), ("ffn_up", dim, ffn)],
+            ),
+        };
+        let (output, down) = ([("attn_output", query, dim)], [("ffn_down", ffn, dim)]);
+        for (part, inputs, outputs) in [attention, &output, feed, &down].into_iter().flatten() {
+            let bytes = weights.matrix(spec.matrices, *inputs, *outputs, loud);
+            file.tensor(name(part), spec.matrices, &[*inputs, *outputs], bytes);
+        }
+    }
+    if arch.factors == Factors::ShortAndLong {
+        let pairs = u64::from(spec.rope_dims(arch) / 2);
+        for (set, most) in [("short", 2), ("long", 9)] {
+            // From 1 up, as real ones rise from the fastest pair to the slowest.
+            let factors = (0..pairs).flat_map(|i| (1.0 + (i * most) as f32 / 8.0).to_le_bytes()).collect();
+            file.tensor(format!("rope_factors_{set}.weight"), TensorKind::F32, &[pairs], factors);
         }
     }
     file.tensor("output_norm.weight", TensorKind::F32, &[dim], weights.norm(dim));
@@ -297,6 +326,8 @@ mod tests {
         assert_eq!(GenSpec::of("llama"), Ok(GenSpec::default()));
         let biases = shapes("qwen2", &["attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_q.weight"]);
         assert_eq!(biases, [[64, 1], [32, 1], [32, 1], [64, 64]]);
+        let fused = shapes("phi3", &["attn_qkv.weight", "ffn_up.weight", "ffn_down.weight"]);
+        assert_eq!(fused, [[64, 128], [64, 256], [128, 64]]);
         let norms = shapes("gemma3", &["attn_k_norm.weight", "post_ffw_norm.weight", "attn_output.weight"]);
         assert_eq!(norms, [[32, 1], [64, 1], [128, 64]]);
     }
@@ -323,11 +354,15 @@ mod tests {
         );
         assert_eq!(
             refused(GenSpec { arch: "bert".into(), ..spec() }),
-            "arch: expected one of llama, qwen2, gemma3, found `bert`"
+            "arch: expected one of llama, qwen2, qwen3, phi3, gemma3, found `bert`"
         );
-        assert_eq!(refused(GenSpec { arch: "gemma3".into(), ..spec() }), "window: `gemma3` models have one");
-        let window = Some(GenWindow { size: 8, pattern: 2 });
-        assert_eq!(refused(GenSpec { window, ..spec() }), "window: `llama` models have none");
+        assert_eq!(
+            refused(GenSpec { arch: "gemma3".into(), ..spec() }),
+            "window: `gemma3` models have one on some layers"
+        );
+        let window = Some(GenWindow { size: 8, pattern: Some(2) });
+        assert_eq!(refused(GenSpec { window, ..spec() }), "window: `llama` models have one on all layers or none");
+        assert_eq!(refused(GenSpec { window, arch: "qwen3".into(), ..spec() }), "window: `qwen3` models have none");
         assert_eq!(refused(GenSpec { vocab: 3, ..spec() }), "vocab: expected 259 to 1048576, found 3");
     }
 }

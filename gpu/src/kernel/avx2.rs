@@ -9,7 +9,7 @@
 use super::matrix::Matrix;
 use super::{Kernels, Level, Query, TileOut, avx2_attend, avx2_tile};
 use crate::kv::Head;
-use crate::numerics::linear::{self, ActRow, BLOCK, NonFinite};
+use crate::numerics::linear::{self, ActRow, NonFinite, Rounded};
 use crate::numerics::{self, to_f16};
 use std::arch::x86_64::*;
 
@@ -27,23 +27,23 @@ pub(super) static TABLE: Kernels = Kernels {
     attend,
 };
 
-/// Safe functions for the table, around bodies that need the instructions.
+/// Safe functions for a table, around bodies that need a level's instructions.
 macro_rules! entries {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? = $body:path;)*) => {$(
-        $(#[$doc])*
-        fn $name($($arg: $type),*) $(-> $out)? {
-            #[target_feature(enable = "avx2,fma,f16c")]
+    ($features:tt: $($vis:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? = $body:path;)*) => {$(
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
+            #[target_feature(enable = $features)]
             fn compiled($($arg: $type),*) $(-> $out)? {
                 $body($($arg),*)
             }
-            // SAFETY: the table is handed out only where `Level::Avx2.is_supported()`.
+            // SAFETY: the table is handed out only where its level `is_supported()`.
             unsafe { compiled($($arg),*) }
         }
     )*};
 }
+pub(super) use entries;
 
-entries! {
-    fn quantize(x: &[f32], q: &mut [[i8; BLOCK]], d: &mut [f32], g: &mut [f32]) -> Result<(), NonFinite> = linear::quantize;
+entries! { "avx2,fma,f16c":
+    fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = linear::quantize;
     fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) = avx2_tile::tile;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
@@ -51,7 +51,7 @@ entries! {
     fn rope_halves(x: &mut [f32], table: &[[f32; 2]]) = numerics::rope_halves;
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) = numerics::swiglu;
     fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) = numerics::geglu;
-    fn narrow(x: &[f32], out: &mut [u16]) = narrow_body;
+    pub(super) fn narrow(x: &[f32], out: &mut [u16]) = narrow_body;
     fn attend(queries: &mut [Query<'_>], head: Head<'_>) = avx2_attend::attend;
 }
 

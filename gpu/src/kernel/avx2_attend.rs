@@ -1,21 +1,16 @@
 //! Attention at the AVX2 level: up to four queries that share a head's keys and values.
 //!
 //! Scores: a lane is a position (keys are interleaved by 16), each runs the definition's chain over the
-//! dims. Values: a lane is a dim. Queries of a tile may see different positions: where one sees fewer
-//! its weights are +0, and a product with +0 added to a chain changes no bit that is kept
-//! (a chain can only hold −0 by underflow, and the segment's sum makes +0 of both).
+//! dims. Values: a lane is a dim.
 #![allow(unsafe_code)]
 
+use super::Query;
+use super::attend::{Weights, tile};
 use super::avx2::widen_eight;
-use super::{Query, TILE};
 use crate::kv::{Head, LANE_POSITIONS};
-use crate::numerics::attention::{self, Chain, SEGMENT, SPLIT};
-use crate::numerics::{exp, tree};
+use crate::numerics::attention::{self, SEGMENT};
 use std::arch::x86_64::*;
 use std::ops::Range;
-
-/// Weights of each query for each position of a split.
-type Weights<const T: usize> = [[f32; SPLIT]; T];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
@@ -26,54 +21,22 @@ pub(super) fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
         return;
     }
     match queries {
-        [a] => tile([a], head),
-        [a, b] => tile([a, b], head),
-        [a, b, c] => tile([a, b, c], head),
-        [a, b, c, d] => tile([a, b, c, d], head),
-        _ => queries.chunks_mut(TILE).for_each(|tile| attend(tile, head)),
+        [a] => whole([a], head),
+        [a, b] => whole([a, b], head),
+        [a, b, c] => whole([a, b, c], head),
+        [a, b, c, d] => whole([a, b, c, d], head),
+        _ => queries.chunks_mut(4).for_each(|tile| attend(tile, head)),
     }
 }
 
-#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn tile<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
-    let seen = queries.each_ref().map(|q| (q.seen.start, q.seen.end));
-    let asks = queries.each_ref().map(|q| q.query);
-    let mut chains = queries.map(|q| Chain::new(&mut *q.out));
-    let any = seen.iter().map(|s| s.0).min().unwrap_or(0)..seen.iter().map(|s| s.1).max().unwrap_or(0);
-    let mut values = vec![0.0f32; T * head.dim()];
-    for split in any.start / SPLIT..any.end.div_ceil(SPLIT) {
-        let base = split * SPLIT;
-        let here = |(start, end): (usize, usize)| {
-            start.max(base).min(base + SPLIT) - base..end.max(base).min(base + SPLIT) - base
-        };
-        let any = here((any.start, any.end));
-        let (keys, stored) = head.split(split);
-        let mut weights: Weights<T> = [[f32::NEG_INFINITY; SPLIT]; T];
-        scores(&asks, keys, any.clone(), &mut weights);
-        let mut maxima = [f32::NEG_INFINITY; T];
-        for t in 0..T {
-            let Range { start, end } = here(seen[t]);
-            weights[t][..start].fill(f32::NEG_INFINITY);
-            weights[t][end..].fill(f32::NEG_INFINITY);
-            maxima[t] = weights[t].iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
-            for w in &mut weights[t][start / 8 * 8..end.next_multiple_of(8)] {
-                *w = exp(*w - maxima[t]);
-            }
-            weights[t][..start].fill(0.0);
-            weights[t][end..].fill(0.0);
-        }
-        sum_values(&weights, stored, any, &mut values);
-        for (t, chain) in chains.iter_mut().enumerate() {
-            if !here(seen[t]).is_empty() {
-                let first = base <= seen[t].0;
-                chain.add(first, maxima[t], tree(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
-            }
-        }
-    }
-    for chain in chains {
-        chain.finish();
-    }
+fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
+    tile(
+        queries,
+        head,
+        |queries, keys, seen, out| scores(queries, keys, seen, out),
+        |weights, values, seen, out| sum_values(weights, values, seen, out),
+    );
 }
 
 /// query · key for each position of the split in `seen`, rounded outwards to 16.

@@ -41,10 +41,10 @@ impl Matrix {
         let quantized = linear::is_quantized(kind);
         let body = match (level, kind) {
             (Level::Scalar, _) => Body::Native(kind, bytes.to_vec()),
-            (Level::Avx2, _) if quantized => Body::Packed(Packed::new(kind, rows, cols, bytes)),
-            (Level::Avx2, TensorKind::BF16) => Body::BF16(interleave(cols, bytes, u16::from_le_bytes)),
-            (Level::Avx2, TensorKind::F16) => Body::F16(interleave(cols, bytes, u16::from_le_bytes)),
-            (Level::Avx2, _) => Body::F32(interleave(cols, bytes, f32::from_le_bytes)),
+            (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(kind, rows, cols, bytes)),
+            (Level::Avx2 | Level::Vnni, TensorKind::BF16) => Body::BF16(interleave(cols, bytes, u16::from_le_bytes)),
+            (Level::Avx2 | Level::Vnni, TensorKind::F16) => Body::F16(interleave(cols, bytes, u16::from_le_bytes)),
+            (Level::Avx2 | Level::Vnni, _) => Body::F32(interleave(cols, bytes, f32::from_le_bytes)),
         };
         Matrix { rows, cols, body, quantized }
     }

@@ -4,8 +4,11 @@
 //! nothing is chosen by batch size. Every level gives the bits of `numerics` (tests compare whole
 //! matrices), so the choice is one of speed alone.
 //!
-//! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C; `matrix` and `packed` hold weights in the
-//! layout of their level, `pool` the threads, `drive` spreads work over them. A new level is a file and a row.
+//! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C, `vnni` is AVX-512 with its byte products;
+//! `matrix` and `packed` hold weights in the layout of their level, `pool` the threads, `drive` spreads work over
+//! them. A new level is a file and a row.
+
+mod attend;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -18,16 +21,22 @@ pub(crate) mod matrix;
 mod packed;
 pub(crate) mod pool;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod vnni_attend;
+#[cfg(target_arch = "x86_64")]
+mod vnni_tile;
 
 use crate::kv::Head;
-use crate::numerics::linear::{ActRow, BLOCK, NonFinite};
+use crate::numerics::linear::{ActRow, NonFinite, Rounded};
 use matrix::{GROUP, Matrix};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
 /// Activation rows a matrix kernel takes at a time, and queries an attention kernel does.
-pub(crate) const TILE: usize = 4;
+pub(crate) const TILE: usize = 8;
 
 /// Which instructions the engine uses. The tokens are the same at every level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +45,8 @@ pub enum Level {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX-512 (F, BW, VL) with VNNI, and what `Avx2` has.
+    Vnni,
 }
 
 /// A level this processor cannot run, or a name that is none.
@@ -43,14 +54,17 @@ pub enum Level {
 pub enum LevelError {
     #[error("this processor does not have what level `{0}` needs")]
     Unsupported(Level),
-    #[error("`{0}` is no kernel level: scalar, avx2")]
+    #[error("`{0}` is no kernel level: scalar, avx2, vnni")]
     Unknown(String),
 }
 
 impl Level {
+    /// Every level, the slowest first.
+    pub const ALL: [Level; 3] = [Level::Scalar, Level::Avx2, Level::Vnni];
+
     /// The fastest level this processor runs.
     pub fn detect() -> Level {
-        if Level::Avx2.is_supported() { Level::Avx2 } else { Level::Scalar }
+        Level::ALL.into_iter().rev().find(|level| level.is_supported()).unwrap_or(Level::Scalar)
     }
 
     /// Whether this processor runs it.
@@ -61,8 +75,16 @@ impl Level {
             Level::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => {
+                Level::Avx2.is_supported()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => false,
+            Level::Avx2 | Level::Vnni => false,
         }
     }
 }
@@ -72,6 +94,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
+            Level::Vnni => "vnni",
         })
     }
 }
@@ -80,10 +103,7 @@ impl FromStr for Level {
     type Err = LevelError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        [Level::Scalar, Level::Avx2]
-            .into_iter()
-            .find(|l| l.to_string() == s)
-            .ok_or_else(|| LevelError::Unknown(s.to_owned()))
+        Level::ALL.into_iter().find(|l| l.to_string() == s).ok_or_else(|| LevelError::Unknown(s.to_owned()))
     }
 }
 
@@ -98,7 +118,7 @@ pub(crate) struct Query<'a> {
 /// Outputs of one group of weight rows for up to `TILE` rows of activations.
 pub(crate) type TileOut = [[f32; GROUP]; TILE];
 
-type Quantize = fn(&[f32], &mut [[i8; BLOCK]], &mut [f32], &mut [f32]) -> Result<(), NonFinite>;
+type Quantize = fn(&[f32], &mut [Rounded]) -> Result<(), NonFinite>;
 
 /// The functions of a level. Each equals the function of the same name in `numerics`, bit for bit.
 #[derive(Debug)]
@@ -134,8 +154,10 @@ impl Kernels {
             Level::Scalar => Ok(&scalar::TABLE),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Ok(&avx2::TABLE),
+            #[cfg(target_arch = "x86_64")]
+            Level::Vnni => Ok(&vnni::TABLE),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 => Err(LevelError::Unsupported(level)),
+            Level::Avx2 | Level::Vnni => Err(LevelError::Unsupported(level)),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// The levels to compare with the definition, as far as this processor has them.
 fn levels() -> Vec<&'static Kernels> {
-    [Level::Avx2].into_iter().filter_map(|level| Kernels::of(level).ok()).collect()
+    Level::ALL[1..].iter().filter_map(|level| Kernels::of(*level).ok()).collect()
 }
 
 const POISON: f32 = f32::from_bits(0x7fc0_dead);
@@ -60,7 +60,7 @@ proptest! {
 
     #[test]
     fn linear_layers_are_bit_identical(
-        kind in kinds(), rows in 1usize..70, blocks in 1usize..30, count in 1usize..11, threads in 1usize..4,
+        kind in kinds(), rows in 1usize..70, blocks in 1usize..30, count in 1usize..20, threads in 1usize..4,
         loud: bool, seed: u64,
     ) {
         let mut noise = Noise(seed);
@@ -92,7 +92,7 @@ proptest! {
     fn attention_is_bit_identical(
         head_dim in prop_oneof![Just(8usize), Just(40), Just(64), Just(80), Just(128), Just(256), Just(6)],
         longest in prop_oneof![1usize..40, 200usize..300, 500usize..800],
-        fewer in prop_oneof![prop::collection::vec(0usize..300, 1..5), prop::collection::vec(0usize..8, 1..5)],
+        fewer in prop_oneof![prop::collection::vec(0usize..300, 1..9), prop::collection::vec(0usize..8, 1..9)],
         window in prop::option::of(prop_oneof![1usize..40, 200usize..300, 500usize..600]),
         seed: u64,
     ) {
@@ -143,9 +143,10 @@ proptest! {
             (kernels.rms_norm_each)(&mut outs[5], &y[..n / 2], 1e-6);
             let mut narrow = vec![0xdead; n];
             (kernels.narrow)(&x, &mut narrow);
-            let (mut q, mut d, mut g) = (vec![[99; 32]; blocks], vec![POISON; blocks], vec![POISON; blocks]);
-            assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut q, &mut d, &mut g), Ok(()));
-            (bits(&outs.concat()), narrow, q, bits(&d), bits(&g))
+            let mut rounded = vec![Rounded { q: [99; 32], d: POISON, g: POISON, halves: [POISON; 2] }; blocks];
+            assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut rounded), Ok(()));
+            let factors: Vec<f32> = rounded.iter().flat_map(|b| [b.d, b.g, b.halves[0], b.halves[1]]).collect();
+            (bits(&outs.concat()), narrow, rounded.iter().map(|b| b.q).collect::<Vec<_>>(), bits(&factors))
         };
         let expected = all(Kernels::of(Level::Scalar).unwrap());
         for kernels in levels() {
@@ -188,6 +189,10 @@ fn saturated_blocks_are_bit_identical() {
                 match kind {
                     TensorKind::Q4_K | TensorKind::Q5_K => block[4..16].fill(small),
                     TensorKind::Q6_K => block[192..208].fill(small),
+                    TensorKind::Q2_K => block[..16].fill(small),
+                    TensorKind::Q3_K => block[96..108].fill(small),
+                    TensorKind::IQ4_XS => block[2..8].fill(small),
+                    TensorKind::MXFP4 => block[0] = 100 + small % 32,
                     _ => {}
                 }
                 for (at, scale) in noise::scales(kind).iter().zip([0.5, -3.0]) {
@@ -230,7 +235,7 @@ fn a_row_that_is_not_finite_is_marked_and_disturbs_no_other() {
 
 #[test]
 fn levels_have_names() {
-    for level in [Level::Scalar, Level::Avx2] {
+    for level in Level::ALL {
         assert_eq!(level.to_string().parse(), Ok(level));
     }
     assert_eq!("sse9".parse::<Level>(), Err(LevelError::Unknown("sse9".to_owned())));

@@ -10,8 +10,9 @@ pub(crate) struct ArchSpec {
     /// `general.architecture`, and the prefix of its keys.
     pub(crate) name: &'static str,
     pub(crate) rope: Rope,
-    /// Whether `rope_freqs.weight` may divide the frequencies.
-    pub(crate) rope_factors: bool,
+    pub(crate) factors: Factors,
+    /// Queries, keys and values are rows of one tensor, `attn_qkv`, and gate and up of another, `ffn_up`.
+    pub(crate) fused: bool,
     /// Queries, keys and values have a bias.
     pub(crate) qkv_bias: bool,
     /// Each head's query and key are normalised before the rotary embedding.
@@ -21,8 +22,7 @@ pub(crate) struct ArchSpec {
     pub(crate) gate: Gate,
     /// Embeddings are scaled by √width; a tied head is not.
     pub(crate) scaled_embedding: bool,
-    /// What a window on attention is where the file does not say.
-    pub(crate) window: Option<WindowDefaults>,
+    pub(crate) windows: Windows,
     /// A number of layers that stands for a variant with another scale of its queries, which no key tells.
     pub(crate) other_query_scale: Option<usize>,
 }
@@ -36,6 +36,17 @@ pub(crate) enum Rope {
     Halves,
 }
 
+/// What divides the frequencies of the rotary embedding, where the file has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Factors {
+    None,
+    /// `rope_freqs.weight`.
+    One,
+    /// `rope_factors_short.weight`, or `rope_factors_long.weight` where the engine's context is longer than the one
+    /// the model was first trained for; with a factor for what is turned, and a part of each head that is not.
+    ShortAndLong,
+}
+
 /// What the gate of a feed-forward layer goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
@@ -44,52 +55,88 @@ pub(crate) enum Gate {
     Gelu,
 }
 
-/// Windowed layers: all but each `pattern`-th.
+/// Which layers see a window only.
 #[derive(Debug, PartialEq)]
-pub(crate) struct WindowDefaults {
-    pub(crate) pattern: usize,
-    /// The rope base of windowed layers.
-    pub(crate) rope_base: f32,
+pub(crate) enum Windows {
+    None,
+    /// All of them, where the file gives a size that its context reaches.
+    All,
+    /// All but each `pattern`-th, where the file does not say otherwise; with a rope base of their own.
+    Pattern {
+        pattern: usize,
+        rope_base: f32,
+    },
 }
 
 /// The architectures that run. All are pre-norm decoders with grouped-query attention and a gated
 /// feed-forward layer; the output head is the embedding where the file has none.
-pub(crate) const ARCHS: [ArchSpec; 3] = [
+pub(crate) const ARCHS: [ArchSpec; 5] = [
+    // Mistral's models are llamas too, the first of them with a window.
     ArchSpec {
         name: "llama",
         rope: Rope::Adjacent,
-        rope_factors: true,
+        factors: Factors::One,
+        fused: false,
         qkv_bias: false,
         qk_norm: false,
         post_norms: false,
         gate: Gate::Silu,
         scaled_embedding: false,
-        window: None,
+        windows: Windows::All,
         other_query_scale: None,
     },
     ArchSpec {
         name: "qwen2",
         rope: Rope::Halves,
-        rope_factors: false,
+        factors: Factors::None,
+        fused: false,
         qkv_bias: true,
         qk_norm: false,
         post_norms: false,
         gate: Gate::Silu,
         scaled_embedding: false,
-        window: None,
+        windows: Windows::None,
+        other_query_scale: None,
+    },
+    ArchSpec {
+        name: "qwen3",
+        rope: Rope::Halves,
+        factors: Factors::None,
+        fused: false,
+        qkv_bias: false,
+        qk_norm: true,
+        post_norms: false,
+        gate: Gate::Silu,
+        scaled_embedding: false,
+        windows: Windows::None,
+        other_query_scale: None,
+    },
+    // llama.cpp leaves the window of these files out.
+    ArchSpec {
+        name: "phi3",
+        rope: Rope::Halves,
+        factors: Factors::ShortAndLong,
+        fused: true,
+        qkv_bias: false,
+        qk_norm: false,
+        post_norms: false,
+        gate: Gate::Silu,
+        scaled_embedding: false,
+        windows: Windows::All,
         other_query_scale: None,
     },
     // The converter has added the 1 of gemma's (1 + w) norms to their weights.
     ArchSpec {
         name: "gemma3",
         rope: Rope::Halves,
-        rope_factors: false,
+        factors: Factors::None,
+        fused: false,
         qkv_bias: false,
         qk_norm: true,
         post_norms: true,
         gate: Gate::Gelu,
         scaled_embedding: true,
-        window: Some(WindowDefaults { pattern: 6, rope_base: 10_000.0 }),
+        windows: Windows::Pattern { pattern: 6, rope_base: 10_000.0 },
         // The 27B model scales by 1/√(width / heads); its files are told by their layers alone.
         other_query_scale: Some(62),
     },

@@ -88,7 +88,7 @@ impl Model {
         for row in rows {
             kvs[row.sequence].grow(row.position as usize + 1);
             for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
-                angles.reach(row.position, self.hyper.head_dim);
+                angles.reach(row.position, self.hyper.rope_dims);
             }
         }
     }
@@ -123,8 +123,9 @@ impl Model {
                 (kernels.rms_norm_each)(k, k_norm, h.eps);
             }
             let angles = &angles.by_position[rows[row].position as usize];
-            rope(q, angles);
-            rope(k, angles);
+            for head in q.chunks_exact_mut(h.head_dim).chain(k.chunks_exact_mut(h.head_dim)) {
+                rope(&mut head[..h.rope_dims], angles);
+            }
             q.iter_mut().for_each(|q| *q *= scale);
         });
         b.halves.resize(2 * kv, 0);

@@ -6,15 +6,18 @@
 //! Reads metadata only; shapes of tensors are checked where they are loaded.
 
 use super::LoadError;
-use super::arch::{self, ArchSpec};
+use super::arch::{self, ArchSpec, Factors, Windows};
 use crate::gguf::Gguf;
 
 /// Where `rope.freq_base` is absent.
 const ROPE_BASE: f32 = 10_000.0;
 
+/// What is turned is multiplied by it.
+const ATTN_FACTOR: &str = "rope.scaling.attn_factor";
+
 /// Factors and caps the forward pass does not apply, and the value at which they change nothing; 0 says
 /// the same as no key.
-const NEUTRAL: [(&str, f32); 9] = [
+const NEUTRAL: [(&str, f32); 10] = [
     ("attn_logit_softcapping", 0.0),
     ("final_logit_softcapping", 0.0),
     ("attention.clamp_kqv", 0.0),
@@ -24,6 +27,7 @@ const NEUTRAL: [(&str, f32); 9] = [
     ("logit_scale", 1.0),
     ("rope.scaling.factor", 1.0),
     ("rope.scale_linear", 1.0),
+    (ATTN_FACTOR, 1.0),
 ];
 
 /// The sizes of one model.
@@ -36,6 +40,12 @@ pub(crate) struct Hyper {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// Elements of a head that turn with the position: the first of it, an even number.
+    pub(crate) rope_dims: usize,
+    /// What they are multiplied by.
+    pub(crate) rope_scale: f32,
+    /// The context from which on long factors hold, where there are two sets of factors.
+    pub(crate) short_context: u32,
     /// Positions the model was trained for.
     pub(crate) context: u32,
     pub(crate) rope_base: f32,
@@ -49,8 +59,9 @@ pub(crate) struct Window {
     /// Positions, the query's own included.
     pub(crate) size: usize,
     /// Each `pattern`-th layer sees everything.
-    pattern: usize,
-    pub(crate) rope_base: f32,
+    pattern: Option<usize>,
+    /// Where windowed layers have one of their own.
+    pub(crate) rope_base: Option<f32>,
 }
 
 impl Hyper {
@@ -65,7 +76,7 @@ impl Hyper {
 
     /// The window of a layer; `None` where it sees everything.
     pub(crate) fn window_of(&self, layer: usize) -> Option<Window> {
-        self.window.filter(|window| !(layer + 1).is_multiple_of(window.pattern))
+        self.window.filter(|window| !window.pattern.is_some_and(|pattern| (layer + 1).is_multiple_of(pattern)))
     }
 
     pub(crate) fn read(gguf: &Gguf) -> Result<Hyper, LoadError> {
@@ -91,13 +102,42 @@ impl Hyper {
         }
         let context = keys.within("context_length", 1, u32::MAX as usize)? as u32;
         let window = keys.window(arch, context)?;
-        keys.others(head_dim)?;
+        let two_sets = arch.factors == Factors::ShortAndLong;
+        let rope_dims = match two_sets {
+            true => keys.or("rope.dimension_count", head_dim, 2, head_dim)?,
+            false => head_dim,
+        };
+        if rope_dims % 2 != 0 {
+            return Err(keys.refuse("rope.dimension_count", "an even number"));
+        }
+        let rope_scale = match gguf.opt_f32(&keys.key(ATTN_FACTOR))?.filter(|_| two_sets).unwrap_or(1.0) {
+            scale if scale > 0.0 && scale < 100.0 => scale,
+            _ => return Err(keys.refuse(ATTN_FACTOR, "a positive factor below 100")),
+        };
+        let short_context =
+            keys.or("rope.scaling.original_context_length", context as usize, 1, u32::MAX as usize)? as u32;
+        keys.others(arch, head_dim, rope_dims)?;
         let eps = gguf.f32(&keys.key("attention.layer_norm_rms_epsilon"))?;
         if !(0.0..1.0).contains(&eps) {
             return Err(keys.refuse("attention.layer_norm_rms_epsilon", "an epsilon in [0, 1)"));
         }
         let rope_base = keys.base("rope.freq_base", ROPE_BASE)?;
-        Ok(Hyper { arch, layers, width, feed, heads, kv_heads, head_dim, context, rope_base, window, eps })
+        Ok(Hyper {
+            arch,
+            layers,
+            width,
+            feed,
+            heads,
+            kv_heads,
+            head_dim,
+            rope_dims,
+            rope_scale,
+            short_context,
+            context,
+            rope_base,
+            window,
+            eps,
+        })
     }
 }
 
@@ -118,41 +158,47 @@ impl Keys<'_> {
 
     /// The window, of an architecture that has one; another must not ask for one that its context reaches.
     fn window(&self, arch: &ArchSpec, context: u32) -> Result<Option<Window>, LoadError> {
-        let size = "attention.sliding_window";
-        let Some(default) = &arch.window else {
-            return match self.or(size, 0, 0, usize::MAX)? {
-                within if (1..context as usize).contains(&within) => Err(self.refuse(size, "no window")),
-                _ => Ok(None),
-            };
+        let key = "attention.sliding_window";
+        let (pattern, rope_base) = match arch.windows {
+            Windows::Pattern { pattern, rope_base } => (pattern, rope_base),
+            Windows::None | Windows::All => {
+                let size = self.or(key, 0, 0, usize::MAX)?;
+                return match (1..context as usize).contains(&size) {
+                    false => Ok(None),
+                    true if arch.windows == Windows::All => Ok(Some(Window { size, pattern: None, rope_base: None })),
+                    true => Err(self.refuse(key, "no window")),
+                };
+            }
         };
         Ok(Some(Window {
-            size: self.within(size, 1, u32::MAX as usize)?,
-            pattern: self.or("attention.sliding_window_pattern", default.pattern, 1, 512)?,
-            rope_base: self.base("rope.freq_base_swa", default.rope_base)?,
+            size: self.within(key, 1, u32::MAX as usize)?,
+            pattern: Some(self.or("attention.sliding_window_pattern", pattern, 1, 512)?),
+            rope_base: Some(self.base("rope.freq_base_swa", rope_base)?),
         }))
     }
 
     /// What would change the model and is not done.
-    fn others(&self, head_dim: usize) -> Result<(), LoadError> {
-        for key in [
-            "attention.value_length",
-            "attention.key_length_swa",
-            "attention.value_length_swa",
-            "rope.dimension_count",
-            "rope.dimension_count_swa",
+    fn others(&self, arch: &ArchSpec, head_dim: usize, rope_dims: usize) -> Result<(), LoadError> {
+        for (key, size) in [
+            ("attention.value_length", head_dim),
+            ("attention.key_length_swa", head_dim),
+            ("attention.value_length_swa", head_dim),
+            ("rope.dimension_count", rope_dims),
+            ("rope.dimension_count_swa", rope_dims),
         ] {
-            if self.or(key, head_dim, 0, usize::MAX)? != head_dim {
+            if self.or(key, size, 0, usize::MAX)? != size {
                 return Err(self.refuse(key, "the head size"));
             }
         }
+        let two_sets = arch.factors == Factors::ShortAndLong;
         if self.or("expert_count", 0, 0, usize::MAX)? != 0 {
             return Err(self.refuse("expert_count", "no experts"));
         }
         let scaling = self.gguf.opt_str(&self.key("rope.scaling.type"))?;
-        if !matches!(scaling, None | Some("none")) {
+        if !(matches!(scaling, None | Some("none")) || scaling == Some("longrope") && two_sets) {
             return Err(self.refuse("rope.scaling.type", "no rope scaling"));
         }
-        for (key, neutral) in NEUTRAL {
+        for (key, neutral) in NEUTRAL.into_iter().filter(|(key, _)| *key != ATTN_FACTOR || !two_sets) {
             let found = self.gguf.opt_f32(&self.key(key))?;
             if found.is_some_and(|value| ![0.0, neutral].contains(&value)) {
                 return Err(self.refuse(key, "no such factor"));

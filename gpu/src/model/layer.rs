@@ -4,10 +4,12 @@
 //! that are finite, and counted, so that what nobody took can be refused.
 
 use super::LoadError;
+use super::arch::Factors;
 use super::hyper::Hyper;
 use crate::gguf::{Gguf, Tensor, TensorKind, check_finite};
 use crate::kernel::Level;
 use crate::kernel::matrix::Matrix;
+use crate::numerics::linear::row_bytes;
 
 /// Weights of one layer.
 #[derive(Debug)]
@@ -52,6 +54,7 @@ impl<'a> Loader<'a> {
         let name = |part: &str| format!("blk.{i}.{part}.weight");
         let (arch, width, feed, head) = (hyper.arch, hyper.width, hyper.feed, hyper.head_dim);
         let (query, kv) = (hyper.query_width(), hyper.kv_width());
+        let attn_norm = self.vector(&name("attn_norm"), width)?;
         let mut qkv_bias = arch.qkv_bias.then(Vec::new);
         if let Some(bias) = &mut qkv_bias {
             for (part, len) in [("attn_q", query), ("attn_k", kv), ("attn_v", kv)] {
@@ -69,21 +72,47 @@ impl<'a> Loader<'a> {
             ),
             false => (None, None),
         };
+        let [q, k, v] = match arch.fused {
+            true => self.stacked(&name("attn_qkv"), width, [query, kv, kv])?,
+            false => [
+                self.matrix(&name("attn_q"), width, query)?,
+                self.matrix(&name("attn_k"), width, kv)?,
+                self.matrix(&name("attn_v"), width, kv)?,
+            ],
+        };
+        let [gate, up] = match arch.fused {
+            true => self.stacked(&name("ffn_up"), width, [feed, feed])?,
+            false => [self.matrix(&name("ffn_gate"), width, feed)?, self.matrix(&name("ffn_up"), width, feed)?],
+        };
         Ok(Layer {
-            attn_norm: self.vector(&name("attn_norm"), width)?,
-            q: self.matrix(&name("attn_q"), width, query)?,
-            k: self.matrix(&name("attn_k"), width, kv)?,
-            v: self.matrix(&name("attn_v"), width, kv)?,
+            attn_norm,
+            q,
+            k,
+            v,
             qkv_bias,
             qk_norm,
             o: self.matrix(&name("attn_output"), query, width)?,
             post_attn_norm,
             ffn_norm: self.vector(&name("ffn_norm"), width)?,
-            gate: self.matrix(&name("ffn_gate"), width, feed)?,
-            up: self.matrix(&name("ffn_up"), width, feed)?,
+            gate,
+            up,
             down: self.matrix(&name("ffn_down"), feed, width)?,
             post_ffn_norm,
         })
+    }
+
+    /// What divides the frequencies of the rotary embedding, where the file has it.
+    pub(super) fn factors(&mut self, hyper: &Hyper, ctx_max: u32) -> Result<Option<Vec<f32>>, LoadError> {
+        const SETS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+        let (one, len) = ("rope_freqs.weight", hyper.rope_dims / 2);
+        match hyper.arch.factors {
+            Factors::One if self.gguf.opt_tensor(one).is_some() => self.vector(one, len).map(Some),
+            Factors::ShortAndLong if SETS.iter().any(|name| self.gguf.opt_tensor(name).is_some()) => {
+                let [short, long] = [self.vector(SETS[0], len)?, self.vector(SETS[1], len)?];
+                Ok(Some(if ctx_max.min(hyper.context) > hyper.short_context { long } else { short }))
+            }
+            Factors::None | Factors::One | Factors::ShortAndLong => Ok(None),
+        }
     }
 
     fn tensor(&mut self, name: &str, ne: [u64; 4]) -> Result<Tensor<'a>, LoadError> {
@@ -95,8 +124,23 @@ impl<'a> Loader<'a> {
     }
 
     pub(super) fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.tensor(name, [inputs as u64, outputs as u64, 1, 1])?;
-        Ok(Matrix::new(self.level, tensor.kind, outputs, inputs, tensor.bytes))
+        self.stacked(name, inputs, [outputs]).map(|[matrix]| matrix)
+    }
+
+    /// Matrices whose rows stand one after another in one tensor.
+    fn stacked<const N: usize>(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: [usize; N],
+    ) -> Result<[Matrix; N], LoadError> {
+        let tensor = self.tensor(name, [inputs as u64, outputs.iter().sum::<usize>() as u64, 1, 1])?;
+        let mut rest = tensor.bytes;
+        Ok(outputs.map(|rows| {
+            let (bytes, others) = rest.split_at(rows * row_bytes(tensor.kind, inputs));
+            rest = others;
+            Matrix::new(self.level, tensor.kind, rows, inputs, bytes)
+        }))
     }
 
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {

@@ -47,9 +47,9 @@ pub(crate) struct Model {
     norm: Vec<f32>,
     /// `None`: the embedding, tied.
     head: Option<Matrix>,
-    /// Of layers that see everything.
+    /// Of layers that see everything, and of all where there are no others.
     angles: Angles,
-    /// Of layers with a window.
+    /// Of layers with a window, where they differ.
     windowed_angles: Option<Angles>,
 }
 
@@ -57,21 +57,26 @@ pub(crate) struct Model {
 #[derive(Debug)]
 struct Angles {
     base: f32,
-    /// `rope_freqs.weight`: each pair's frequency is divided by its factor.
+    /// Cosines and sines are multiplied by it.
+    scale: f32,
+    /// Each pair's frequency is divided by its factor.
     factors: Option<Vec<f32>>,
     by_position: Vec<Vec<[f32; 2]>>,
 }
 
 impl Angles {
-    fn reach(&mut self, position: u32, head_dim: usize) {
+    fn reach(&mut self, position: u32, dims: usize) {
         for next in self.by_position.len() as u32..=position {
-            self.by_position.push(rope_angles(next, head_dim, self.base, self.factors.as_deref()));
+            let mut angles = rope_angles(next, dims, self.base, self.factors.as_deref());
+            angles.iter_mut().flatten().for_each(|x| *x *= self.scale);
+            self.by_position.push(angles);
         }
     }
 }
 
 impl Model {
-    pub(crate) fn load(gguf: &Gguf, level: Level) -> Result<Model, LoadError> {
+    /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
+    pub(crate) fn load(gguf: &Gguf, level: Level, ctx_max: u32) -> Result<Model, LoadError> {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, level, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
@@ -80,18 +85,15 @@ impl Model {
             Some(_) => Some(load.matrix("output.weight", hyper.width, vocab)?),
             None => None,
         };
-        let factors = match gguf.opt_tensor("rope_freqs.weight") {
-            Some(_) if hyper.arch.rope_factors => Some(load.vector("rope_freqs.weight", hyper.head_dim / 2)?),
-            Some(_) | None => None,
-        };
+        let factors = load.factors(&hyper, ctx_max)?;
         let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;
         let norm = load.vector("output_norm.weight", hyper.width)?;
         let found = gguf.tensors().len().saturating_sub(load.used);
         if found > 0 {
             return Err(LoadError::UnknownTensors { found });
         }
-        let angles = |base, factors| Angles { base, factors, by_position: Vec::new() };
-        let windowed_angles = hyper.window.map(|window| angles(window.rope_base, None));
+        let angles = |base, factors| Angles { base, scale: hyper.rope_scale, factors, by_position: Vec::new() };
+        let windowed_angles = hyper.window.and_then(|window| window.rope_base).map(|base| angles(base, None));
         let angles = angles(hyper.rope_base, factors);
         Ok(Model { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })
     }

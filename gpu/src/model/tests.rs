@@ -38,7 +38,7 @@ fn altered_of(arch: &str, change: impl FnOnce(&mut Pairs, &mut Tensors)) -> Gguf
 }
 
 fn refusal(change: impl FnOnce(&mut Pairs, &mut Tensors)) -> String {
-    Model::load(&altered(change), Level::Scalar).unwrap_err().to_string()
+    Model::load(&altered(change), Level::Scalar, u32::MAX).unwrap_err().to_string()
 }
 
 /// Another value for a key.
@@ -49,12 +49,12 @@ fn set(pairs: &mut Pairs, key: &str, value: Meta) {
 
 #[test]
 fn what_would_run_as_something_else_is_refused() {
-    assert!(Model::load(&altered(|_, _| {}), Level::Scalar).is_ok());
+    assert!(Model::load(&altered(|_, _| {}), Level::Scalar, u32::MAX).is_ok());
     let set = |key: &str, value: Meta| refusal(|pairs, _| set(pairs, key, value));
     let text = |s: &str| Meta::Str(s.to_owned());
     assert_eq!(
         set("general.architecture", text("mamba\n<2>")),
-        "architecture `mamba2` is not supported: expected one of llama, qwen2, gemma3"
+        "architecture `mamba2` is not supported: expected one of llama, qwen2, qwen3, phi3, gemma3"
     );
     assert!(set("llama.rope.scaling.type", text("yarn")).contains("llama.rope.scaling.type"));
     assert!(set("llama.expert_count", Meta::U32(8)).contains("expected no experts"));
@@ -65,7 +65,12 @@ fn what_would_run_as_something_else_is_refused() {
     assert!(set("llama.attention.layer_norm_rms_epsilon", Meta::F32(2.0)).contains("an epsilon in [0, 1)"));
     assert!(set("llama.feed_forward_length", Meta::U32(96)).contains("blk.0.ffn_gate.weight"));
     assert!(set("llama.rope.freq_base", Meta::F32(0.5)).contains("a base of 1 or more"));
-    assert!(set("llama.attention.sliding_window", Meta::U32(512)).contains("expected no window"));
+    let windowed = altered_of("qwen2", |pairs, _| {
+        pairs.push(("qwen2.attention.sliding_window".to_owned(), Meta::U32(512)));
+    });
+    let refused = Model::load(&windowed, Level::Scalar, u32::MAX).unwrap_err();
+    assert!(refused.to_string().contains("expected no window"));
+    assert!(set("llama.rope.scaling.attn_factor", Meta::F32(1.2)).contains("expected no such factor"));
     assert!(set("llama.attention.causal", Meta::Bool(false)).contains("llama.attention.causal"));
     for key in ["attn_logit_softcapping", "final_logit_softcapping", "attention.scale", "rope.scaling.factor"] {
         let key = format!("llama.{key}");
@@ -82,7 +87,7 @@ fn what_would_run_as_something_else_is_refused() {
             pairs.push((format!("llama.{key}"), value));
         }
     });
-    assert!(Model::load(&quiet, Level::Scalar).is_ok());
+    assert!(Model::load(&quiet, Level::Scalar, u32::MAX).is_ok());
 }
 
 #[test]
@@ -94,7 +99,7 @@ fn a_window_is_what_the_file_says_and_else_what_gemma_has() {
     };
     let hyper = read(&|_| ()).unwrap();
     assert_eq!(sees(&hyper), [Some(24), Some(24), None, Some(24)]);
-    assert_eq!((hyper.rope_base, hyper.window.unwrap().rope_base), (1e6, 1e4));
+    assert_eq!((hyper.rope_base, hyper.window.unwrap().rope_base), (1e6, Some(1e4)));
     let hyper = read(&|pairs| {
         drop(pairs, "gemma3.attention.sliding_window_pattern");
         set(pairs, "gemma3.rope.freq_base_swa", Meta::F32(5e4));
@@ -103,7 +108,7 @@ fn a_window_is_what_the_file_says_and_else_what_gemma_has() {
     .unwrap();
     let windowed = sees(&hyper).into_iter().map(|window| window.is_some()).collect::<Vec<_>>();
     assert_eq!(windowed, [[true; 5].as_slice(), &[false], &[true; 5], &[false], &[true]].concat());
-    assert_eq!(hyper.window.map(|w| w.rope_base), Some(5e4));
+    assert_eq!(hyper.window.unwrap().rope_base, Some(5e4));
     let refused = |change: &dyn Fn(&mut Pairs)| read(change).unwrap_err().to_string();
     assert!(refused(&|p| drop(p, "gemma3.attention.sliding_window")).contains("gemma3.attention.sliding_window"));
     assert!(refused(&|p| set(p, "gemma3.attention.sliding_window", Meta::U32(0))).contains("within its bounds"));
@@ -118,6 +123,8 @@ fn what_an_architecture_adds_is_used() {
         ("qwen2", "attn_q.bias"),
         ("qwen2", "attn_k.bias"),
         ("qwen2", "attn_v.bias"),
+        ("qwen3", "attn_q_norm.weight"),
+        ("qwen3", "attn_k_norm.weight"),
         ("gemma3", "attn_q_norm.weight"),
         ("gemma3", "attn_k_norm.weight"),
         ("gemma3", "post_attention_norm.weight"),
@@ -125,7 +132,7 @@ fn what_an_architecture_adds_is_used() {
     ] {
         let name = format!("blk.1.{part}");
         let missing = altered_of(arch, |_, tensors| tensors.retain(|(found, ..)| *found != name));
-        let refused = Model::load(&missing, Level::Scalar).unwrap_err().to_string();
+        let refused = Model::load(&missing, Level::Scalar, u32::MAX).unwrap_err().to_string();
         assert_eq!(refused, format!("the file has no tensor `{name}`"));
         let other = altered_of(arch, |_, tensors| {
             let (.., bytes) = tensors.iter_mut().find(|(found, ..)| *found == name).unwrap();
@@ -140,8 +147,59 @@ fn what_an_architecture_adds_is_used() {
     let factors = altered_of("qwen2", |_, tensors| {
         tensors.push(("rope_freqs.weight".to_owned(), TensorKind::F32, vec![8], 1f32.to_le_bytes().repeat(8)));
     });
-    let refused = Model::load(&factors, Level::Scalar).unwrap_err();
+    let refused = Model::load(&factors, Level::Scalar, u32::MAX).unwrap_err();
     assert_eq!(refused, LoadError::UnknownTensors { found: 1 });
+}
+
+#[test]
+fn a_llama_with_a_window_sees_no_further() {
+    let windowed = |size: u32| {
+        altered_of("llama", |pairs, _| pairs.push(("llama.attention.sliding_window".to_owned(), Meta::U32(size))))
+    };
+    let after = |gguf: &Gguf, tokens: &[u32]| logits(&mut engine(gguf, Level::Scalar, 1), tokens, &[2]);
+    let (three, whole) = (windowed(3), altered(|_, _| {}));
+    assert_eq!(after(&three, &[5, 6, 7]), after(&whole, &[5, 6, 7]));
+    assert_ne!(after(&three, &[5, 6, 7, 8]), after(&whole, &[5, 6, 7, 8]));
+    // A window as long as the context is none.
+    assert_eq!(after(&windowed(2048), &[5, 6, 7, 8]), after(&whole, &[5, 6, 7, 8]));
+}
+
+#[test]
+fn two_sets_of_rope_factors_one_attention_factor_and_a_part_of_each_head() {
+    let gguf = altered_of("phi3", |_, _| {});
+    let after = |gguf: &Gguf, ctx_max| {
+        let mut engine = Engine::load(gguf, EngineOptions { level: Level::Scalar, threads: 1, ctx_max }).unwrap();
+        logits(&mut engine, &[5, 6, 7], &[])
+    };
+    let (short, long) = (after(&gguf, 256), after(&gguf, 257));
+    assert_ne!(short, long);
+    let moved = |name: &str| {
+        altered_of("phi3", |_, tensors| {
+            let (.., bytes) = tensors.iter_mut().find(|(found, ..)| *found == name).unwrap();
+            bytes[..4].copy_from_slice(&9.0f32.to_le_bytes());
+        })
+    };
+    let other = moved("rope_factors_short.weight");
+    assert!(after(&other, 256) != short && after(&other, 257) == long);
+    let other = moved("rope_factors_long.weight");
+    assert!(after(&other, 256) == short && after(&other, 257) != long);
+    for (key, value) in [("rope.scaling.attn_factor", Meta::F32(1.5)), ("rope.dimension_count", Meta::U32(10))] {
+        let key = format!("phi3.{key}");
+        let other = altered_of("phi3", |pairs, tensors| {
+            if matches!(value, Meta::U32(_)) {
+                // Factors are as many as pairs.
+                tensors.iter_mut().filter(|(name, ..)| name.starts_with("rope_factors")).for_each(|(.., ne, bytes)| {
+                    ne[0] = 5;
+                    bytes.truncate(20);
+                });
+            }
+            set(pairs, &key, value.clone());
+        });
+        assert_ne!(after(&other, 256), short, "{key}");
+    }
+    let one_set = altered_of("phi3", |_, tensors| tensors.retain(|(name, ..)| name != "rope_factors_long.weight"));
+    let refused = Model::load(&one_set, Level::Scalar, 256).unwrap_err().to_string();
+    assert_eq!(refused, "the file has no tensor `rope_factors_long.weight`");
 }
 
 #[test]
@@ -212,12 +270,14 @@ fn work_that_cannot_run_changes_nothing() {
     assert!(engine.step(&[Work { sequence, tokens: &[1; 700], wants_logits: false }]).is_ok());
 }
 
-/// Loaded once: every kind of matrix, every architecture. Three layers of the last have both views.
+/// Loaded once: every kind of matrix, every architecture. Three layers of gemma have both views.
 static GGUF: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
     let kinds = TensorKind::all().map(|kind| ("llama", kind, 2));
-    let archs = [("qwen2", TensorKind::Q8_0, 2), ("gemma3", TensorKind::Q8_0, 3), ("gemma3", TensorKind::F32, 3)];
+    let archs = [("qwen2", TensorKind::Q8_0, 2), ("qwen3", TensorKind::Q8_0, 2), ("phi3", TensorKind::Q5_0, 2)];
+    let gemmas = [("gemma3", TensorKind::Q8_0, 3), ("gemma3", TensorKind::F32, 3)];
     kinds
         .chain(archs)
+        .chain(gemmas)
         .map(|(arch, kind, layers)| {
             let head = (kind == TensorKind::F16).then_some(TensorKind::Q4_1);
             let (dim, ffn) = if kind.block_elems() == 256 { (256, 256) } else { (64, 128) };

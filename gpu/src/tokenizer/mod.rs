@@ -23,6 +23,7 @@ pub use vocabulary::TokenizerError;
 use byte_level::ByteLevel;
 use special::{Fragment, Specials};
 use spm::{Prefix, Spm};
+use std::collections::BTreeSet;
 use vocabulary::{Kind, Vocabulary};
 
 /// Cuts a control token's name in what a user wrote. Unicode keeps this one out of all text.
@@ -36,6 +37,8 @@ pub struct Tokenizer {
     specials: Specials,
     /// Only those that stand for plain text: for text a user wrote.
     user_defined: Specials,
+    /// Special tokens that swallow the white space behind them.
+    greedy: BTreeSet<u32>,
 }
 
 /// How text between special tokens becomes ids.
@@ -59,7 +62,7 @@ impl Tokenizer {
     }
 
     fn append(&self, text: &str, specials: &Specials, prefix: &mut Prefix, ids: &mut Vec<u32>) {
-        for fragment in specials.split(text) {
+        for fragment in specials.split(text, &self.greedy) {
             match (fragment, &self.scheme) {
                 (Fragment::Token(id), _) => {
                     ids.push(id);
@@ -78,7 +81,7 @@ impl Tokenizer {
     /// this, `<|im_end|>` in a question would end the message and let its author write the next.
     pub fn defuse(&self, words: &str) -> String {
         let mut defused = String::with_capacity(words.len());
-        for fragment in self.specials.split(&words.replace(DEFUSED, "")) {
+        for fragment in self.specials.split(&words.replace(DEFUSED, ""), &BTreeSet::new()) {
             match fragment {
                 Fragment::Token(id) if self.is_control(id) => {
                     let name = String::from_utf8_lossy(self.token_bytes(id));

@@ -24,6 +24,9 @@ enum Cut {
     Gpt2,
     /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,n}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
     Llama3 { digits: usize },
+    /// `U*L+c|U+L*c|\p{N}{1,n}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`, with `[^\r\n\p{L}\p{N}]?` before each U.
+    /// U is a letter but a to z, L one but A to Z, and c a contraction, where those belong to the word.
+    Cased { digits: usize, contractions: bool },
     /// `\p{N}`: each number character is a word.
     EachNumber,
     /// `\p{N}+`
@@ -34,7 +37,7 @@ enum Cut {
     ThreeDigits,
 }
 
-const TABLE: [PreTokenizer; 5] = [
+const TABLE: [PreTokenizer; 8] = [
     PreTokenizer {
         names: &["default"],
         cuts: &[Cut::PunctuationRuns, Cut::Gpt2, Cut::NumberRuns, Cut::ThreeDigits],
@@ -57,6 +60,19 @@ const TABLE: [PreTokenizer; 5] = [
     PreTokenizer {
         names: &["qwen2", "deepseek-r1-qwen", "stablelm2"],
         cuts: &[Cut::Llama3 { digits: 1 }],
+        whole_words: false,
+        add_bos: false,
+    },
+    PreTokenizer { names: &["dbrx"], cuts: &[Cut::Llama3 { digits: 3 }], whole_words: false, add_bos: false },
+    PreTokenizer {
+        names: &["tekken"],
+        cuts: &[Cut::Cased { digits: 1, contractions: false }],
+        whole_words: true,
+        add_bos: true,
+    },
+    PreTokenizer {
+        names: &["gpt-4o"],
+        cuts: &[Cut::Cased { digits: 3, contractions: true }],
         whole_words: false,
         add_bos: false,
     },
@@ -102,6 +118,7 @@ impl Cut {
         match self {
             Cut::Gpt2 => gpt2(text),
             Cut::Llama3 { digits } => llama3(text, digits),
+            Cut::Cased { digits, contractions } => cased(text, digits, contractions),
             Cut::EachNumber => match run(text, 0, |c| !is_number(c)) {
                 0 => text.chars().next().map_or(text.len(), char::len_utf8),
                 end => end,
@@ -176,22 +193,58 @@ fn llama3(text: &str, digits: usize) -> usize {
         return end;
     }
     let is_letter = |c| class(c) == Class::Letter;
+    match text.chars().next() {
+        Some(first) if is_letter(first) => run(text, 0, is_letter),
+        Some(first) if leads_word(first) && class_at(text, first.len_utf8()) == Some(Class::Letter) => {
+            run(text, first.len_utf8(), is_letter)
+        }
+        _ => no_word(text, digits, &['\r', '\n']),
+    }
+}
+
+fn cased(text: &str, digits: usize, contractions: bool) -> usize {
     let Some(first) = text.chars().next() else { return 0 };
-    let after = first.len_utf8();
+    let start = if leads_word(first) { first.len_utf8() } else { 0 };
+    let Some(end) = cased_word(text, start) else { return no_word(text, digits, &['\r', '\n', '/']) };
+    let behind = contraction(&text[end..], |c| c.to_ascii_lowercase()).filter(|_| contractions);
+    end + behind.unwrap_or(0)
+}
+
+/// `U*L+|U+L*` from `start` on, as a backtracking engine finds it: small letters end the word; without any, the last
+/// letter of neither case does, and without that either the whole run is taken.
+fn cased_word(text: &str, start: usize) -> Option<usize> {
+    let is_letter = |c| class(c) == Class::Letter;
+    let upper = run(text, start, |c| is_letter(c) && !c.is_ascii_lowercase());
+    let lower = run(text, upper, |c| is_letter(c) && !c.is_ascii_uppercase());
+    if lower > upper {
+        return Some(lower);
+    }
+    let caseless = text[start..upper].char_indices().rfind(|(_, c)| !c.is_ascii());
+    match caseless {
+        Some((at, c)) => Some(start + at + c.len_utf8()),
+        None => (upper > start).then_some(upper),
+    }
+}
+
+/// Whether a character may be the first of the word whose letters follow.
+fn leads_word(c: char) -> bool {
+    !matches!(c, '\r' | '\n') && !matches!(class(c), Class::Letter | Class::Number)
+}
+
+/// Numbers, signs with the characters of `trail` behind them, or white space.
+fn no_word(text: &str, digits: usize, trail: &[char]) -> usize {
+    let Some(first) = text.chars().next() else { return 0 };
     if class(first) == Class::Number {
         return text
             .char_indices()
             .take(digits)
             .take_while(|(_, c)| class(*c) == Class::Number)
-            .fold(after, |_, (at, c)| at + c.len_utf8());
-    }
-    if is_letter(first) || !matches!(first, '\r' | '\n') && class_at(text, after) == Some(Class::Letter) {
-        return run(text, after, is_letter);
+            .fold(0, |_, (at, c)| at + c.len_utf8());
     }
     let start = usize::from(first == ' ');
     if class_at(text, start) == Some(Class::Other) {
         let end = run(text, start, |c| class(c) == Class::Other);
-        return run(text, end, |c| matches!(c, '\r' | '\n'));
+        return run(text, end, |c| trail.contains(&c));
     }
     let white = &text[..run(text, 0, char::is_whitespace)];
     white.rfind(['\r', '\n']).map_or_else(|| spaces(text), |last| last + 1)
@@ -221,7 +274,19 @@ mod tests {
         assert_eq!(words("smollm", text), ["It", "'s", " ", "1", "2", "3", "4", " ", " km", "!!", "\n\n ", " ok"]);
         assert_eq!(words("llama-bpe", text), ["It", "'s", " ", "123", "4", " ", " km", "!!\n\n", " ", " ok"]);
         assert_eq!(words("qwen2", text), ["It", "'s", " ", "1", "2", "3", "4", " ", " km", "!!\n\n", " ", " ok"]);
+        assert_eq!(words("tekken", text), ["It", "'s", " ", "1", "2", "3", "4", " ", " km", "!!\n\n", " ", " ok"]);
+        assert_eq!(words("gpt-4o", text), ["It's", " ", "123", "4", " ", " km", "!!\n\n", " ", " ok"]);
+        assert_eq!(words("dbrx", text), words("llama-bpe", text));
         assert_eq!(words("default", text), ["It", "'", "s", " ", "123", "4", " ", " km", "!!", "\n\n ", " ok"]);
+    }
+
+    #[test]
+    fn words_end_where_their_case_changes() {
+        let text = "camelCase HTTPServer ÉCOLE x字Y:/\n/a";
+        let cut = ["camel", "Case", " HTTPServer", " É", "COLE", " x字", "Y", ":/\n/", "a"];
+        assert_eq!(words("tekken", text), cut);
+        assert_eq!(words("gpt-4o", "DON'T"), ["DON'T"]);
+        assert_eq!(words("tekken", "DON'T"), ["DON", "'T"]);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! Longer names win over shorter ones wherever they stand, then the earlier place wins; so `<|im_end|>` is
 //! never read as a shorter token's name inside it. Bounded for a hostile vocabulary: a name is at most 256
-//! bytes long, and the text is scanned once for each length that occurs. llama.cpp also lets a few families'
-//! tokens swallow the white space beside them (phi-3, some encoders); no architecture that runs here does.
+//! bytes long, and the text is scanned once for each length that occurs. Some families' tokens swallow the white
+//! space behind them (phi-3's).
 
 use super::vocabulary::{TokenizerError, bounded};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const MAX_NAME: usize = 256;
 
@@ -46,15 +46,15 @@ impl Specials {
         Ok(specials)
     }
 
-    /// The parts of `text` in order; no `Text` is empty.
-    pub(crate) fn split<'t>(&self, text: &'t str) -> Vec<Fragment<'t>> {
+    /// The parts of `text` in order, without the white space behind a token of `greedy`; no `Text` is empty.
+    pub(crate) fn split<'t>(&self, text: &'t str, greedy: &BTreeSet<u32>) -> Vec<Fragment<'t>> {
         let mut fragments = vec![Fragment::Text(text)];
         fragments.retain(|_| !text.is_empty());
         for (length, names) in self.by_length.iter().rev() {
             let mut finer = Vec::with_capacity(fragments.len());
             for fragment in fragments {
                 match fragment {
-                    Fragment::Text(text) => names.split(text, *length, &mut finer),
+                    Fragment::Text(text) => names.split(text, *length, greedy, &mut finer),
                     token => finer.push(token),
                 }
             }
@@ -73,7 +73,7 @@ impl Names {
         self.ids.get(text.get(at..at + length)?).copied()
     }
 
-    fn split<'t>(&self, text: &'t str, length: usize, out: &mut Vec<Fragment<'t>>) {
+    fn split<'t>(&self, text: &'t str, length: usize, greedy: &BTreeSet<u32>, out: &mut Vec<Fragment<'t>>) {
         let (mut start, mut at) = (0, 0);
         while at + length <= text.len() {
             let Some(id) = self.at(text, at, length) else {
@@ -85,6 +85,10 @@ impl Names {
             }
             out.push(Fragment::Token(id));
             at += length;
+            if greedy.contains(&id) {
+                // What C calls space.
+                at += text[at..].bytes().take_while(|b| matches!(b, b' ' | 9..=13)).count();
+            }
             start = at;
         }
         if start < text.len() {
@@ -101,10 +105,21 @@ mod tests {
     #[test]
     fn longer_names_win_then_earlier_places() {
         let specials = Specials::new([("<a>", 1), ("<a><b>", 2), ("b><", 3), ("", 9)].into_iter()).unwrap();
-        assert_eq!(specials.split("é<a><b>x<a>"), [Text("é"), Token(2), Text("x"), Token(1)]);
-        assert_eq!(specials.split("<a>b><a>"), [Token(1), Token(3), Text("a>")]);
-        assert_eq!(specials.split("plain"), [Text("plain")]);
-        assert_eq!(specials.split(""), []);
+        let none = BTreeSet::new();
+        assert_eq!(specials.split("é<a><b>x<a>", &none), [Text("é"), Token(2), Text("x"), Token(1)]);
+        assert_eq!(specials.split("<a>b><a>", &none), [Token(1), Token(3), Text("a>")]);
+        assert_eq!(specials.split("plain", &none), [Text("plain")]);
+        assert_eq!(specials.split("", &none), []);
+    }
+
+    #[test]
+    fn a_greedy_token_takes_the_white_space_behind_it() {
+        let specials = Specials::new([("<a>", 1), ("<b>", 2)].into_iter()).unwrap();
+        let greedy = BTreeSet::from([1]);
+        assert_eq!(
+            specials.split(" <a> \n\t\u{a0}x<b> <a>\r\n", &greedy),
+            [Text(" "), Token(1), Text("\u{a0}x"), Token(2), Text(" "), Token(1)]
+        );
     }
 
     #[test]

@@ -86,6 +86,8 @@ const TURN_ENDS: [&str; 9] = [
     "_<EOT>",
     "<end_of_utterance>",
 ];
+/// Special tokens of phi-3 that leave the white space behind them alone.
+const STAND_ALONE: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 /// Tokens that begin a turn, or stand about its role.
 const TURN_STARTS: [&str; 4] = ["<|im_start|>", "<start_of_turn>", "<|start_header_id|>", "<|end_header_id|>"];
 /// Tokens after which nothing meant for a reader follows.
@@ -150,13 +152,21 @@ impl Tokenizer {
                 (0u32..).zip(&texts).filter(|(id, _)| vocabulary.kind(*id).is_some_and(|kind| kinds.contains(&kind)));
             Specials::new(chosen.map(|(id, text)| (*text, id)))
         };
-        let specials = special(&[Kind::Control, Kind::Unknown, Kind::UserDefined])?;
+        let steers = [Kind::Control, Kind::Unknown, Kind::UserDefined];
+        let specials = special(&steers)?;
+        // Phi-3's own tokenizer has it so; llama.cpp goes by the model's name for it.
+        let is_phi3 = matches!(family, Family::Spm) && gguf.opt_str("general.architecture")? == Some("phi3");
+        let is_greedy = |id: &u32, text: &str| {
+            vocabulary.kind(*id).is_some_and(|kind| steers.contains(&kind)) && !STAND_ALONE.contains(&text)
+        };
+        let greedy =
+            (0u32..).zip(&texts).filter(|(id, text)| is_phi3 && is_greedy(id, text)).map(|(id, _)| id).collect();
         let user_defined = special(&[Kind::UserDefined])?;
         let scheme = match family {
             Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids, &vocabulary)?)),
             Family::Spm => Scheme::Spm(Box::new(Spm::new(gguf, &texts, &vocabulary)?)),
         };
-        Ok(Tokenizer { vocabulary, scheme, specials, user_defined })
+        Ok(Tokenizer { vocabulary, scheme, specials, user_defined, greedy })
     }
 }
 

@@ -4,12 +4,9 @@
 
 use super::host;
 use crate::memory;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
-use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, ModelId};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::Residence;
 use orchestrion_world::worker::Worker;
@@ -57,7 +54,7 @@ pub(crate) fn promised(
 
 /// What a model takes of the device to serve the first that waits for it.
 fn needed(world: &World, rules: &Rules, device: DeviceId, model: ModelId) -> u64 {
-    let first = world.resource::<Queues>().head(model).and_then(|id| world.task(id));
+    let first = world.queues.head(model).and_then(|id| world.task(id));
     let tokens = first.map_or(0, |task| task.spec.tokens());
     let on = |worker: &Worker| {
         let facts = host(rules, worker, model)?;
@@ -69,5 +66,5 @@ fn needed(world: &World, rules: &Rules, device: DeviceId, model: ModelId) -> u64
 }
 
 fn crew(world: &World, device: DeviceId) -> impl Iterator<Item = &Worker> {
-    world.resource::<Crews>().on_device(device).filter_map(|id| world.worker(id))
+    world.crews.on_device(device).filter_map(|id| world.worker(id))
 }

@@ -30,7 +30,7 @@ fn byte_level(draw: &mut Draw) -> Result<Vec<u8>, GenError> {
     let [matrices, embedding] = [draw.of(&kinds), draw.of(&kinds)];
     // A row is a block at least.
     let dim = matrices.block_elems().max(embedding.block_elems()).max(32) as u32;
-    let spec = GenSpec::of(draw.of(&ARCHS[..3]))?;
+    let spec = GenSpec::of(draw.of(&ARCHS[..5]))?;
     let spec = GenSpec {
         seed: draw.bits(),
         layers: 1 + draw.index(2) as u32,
@@ -49,7 +49,7 @@ fn byte_level(draw: &mut Draw) -> Result<Vec<u8>, GenError> {
 }
 
 /// The last is none that runs.
-const ARCHS: [&str; 4] = ["llama", "qwen2", "gemma3", "elephant"];
+const ARCHS: [&str; 6] = ["llama", "qwen2", "qwen3", "phi3", "gemma3", "elephant"];
 const PIECES: [&str; 14] = [
     "\u{2581}",
     "a",

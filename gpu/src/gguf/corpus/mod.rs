@@ -98,7 +98,7 @@ fn of_template(error: &TemplateError) -> String {
 
 #[test]
 fn the_file_that_is_changed_is_valid() {
-    for arch in ["llama", "qwen2", "gemma3"] {
+    for arch in ["llama", "qwen2", "qwen3", "phi3", "gemma3"] {
         assert_eq!(refusal(valid(arch).bytes()), Ok(()), "{arch}");
     }
     let mut spm = valid("llama");
