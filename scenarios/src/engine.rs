@@ -50,7 +50,14 @@ struct Sim {
 impl Sim {
     fn let_go(&mut self, worker: WorkerId, task: TaskId, attempt: Attempt) -> Report {
         self.running.remove(&task);
-        let usage = Usage { finish: Finish::Cancelled, tokens_in: 0, tokens_out: 0, prefill_us: 0, decode_us: 0 };
+        let usage = Usage {
+            finish: Finish::Cancelled,
+            tokens_in: 0,
+            tokens_cached: 0,
+            tokens_out: 0,
+            prefill_us: 0,
+            decode_us: 0,
+        };
         Report::Finished { worker, epoch: self.epoch, task, attempt, usage }
     }
 }
@@ -221,6 +228,7 @@ impl Engine {
                 let usage = Usage {
                     finish: Finish::Length,
                     tokens_in: spec.prompt_tokens,
+                    tokens_cached: 0,
                     tokens_out: spec.max_tokens,
                     prefill_us: prefill.0 * 1_000,
                     decode_us: decode.0 * 1_000,

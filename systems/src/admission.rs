@@ -37,12 +37,12 @@ const RETRY_BUDGET_MAX: u64 = 100_000;
 pub(crate) fn admit(mut world: ResMut<'_, World>) {
     let world = &mut *world;
     let mail = &mut world.mail;
-    let submits = std::mem::take(&mut mail.submits);
+    let mut submits = std::mem::take(&mut mail.submits);
     let early_cancels = std::mem::take(&mut mail.early_cancels);
     if !submits.is_empty() {
         field::refresh(world);
     }
-    for (id, mut spec) in submits {
+    for (id, mut spec) in submits.drain(..) {
         // Who is not named shares with all others who are not.
         let rules = world.core.rules.as_ref();
         if rules.is_none_or(|rules| rules.tenant(spec.tenant).is_none()) {
@@ -62,6 +62,7 @@ pub(crate) fn admit(mut world: ResMut<'_, World>) {
             end_task(world, id, Outcome::Cancelled { reason: *reason, tokens_out: 0 });
         }
     }
+    world.mail.submits = submits;
 }
 
 /// A place in the queue.

@@ -11,7 +11,8 @@ use orchestrion_world::victims::reconsider;
 pub(crate) fn dispatch(mut world: ResMut<'_, World>) {
     let world = &mut *world;
     let now = world.core.now;
-    for (id, worker) in std::mem::take(&mut world.mail.placed) {
+    let mut placed = std::mem::take(&mut world.mail.placed);
+    for (id, worker) in placed.drain(..) {
         let Some((epoch, pool)) = world.worker(worker).map(|w| (w.epoch, w.facts.pool)) else { continue };
         let Some(mut task) = world.task_mut(id) else { continue };
         let legal = task.life.advance(Life::Placed { worker });
@@ -32,4 +33,5 @@ pub(crate) fn dispatch(mut world: ResMut<'_, World>) {
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });
     }
+    world.mail.placed = placed;
 }

@@ -17,8 +17,8 @@ use orchestrion_world::worker::Worker;
 pub(crate) fn follow(mut world: ResMut<'_, World>) {
     let world = &mut *world;
     let mail = &mut world.mail;
-    let (starts, progress) = (std::mem::take(&mut mail.starts), std::mem::take(&mut mail.progress));
-    for (worker, epoch, task, attempt) in starts {
+    let (mut starts, mut progress) = (std::mem::take(&mut mail.starts), std::mem::take(&mut mail.progress));
+    for (worker, epoch, task, attempt) in starts.drain(..) {
         if !holds(world, worker, epoch, task, attempt) {
             continue;
         }
@@ -30,13 +30,14 @@ pub(crate) fn follow(mut world: ResMut<'_, World>) {
     let now = world.core.now;
     // A worker speaks of all its attempts at once.
     let mut live = Vec::new();
-    for made in progress {
+    for made in progress.drain(..) {
         live.clear();
         live.extend(world.worker(made.worker).into_iter().flat_map(|worker| counted(worker, &made)));
         for &(task, tokens, fingerprint) in &live {
             count(world, now, made.worker, (task, tokens, fingerprint));
         }
     }
+    (world.mail.starts, world.mail.progress) = (starts, progress);
 }
 
 /// Of what a worker says it made: attempts that it holds live leases for, and whose tokens they are.

@@ -11,7 +11,9 @@ pub(crate) fn report(mut world: ResMut<'_, World>, mut outbox: ResMut<'_, Outbox
     let world = &mut *world;
     #[cfg(feature = "planted")]
     crate::planted::misreport(world);
-    let effects = std::mem::take(&mut world.mail.effects);
+    // The next step will say about as much.
+    let room = Vec::with_capacity(world.mail.effects.len());
+    let effects = std::mem::replace(&mut world.mail.effects, room);
     let decisions = decisions(&effects);
     refresh(world);
     keep_touched_few(world);

@@ -1,5 +1,5 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
-//! and the effects. Empty between steps, so not in the Ledger.
+//! and the effects. Empty between steps, so not in the Ledger. Lists that fill in most steps keep their room.
 
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
 use crate::job::Action;

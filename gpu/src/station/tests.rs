@@ -5,8 +5,9 @@ use super::*;
 use crate::engine::{EngineOptions, Level};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
-use orchestrion_world::payload::{Bias, Likelihood, Sampling};
-use orchestrion_world::protocol::{Finish, Usage};
+use crate::grammar::Grammars;
+use orchestrion_world::payload::{Bias, Grammar, Likelihood, Sampling};
+use orchestrion_world::protocol::{Class, Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
@@ -95,9 +96,11 @@ const EPOCH: Epoch = Epoch(3);
 fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     let model = StationModel {
         engine: Engine::load(&gguf, options).unwrap(),
-        tokenizer: Arc::new(Tokenizer::from_gguf(&gguf).unwrap()),
+        grammars: Arc::new(Grammars::new(tokenizer.clone())),
+        tokenizer,
         digest: gguf.digest(),
         fingerprint: "a file and an engine".into(),
     };
@@ -113,7 +116,8 @@ fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
     Station::spawn(spec, model, ear.clone()).unwrap()
 }
 
-/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised.
+/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised, every
+/// fifth JSON.
 fn payload(i: u64) -> Payload {
     let mut noise = crate::numerics::noise::Noise(i);
     let len = if i % 4 == 3 { 200 + noise.below(100) } else { 1 + noise.below(40) };
@@ -130,9 +134,15 @@ fn payload(i: u64) -> Payload {
         },
         bias: Arc::new([]),
         logprobs: None,
+        grammar: (i % 5 == 2).then(|| Arc::new(Grammar::JsonSchema(SCHEMA.into()))),
         max_tokens: 24,
+        class: Class::Interactive,
+        salt: Some(0),
     }
 }
+
+const SCHEMA: &str =
+    r#"{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}"#;
 
 fn task(i: u64) -> TaskId {
     TaskId(u128::from(i) + 1)
@@ -191,6 +201,33 @@ fn same_in_any_company(arch: &'static str) {
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }
+}
+
+#[test]
+fn a_beginning_read_before_is_looked_up_by_its_own_and_changes_no_token() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let of = |salt| Payload { salt, ..payload(3) };
+    let longer = Payload { prompt: [&payload(3).prompt[..150], &[7; 20]].concat().into(), ..of(Some(1)) };
+    let all = [of(Some(1)), of(Some(1)), of(Some(2)), of(None), longer.clone()];
+    for (i, payload) in all.into_iter().enumerate() {
+        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
+        ear.wait(|heard| ends(heard).len() == i + 1);
+    }
+    station.stop();
+    let heard = ear.wait(|_| true);
+    let usages: Vec<Usage> = ends(&heard).into_iter().map(|(_, usage)| usage.unwrap()).collect();
+    let whole = payload(3).prompt.len() as u32;
+    assert_eq!(usages.iter().map(|u| u.tokens_in).collect::<Vec<_>>(), [whole, whole, whole, whole, 170]);
+    assert_eq!(usages.iter().map(|u| u.tokens_cached).collect::<Vec<_>>(), [0, (whole - 1) / 32 * 32, 0, 0, 128]);
+    let cold = answers(SETUP, &[3])[&3].clone();
+    assert!((0..4).all(|i| tokens(&heard, task(i)) == cold));
+    let ear = Arc::new(Ear::default());
+    let fresh = self::station(SETUP, &ear);
+    fresh.start(task(9), Attempt::of(1, 1), EPOCH, longer).unwrap();
+    let alone = ear.wait(|heard| !ends(heard).is_empty());
+    assert_eq!(tokens(&heard, task(4)), tokens(&alone, task(9)));
+    fresh.stop();
 }
 
 #[test]
@@ -362,6 +399,31 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     assert_eq!(end(2).finish, Finish::Stop);
     assert!(end(2).tokens_out < 24);
     assert_eq!((end(3).finish, end(3).tokens_out), (Finish::Length, 10));
+}
+
+#[test]
+fn a_grammar_shapes_its_answer_and_ends_it() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let schema = r#"{"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"], "additionalProperties": false}"#;
+    let grammars =
+        [Grammar::Regex("yes|no".into()), Grammar::JsonSchema(schema.into()), Grammar::Regex("a{100}".into())];
+    // The last is of no kind that admission lets pass.
+    for (i, grammar) in grammars.into_iter().chain([Grammar::Regex("(".into())]).enumerate() {
+        let (grammar, i) = (Some(Arc::new(grammar)), i as u64);
+        let asked = Payload { grammar, max_tokens: 30, ..payload(1) };
+        station.start(task(i), Attempt::of(1, 1), EPOCH, asked).unwrap();
+    }
+    let heard = ear.wait(|heard| ends(heard).len() == 4);
+    station.stop();
+    let said = |i| tokens(&heard, task(i)).into_iter().map(|(_, text)| text).collect::<String>();
+    let end = |i| ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap().1;
+    assert!(["yes", "no"].contains(&said(0).as_str()), "{}", said(0));
+    let value: serde_json::Value = serde_json::from_str(&said(1)).unwrap();
+    assert!([1, 2].map(serde_json::Value::from).contains(&value["a"]) && value["b"].is_boolean(), "{value}");
+    assert_eq!([0, 1, 2].map(|i| end(i).unwrap().finish), [Finish::Stop, Finish::Stop, Finish::Length]);
+    assert!(said(2).len() >= 30 && said(2).bytes().all(|byte| byte == b'a'), "{}", said(2));
+    assert_eq!(end(3), Err(FaultClass::InvalidInput));
 }
 
 #[test]
