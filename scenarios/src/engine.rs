@@ -116,6 +116,11 @@ impl Engine {
         }
     }
 
+    /// Whether it runs, or was told to begin.
+    pub fn lives(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|sim| sim.alive)
+    }
+
     /// What it was in a process before counts as a life of it.
     pub fn outlive(&mut self, id: WorkerId, epoch: Epoch) {
         self.workers.get_mut(&id).into_iter().for_each(|sim| sim.epoch = sim.epoch.max(epoch));
