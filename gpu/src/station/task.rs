@@ -4,11 +4,12 @@
 
 use super::StationModel;
 use super::text::Text;
-use crate::engine::{NumericFault, SequenceId};
+use crate::engine::{Engine, NumericFault, SequenceId};
 use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
+use orchestrion_planner::Row;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::payload::{Likelihood, Payload};
 use orchestrion_world::protocol::{FaultClass, Finish, Usage};
@@ -19,9 +20,14 @@ use std::time::Instant;
 pub(super) struct Task {
     pub(super) task: TaskId,
     pub(super) attempt: Attempt,
-    pub(super) sequence: SequenceId,
-    /// Prompt tokens read.
-    pub(super) read: usize,
+    /// None while it waits for pages.
+    pub(super) sequence: Option<SequenceId>,
+    /// Its prompt, and its answer so far.
+    tokens: Vec<u32>,
+    /// Of those, what its sequence has read.
+    read: usize,
+    /// Prompt tokens that were known when it began.
+    cached: u32,
     pub(super) made: u32,
     payload: Payload,
     ctx_max: u32,
@@ -29,7 +35,6 @@ pub(super) struct Task {
     grammar: Option<Follower>,
     text: Text,
     tokenizer: Arc<Tokenizer>,
-    last: u32,
     /// When the prompt was begun and read, when the first and the last token of the answer were made.
     begun: Option<Instant>,
     prefilled: Option<Instant>,
@@ -48,7 +53,7 @@ pub(super) struct Made {
 }
 
 impl Task {
-    /// Opens a sequence for a payload that can run; `None` for one that cannot, on any try.
+    /// Takes up a payload that can run; `None` for one that cannot, on any try.
     pub(super) fn new(
         StationModel { engine, tokenizer, grammars, .. }: &mut StationModel,
         (task, attempt): (TaskId, Attempt),
@@ -65,15 +70,16 @@ impl Task {
         Some(Task {
             task,
             attempt,
-            sequence: engine.open(),
+            sequence: None,
+            tokens: prompt.to_vec(),
             read: 0,
+            cached: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
             grammar,
             text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
-            last: 0,
             payload,
             begun: None,
             prefilled: None,
@@ -82,23 +88,39 @@ impl Task {
         })
     }
 
-    pub(super) fn is_prefilling(&self) -> bool {
-        self.read < self.payload.prompt.len()
+    /// As the planner sees it.
+    pub(super) fn row(&self, engine: &Engine) -> Row {
+        let (pages, own) = self.sequence.map_or((0, 0), |sequence| engine.pages_of(sequence));
+        let (known, read) = (self.tokens.len() as u32, self.read as u32);
+        Row { class: self.payload.class, known, read, pages: pages as u32, own: own as u32 }
     }
 
-    /// What it runs next: up to `budget` tokens of its prompt, or the last token of its answer.
-    pub(super) fn next_tokens(&self, budget: usize) -> &[u32] {
-        if self.is_prefilling() {
-            let rest = &self.payload.prompt[self.read..];
-            &rest[..rest.len().min(budget)]
-        } else {
-            std::slice::from_ref(&self.last)
+    /// Opens its sequence, with pages for all that it has to read; not where there are too few.
+    pub(super) fn enter(&mut self, engine: &mut Engine) {
+        let (sequence, read) = match self.payload.salt {
+            Some(salt) => engine.open_after(salt, &self.tokens),
+            None => (engine.open(), 0),
+        };
+        (self.sequence, self.read) = (Some(sequence), read as usize);
+        if !engine.reserve(sequence, self.tokens.len() as u32) {
+            return self.leave(engine);
+        }
+        if self.begun.is_none() {
+            self.cached = read;
         }
     }
 
-    /// Whether the next `tokens` end with one that is answered by another.
-    pub(super) fn wants_logits(&self, tokens: usize) -> bool {
-        !self.is_prefilling() || self.read + tokens == self.payload.prompt.len()
+    /// Gives its pages back; what it has read is to be read again.
+    pub(super) fn leave(&mut self, engine: &mut Engine) {
+        self.sequence.take().into_iter().for_each(|sequence| engine.close(sequence));
+        self.read = 0;
+    }
+
+    /// Up to `count` of the tokens that it has to read, and whether another follows from them.
+    pub(super) fn next(&self, count: u32) -> (&[u32], bool) {
+        let rest = &self.tokens[self.read..];
+        let next = &rest[..rest.len().min(count as usize)];
+        (next, next.len() == rest.len())
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -106,7 +128,7 @@ impl Task {
         self.begun.replace(self.begun.unwrap_or(now)).is_none()
     }
 
-    /// Takes up what a step of `tokens` tokens came to; a token where the prompt is through.
+    /// Takes up what a step of `tokens` tokens came to; a token where all that it knew is read.
     pub(super) fn advance(
         &mut self,
         tokens: usize,
@@ -115,19 +137,14 @@ impl Task {
     ) -> Result<Option<Made>, FaultClass> {
         // The numbers are the same on every try: another would meet them again.
         let logits = logits.map_err(|NumericFault| FaultClass::InvalidInput)?;
-        if self.is_prefilling() {
-            self.read += tokens;
-            if self.is_prefilling() {
-                return Ok(None);
-            }
-            self.prefilled = Some(now);
-        }
+        self.read += tokens;
         let Some(logits) = logits else { return Ok(None) };
-        let position = self.payload.prompt.len() as u32 + self.made;
+        self.prefilled = self.prefilled.or(Some(now));
+        let position = self.tokens.len() as u32;
         let (id, complete) = self.draw(logits, position).map_err(|error| self.astray(&error))?;
         let index = self.made;
         self.made += 1;
-        self.last = id;
+        self.tokens.push(id);
         self.first = self.first.or(Some(now));
         self.latest = Some(now);
         let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
@@ -178,7 +195,8 @@ impl Task {
         };
         Usage {
             finish,
-            tokens_in: self.read as u32,
+            tokens_in: if self.prefilled.is_some() { self.payload.prompt.len() } else { self.read } as u32,
+            tokens_cached: self.cached,
             tokens_out: self.made,
             prefill_us: between(self.begun, self.prefilled),
             decode_us: between(self.first, self.latest),
