@@ -18,6 +18,7 @@ use crate::kernel::pool::Pool;
 use crate::kv::Kv;
 use crate::model::Model;
 use crate::model::forward::{Buffers, Row};
+use crate::model::pooling::Pooled;
 use crate::numerics::linear::check_finite;
 use orchestrion_world::units::Bytes;
 use slotmap::{SlotMap, new_key_type};
@@ -66,6 +67,8 @@ pub struct NumericFault;
 struct Sequence {
     kv: Kv,
     read: u32,
+    /// What is pooled of its last hidden states, where one vector is to be made of it.
+    pooled: Option<Pooled>,
 }
 
 /// See the module's description.
@@ -117,7 +120,19 @@ impl Engine {
 
     /// A sequence that has read nothing.
     pub fn open(&mut self) -> SequenceId {
-        self.sequences.insert(Sequence { kv: Kv::new(self.model.kv_shape()), read: 0 })
+        self.sequences.insert(Sequence { kv: Kv::new(self.model.kv_shape()), read: 0, pooled: None })
+    }
+
+    /// A sequence of which one vector is made: the tokens it reads are pooled as its model says.
+    pub fn open_pooled(&mut self) -> SequenceId {
+        let (kv, pooled) = (Kv::new(self.model.kv_shape()), Some(Pooled::default()));
+        self.sequences.insert(Sequence { kv, read: 0, pooled })
+    }
+
+    /// The vector of a pooled sequence that has read something, of length one.
+    pub fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, NumericFault> {
+        let pooled = self.sequences.get(sequence).and_then(|sequence| sequence.pooled.as_ref());
+        pooled.and_then(Pooled::vector).ok_or(NumericFault)
     }
 
     /// Forgets a sequence; its memory is free at once.
@@ -142,6 +157,11 @@ impl Engine {
             })
             .collect();
         self.model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
+        for (i, row) in rows.iter().enumerate() {
+            if let Some(Sequence { pooled: Some(pooled), .. }) = self.sequences.get_mut(ids[row.sequence]) {
+                self.model.pool(self.exec.kernels, &self.buffers, i, pooled);
+            }
+        }
         for (i, (id, kv)) in ids.into_iter().zip(kvs).enumerate() {
             if let Some(sequence) = self.sequences.get_mut(id) {
                 sequence.kv = kv;

@@ -22,6 +22,16 @@ pub struct Payload {
     pub logprobs: Option<u8>,
     /// At most this many tokens are generated.
     pub max_tokens: u32,
+    pub output: Output,
+}
+
+/// What is made of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Its continuation.
+    Text,
+    /// One vector for the whole of it: one token without text, which carries the vector.
+    Embedding,
 }
 
 /// How tokens are drawn. Thousandths, so that a request reads the same on every machine.
@@ -59,6 +69,8 @@ pub struct Token<'a> {
     pub text: &'a str,
     /// Where the task wants it; the end token has none.
     pub likelihood: Option<Likelihood>,
+    /// Where the task's output is an embedding: its numbers, as the bits of f32.
+    pub vector: Option<Box<[u32]>>,
 }
 
 /// How likely the model held a token of the answer, before bias, penalty, temperature and cuts.

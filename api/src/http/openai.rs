@@ -21,7 +21,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
-use orchestrion_world::payload::Likelihood;
+use orchestrion_world::payload::{Likelihood, Output};
 use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -173,7 +173,7 @@ pub(crate) fn read(
     let bias = logprobs::bias(&mut fields)?;
     let words = |content| {
         let (model, stop, bias) = (model.clone(), stop.clone(), bias.clone());
-        Words { model, content, max_tokens, stop, sampling, bias, logprobs }
+        Words { model, content, max_tokens, stop, sampling, bias, logprobs, output: Output::Text }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();

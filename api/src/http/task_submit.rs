@@ -16,6 +16,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_world::payload::Output;
 use orchestrion_world::protocol::{Class, Determinism};
 use serde_json::json;
 use std::sync::Arc;
@@ -103,6 +104,7 @@ fn read(
             sampling: fields.sampling(seed_of(task))?,
             bias: logprobs::bias(&mut fields)?,
             logprobs: logprobs::of_chat(&mut fields)?,
+            output: Output::Text,
         },
     })
 }

@@ -6,7 +6,7 @@ use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::EvictionRule;
 use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Sampling};
+use orchestrion_world::payload::{Likelihood, Output, Sampling};
 use orchestrion_world::protocol::{CancelReason, Class, EvictionReason, Finish, Setback, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -29,7 +29,7 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20 };
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20, output: Output::Text };
     let class = Class::Interactive;
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }

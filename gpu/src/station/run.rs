@@ -229,7 +229,7 @@ impl<'a> Runner<'a> {
             .collect();
         let step = self.model.engine.step(&work)?;
         let now = Instant::now();
-        let answers: Vec<_> = plan
+        let mut answers: Vec<_> = plan
             .iter()
             .enumerate()
             .map(|(at, (i, tokens))| {
@@ -238,6 +238,13 @@ impl<'a> Runner<'a> {
                 (*i, answer.map_err(|_| FaultClass::InvalidInput))
             })
             .collect();
+        for (i, answer) in answers.iter_mut().filter(|(_, answer)| answer.is_ok()) {
+            let task = &mut self.tasks[*i];
+            if task.wants_vector() {
+                let vector = self.model.engine.pooled(task.sequence);
+                *answer = vector.map(|vector| Some(task.embed(&vector, now))).map_err(|_| FaultClass::InvalidInput);
+            }
+        }
         self.publish(answers, now);
         Ok(())
     }
@@ -263,8 +270,8 @@ impl<'a> Runner<'a> {
         for (i, answer) in &mut answers {
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];
-                let likelihood = made.likelihood.take();
-                let token = Token { index: made.index, id: made.id, text: &made.text, likelihood };
+                let (likelihood, vector) = (made.likelihood.take(), made.vector.take());
+                let token = Token { index: made.index, id: made.id, text: &made.text, likelihood, vector };
                 if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
                     *answer = Err(FaultClass::Diverged);
                 }

@@ -8,7 +8,7 @@ use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use orchestrion_world::id::{Attempt, TaskId};
-use orchestrion_world::payload::{Likelihood, Payload};
+use orchestrion_world::payload::{Likelihood, Output, Payload};
 use orchestrion_world::protocol::{Finish, Usage};
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +41,7 @@ pub(super) struct Made {
     pub(super) id: u32,
     pub(super) text: String,
     pub(super) likelihood: Option<Likelihood>,
+    pub(super) vector: Option<Box<[u32]>>,
     pub(super) finish: Option<Finish>,
 }
 
@@ -58,10 +59,14 @@ impl Task {
         if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
+        let sequence = match payload.output {
+            Output::Text => engine.open(),
+            Output::Embedding => engine.open_pooled(),
+        };
         Some(Task {
             task,
             attempt,
-            sequence: engine.open(),
+            sequence,
             read: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
@@ -93,7 +98,8 @@ impl Task {
 
     /// Whether the next `tokens` end with one that is answered by another.
     pub(super) fn wants_logits(&self, tokens: usize) -> bool {
-        !self.is_prefilling() || self.read + tokens == self.payload.prompt.len()
+        let answers = !self.is_prefilling() || self.read + tokens == self.payload.prompt.len();
+        answers && self.payload.output == Output::Text
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -128,7 +134,22 @@ impl Task {
         let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
         let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
         let (text, finish) = self.words(id, full);
-        Ok(Some(Made { index, id, text, likelihood, finish }))
+        Ok(Some(Made { index, id, text, likelihood, vector: None, finish }))
+    }
+
+    /// Whether its prompt is read and it waits for what the engine pooled of it.
+    pub(super) fn wants_vector(&self) -> bool {
+        self.payload.output == Output::Embedding && !self.is_prefilling()
+    }
+
+    /// The one token of an embedding. Its id says what the vector is, so that attempts can be compared.
+    pub(super) fn embed(&mut self, vector: &[f32], now: Instant) -> Made {
+        let vector: Box<[u32]> = vector.iter().map(|x| x.to_bits()).collect();
+        let id = vector.iter().fold(0, |id: u32, bits| id.rotate_left(5) ^ bits);
+        self.made = 1;
+        (self.first, self.latest) = (Some(now), Some(now));
+        let finish = Some(Finish::Stop);
+        Made { index: 0, id, text: String::new(), likelihood: None, vector: Some(vector), finish }
     }
 
     /// A token's text, and whether the answer ends with it.
