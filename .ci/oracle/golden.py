@@ -76,7 +76,7 @@ class Noise:
         return [rne(rne(self.even() / 8) + 2) for _ in range(n)]
 
     def weights(self, kind, n, loud=False):
-        """Blocks of 32 as (d · integers, minimum), all exact, or plain values."""
+        """Blocks of 32 as (d · integers, minima of its halves), all exact, or plain values."""
         if kind == "F32":
             return self.evens(n)
         if kind == "F16":
@@ -85,14 +85,16 @@ class Noise:
             return [of_bits(bits(self.even()) & 0xFFFF0000) for _ in range(n)]
         size, scales, louder, decode = KINDS[kind]
         blocks = []
-        for _ in range(n // (256 if kind.endswith("_K") else 32)):
+        for _ in range(n // (256 if size > 34 else 32)):
             raw = [self.bits() & 255 for _ in range(size)]
+            if kind == "MXFP4":
+                raw[0] = 112 + raw[0] % 16
             for first, end, keep, put in louder if loud else ():
                 raw[first:end] = [b & keep | put for b in raw[first:end]]
             for at in scales:
                 raw[at : at + 2] = np.float16(float(self.even() / 64)).tobytes()
             decoded = decode(raw)
-            ours = [rne(w + (m or 0)) for ws, m in decoded for w in ws]
+            ours = [rne(w + (m[i // 16] if m else 0)) for ws, m in decoded for i, w in enumerate(ws)]
             theirs = dequantize(np.array(raw, np.uint8), GGMLQuantizationType[kind])
             assert [float(w) for w in ours] == theirs.tolist(), kind
             blocks += decoded
@@ -113,7 +115,7 @@ def bits5(raw):
 
 
 def simple(integers, has_minimum):
-    return lambda raw: [([half(raw, 0) * n for n in integers(raw)], half(raw, 2) if has_minimum else None)]
+    return lambda raw: [([half(raw, 0) * n for n in integers(raw)], [half(raw, 2)] * 2 if has_minimum else None)]
 
 
 def five(low, high):
@@ -134,7 +136,7 @@ def super_blocks(quants, fifth):
             n = [b >> 4 if j % 2 else b & 15 for b in bytes32]
             if fifth:
                 n = [n + (b >> j & 1) * 16 for n, b in zip(n, raw[16:48])]
-            blocks.append(([half(raw, 0) * scale * n for n in n], -half(raw, 2) * low))
+            blocks.append(([half(raw, 0) * scale * n for n in n], [-half(raw, 2) * low] * 2))
         return blocks
 
     return decode
@@ -151,6 +153,54 @@ def six(raw):
     return [(w[at : at + 32], None) for at in range(0, 256, 32)]
 
 
+def fields(raw, j):
+    """Two bits of each element of sub-block `j`."""
+    return [b >> (2 * (j % 4)) & 3 for b in raw[32 * (j // 4) :][:32]]
+
+
+def scaled(d, scales, n):
+    return [d * scales[i // 16] * v for i, v in enumerate(n)]
+
+
+def two(raw):
+    d, m = half(raw, 80), half(raw, 82)
+    blocks = []
+    for j in range(8):
+        pair = raw[2 * j : 2 * j + 2]
+        blocks.append((scaled(d, [b & 15 for b in pair], fields(raw[16:80], j)), [-m * (b >> 4) for b in pair]))
+    return blocks
+
+
+def three(raw):
+    packed = raw[96:108]
+    scales = [(packed[i % 8] >> (4 * (i // 8)) & 15) + 16 * (packed[8 + i % 4] >> (2 * (i // 4)) & 3) - 32 for i in range(16)]
+    blocks = []
+    for j in range(8):
+        n = [low - (0 if top >> j & 1 else 4) for low, top in zip(fields(raw[32:96], j), raw[:32])]
+        blocks.append((scaled(half(raw, 108), scales[2 * j : 2 * j + 2], n), None))
+    return blocks
+
+
+UNEVEN = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+E2M1 = [Fraction(n, 2) for n in (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)]
+
+
+def uneven(raw):
+    return [([half(raw, 0) * UNEVEN[n] for n in nibbles(raw[2:])], None)]
+
+
+def uneven_super(raw):
+    high, blocks = raw[2] + 256 * raw[3], []
+    for j in range(8):
+        scale = (raw[4 + j // 2] >> (4 * (j % 2)) & 15) + 16 * (high >> (2 * j) & 3) - 32
+        blocks.append(([half(raw, 0) * scale * UNEVEN[n] for n in nibbles(raw[8 + 16 * j :])], None))
+    return blocks
+
+
+def powers(raw):
+    return [([Fraction(2) ** (raw[0] - 127) * E2M1[n] for n in nibbles(raw[1:])], None)]
+
+
 # Bytes of a stored block, where its f16 scales stand, what makes its codes large (from, to, and, or), decoding.
 KINDS = {
     "Q4_0": (18, [0], [(2, 18, 0xFF, 0x88)], simple(lambda r: [n - 8 for n in nibbles(r[2:])], False)),
@@ -164,9 +214,14 @@ KINDS = {
         simple(lambda r: five(nibbles(r[8:]), bits5(r[4:])), True),
     ),
     "Q8_0": (34, [0], [(2, 34, 0x7F, 0x40)], simple(lambda r: [b - 256 if b > 127 else b for b in r[2:]], False)),
+    "Q2_K": (84, [80, 82], [(0, 16, 0xFF, 0x88), (16, 80, 0xFF, 0xAA)], two),
+    "Q3_K": (110, [108], [(0, 32, 0, 0), (32, 96, 0x55, 0), (104, 108, 0, 0)], three),
     "Q4_K": (144, [0, 2], [(16, 144, 0xFF, 0x88)], super_blocks(16, False)),
     "Q5_K": (176, [0, 2], [(16, 48, 0xFF, 0xFF), (48, 176, 0xFF, 0x88)], super_blocks(48, True)),
     "Q6_K": (210, [208], [(128, 192, 0xFF, 0xFF), (192, 208, 0x7F, 0x40)], six),
+    "IQ4_NL": (18, [0], [(2, 18, 0xFF, 0x88)], uneven),
+    "IQ4_XS": (136, [0], [(2, 4, 0xFF, 0xFF), (8, 136, 0xFF, 0x88)], uneven_super),
+    "MXFP4": (17, [], [(1, 17, 0x77, 0x44)], powers),
 }
 
 
@@ -236,8 +291,9 @@ def dot(kind, w, x):
         return segments([lambda p, a=a, b=b: fma(a, b, p) for a, b in zip(w, x)], 256)
     terms = []
     for (ws, m), (dx, xq) in zip(w, quantize(x)):
-        f, g = sum(a * b for a, b in zip(ws, xq)), rne(Fraction(sum(xq)))
-        u = rne(f) if m is None else rne(f + rne(m * g))
+        f = sum(a * b for a, b in zip(ws, xq))
+        h = m and sum(a * Fraction(sum(xq[at : at + 16])) for a, at in zip(m, (0, 16)))
+        u = rne(f) if m is None else rne(f + rne(h))
         terms.append(lambda p, dx=dx, u=u: fma(dx, u, p))
     return segments(terms, 8)
 
@@ -286,11 +342,11 @@ def main():
     show("scales", [d0, d1])
     print("q, every 4th:", (q0 + q1)[::4])
     for kind in ("F32", "F16", "BF16", *KINDS):
-        noise, n = Noise(3), 512 if kind.endswith("_K") else 320
+        noise, n = Noise(3), 512 if KINDS.get(kind, (0,))[0] > 34 else 320
         x = noise.evens(n)
         show(f"dot {kind}", [dot(kind, noise.weights(kind, n), x) for _ in range(4)])
     for kind in KINDS:
-        noise, n = Noise(5), 512 if kind.endswith("_K") else 320
+        noise, n = Noise(5), 512 if KINDS.get(kind, (0,))[0] > 34 else 320
         x = noise.loud(n)
         show(f"loud dot {kind}", [dot(kind, noise.weights(kind, n, True), x) for _ in range(4)])
     noise = Noise(4)

@@ -6,15 +6,12 @@ pub(crate) mod room;
 pub(crate) mod tenants;
 
 use crate::memory;
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::{Keep, Loadable, Rules};
-use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{Mail, ShardWord};
+use orchestrion_world::mail::ShardWord;
 use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
@@ -29,8 +26,9 @@ const LOADS_MAX: u8 = 3;
 /// Before a load is tried again; doubles with each failure.
 const LOAD_BACKOFF: Ticks = Ticks(1_000);
 
-pub(crate) fn evict(world: &mut World) {
-    for (worker, epoch, model, word) in std::mem::take(&mut world.resource_mut::<Mail>().shards) {
+pub(crate) fn evict(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    for (worker, epoch, model, word) in std::mem::take(&mut world.mail.shards) {
         hear(world, (worker, epoch, model), word);
     }
 }
@@ -45,7 +43,7 @@ fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word:
             comes_no_more(world, model);
             let reason = EvictionReason::Corrupt;
             tell(world, id, model, ShardChange::Evicting { reason });
-            world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+            world.mail.order(Order::FreeShard { worker: id, epoch, model });
         }
         (ShardWord::Loaded(facts), Residence::Staging) => seal(world, id, model, facts),
         (ShardWord::Failed(fault), Residence::Staging) => {
@@ -85,12 +83,12 @@ fn with(world: &mut World, id: WorkerId, model: ModelId, change: impl FnOnce(&mu
 }
 
 fn tell(world: &mut World, worker: WorkerId, model: ModelId, change: ShardChange) {
-    world.resource_mut::<Mail>().notice(Notice::ShardChanged { worker, model, change });
+    world.mail.notice(Notice::ShardChanged { worker, model, change });
 }
 
 /// It serves from here on. What was booked for it stays booked; the worker measured the rest.
 fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     turn(world, id, model, Residence::Sealed);
     with(world, id, model, |resident| {
         let ModelFacts { digest, weights, .. } = resident.facts;
@@ -107,7 +105,7 @@ fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
 /// Its memory is free, and it is tried again later or, after too many failures, not at all.
 fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault) {
     let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     memory::let_go(world, &facts, resident.facts.digest);
     let failures = match fault {
         ShardFault::Transient => resident.failures.saturating_add(1),
@@ -127,7 +125,7 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
     if memory::hold(world, &facts, expects.digest, expects.weights).is_err() {
         return;
     }
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let takes = loader.load_time(expects.weights);
     let fresh = Resident {
         model,
@@ -150,7 +148,7 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
         model.coming += 1;
     }
     tell(world, id, model, ShardChange::Loading { takes });
-    world.resource_mut::<Mail>().order(Order::LoadShard { worker: id, epoch, model, expects });
+    world.mail.order(Order::LoadShard { worker: id, epoch, model, expects });
 }
 
 /// A model makes way for another: at once where nobody uses it, else when its tasks have ended.
@@ -171,14 +169,14 @@ fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelI
     turn(world, id, model, Residence::Evicting { to });
     let reason = to.map_or(EvictionReason::Pressure, |by| EvictionReason::Demand { by });
     tell(world, id, model, ShardChange::Evicting { reason });
-    world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+    world.mail.order(Order::FreeShard { worker: id, epoch, model });
 }
 
 /// Where a device is fuller than the rules like, models go that nobody uses, waits for or wants warm, in the
 /// order of the policy and never the last one. Looked at when memory was taken.
 pub(crate) fn relieve(world: &mut World, rules: &Rules) {
-    let now = world.resource::<Core>().now;
-    for id in std::mem::take(&mut world.resource_mut::<Mail>().pressed) {
+    let now = world.core.now;
+    for id in std::mem::take(&mut world.mail.pressed) {
         let Some(device) = world.device(id).filter(|_| !rules.loadable.is_empty()) else { continue };
         let most = device.capacity.share(rules.eviction.pressure).0;
         let mut taken = device.weights.0 + device.reserved.0;
@@ -202,7 +200,7 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
 
 /// A task came to a model on a worker.
 pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     with(world, id, model, |resident| {
         (resident.used, resident.uses) = (now, resident.uses.saturating_add(1));
     });
@@ -210,7 +208,7 @@ pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
 
 /// A task left it. The last one opens the way for who waits for the place.
 pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut worker) = world.worker_mut(id) else { return };
     let last = worker.leases_of(model) == 0;
     let Some(resident) = worker.resident_mut(model) else { return };
@@ -219,7 +217,7 @@ pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
     if !last {
         return;
     }
-    if world.resource::<Queues>().head(to).is_some() {
+    if world.queues.head(to).is_some() {
         order_free(world, id, model, Some(to));
     } else {
         comes_no_more(world, to);
@@ -253,7 +251,7 @@ fn comes_no_more(world: &mut World, id: ModelId) {
 
 /// The model's line is looked at in this step, and loading is weighed.
 fn hope(world: &mut World, model: ModelId) {
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.stirred.insert(model);
     mail.hopeful.insert(model);
 }
@@ -261,10 +259,10 @@ fn hope(world: &mut World, model: ModelId) {
 /// A worker came or went, or what it can never let go changed: says anew what each model that this touches can
 /// hope for.
 pub(crate) fn survey(world: &mut World, id: WorkerId) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let Some(rules) = world.core.rules.clone() else { return };
     let rules = &*rules;
     let Some(worker) = world.worker(id) else { return };
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
     let near: BTreeSet<WorkerId> = on.chain([id]).collect();
     let pools: BTreeSet<PoolId> = near.iter().filter_map(|id| Some(world.worker(*id)?.facts.pool)).collect();
@@ -301,7 +299,7 @@ fn reach(world: &World, rules: &Rules, model: ModelId, near: &BTreeSet<WorkerId>
 }
 
 fn foresee(world: &mut World, rules: &Rules, id: ModelId, reach: Option<u32>) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut model) = world.model_mut(id) else { return };
     model.reach = reach.unwrap_or_default();
     let stranded = match reach {
@@ -322,7 +320,7 @@ pub(crate) fn hosts<'w>(
     rules: &'w Rules,
     model: ModelId,
 ) -> impl Iterator<Item = (&'w Worker, ModelFacts)> + 'w {
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     let workers = pools(world, rules, model).flat_map(|pool| crews.of_pool(pool)).filter_map(|id| world.worker(id));
     workers.filter_map(move |worker| Some((worker, host(rules, worker, model)?)))
 }
@@ -372,7 +370,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
 
 /// What stands on a device for good, but for the model itself.
 fn fixed(world: &World, device: DeviceId, but: &ModelFacts) -> Bytes {
-    let crew = world.resource::<Crews>().on_device(device);
+    let crew = world.crews.on_device(device);
     let residents = crew.filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
     let pinned = residents.filter(|r| r.pinned && r.life.takes_memory() && r.facts.digest != but.digest);
     let digests: BTreeSet<_> = pinned.map(|r| r.facts.digest).collect();

@@ -20,6 +20,8 @@ pub struct Payload {
     pub bias: Arc<[Bias]>,
     /// Whether likelihoods are wanted, and then of how many rivals of each token.
     pub logprobs: Option<u8>,
+    /// What the answer has to match; generation ends where nothing more can match.
+    pub grammar: Option<Arc<Grammar>>,
     /// At most this many tokens are generated.
     pub max_tokens: u32,
     pub output: Output,
@@ -32,6 +34,17 @@ pub enum Output {
     Text,
     /// One vector for the whole of it: one token without text, which carries the vector.
     Embedding,
+}
+
+/// The shape of an answer, as its request wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grammar {
+    /// JSON that a JSON Schema allows; its text.
+    JsonSchema(Box<str>),
+    /// A regular expression in the `regex` crate's syntax, for the whole answer.
+    Regex(Box<str>),
+    /// A context-free grammar in the Lark syntax of llguidance.
+    Lark(Box<str>),
 }
 
 /// How tokens are drawn. Thousandths, so that a request reads the same on every machine.

@@ -102,6 +102,7 @@ fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<
             sampling,
             bias: Vec::new(),
             logprobs: None,
+            shape: None,
             output: Output::Embedding,
         };
         Ok(Wish { ticket, ctx: None, words })

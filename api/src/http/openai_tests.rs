@@ -268,7 +268,7 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias"),
         (json!({"presence_penalty": 0.5}), "presence_penalty"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"response_format": {"type": "xml"}}), "response_format"),
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"stream_options": {}}), "stream_options"),
         (json!({"max_tokens": 0}), "max_tokens"),

@@ -49,6 +49,7 @@ impl Prepare for Words2Tokens {
             sampling: words.sampling,
             bias: words.bias.into(),
             logprobs: words.logprobs,
+            grammar: words.shape.map(|shape| shape.grammar.into()),
             max_tokens: words.max_tokens.unwrap_or(8),
             output: words.output,
         };

@@ -29,7 +29,8 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20, output: Output::Text };
+    let (max_tokens, output) = (1 << 20, Output::Text);
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens, output };
     let class = Class::Interactive;
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }

@@ -87,6 +87,24 @@ impl Weights {
             // Scales and minima of six bits each; a minimum is subtracted.
             TensorKind::Q4_K => self.codes::<140>(shift + 8, Some(7.5), out),
             TensorKind::Q5_K => self.codes::<172>(shift + 9, Some(15.5), out),
+            TensorKind::Q2_K => {
+                let d = self.scale(shift + 3);
+                out.extend((0..80).map(|_| self.next() as u8));
+                out.extend(d.to_le_bytes());
+                out.extend(f16::from_f32(1.5 * d.to_f32()).to_le_bytes());
+            }
+            TensorKind::Q3_K => {
+                let d = self.scale(shift + 5);
+                out.extend((0..108).map(|_| self.next() as u8));
+                out.extend(d.to_le_bytes());
+            }
+            TensorKind::IQ4_NL => self.codes::<16>(shift + 6, None, out),
+            TensorKind::IQ4_XS => self.codes::<134>(shift + 10, None, out),
+            TensorKind::MXFP4 => {
+                // 2^(e − 128) is half a scale.
+                out.push(128 - (shift + 2) as u8 - (self.next() >> 63) as u8);
+                out.extend((0..16).map(|_| self.next() as u8));
+            }
             TensorKind::Q6_K => {
                 let d = self.scale(shift + 10);
                 out.extend((0..192).map(|_| self.next() as u8));

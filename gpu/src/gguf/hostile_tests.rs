@@ -113,11 +113,11 @@ fn types_and_dimensions() {
     assert!(matches!(zero, GgufError::Range { field: "tensor dimension", least: 1, found: 0, .. }));
     let ragged = Raw::head(1, 0).tensor("t", &[48], 8, 0).data(64).refusal();
     assert!(matches!(ragged, GgufError::Multiple { field: "tensor row length", expected: 32, found: 48, .. }));
-    let kind = Raw::head(1, 0).tensor("t", &[256], 10, 0).data(256).refusal();
+    let kind = Raw::head(1, 0).tensor("t", &[256], 15, 0).data(256).refusal();
     assert_eq!(
         kind.to_string(),
-        "tensor type at byte 45: expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16, \
-         found Q2_K (id 10)"
+        "tensor type at byte 45: expected one of F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, \
+         IQ4_NL, IQ4_XS, BF16, MXFP4, found Q8_K (id 15)"
     );
 }
 
@@ -184,6 +184,13 @@ fn non_finite_weights_are_found_where_they_stand() {
         (TensorKind::Q4_K, &[0, 0x7c], 144, "an infinity"),
         (TensorKind::Q5_K, &[0, 0x7c], 178, "an infinity"),
         (TensorKind::Q6_K, &[0, 0x7c], 208, "an infinity"),
+        (TensorKind::Q2_K, &[0, 0x7c], 82, "an infinity"),
+        (TensorKind::Q3_K, &[1, 0x7c], 218, "NaN"),
+        (TensorKind::IQ4_NL, &[0, 0xfc], 18, "an infinity"),
+        (TensorKind::IQ4_XS, &[0, 0x7c], 136, "an infinity"),
+        // 6 · 2^(253 − 127) is above f32; 255 is no number.
+        (TensorKind::MXFP4, &[253], 17, "an infinity"),
+        (TensorKind::MXFP4, &[255], 34, "NaN"),
     ] {
         let mut bytes = vec![0; 4 * kind.block_bytes() as usize];
         let clean = Tensor { name: "t", kind, ne: [128, 1, 1, 1], bytes: &bytes, offset: 1_000 };

@@ -24,12 +24,22 @@ pub enum TensorKind {
     Q5_1,
     /// d, 32 × i8.
     Q8_0,
+    /// 16 bytes of four-bit scales and minima, 64 of two-bit codes, d, m.
+    Q2_K,
+    /// 32 bytes of third bits, 64 of two more bits each, 12 of six-bit scales, d.
+    Q3_K,
     /// d, m, 12 bytes of scales and minima, 128 of nibbles.
     Q4_K,
     /// d, m, 12 bytes of scales and minima, 32 of fifth bits, 128 of nibbles.
     Q5_K,
     /// 128 bytes of nibbles, 64 of two more bits each, 16 × i8 scales, d.
     Q6_K,
+    /// d, nibbles that name one of sixteen integers.
+    IQ4_NL,
+    /// d, two upper bits of eight scales, their four lower ones, 128 bytes of nibbles as those of `IQ4_NL`.
+    IQ4_XS,
+    /// A power of two, nibbles that name numbers of four bits (E2M1).
+    MXFP4,
 }
 
 struct Row {
@@ -40,7 +50,7 @@ struct Row {
     block_bytes: u64,
 }
 
-const TABLE: [Row; 11] = [
+const TABLE: [Row; 16] = [
     Row { kind: TensorKind::F32, id: 0, name: "F32", block_elems: 1, block_bytes: 4 },
     Row { kind: TensorKind::F16, id: 1, name: "F16", block_elems: 1, block_bytes: 2 },
     Row { kind: TensorKind::Q4_0, id: 2, name: "Q4_0", block_elems: 32, block_bytes: 18 },
@@ -48,30 +58,32 @@ const TABLE: [Row; 11] = [
     Row { kind: TensorKind::Q5_0, id: 6, name: "Q5_0", block_elems: 32, block_bytes: 22 },
     Row { kind: TensorKind::Q5_1, id: 7, name: "Q5_1", block_elems: 32, block_bytes: 24 },
     Row { kind: TensorKind::Q8_0, id: 8, name: "Q8_0", block_elems: 32, block_bytes: 34 },
+    Row { kind: TensorKind::Q2_K, id: 10, name: "Q2_K", block_elems: 256, block_bytes: 84 },
+    Row { kind: TensorKind::Q3_K, id: 11, name: "Q3_K", block_elems: 256, block_bytes: 110 },
     Row { kind: TensorKind::Q4_K, id: 12, name: "Q4_K", block_elems: 256, block_bytes: 144 },
     Row { kind: TensorKind::Q5_K, id: 13, name: "Q5_K", block_elems: 256, block_bytes: 176 },
     Row { kind: TensorKind::Q6_K, id: 14, name: "Q6_K", block_elems: 256, block_bytes: 210 },
+    Row { kind: TensorKind::IQ4_NL, id: 20, name: "IQ4_NL", block_elems: 32, block_bytes: 18 },
+    Row { kind: TensorKind::IQ4_XS, id: 23, name: "IQ4_XS", block_elems: 256, block_bytes: 136 },
     Row { kind: TensorKind::BF16, id: 30, name: "BF16", block_elems: 1, block_bytes: 2 },
+    Row { kind: TensorKind::MXFP4, id: 39, name: "MXFP4", block_elems: 32, block_bytes: 17 },
 ];
 
 /// What [`TABLE`] holds, in words for the refusal.
-pub(crate) const LOADABLE: &str = "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16";
+pub(crate) const LOADABLE: &str =
+    "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16, MXFP4";
 
-const REFUSED: [(u32, &str); 25] = [
+const REFUSED: [(u32, &str); 20] = [
     (4, "Q4_2 (withdrawn)"),
     (5, "Q4_3 (withdrawn)"),
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
-    (23, "IQ4_XS"),
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
@@ -82,7 +94,6 @@ const REFUSED: [(u32, &str); 25] = [
     (32, "Q4_0_4_8 (withdrawn)"),
     (33, "Q4_0_8_8 (withdrawn)"),
     (34, "TQ1_0"),
-    (39, "MXFP4"),
 ];
 
 impl TensorKind {
@@ -110,10 +121,15 @@ impl TensorKind {
             TensorKind::Q5_0 => &TABLE[4],
             TensorKind::Q5_1 => &TABLE[5],
             TensorKind::Q8_0 => &TABLE[6],
-            TensorKind::Q4_K => &TABLE[7],
-            TensorKind::Q5_K => &TABLE[8],
-            TensorKind::Q6_K => &TABLE[9],
-            TensorKind::BF16 => &TABLE[10],
+            TensorKind::Q2_K => &TABLE[7],
+            TensorKind::Q3_K => &TABLE[8],
+            TensorKind::Q4_K => &TABLE[9],
+            TensorKind::Q5_K => &TABLE[10],
+            TensorKind::Q6_K => &TABLE[11],
+            TensorKind::IQ4_NL => &TABLE[12],
+            TensorKind::IQ4_XS => &TABLE[13],
+            TensorKind::BF16 => &TABLE[14],
+            TensorKind::MXFP4 => &TABLE[15],
         }
     }
 
@@ -165,8 +181,8 @@ mod tests {
             assert!(REFUSED.iter().all(|(id, _)| *id != row.id));
         }
         assert_eq!(
-            "Q2_K".parse::<TensorKind>().unwrap_err().to_string(),
-            format!("expected one of {LOADABLE}, found `Q2_K`")
+            "Q8_K".parse::<TensorKind>().unwrap_err().to_string(),
+            format!("expected one of {LOADABLE}, found `Q8_K`")
         );
         assert!(REFUSED.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }

@@ -133,8 +133,12 @@ pub fn check_finite(tensor: &Tensor<'_>) -> Result<(), GgufError> {
         TensorKind::F32 => (&[2], WIDE),
         TensorKind::BF16 => (&[0], WIDE),
         TensorKind::F16 | TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 => (&[0], HALF),
+        TensorKind::IQ4_NL | TensorKind::IQ4_XS => (&[0], HALF),
         TensorKind::Q4_1 | TensorKind::Q5_1 | TensorKind::Q4_K | TensorKind::Q5_K => (&[0, 2], HALF),
+        TensorKind::Q2_K => (&[80, 82], HALF),
+        TensorKind::Q3_K => (&[108], HALF),
         TensorKind::Q6_K => (&[208], HALF),
+        TensorKind::MXFP4 => return check_powers(tensor),
     };
     let block_bytes = tensor.kind.block_bytes() as usize;
     for (i, block) in tensor.bytes.chunks_exact(block_bytes).enumerate() {
@@ -150,4 +154,18 @@ pub fn check_finite(tensor: &Tensor<'_>) -> Result<(), GgufError> {
         });
     }
     Ok(())
+}
+
+/// Scales of MXFP4 are powers of two, 2^(e − 127), and the largest of its numbers is 6.
+fn check_powers(tensor: &Tensor<'_>) -> Result<(), GgufError> {
+    const MOST: u8 = 252;
+    let block_bytes = TensorKind::MXFP4.block_bytes() as usize;
+    match tensor.bytes.iter().step_by(block_bytes).position(|e| *e > MOST) {
+        None => Ok(()),
+        Some(i) => Err(GgufError::NonFinite {
+            field: "weight scale",
+            offset: tensor.offset + (i * block_bytes) as u64,
+            found: if tensor.bytes[i * block_bytes] == u8::MAX { "NaN" } else { "an infinity" },
+        }),
+    }
 }

@@ -26,10 +26,7 @@ pub(crate) struct Exec {
 pub(crate) struct Acts {
     cols: usize,
     x: Vec<f32>,
-    q: Vec<[i8; BLOCK]>,
-    d: Vec<f32>,
-    g: Vec<f32>,
-    halves: Vec<[f32; 2]>,
+    blocks: Vec<Rounded>,
 }
 
 impl Acts {
@@ -37,21 +34,13 @@ impl Acts {
         let blocks = if quantized { rows * (cols / BLOCK) } else { 0 };
         self.cols = cols;
         self.x.resize(rows * cols, 0.0);
-        self.q.resize(blocks, [0; BLOCK]);
-        self.d.resize(blocks, 0.0);
-        self.g.resize(blocks, 0.0);
-        self.halves.resize(blocks, [0.0; 2]);
+        self.blocks.resize(blocks, Rounded::default());
     }
 
     fn row(&self, i: usize) -> ActRow<'_> {
-        let blocks = if self.q.is_empty() { 0..0 } else { i * (self.cols / BLOCK)..(i + 1) * (self.cols / BLOCK) };
-        ActRow {
-            x: &self.x[i * self.cols..][..self.cols],
-            q: &self.q[blocks.clone()],
-            d: &self.d[blocks.clone()],
-            g: &self.g[blocks.clone()],
-            halves: &self.halves[blocks],
-        }
+        // No blocks in all where no weight needs them.
+        let blocks = self.blocks.len().min(self.cols / BLOCK);
+        ActRow { x: &self.x[i * self.cols..][..self.cols], blocks: &self.blocks[i * blocks..][..blocks] }
     }
 }
 
@@ -85,27 +74,24 @@ impl Exec {
     ) {
         acts.reset(rows, cols, quantized);
         let blocks = if quantized { cols / BLOCK } else { 0 };
-        let (x, q) = (Scatter::new(&mut acts.x), Scatter::new(&mut acts.q));
-        let (d, g, halves) = (Scatter::new(&mut acts.d), Scatter::new(&mut acts.g), Scatter::new(&mut acts.halves));
+        let (x, rounded) = (Scatter::new(&mut acts.x), Scatter::new(&mut acts.blocks));
         let faulted = Scatter::new(&mut faulted[..rows]);
         let kernels = self.kernels;
         self.pool.run(rows, &|row| {
-            let cut: Range<usize> = row * blocks..(row + 1) * blocks;
             // SAFETY: part `row` takes what belongs to row `row` of each buffer.
-            let (x, mut out, faulted) = unsafe {
-                let (q, d) = (q.part(cut.clone()), d.part(cut.clone()));
-                let (g, halves) = (g.part(cut.clone()), halves.part(cut));
-                (x.part(row * cols..(row + 1) * cols), Rounded { q, d, g, halves }, &mut faulted.part(row..row + 1)[0])
+            let (x, rounded, faulted) = unsafe {
+                (
+                    x.part(row * cols..(row + 1) * cols),
+                    rounded.part(row * blocks..(row + 1) * blocks),
+                    &mut faulted.part(row..row + 1)[0],
+                )
             };
             make(row, x);
-            let checked = if quantized { (kernels.quantize)(x, &mut out) } else { check_finite(x) };
+            let checked = if quantized { (kernels.quantize)(x, rounded) } else { check_finite(x) };
             if checked == Err(NonFinite) {
                 *faulted = true;
                 x.fill(0.0);
-                out.q.fill([0; BLOCK]);
-                out.d.fill(0.0);
-                out.g.fill(0.0);
-                out.halves.fill([0.0; 2]);
+                rounded.fill(Rounded::default());
             }
         });
     }

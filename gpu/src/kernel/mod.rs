@@ -118,7 +118,7 @@ pub(crate) struct Query<'a> {
 /// Outputs of one group of weight rows for up to `TILE` rows of activations.
 pub(crate) type TileOut = [[f32; GROUP]; TILE];
 
-type Quantize = fn(&[f32], &mut Rounded<'_>) -> Result<(), NonFinite>;
+type Quantize = fn(&[f32], &mut [Rounded]) -> Result<(), NonFinite>;
 
 /// The functions of a level. Each equals the function of the same name in `numerics`, bit for bit.
 #[derive(Debug)]

@@ -1,16 +1,19 @@
 //! Quantized weights as SIMD kernels read them: 16 rows interleaved, codes and scales in two streams.
 //!
-//! A register's lane is a row, so that no sum ever crosses lanes. A [`Line`] is a dword of each row, four codes
-//! in it, a cache line in all; a [`Lane`] is one f16, or two small integers, of each row. Codes of four and
-//! five bits are unsigned (`n` plus the form's offset), codes of eight bits are `n` itself.
+//! A register's lane is a row, so that no sum ever crosses lanes. A [`Line`] is a dword of each row, a cache line
+//! in all; a [`Lane`] is one f16, or small integers, of each row. A code is `n` plus the form's offset, so that it
+//! is not negative; a code of eight bits is `n` itself, and one of a table is its place there.
 //!
-//! What a type's scales and codes are, `FORM` says; where they stand within a GGUF block, `numerics::block`.
-//! Four- and five-bit types keep the size they have in the file; Q6_K takes a byte for each weight.
+//! A block has as many lines as a code has bits, in planes of 8, 4, 2 or 1 bits of each code, the lowest bits
+//! first. A plane of `w` bits takes `w` lines; dword k of its 32 codes is in line k mod w, from bit w·(k / w) of
+//! each byte up. What a type's scales and codes are, `form` says; where they stand within a GGUF block,
+//! `numerics::block`. Every type keeps the size it has in the file, about.
 
 use super::matrix::GROUP;
 use crate::gguf::TensorKind;
-use crate::numerics::block::Block;
-use crate::numerics::linear::{self, BLOCK, SEGMENT};
+use crate::numerics::block::{Block, E2M1, UNEVEN};
+use crate::numerics::linear::{self, BLOCK, SEGMENT, from_bf16};
+use crate::numerics::{from_f16, to_f16};
 
 /// One dword of each of 16 rows.
 #[derive(Clone, Copy, Debug)]
@@ -25,31 +28,55 @@ pub(crate) type Lane = [u16; GROUP];
 enum Scales {
     /// Each block: d.
     D,
+    /// Each block: d as bf16.
+    Power,
     /// Each block: d, m.
     DM,
     /// Each eight blocks: d, m, and eight times two i8: scale (low byte) and min of a block.
     Super,
     /// The same with the scales of a block's halves.
-    SuperHalves,
+    Halves,
+    /// The same with four nibbles: scales of a block's halves, then what is taken off them.
+    HalvesAndMins,
 }
 
-/// Lanes of eight blocks in the last two forms.
+/// Lanes of eight blocks in the last three forms.
 pub(crate) const SUPER_LANES: usize = 2 + SEGMENT;
 
-/// Lines of a block: 4 (nibbles: dword k low, dword k + 4 high), 5 (and a line whose bit k of byte j is the
-/// fifth bit of element 4k + j) or 8 (dword k); what is added to `n`; the scales.
-fn form(kind: TensorKind) -> (usize, i8, Scales) {
-    match kind {
-        TensorKind::Q4_0 => (4, 8, Scales::D),
-        TensorKind::Q4_1 => (4, 0, Scales::DM),
-        TensorKind::Q4_K => (4, 0, Scales::Super),
-        TensorKind::Q5_0 => (5, 16, Scales::D),
-        TensorKind::Q5_1 => (5, 0, Scales::DM),
-        TensorKind::Q5_K => (5, 0, Scales::Super),
-        TensorKind::Q8_0 => (8, 0, Scales::D),
-        TensorKind::Q6_K => (8, 0, Scales::SuperHalves),
+/// What a code means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    /// n plus this.
+    Offset(i8),
+    /// The place of n.
+    Table(&'static [i8; 16]),
+}
+
+struct Form {
+    /// Of a code, and lines of a block.
+    bits: usize,
+    code: Code,
+    scales: Scales,
+}
+
+fn form(kind: TensorKind) -> Form {
+    let (bits, code, scales) = match kind {
+        TensorKind::Q2_K => (2, Code::Offset(0), Scales::HalvesAndMins),
+        TensorKind::Q3_K => (3, Code::Offset(4), Scales::Halves),
+        TensorKind::Q4_0 => (4, Code::Offset(8), Scales::D),
+        TensorKind::Q4_1 => (4, Code::Offset(0), Scales::DM),
+        TensorKind::Q4_K => (4, Code::Offset(0), Scales::Super),
+        TensorKind::IQ4_NL => (4, Code::Table(&UNEVEN), Scales::D),
+        TensorKind::IQ4_XS => (4, Code::Table(&UNEVEN), Scales::Super),
+        TensorKind::MXFP4 => (4, Code::Table(&E2M1), Scales::Power),
+        TensorKind::Q5_0 => (5, Code::Offset(16), Scales::D),
+        TensorKind::Q5_1 => (5, Code::Offset(0), Scales::DM),
+        TensorKind::Q5_K => (5, Code::Offset(0), Scales::Super),
+        TensorKind::Q6_K => (6, Code::Offset(32), Scales::Halves),
+        TensorKind::Q8_0 => (8, Code::Offset(0), Scales::D),
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} has no codes", kind.name()),
-    }
+    };
+    Form { bits, code, scales }
 }
 
 /// A matrix; the last group is filled up with zero rows whose outputs nobody reads.
@@ -57,7 +84,6 @@ fn form(kind: TensorKind) -> (usize, i8, Scales) {
 pub(crate) struct Packed {
     pub(crate) kind: TensorKind,
     groups: usize,
-    blocks: usize,
     codes: Vec<Line>,
     scales: Vec<Lane>,
 }
@@ -66,30 +92,29 @@ impl Packed {
     /// Takes rows of `cols` elements as GGUF stores them.
     pub(crate) fn new(kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
         let (stored, blocks, groups) = (linear::row_bytes(kind, cols), cols / BLOCK, rows.div_ceil(GROUP));
-        let (lines, offset, scales) = form(kind);
+        let Form { bits, code, scales } = form(kind);
         let lanes = match scales {
-            Scales::D => blocks,
+            Scales::D | Scales::Power => blocks,
             Scales::DM => 2 * blocks,
-            Scales::Super | Scales::SuperHalves => blocks / SEGMENT * SUPER_LANES,
+            Scales::Super | Scales::Halves | Scales::HalvesAndMins => blocks / SEGMENT * SUPER_LANES,
         };
-        let codes = Vec::with_capacity(groups * blocks * lines);
-        let mut packed = Packed { kind, groups, blocks, codes, scales: Vec::with_capacity(groups * lanes) };
+        let codes = Vec::with_capacity(groups * blocks * bits);
+        let mut packed = Packed { kind, groups, codes, scales: Vec::with_capacity(groups * lanes) };
         for group in bytes.chunks(GROUP * stored) {
             for b in 0..blocks {
-                let (mut codes, [mut d, mut m, mut small]) = ([Line([0; GROUP]); 8], [[0; GROUP]; 3]);
+                let (mut lines, [mut d, mut m, mut small]) = ([Line([0; GROUP]); 8], [[0; GROUP]; 3]);
                 for (r, row) in group.chunks_exact(stored).enumerate() {
                     let block = Block::of(kind, row, b);
-                    put(&mut codes[..lines], r, dwords(&block.n, offset));
-                    let second = if scales == Scales::SuperHalves { block.scale[1] } else { block.min };
-                    (d[r], m[r]) = (block.d, block.m);
-                    small[r] = u16::from_le_bytes([block.scale[0] as u8, second as u8]);
+                    put(&mut lines[..bits], r, block.n.map(|n| code.of(n)));
+                    d[r] = if scales == Scales::Power { (block.d.to_bits() >> 16) as u16 } else { to_f16(block.d) };
+                    (m[r], small[r]) = (to_f16(block.m), scales.small(&block));
                 }
-                packed.codes.extend(&codes[..lines]);
+                packed.codes.extend(&lines[..bits]);
                 match scales {
-                    Scales::D => packed.scales.push(d),
+                    Scales::D | Scales::Power => packed.scales.push(d),
                     Scales::DM => packed.scales.extend([d, m]),
-                    Scales::Super | Scales::SuperHalves if b % SEGMENT == 0 => packed.scales.extend([d, m, small]),
-                    Scales::Super | Scales::SuperHalves => packed.scales.push(small),
+                    _ if b % SEGMENT == 0 => packed.scales.extend([d, m, small]),
+                    _ => packed.scales.push(small),
                 }
             }
         }
@@ -103,16 +128,22 @@ impl Packed {
 
     /// What is added to `n` to make a code.
     pub(crate) fn offset(&self) -> i8 {
-        form(self.kind).1
+        match form(self.kind).code {
+            Code::Offset(offset) => offset,
+            Code::Table(_) => 0,
+        }
     }
 
-    /// Blocks of a row.
-    pub(crate) fn blocks(&self) -> usize {
-        self.blocks
+    /// What codes name, where they are places in a table.
+    pub(crate) fn table(&self) -> &'static [i8; 16] {
+        match form(self.kind).code {
+            Code::Table(table) => table,
+            Code::Offset(_) => unreachable!("{} has no table", self.kind.name()),
+        }
     }
 
-    /// Codes of a group's blocks, `LINES` of each.
-    pub(crate) fn codes<const LINES: usize>(&self, group: usize) -> &[[Line; LINES]] {
+    /// Codes of a group's blocks, `BITS` lines of each.
+    pub(crate) fn codes<const BITS: usize>(&self, group: usize) -> &[[Line; BITS]] {
         let lines = self.codes.len() / self.groups;
         self.codes[group * lines..][..lines].as_chunks().0
     }
@@ -125,20 +156,20 @@ impl Packed {
 
     /// Row `r` of a group as f32.
     pub(crate) fn row(&self, group: usize, r: usize, out: &mut [f32]) {
-        let (lines, offset, scales) = form(self.kind);
+        let Form { bits, code, scales } = form(self.kind);
         let (codes, lanes) = (self.codes::<1>(group), self.scales::<1>(group));
-        for (b, (codes, out)) in codes.chunks(lines).zip(out.as_chunks_mut().0).enumerate() {
-            let n = integers(codes, r, offset);
+        for (b, (codes, out)) in codes.chunks(bits).zip(out.as_chunks_mut().0).enumerate() {
+            let n = take(codes, r).map(|place| code.n(place));
             let lane = |i: usize| lanes[i][0][r];
+            let of = |d: f32, scale, m: f32, min| Block { n, d, scale, m, min };
             let block = match scales {
-                Scales::D => Block { n, d: lane(b), scale: [1; 2], m: 0, min: 0 },
-                Scales::DM => Block { n, d: lane(2 * b), scale: [1; 2], m: lane(2 * b + 1), min: 1 },
-                Scales::Super | Scales::SuperHalves => {
+                Scales::D => of(from_f16(lane(b)), [1; 2], 0.0, [0; 2]),
+                Scales::Power => of(from_bf16(lane(b)), [1; 2], 0.0, [0; 2]),
+                Scales::DM => of(from_f16(lane(2 * b)), [1; 2], from_f16(lane(2 * b + 1)), [1; 2]),
+                Scales::Super | Scales::Halves | Scales::HalvesAndMins => {
                     let first = b / SEGMENT * SUPER_LANES;
-                    let [scale, second] = lane(first + 2 + b % SEGMENT).to_le_bytes().map(|byte| byte as i8);
-                    let (scale, min) =
-                        if scales == Scales::Super { ([scale; 2], second) } else { ([scale, second], 0) };
-                    Block { n, d: lane(first), scale, m: lane(first + 1), min }
+                    let [scale, min] = scales.factors(lane(first + 2 + b % SEGMENT));
+                    of(from_f16(lane(first)), scale, from_f16(lane(first + 1)), min)
                 }
             };
             block.dequantize(out);
@@ -146,39 +177,78 @@ impl Packed {
     }
 }
 
-const NIBBLES: u32 = 0x0f0f_0f0f;
-const BITS: u32 = 0x0101_0101;
+impl Scales {
+    /// A block's small integers in the last three forms.
+    fn small(self, block: &Block) -> u16 {
+        let Block { scale: [low, high], min: [min, above], .. } = *block;
+        match self {
+            Scales::Halves => u16::from_le_bytes([low, high].map(|n| n as u8)),
+            Scales::HalvesAndMins => {
+                u16::from_le_bytes([low | high << 4, -min | -above << 4].map(|nibbles| nibbles as u8))
+            }
+            Scales::Super | Scales::D | Scales::Power | Scales::DM => u16::from_le_bytes([low, min].map(|n| n as u8)),
+        }
+    }
 
-/// Four codes to a dword.
-fn dwords(n: &[i8; BLOCK], offset: i8) -> [u32; 8] {
-    let four = n.as_chunks::<4>().0;
-    std::array::from_fn(|k| u32::from_le_bytes(four[k].map(|n| (n + offset) as u8)))
+    /// Scales and minima of what `small` made.
+    fn factors(self, small: u16) -> [[i8; 2]; 2] {
+        let [low, high] = small.to_le_bytes();
+        match self {
+            Scales::Halves => [[low, high].map(|n| n as i8), [0; 2]],
+            Scales::HalvesAndMins => {
+                let nibbles = |byte: u8| [(byte & 15) as i8, (byte >> 4) as i8];
+                [nibbles(low), nibbles(high).map(|min| -min)]
+            }
+            Scales::Super | Scales::D | Scales::Power | Scales::DM => [[low as i8; 2], [high as i8; 2]],
+        }
+    }
+}
+
+impl Code {
+    fn of(self, n: i8) -> u8 {
+        match self {
+            Code::Offset(offset) => (n + offset) as u8,
+            Code::Table(table) => table.iter().position(|known| *known == n).unwrap_or_default() as u8,
+        }
+    }
+
+    fn n(self, code: u8) -> i8 {
+        match self {
+            Code::Offset(offset) => code as i8 - offset,
+            Code::Table(table) => table[usize::from(code)],
+        }
+    }
+}
+
+/// Planes of codes of so many bits: how many of them each has, and how many are below. The lower ones, whose
+/// planes are wider, come first, and a plane's first line has the number of the bits below.
+fn planes(bits: usize) -> impl Iterator<Item = (usize, usize)> {
+    [8, 4, 2, 1].into_iter().filter(move |width| bits & width != 0).map(move |width| (width, bits & !(2 * width - 1)))
+}
+
+/// The bits of a plane in each byte of a dword.
+fn mask(width: usize) -> u32 {
+    0x0101_0101 * ((1 << width) - 1)
 }
 
 /// Writes a row's codes into the lines of a block.
-fn put(lines: &mut [Line], r: usize, codes: [u32; 8]) {
-    if lines.len() == 8 {
-        lines.iter_mut().zip(codes).for_each(|(line, code)| line.0[r] = code);
-        return;
-    }
-    for k in 0..4 {
-        lines[k].0[r] = codes[k] & NIBBLES | (codes[k + 4] & NIBBLES) << 4;
-    }
-    if let Some(fifth) = lines.get_mut(4) {
-        fifth.0[r] = (0..8).fold(0, |bits, k| bits | (codes[k] >> 4 & BITS) << k);
+fn put(lines: &mut [Line], r: usize, codes: [u8; BLOCK]) {
+    for (width, below) in planes(lines.len()) {
+        for (k, four) in codes.as_chunks().0.iter().enumerate() {
+            let bits = u32::from_le_bytes(*four) >> below & mask(width);
+            lines[below + k % width].0[r] |= bits << (width * (k / width));
+        }
     }
 }
 
 /// Reads what `put` wrote.
-fn integers(lines: &[[Line; 1]], r: usize, offset: i8) -> [i8; BLOCK] {
-    let dword = |k: usize| lines[k][0].0[r];
-    std::array::from_fn(|i| {
-        let k = i / 4;
-        let four = match lines.len() {
-            8 => dword(k),
-            4 => dword(k % 4) >> (k / 4 * 4) & NIBBLES,
-            _ => dword(k % 4) >> (k / 4 * 4) & NIBBLES | (dword(4) >> k & BITS) << 4,
-        };
-        four.to_le_bytes()[i % 4] as i8 - offset
-    })
+fn take(lines: &[[Line; 1]], r: usize) -> [u8; BLOCK] {
+    let mut codes = [0; BLOCK];
+    for (width, below) in planes(lines.len()) {
+        for (k, four) in codes.as_chunks_mut().0.iter_mut().enumerate() {
+            let bits = lines[below + k % width][0].0[r] >> (width * (k / width)) & mask(width);
+            *four = (u32::from_le_bytes(*four) | bits << below).to_le_bytes();
+        }
+    }
+    codes
 }

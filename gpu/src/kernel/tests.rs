@@ -143,11 +143,10 @@ proptest! {
             (kernels.rms_norm_each)(&mut outs[5], &y[..n / 2], 1e-6);
             let mut narrow = vec![0xdead; n];
             (kernels.narrow)(&x, &mut narrow);
-            let (mut q, mut d, mut g) = (vec![[99; 32]; blocks], vec![POISON; blocks], vec![POISON; blocks]);
-            let mut halves = vec![[POISON; 2]; blocks];
-            let mut out = Rounded { q: &mut q, d: &mut d, g: &mut g, halves: &mut halves };
-            assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut out), Ok(()));
-            (bits(&outs.concat()), narrow, q, bits(&d), bits(&g), bits(halves.as_flattened()))
+            let mut rounded = vec![Rounded { q: [99; 32], d: POISON, g: POISON, halves: [POISON; 2] }; blocks];
+            assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut rounded), Ok(()));
+            let factors: Vec<f32> = rounded.iter().flat_map(|b| [b.d, b.g, b.halves[0], b.halves[1]]).collect();
+            (bits(&outs.concat()), narrow, rounded.iter().map(|b| b.q).collect::<Vec<_>>(), bits(&factors))
         };
         let expected = all(Kernels::of(Level::Scalar).unwrap());
         for kernels in levels() {
@@ -190,6 +189,10 @@ fn saturated_blocks_are_bit_identical() {
                 match kind {
                     TensorKind::Q4_K | TensorKind::Q5_K => block[4..16].fill(small),
                     TensorKind::Q6_K => block[192..208].fill(small),
+                    TensorKind::Q2_K => block[..16].fill(small),
+                    TensorKind::Q3_K => block[96..108].fill(small),
+                    TensorKind::IQ4_XS => block[2..8].fill(small),
+                    TensorKind::MXFP4 => block[0] = 100 + small % 32,
                     _ => {}
                 }
                 for (at, scale) in noise::scales(kind).iter().zip([0.5, -3.0]) {

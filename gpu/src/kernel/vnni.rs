@@ -27,7 +27,7 @@ pub(super) static TABLE: Kernels = Kernels {
 };
 
 entries! { "avx512f,avx512bw,avx512vl,avx512vnni":
-    fn quantize(x: &[f32], out: &mut Rounded<'_>) -> Result<(), NonFinite> = linear::quantize;
+    fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = linear::quantize;
     fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) = vnni_tile::tile;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;

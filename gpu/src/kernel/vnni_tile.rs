@@ -12,7 +12,7 @@ use super::TileOut;
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
 use crate::gguf::TensorKind;
-use crate::numerics::linear::{ActRow, BLOCK, SEGMENT};
+use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -46,31 +46,81 @@ fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]])
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn packed<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
-    // Of a length the compiler knows to be the loop's, so that no index is checked there.
-    let n = w.blocks();
-    let x = &x.map(|x| ActRow { x: x.x, q: &x.q[..n], d: &x.d[..n], g: &x.g[..n], halves: &x.halves[..n] });
     match w.kind {
-        TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => {
-            let (q, s) = (&w.codes::<4>(group)[..n], Scales::of(w, group));
-            run(n, x, out, |b| s.value(dot(&four(&q[b]), x, b), x, b));
-        }
-        TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => {
-            let (q, s) = (&w.codes::<5>(group)[..n], Scales::of(w, group));
-            run(n, x, out, |b| s.value(dot(&five(&q[b]), x, b), x, b));
-        }
-        TensorKind::Q8_0 => {
-            let (q, s) = (&w.codes::<8>(group)[..n], Scales::Centred(w.scales(group), SIGN));
-            run(n, x, out, |b| s.value(dot(&bytes(&q[b]), x, b), x, b));
-        }
-        TensorKind::Q6_K => {
-            let (q, s) = (&w.codes::<8>(group)[..n], w.scales::<SUPER_LANES>(group));
-            run(n, x, out, |b| halves(&s[b / SEGMENT], &bytes(&q[b]), SIGN, x, b));
-        }
+        TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
+        TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
+        TensorKind::Q8_0 => affine::<T, 8>(w, group, x, out),
+        TensorKind::IQ4_NL | TensorKind::IQ4_XS | TensorKind::MXFP4 => named(w, group, x, out),
+        TensorKind::Q2_K => halves_and_mins(w, group, x, out),
+        TensorKind::Q3_K => halves::<T, 3>(w, group, x, out),
+        TensorKind::Q6_K => halves::<T, 6>(w, group, x, out),
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} is not packed", w.kind.name()),
     }
 }
 
-/// What `bytes` adds to an i8.
+/// u = d·f + m·g.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn affine<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+    let (q, s) = (w.codes::<BITS>(group), Scales::of(w, group));
+    run(q, x, out, |b, q, x| {
+        let (d, m) = s.at(b);
+        let f = dot::<T, 0, 8>(&codes(q), x);
+        std::array::from_fn(|t| {
+            let g = _mm512_mul_ps(m, _mm512_set1_ps(x[t].g));
+            _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(f[t]), g)
+        })
+    });
+}
+
+/// u = d·f, where codes name integers, which the table here has with `SIGN` added.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn named<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+    let (q, s) = (w.codes::<4>(group), Scales::of(w, group));
+    let table = broadcast(&w.table().map(|n| (n as u8) ^ 0x80));
+    run(q, x, out, |b, q, x| {
+        let d = s.at(b).0;
+        let f = dot::<T, 0, 8>(&codes(q).map(|code| _mm512_shuffle_epi8(table, code)), x);
+        std::array::from_fn(|t| _mm512_mul_ps(d, centred(f[t], SIGN, x[t].g)))
+    });
+}
+
+/// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn halves<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+    let (q, s, offset) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group), f32::from(w.offset()));
+    run(q, x, out, |b, q, x| {
+        let s = &s[b / SEGMENT];
+        let (d, [low, high], q) = (widen(&s[0]), small(&s[2 + b % SEGMENT]), codes(q));
+        let (below, above) = (dot::<T, 0, 4>(&q, x), dot::<T, 4, 8>(&q, x));
+        std::array::from_fn(|t| {
+            let [g0, g1] = x[t].halves;
+            let above = _mm512_mul_ps(high, centred(above[t], offset, g1));
+            _mm512_mul_ps(d, _mm512_fmadd_ps(low, centred(below[t], offset, g0), above))
+        })
+    });
+}
+
+/// u = d·(scale₀·f₀ + scale₁·f₁) + m·(min₀·g₀ + min₁·g₁), where both sums are exact.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+    let (q, s) = (w.codes::<2>(group), w.scales::<SUPER_LANES>(group));
+    run(q, x, out, |b, q, x| {
+        let s = &s[b / SEGMENT];
+        let (d, m, q) = (widen(&s[0]), widen(&s[1]), codes(q));
+        let [low, high, min, upper] = nibbles(&s[2 + b % SEGMENT]);
+        let (below, above) = (dot::<T, 0, 4>(&q, x), dot::<T, 4, 8>(&q, x));
+        std::array::from_fn(|t| {
+            let [g0, g1] = x[t].halves.map(|g| _mm512_set1_ps(g));
+            let h = _mm512_fmadd_ps(min, g0, _mm512_mul_ps(upper, g1));
+            let above = _mm512_mul_ps(high, _mm512_cvtepi32_ps(above[t]));
+            let f = _mm512_fmadd_ps(low, _mm512_cvtepi32_ps(below[t]), above);
+            // The minima are taken off.
+            _mm512_fmadd_ps(d, f, _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), m), h))
+        })
+    });
+}
+
+/// What turning its upper bit adds to an i8.
 const SIGN: f32 = 128.0;
 
 /// Scales of types with one for each block.
@@ -78,6 +128,8 @@ const SIGN: f32 = 128.0;
 enum Scales<'a> {
     /// d, and what was added to make codes unsigned.
     Centred(&'a [[Lane; 1]], f32),
+    /// d as bf16.
+    Power(&'a [[Lane; 1]]),
     Pair(&'a [[Lane; 2]]),
     Super(&'a [[Lane; SUPER_LANES]]),
 }
@@ -86,45 +138,62 @@ impl Scales<'_> {
     fn of(w: &Packed, group: usize) -> Scales<'_> {
         match w.kind {
             TensorKind::Q4_1 | TensorKind::Q5_1 => Scales::Pair(w.scales(group)),
-            TensorKind::Q4_K | TensorKind::Q5_K => Scales::Super(w.scales(group)),
+            TensorKind::Q4_K | TensorKind::Q5_K | TensorKind::IQ4_XS => Scales::Super(w.scales(group)),
             TensorKind::Q4_0 | TensorKind::Q5_0 => Scales::Centred(w.scales(group), f32::from(w.offset())),
-            TensorKind::Q8_0 | TensorKind::Q6_K | TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => {
-                unreachable!("{} has no such codes", w.kind.name())
-            }
+            TensorKind::Q8_0 => Scales::Centred(w.scales(group), SIGN),
+            TensorKind::IQ4_NL => Scales::Centred(w.scales(group), 0.0),
+            TensorKind::MXFP4 => Scales::Power(w.scales(group)),
+            TensorKind::Q2_K
+            | TensorKind::Q3_K
+            | TensorKind::Q6_K
+            | TensorKind::F32
+            | TensorKind::F16
+            | TensorKind::BF16 => unreachable!("{} has no such scales", w.kind.name()),
         }
     }
 
-    /// u of a block whose unsigned codes sum to `f`.
+    /// What a block's sums are multiplied by, and what its Σ q is.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-    fn value<const T: usize>(self, f: [__m512i; T], x: &[ActRow<'_>; T], b: usize) -> [__m512; T] {
+    fn at(self, b: usize) -> (__m512, __m512) {
         match self {
+            // −offset·d and its product with g are exact (at most 11 + 12 significant bits), so that the sum rounds
+            // d·Σ(code − offset)·q once, as the definition does.
             Scales::Centred(s, offset) => {
                 let d = widen(&s[b][0]);
-                std::array::from_fn(|t| _mm512_mul_ps(d, centred(f[t], offset, x[t].g[b])))
+                (d, _mm512_mul_ps(d, _mm512_set1_ps(-offset)))
             }
-            Scales::Pair(s) => affine(widen(&s[b][0]), widen(&s[b][1]), f, x, b),
+            Scales::Power(s) => (load_bf16(&s[b][0]), _mm512_setzero_ps()),
+            Scales::Pair(s) => (widen(&s[b][0]), widen(&s[b][1])),
             // d·scale and m·min, both exact.
             Scales::Super(s) => {
                 let s = &s[b / SEGMENT];
                 let [scale, min] = small(&s[2 + b % SEGMENT]);
-                affine(_mm512_mul_ps(widen(&s[0]), scale), _mm512_mul_ps(widen(&s[1]), min), f, x, b)
+                (_mm512_mul_ps(widen(&s[0]), scale), _mm512_mul_ps(widen(&s[1]), min))
             }
         }
     }
 }
 
-/// The definition's order over all blocks; `u(block)` is a block's value for each row of activations.
+/// The definition's order over all blocks; `u` is a block's value for each row of activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn run<const T: usize>(blocks: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]], u: impl Fn(usize) -> [__m512; T]) {
+fn run<const T: usize, const BITS: usize>(
+    codes: &[[Line; BITS]],
+    x: [ActRow<'_>; T],
+    out: &mut [[f32; GROUP]],
+    u: impl Fn(usize, &[Line; BITS], [&Rounded; T]) -> [__m512; T],
+) {
+    // Of a length the compiler knows to be the loop's, so that no index is checked there.
+    let x = x.map(|x| &x.blocks[..codes.len()]);
     let mut tot = [_mm512_setzero_ps(); T];
-    for start in (0..blocks).step_by(SEGMENT) {
+    for start in (0..codes.len()).step_by(SEGMENT) {
         let mut p = [_mm512_setzero_ps(); T];
-        for b in start..blocks.min(start + SEGMENT) {
-            let u = u(b);
+        for b in start..codes.len().min(start + SEGMENT) {
+            let x = x.map(|x| &x[b]);
+            let u = u(b, &codes[b], x);
             for t in 0..T {
-                p[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t].d[b]), u[t], p[t]);
+                p[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t].d), u[t], p[t]);
             }
         }
         for t in 0..T {
@@ -136,16 +205,6 @@ fn run<const T: usize>(blocks: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROU
     }
 }
 
-/// u = d·f + m·g.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn affine<const T: usize>(d: __m512, m: __m512, f: [__m512i; T], x: &[ActRow<'_>; T], b: usize) -> [__m512; T] {
-    std::array::from_fn(|t| {
-        let g = _mm512_mul_ps(m, _mm512_set1_ps(x[t].g[b]));
-        _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(f[t]), g)
-    })
-}
-
 /// Σ n·q of Σ code·q: below 2²⁴, and so is what is taken off, so that nothing rounds.
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -153,80 +212,44 @@ fn centred(f: __m512i, offset: f32, sum: f32) -> __m512 {
     _mm512_fnmadd_ps(_mm512_set1_ps(offset), _mm512_set1_ps(sum), _mm512_cvtepi32_ps(f))
 }
 
-/// u of codes whose halves have a scale each: d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
+/// Σ code·q over the dwords `FROM` to `TO`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves<const T: usize>(
-    s: &[Lane; SUPER_LANES],
-    codes: &[__m512i; 8],
-    offset: f32,
-    x: &[ActRow<'_>; T],
-    b: usize,
-) -> [__m512; T] {
-    let (d, [low, high]) = (widen(&s[0]), small(&s[2 + b % SEGMENT]));
-    let (below, above) = (part(codes, 0, x, b), part(codes, 4, x, b));
-    std::array::from_fn(|t| {
-        let [g0, g1] = x[t].halves[b];
-        let above = _mm512_mul_ps(high, centred(above[t], offset, g1));
-        _mm512_mul_ps(d, _mm512_fmadd_ps(low, centred(below[t], offset, g0), above))
-    })
-}
-
-/// Σ code·q of a block.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const T: usize>(codes: &[__m512i; 8], x: &[ActRow<'_>; T], b: usize) -> [__m512i; T] {
+fn dot<const T: usize, const FROM: usize, const TO: usize>(codes: &[__m512i; 8], x: [&Rounded; T]) -> [__m512i; T] {
     let mut sum = [_mm512_setzero_si512(); T];
-    for k in 0..8 {
+    for k in FROM..TO {
         for t in 0..T {
-            sum[t] = _mm512_dpbusd_epi32(sum[t], codes[k], dword(&x[t].q[b], k));
+            sum[t] = _mm512_dpbusd_epi32(sum[t], codes[k], dword(&x[t].q, k));
         }
     }
     sum
 }
 
-/// Σ code·q of the half of a block that begins with dword `first`.
+/// Codes of a block, dword by dword, from the planes that `packed` describes. Those of eight bits are signed: 128
+/// is added by turning the upper bit.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn part<const T: usize>(codes: &[__m512i; 8], first: usize, x: &[ActRow<'_>; T], b: usize) -> [__m512i; T] {
-    let mut sum = [_mm512_setzero_si512(); T];
-    for k in first..first + 4 {
-        for t in 0..T {
-            sum[t] = _mm512_dpbusd_epi32(sum[t], codes[k], dword(&x[t].q[b], k));
-        }
+#[target_feature(enable = "avx512f,avx512bw")]
+fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
+    if BITS == 8 {
+        return std::array::from_fn(|k| _mm512_xor_si512(load(&q[k]), _mm512_set1_epi8(-128)));
     }
-    sum
-}
-
-/// Codes of four bits.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn four(q: &[Line; 4]) -> [__m512i; 8] {
-    let low = _mm512_set1_epi8(15);
     std::array::from_fn(|k| {
-        let v = load(&q[k % 4]);
-        _mm512_and_si512(if k < 4 { v } else { _mm512_srli_epi16::<4>(v) }, low)
+        let (mut code, mut below) = (_mm512_setzero_si512(), 0);
+        for width in [4, 2, 1] {
+            if BITS & width != 0 {
+                let (v, from) = (load(&q[below + k % width]), width * (k / width));
+                // From bit `from` of each byte to bit `below`.
+                let v = match from.checked_sub(below) {
+                    Some(down) => _mm512_srl_epi16(v, _mm_cvtsi32_si128(down as i32)),
+                    None => _mm512_sll_epi16(v, _mm_cvtsi32_si128((below - from) as i32)),
+                };
+                let mask = _mm512_set1_epi8((((1 << width) - 1) << below) as i8);
+                code = _mm512_or_si512(code, _mm512_and_si512(v, mask));
+                below += width;
+            }
+        }
+        code
     })
-}
-
-/// Codes of five bits.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn five(q: &[Line; 5]) -> [__m512i; 8] {
-    let (fifth, bit) = (load(&q[4]), _mm512_set1_epi8(16));
-    let low = four(&[q[0], q[1], q[2], q[3]]);
-    std::array::from_fn(|k| {
-        let up = _mm512_sllv_epi16(fifth, _mm512_set1_epi16(4 - k.min(4) as i16));
-        let here = _mm512_srlv_epi16(up, _mm512_set1_epi16(k.max(4) as i16 - 4));
-        _mm512_or_si512(low[k], _mm512_and_si512(here, bit))
-    })
-}
-
-/// Codes of eight bits, with their sign's bit turned: 128 is added.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn bytes(q: &[Line; 8]) -> [__m512i; 8] {
-    std::array::from_fn(|k| _mm512_xor_si512(load(&q[k]), _mm512_set1_epi8(-128)))
 }
 
 /// Weights that are no codes: one fma for each column.
@@ -276,6 +299,25 @@ fn small(lane: &Lane) -> [__m512; 2] {
     let both = _mm512_cvtepi16_epi32(load_lane(lane));
     let low = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(both));
     [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srai_epi32::<8>(both))]
+}
+
+/// Four integers of four bits of each row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn nibbles(lane: &Lane) -> [__m512; 4] {
+    let all = _mm512_cvtepu16_epi32(load_lane(lane));
+    std::array::from_fn(|i| {
+        let down = _mm512_srl_epi32(all, _mm_cvtsi32_si128(4 * i as i32));
+        _mm512_cvtepi32_ps(_mm512_and_si512(down, _mm512_set1_epi32(15)))
+    })
+}
+
+/// A table of sixteen bytes in each quarter.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn broadcast(table: &[u8; 16]) -> __m512i {
+    // SAFETY: sixteen bytes.
+    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
 }
 
 /// Four activations, the same for all rows.

@@ -28,26 +28,23 @@ pub(crate) fn row_bytes(kind: TensorKind, cols: usize) -> usize {
     cols / kind.block_elems() as usize * kind.block_bytes() as usize
 }
 
-/// One row of activations: as it came, and in int8 blocks (empty where no weight needs them).
+/// One row of activations: as it came, and in int8 blocks (none where no weight needs them).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ActRow<'a> {
     pub(crate) x: &'a [f32],
-    pub(crate) q: &'a [[i8; BLOCK]],
-    /// Scale of each block.
-    pub(crate) d: &'a [f32],
-    /// Σ q of each block.
-    pub(crate) g: &'a [f32],
-    /// Σ q of each block's halves.
-    pub(crate) halves: &'a [[f32; 2]],
+    pub(crate) blocks: &'a [Rounded],
 }
 
-/// Where a row's int8 blocks go: the fields of [`ActRow`].
-#[derive(Debug)]
-pub(crate) struct Rounded<'a> {
-    pub(crate) q: &'a mut [[i8; BLOCK]],
-    pub(crate) d: &'a mut [f32],
-    pub(crate) g: &'a mut [f32],
-    pub(crate) halves: &'a mut [[f32; 2]],
+/// 32 activations in int8.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Rounded {
+    pub(crate) q: [i8; BLOCK],
+    /// The scale.
+    pub(crate) d: f32,
+    /// Σ q.
+    pub(crate) g: f32,
+    /// Σ q of elements 0..16 and of 16..32.
+    pub(crate) halves: [f32; 2],
 }
 
 /// What `quantize` answers for a row that holds an infinity or a NaN.
@@ -64,27 +61,25 @@ pub(crate) fn check_finite(x: &[f32]) -> Result<(), NonFinite> {
 /// x ≈ d · q in blocks of 32: d = amax/127, q = x · (127/amax) rounded to nearest even, within ±127.
 /// A block below 2⁻⁹⁶ is zero, so that 127/amax stays finite.
 #[inline(always)]
-pub(crate) fn quantize(x: &[f32], out: &mut Rounded<'_>) -> Result<(), NonFinite> {
+pub(crate) fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> {
     check_finite(x)?;
-    let Rounded { q, d, g, halves } = out;
-    let outs = q.iter_mut().zip(d.iter_mut()).zip(g.iter_mut()).zip(halves.iter_mut());
-    for (x, (((q, d), g), halves)) in x.as_chunks::<BLOCK>().0.iter().zip(outs) {
+    for (x, block) in x.as_chunks::<BLOCK>().0.iter().zip(blocks) {
         let amax = x.iter().fold(0, |m: u32, v| m.max(v.to_bits() & 0x7fff_ffff));
         if amax < 0x0f80_0000 {
-            (*q, *d, *g, *halves) = ([0; BLOCK], 0.0, 0.0, [0.0; 2]);
+            *block = Rounded::default();
             continue;
         }
         let amax = f32::from_bits(amax);
-        *d = amax / 127.0;
+        block.d = amax / 127.0;
         let id = 127.0 / amax;
         let mut sums = [0; 2];
-        for (i, (q, v)) in q.iter_mut().zip(x).enumerate() {
+        for (i, (q, v)) in block.q.iter_mut().zip(x).enumerate() {
             // SAFE RANGE: |v · id| ≤ 127 · (1 + 2⁻²³), which rounds to 127 at most.
             let n = (*v * id).round_ties_even() as i32;
             sums[i / (BLOCK / 2)] += n;
             *q = n as i8;
         }
-        (*g, *halves) = ((sums[0] + sums[1]) as f32, sums.map(|sum| sum as f32));
+        (block.g, block.halves) = ((sums[0] + sums[1]) as f32, sums.map(|sum| sum as f32));
     }
     Ok(())
 }
@@ -93,7 +88,9 @@ pub(crate) fn quantize(x: &[f32], out: &mut Rounded<'_>) -> Result<(), NonFinite
 pub(crate) fn dot(kind: TensorKind, row: &[u8], x: ActRow<'_>) -> f32 {
     match plain(kind) {
         Some(at) => segments(x.x.len(), SEGMENT * BLOCK, |i, p| x.x[i].mul_add(at(row, i), p)),
-        None => segments(x.q.len(), SEGMENT, |b, p| x.d[b].mul_add(Block::of(kind, row, b).dot(&x.q[b], x.g[b]), p)),
+        None => segments(x.blocks.len(), SEGMENT, |b, p| {
+            x.blocks[b].d.mul_add(Block::of(kind, row, b).dot(&x.blocks[b].q), p)
+        }),
     }
 }
 
@@ -130,9 +127,14 @@ fn plain(kind: TensorKind) -> Option<fn(&[u8], usize) -> f32> {
         | TensorKind::Q5_0
         | TensorKind::Q5_1
         | TensorKind::Q8_0
+        | TensorKind::Q2_K
+        | TensorKind::Q3_K
         | TensorKind::Q4_K
         | TensorKind::Q5_K
-        | TensorKind::Q6_K => None,
+        | TensorKind::Q6_K
+        | TensorKind::IQ4_NL
+        | TensorKind::IQ4_XS
+        | TensorKind::MXFP4 => None,
     }
 }
 

@@ -56,6 +56,9 @@ impl Noise {
         (0..elements / kind.block_elems() as usize)
             .flat_map(|_| {
                 let mut bytes: Vec<u8> = (0..kind.block_bytes()).map(|_| self.bits() as u8).collect();
+                if kind == TensorKind::MXFP4 {
+                    bytes[0] = 112 + bytes[0] % 16;
+                }
                 for at in scales(kind) {
                     let scale = f16::from_f32(self.even() / 64.0);
                     bytes[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
@@ -70,7 +73,7 @@ impl Noise {
         (0..n).map(|_| self.even() / 8.0 + 2.0).collect()
     }
 
-    /// Quantized weights with codes (and Q6_K's scales) in the upper half of their range. With loud activations
+    /// Quantized weights with codes (and some types' scales) in the upper half of their range. With loud activations
     /// a block's sum has 16 bits and more, and its product with a scale no longer fits an f32 exactly.
     pub(crate) fn loud_weights(&mut self, kind: TensorKind, elements: usize) -> Vec<u8> {
         let mut bytes = self.weights(kind, elements);
@@ -86,10 +89,12 @@ impl Noise {
 /// Where the f16 numbers of a quantized block stand.
 pub(crate) fn scales(kind: TensorKind) -> &'static [usize] {
     match kind {
-        TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 => &[0],
+        TensorKind::Q4_0 | TensorKind::Q5_0 | TensorKind::Q8_0 | TensorKind::IQ4_NL | TensorKind::IQ4_XS => &[0],
         TensorKind::Q4_1 | TensorKind::Q5_1 | TensorKind::Q4_K | TensorKind::Q5_K => &[0, 2],
+        TensorKind::Q2_K => &[80, 82],
+        TensorKind::Q3_K => &[108],
         TensorKind::Q6_K => &[208],
-        TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => &[],
+        TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 | TensorKind::MXFP4 => &[],
     }
 }
 
@@ -102,6 +107,11 @@ fn codes(kind: TensorKind) -> &'static [(Range<usize>, u8, u8)] {
         TensorKind::Q5_0 => &[(2..6, 0xff, 0xff), (6..22, 0xff, 0x88)],
         TensorKind::Q5_1 => &[(4..8, 0xff, 0xff), (8..24, 0xff, 0x88)],
         TensorKind::Q8_0 => &[(2..34, 0x7f, 0x40)],
+        TensorKind::Q2_K => &[(0..16, 0xff, 0x88), (16..80, 0xff, 0xaa)],
+        TensorKind::Q3_K => &[(0..32, 0, 0), (32..96, 0x55, 0), (104..108, 0, 0)],
+        TensorKind::IQ4_NL => &[(2..18, 0xff, 0x88)],
+        TensorKind::IQ4_XS => &[(2..4, 0xff, 0xff), (8..136, 0xff, 0x88)],
+        TensorKind::MXFP4 => &[(1..17, 0x77, 0x44)],
         TensorKind::Q4_K => &[(16..144, 0xff, 0x88)],
         TensorKind::Q5_K => &[(16..48, 0xff, 0xff), (48..176, 0xff, 0x88)],
         TensorKind::Q6_K => &[(128..192, 0xff, 0xff), (192..208, 0x7f, 0x40)],

@@ -9,6 +9,7 @@ use super::noise::Noise;
 use super::*;
 use crate::gguf::TensorKind;
 use proptest::prelude::*;
+use std::ops::Range;
 
 const POINTS: [u32; 8] = [0, 0x3f80_0000, 0xbf80_0000, 0x42b0_0000, 0xc2ae_0000, 0x3300_0000, 0x4123_4567, 0xc098_7654];
 
@@ -19,25 +20,18 @@ fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
 /// A row of activations with its own blocks.
 struct Owned {
     x: Vec<f32>,
-    q: Vec<[i8; BLOCK]>,
-    d: Vec<f32>,
-    g: Vec<f32>,
-    halves: Vec<[f32; 2]>,
+    blocks: Vec<Rounded>,
 }
 
 impl Owned {
     fn new(x: Vec<f32>) -> Self {
-        let blocks = x.len() / BLOCK;
-        let (q, d, g, halves) =
-            (vec![[0; BLOCK]; blocks], vec![0.0; blocks], vec![0.0; blocks], vec![[0.0; 2]; blocks]);
-        let mut row = Owned { x, q, d, g, halves };
-        let mut out = Rounded { q: &mut row.q, d: &mut row.d, g: &mut row.g, halves: &mut row.halves };
-        quantize(&row.x, &mut out).unwrap();
-        row
+        let mut blocks = vec![Rounded::default(); x.len() / BLOCK];
+        quantize(&x, &mut blocks).unwrap();
+        Owned { x, blocks }
     }
 
     fn row(&self) -> ActRow<'_> {
-        ActRow { x: &self.x, q: &self.q, d: &self.d, g: &self.g, halves: &self.halves }
+        ActRow { x: &self.x, blocks: &self.blocks }
     }
 }
 
@@ -79,8 +73,8 @@ fn golden_rope_angles() {
 #[test]
 fn golden_quantization() {
     let row = Owned::new(Noise(2).evens(64));
-    assert_eq!(bits(row.d), [0x3c7b_ffc4, 0x3c7d_c649]);
-    let every_fourth: Vec<i8> = row.q.as_flattened().iter().copied().step_by(4).collect();
+    assert_eq!(bits(row.blocks.iter().map(|b| b.d)), [0x3c7b_ffc4, 0x3c7d_c649]);
+    let every_fourth: Vec<i8> = row.blocks.iter().flat_map(|b| b.q).step_by(4).collect();
     assert_eq!(every_fourth, [24, -49, -65, 15, -78, -117, 108, -127, -60, -57, 76, 87, -84, -47, 25, 103]);
 }
 
@@ -103,6 +97,11 @@ fn golden_dots() {
         (TensorKind::Q4_K, [0x41cf_6bbf, 0x41eb_90b4, 0xc143_63aa, 0x4071_1390]),
         (TensorKind::Q5_K, [0x42c5_1bfc, 0x424b_5102, 0x42c4_b26e, 0x4354_970c]),
         (TensorKind::Q6_K, [0xc32e_c7fa, 0x44a5_c092, 0xc3a0_d5e8, 0x443f_2e2c]),
+        (TensorKind::Q2_K, [0xc055_2fe0, 0xc029_1cea, 0xc0b9_769c, 0xbfa3_0bac]),
+        (TensorKind::Q3_K, [0xc0dd_1ea6, 0x41dc_d9ea, 0x3fa6_6335, 0xc1de_ed08]),
+        (TensorKind::IQ4_NL, [0x40d6_30ad, 0x3f69_3c58, 0xc19f_e690, 0xc1f3_2a51]),
+        (TensorKind::IQ4_XS, [0x4457_7466, 0x4292_e462, 0xc3b7_c070, 0xc316_0ba3]),
+        (TensorKind::MXFP4, [0xc1a2_5e90, 0x413c_3c9c, 0xc0b1_8a43, 0x3fa6_66d4]),
     ] {
         let mut noise = Noise(3);
         let x = Owned::new(noise.evens(cols(kind)));
@@ -123,6 +122,11 @@ fn golden_loud_dots() {
         (TensorKind::Q4_K, [0x458a_bc4b, 0xc4d9_81f0, 0x4612_6e20, 0xc4ca_78be]),
         (TensorKind::Q5_K, [0x45b1_789c, 0xc606_6d17, 0xc60a_4c37, 0x46db_9877]),
         (TensorKind::Q6_K, [0xc5b3_5e32, 0x4687_95e3, 0x46e2_a9c0, 0x4481_8640]),
+        (TensorKind::Q2_K, [0x43d8_c968, 0x43f1_dc82, 0xc19b_b590, 0xc270_ba90]),
+        (TensorKind::Q3_K, [0x4452_6c10, 0xc375_a8ee, 0xc41f_bf90, 0xc4f1_0368]),
+        (TensorKind::IQ4_NL, [0xc3e0_17e4, 0xc322_aa1f, 0x4398_58bd, 0x42e3_09fa]),
+        (TensorKind::IQ4_XS, [0xc694_aeac, 0x456e_a194, 0x4620_37e2, 0xc6c4_78f2]),
+        (TensorKind::MXFP4, [0x437b_d656, 0x4261_b7c2, 0x4301_e3d5, 0x444b_80be]),
     ] {
         let mut noise = Noise(5);
         let x = Owned::new(noise.loud(cols(kind)));
@@ -226,16 +230,14 @@ fn what_is_not_finite_is_found_and_tiny_blocks_are_zero() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 64];
         x[40] = bad;
-        let (mut q, mut d, mut g, mut halves) = ([[0; BLOCK]; 2], [0.0; 2], [0.0; 2], [[0.0; 2]; 2]);
-        let mut out = Rounded { q: &mut q, d: &mut d, g: &mut g, halves: &mut halves };
-        assert_eq!(quantize(&x, &mut out), Err(NonFinite));
+        assert_eq!(quantize(&x, &mut [Rounded::default(); 2]), Err(NonFinite));
         assert_eq!(linear::check_finite(&x), Err(NonFinite));
     }
     let row = Owned::new([[2.0f32.powi(-97); BLOCK], [2.0f32.powi(-96); BLOCK]].concat());
-    assert_eq!((row.d[0].to_bits(), row.q[0][0]), (0, 0));
-    assert_eq!((row.q[1][0], row.g[1].to_bits()), (127, (127.0 * 32.0f32).to_bits()));
+    assert_eq!(row.blocks[0], Rounded::default());
+    assert_eq!((row.blocks[1].q[0], row.blocks[1].g.to_bits()), (127, (127.0 * 32.0f32).to_bits()));
     let row = Owned::new(vec![f32::MAX; BLOCK]);
-    assert_eq!(row.q[0][0], 127);
+    assert_eq!(row.blocks[0].q[0], 127);
 }
 
 #[test]
@@ -250,13 +252,13 @@ proptest! {
     #[test]
     fn a_quantized_activation_is_near(seed: u64) {
         let row = Owned::new(Noise(seed).wild(96));
-        for (block, x) in row.x.chunks(BLOCK).enumerate() {
-            prop_assert!(row.q[block].iter().all(|q| *q >= -127));
-            let halves = [0..16, 16..32].map(|half| row.q[block][half].iter().map(|q| i32::from(*q)).sum::<i32>() as f32);
-            prop_assert_eq!(bits(row.halves[block]), bits(halves));
-            prop_assert_eq!(row.g[block].to_bits(), (halves[0] + halves[1]).to_bits());
-            for (x, q) in x.iter().zip(&row.q[block]) {
-                prop_assert!((x - row.d[block] * f32::from(*q)).abs() <= row.d[block] * 0.5001 + f32::MIN_POSITIVE);
+        for (Rounded { q, d, g, halves }, x) in row.blocks.iter().zip(row.x.chunks(BLOCK)) {
+            prop_assert!(q.iter().all(|q| *q >= -127));
+            let sum = |half: Range<usize>| q[half].iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
+            prop_assert_eq!(bits(*halves), bits([sum(0..16), sum(16..32)]));
+            prop_assert_eq!(g.to_bits(), sum(0..32).to_bits());
+            for (x, q) in x.iter().zip(q) {
+                prop_assert!((x - d * f32::from(*q)).abs() <= d * 0.5001 + f32::MIN_POSITIVE);
             }
         }
     }
@@ -273,7 +275,7 @@ proptest! {
             let mut w = vec![0.0; cols];
             linear::dequantize(kind, &row, &mut w);
             let used = |i: usize| if linear::is_quantized(kind) {
-                f64::from(x.d[i / BLOCK]) * f64::from(x.q[i / BLOCK][i % BLOCK])
+                f64::from(x.blocks[i / BLOCK].d) * f64::from(x.blocks[i / BLOCK].q[i % BLOCK])
             } else {
                 f64::from(x.x[i])
             };

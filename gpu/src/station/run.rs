@@ -161,7 +161,7 @@ impl<'a> Runner<'a> {
         if self.tasks.len() >= usize::from(self.spec.slots) {
             return self.fault(task, attempt, FaultClass::Retryable);
         }
-        match Task::new(&mut self.model.engine, &self.model.tokenizer, (task, attempt), payload) {
+        match Task::new(&mut self.model, (task, attempt), payload) {
             Some(task) => self.tasks.push(task),
             None => self.fault(task, attempt, FaultClass::InvalidInput),
         }
@@ -186,8 +186,12 @@ impl<'a> Runner<'a> {
     /// Reports the tokens made since the last time.
     fn flush(&mut self, now: Instant) {
         self.last_progress = now;
-        if !self.made.is_empty() {
-            let made = std::mem::take(&mut self.made);
+        let made = std::mem::take(&mut self.made);
+        self.progress(made);
+    }
+
+    fn progress(&self, made: Vec<(TaskId, Attempt, u32)>) {
+        if !made.is_empty() {
             self.outlet.report(Report::Progress { worker: self.spec.worker, epoch: self.epoch(), made });
         }
     }
@@ -232,11 +236,7 @@ impl<'a> Runner<'a> {
         let mut answers: Vec<_> = plan
             .iter()
             .enumerate()
-            .map(|(at, (i, tokens))| {
-                let answer = self.tasks[*i].advance(*tokens, step.logits(at), now);
-                // The numbers are the same on every try: another would meet them again.
-                (*i, answer.map_err(|_| FaultClass::InvalidInput))
-            })
+            .map(|(at, (i, tokens))| (*i, self.tasks[*i].advance(*tokens, step.logits(at), now)))
             .collect();
         for (i, answer) in answers.iter_mut().filter(|(_, answer)| answer.is_ok()) {
             let task = &mut self.tasks[*i];
@@ -245,28 +245,29 @@ impl<'a> Runner<'a> {
                 *answer = vector.map(|vector| Some(task.embed(&vector, now))).map_err(|_| FaultClass::InvalidInput);
             }
         }
-        self.publish(answers, now);
+        self.publish(answers);
         Ok(())
     }
 
-    /// Counts first, then words, then ends: no reader sees a token the core has not heard of, and no
-    /// count comes after its task's end.
-    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>, now: Instant) {
-        let mut urgent = false;
+    /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
+    /// heard, and no count comes after its task's end.
+    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
+        let mut urgent = Vec::new();
         for (i, answer) in &answers {
             let task = &self.tasks[*i];
-            if let Ok(Some(made)) = answer {
-                urgent |= made.index == 0 || made.finish.is_some();
+            if !matches!(answer, Ok(None | Some(Made { index: 1.., finish: None, .. }))) {
+                urgent.push((task.task, task.attempt));
+            }
+            if let Ok(Some(_)) = answer {
                 match self.made.iter_mut().find(|(id, attempt, _)| (*id, *attempt) == (task.task, task.attempt)) {
                     Some((.., count)) => *count += 1,
                     None => self.made.push((task.task, task.attempt, 1)),
                 }
             }
-            urgent |= answer.is_err();
         }
-        if urgent {
-            self.flush(now);
-        }
+        // The others' counts wait for their turn: what is told of a task is read, journalled and followed.
+        let told = self.made.extract_if(.., |(task, attempt, _)| urgent.contains(&(*task, *attempt))).collect();
+        self.progress(told);
         for (i, answer) in &mut answers {
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];

@@ -2,14 +2,16 @@
 //!
 //! Knows how far it has come, which tokens it runs next and when it ends. Sends nothing: `run` does.
 
+use super::StationModel;
 use super::text::Text;
-use crate::engine::{Engine, NumericFault, SequenceId};
+use crate::engine::{NumericFault, SequenceId};
+use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::payload::{Likelihood, Output, Payload};
-use orchestrion_world::protocol::{Finish, Usage};
+use orchestrion_world::protocol::{FaultClass, Finish, Usage};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +26,7 @@ pub(super) struct Task {
     payload: Payload,
     ctx_max: u32,
     sampler: Sampler,
+    grammar: Option<Follower>,
     text: Text,
     tokenizer: Arc<Tokenizer>,
     last: u32,
@@ -48,8 +51,7 @@ pub(super) struct Made {
 impl Task {
     /// Opens a sequence for a payload that can run; `None` for one that cannot, on any try.
     pub(super) fn new(
-        engine: &mut Engine,
-        tokenizer: &Arc<Tokenizer>,
+        StationModel { engine, tokenizer, grammars, .. }: &mut StationModel,
         (task, attempt): (TaskId, Attempt),
         payload: Payload,
     ) -> Option<Task> {
@@ -59,6 +61,8 @@ impl Task {
         if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
+        let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
+        let grammar = grammar.inspect_err(|error| tracing::error!(%task, %error, "no grammar can be followed")).ok()?;
         let sequence = match payload.output {
             Output::Text => engine.open(),
             Output::Embedding => engine.open_pooled(),
@@ -71,6 +75,7 @@ impl Task {
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
+            grammar,
             text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
             last: 0,
@@ -113,8 +118,9 @@ impl Task {
         tokens: usize,
         logits: Result<Option<&[f32]>, NumericFault>,
         now: Instant,
-    ) -> Result<Option<Made>, NumericFault> {
-        let logits = logits?;
+    ) -> Result<Option<Made>, FaultClass> {
+        // The numbers are the same on every try: another would meet them again.
+        let logits = logits.map_err(|NumericFault| FaultClass::InvalidInput)?;
         if self.is_prefilling() {
             self.read += tokens;
             if self.is_prefilling() {
@@ -124,7 +130,7 @@ impl Task {
         }
         let Some(logits) = logits else { return Ok(None) };
         let position = self.payload.prompt.len() as u32 + self.made;
-        let id = self.sampler.next(logits, position);
+        let (id, complete) = self.draw(logits, position).map_err(|error| self.astray(&error))?;
         let index = self.made;
         self.made += 1;
         self.last = id;
@@ -133,7 +139,7 @@ impl Task {
         let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
         let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
         let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
-        let (text, finish) = self.words(id, full);
+        let (text, finish) = self.words(id, full, complete);
         Ok(Some(Made { index, id, text, likelihood, vector: None, finish }))
     }
 
@@ -152,8 +158,25 @@ impl Task {
         Made { index: 0, id, text: String::new(), likelihood: None, vector: Some(vector), finish }
     }
 
+    /// The next token, and whether it completes the grammar.
+    fn draw(&mut self, logits: &[f32], position: u32) -> Result<(u32, bool), GrammarError> {
+        let Some(grammar) = &mut self.grammar else { return Ok((self.sampler.next(logits, position, None), false)) };
+        let id = self.sampler.next(logits, position, Some(grammar.allowed()?));
+        Ok((id, !self.tokenizer.is_end(id) && grammar.push(id)?))
+    }
+
+    /// A grammar goes the same way on every try, as long as somebody follows it.
+    fn astray(&self, error: &GrammarError) -> FaultClass {
+        // Their words may quote the request.
+        tracing::warn!(task = %self.task, "an answer cannot follow its grammar");
+        match error {
+            GrammarError::Gone => FaultClass::Fatal,
+            GrammarError::TooLong { .. } | GrammarError::Unusable(_) | GrammarError::Stuck => FaultClass::InvalidInput,
+        }
+    }
+
     /// A token's text, and whether the answer ends with it.
-    fn words(&mut self, id: u32, full: bool) -> (String, Option<Finish>) {
+    fn words(&mut self, id: u32, full: bool, complete: bool) -> (String, Option<Finish>) {
         if self.tokenizer.is_end(id) {
             return (self.text.finish().0, Some(Finish::Stop));
         }
@@ -161,12 +184,12 @@ impl Task {
         if stopped {
             return (text, Some(Finish::Stop));
         }
-        if !full {
+        if !full && !complete {
             return (text, None);
         }
         let (rest, stopped) = self.text.finish();
         text.push_str(&rest);
-        (text, Some(if stopped { Finish::Stop } else { Finish::Length }))
+        (text, Some(if stopped || complete { Finish::Stop } else { Finish::Length }))
     }
 
     pub(super) fn usage(&self, finish: Finish) -> Usage {

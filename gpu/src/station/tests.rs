@@ -5,7 +5,8 @@ use super::*;
 use crate::engine::{EngineOptions, Level};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
-use orchestrion_world::payload::{Bias, Likelihood, Output, Sampling};
+use crate::grammar::Grammars;
+use orchestrion_world::payload::{Bias, Grammar, Likelihood, Output, Sampling};
 use orchestrion_world::protocol::{Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
@@ -99,9 +100,11 @@ const EPOCH: Epoch = Epoch(3);
 fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     let model = StationModel {
         engine: Engine::load(&gguf, options).unwrap(),
-        tokenizer: Arc::new(Tokenizer::from_gguf(&gguf).unwrap()),
+        grammars: Arc::new(Grammars::new(tokenizer.clone())),
+        tokenizer,
         digest: gguf.digest(),
         fingerprint: "a file and an engine".into(),
     };
@@ -117,7 +120,8 @@ fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
     Station::spawn(spec, model, ear.clone()).unwrap()
 }
 
-/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised.
+/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised, every
+/// fifth JSON.
 fn payload(i: u64) -> Payload {
     let mut noise = crate::numerics::noise::Noise(i);
     let len = if i % 4 == 3 { 200 + noise.below(100) } else { 1 + noise.below(40) };
@@ -134,10 +138,14 @@ fn payload(i: u64) -> Payload {
         },
         bias: Arc::new([]),
         logprobs: None,
+        grammar: (i % 5 == 2).then(|| Arc::new(Grammar::JsonSchema(SCHEMA.into()))),
         max_tokens: 24,
         output: Output::Text,
     }
 }
+
+const SCHEMA: &str =
+    r#"{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}"#;
 
 fn task(i: u64) -> TaskId {
     TaskId(u128::from(i) + 1)
@@ -395,6 +403,31 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     assert_eq!(end(2).finish, Finish::Stop);
     assert!(end(2).tokens_out < 24);
     assert_eq!((end(3).finish, end(3).tokens_out), (Finish::Length, 10));
+}
+
+#[test]
+fn a_grammar_shapes_its_answer_and_ends_it() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let schema = r#"{"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"], "additionalProperties": false}"#;
+    let grammars =
+        [Grammar::Regex("yes|no".into()), Grammar::JsonSchema(schema.into()), Grammar::Regex("a{100}".into())];
+    // The last is of no kind that admission lets pass.
+    for (i, grammar) in grammars.into_iter().chain([Grammar::Regex("(".into())]).enumerate() {
+        let (grammar, i) = (Some(Arc::new(grammar)), i as u64);
+        let asked = Payload { grammar, max_tokens: 30, ..payload(1) };
+        station.start(task(i), Attempt::of(1, 1), EPOCH, asked).unwrap();
+    }
+    let heard = ear.wait(|heard| ends(heard).len() == 4);
+    station.stop();
+    let said = |i| tokens(&heard, task(i)).into_iter().map(|(_, text)| text).collect::<String>();
+    let end = |i| ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap().1;
+    assert!(["yes", "no"].contains(&said(0).as_str()), "{}", said(0));
+    let value: serde_json::Value = serde_json::from_str(&said(1)).unwrap();
+    assert!([1, 2].map(serde_json::Value::from).contains(&value["a"]) && value["b"].is_boolean(), "{value}");
+    assert_eq!([0, 1, 2].map(|i| end(i).unwrap().finish), [Finish::Stop, Finish::Stop, Finish::Length]);
+    assert!(said(2).len() >= 30 && said(2).bytes().all(|byte| byte == b'a'), "{}", said(2));
+    assert_eq!(end(3), Err(FaultClass::InvalidInput));
 }
 
 #[test]

@@ -77,7 +77,8 @@ fn a_task_alone_takes_what_its_steps_take() {
         [
             (5 * MS, Report::Started { worker, epoch, task, attempt }),
             (40 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] }),
-            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 10)] }),
+            (106 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 6)] }),
+            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 4)] }),
             (150 * MS, Report::Finished { worker, epoch, task, attempt, usage }),
         ]
     );

@@ -10,18 +10,14 @@ use super::note;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, ModelFacts};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::{Model, Worker};
 
 /// Short against any load, long against a step.
@@ -51,8 +47,7 @@ pub(crate) enum Weighs {
 /// It is time for that, or there is news.
 pub(crate) fn weighs(world: &World, rules: &Rules, model: ModelId) -> Weighs {
     let due = !rules.loadable.is_empty()
-        && (world.resource::<Mail>().hopeful.contains(&model)
-            || world.model(model).is_some_and(|m| m.weigh_at.is_none()));
+        && (world.mail.hopeful.contains(&model) || world.model(model).is_some_and(|m| m.weigh_at.is_none()));
     if due { Weighs::Now } else { Weighs::NotYet }
 }
 
@@ -60,7 +55,7 @@ pub(crate) fn weighs(world: &World, rules: &Rules, model: ModelId) -> Weighs {
 pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
     let model = request.spec.model;
     let Some(known) = world.model(model).filter(|m| m.coming == 0) else { return };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let waited = waited(world, model, now).unwrap_or_default();
     let expected = expected_wait(world, rules, known, request, waited);
     let hosts = eviction::hosts(world, rules, model).filter(|(worker, _)| request.may_have(worker));
@@ -87,7 +82,7 @@ pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
 fn wait(world: &mut World, id: ModelId, now: Tick) {
     let Some(mut model) = world.model_mut(id).filter(|model| model.weigh_at.is_none()) else { return };
     model.weigh_at = Some(now + WEIGH);
-    world.resource_mut::<Wheel>().arm(now + WEIGH, TimerKey::Weigh(id));
+    world.wheel.arm(now + WEIGH, TimerKey::Weigh(id));
 }
 
 /// How long the line would wait without a load: as it drains, and no less than its head has waited. None where
@@ -95,7 +90,7 @@ fn wait(world: &mut World, id: ModelId, now: Tick) {
 fn expected_wait(world: &World, rules: &Rules, model: &Model, request: &Request, waited: Ticks) -> Option<Ticks> {
     let serves = |worker: &Worker| worker.serving(model.id).is_some() && request.may_have(worker);
     let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| serves(worker));
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let drains = [Class::Interactive, Class::Batch].map(|class| {
         estimate::drains_in(model.line(class).drain, queues.len(model.id, class) as u64).unwrap_or_default()
     });
@@ -111,7 +106,7 @@ fn way(
     facts: ModelFacts,
     waited: Ticks,
 ) -> Option<Way> {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let stands = match worker.resident(request.spec.model) {
         None => false,
         Some(resident) if eviction::may_try(resident, now) => false,
@@ -153,7 +148,7 @@ fn way(
 
 /// Loads a model that is to be warm where there is room for it, unless some worker has it or is about to.
 pub(crate) fn keep_warm(world: &mut World, rules: &Rules, model: ModelId, keep: Keep) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let there = |worker: &Worker| worker.resident(model).is_some_and(|resident| resident.life.takes_memory());
     if world.model(model).is_none_or(|m| m.coming > 0) || eviction::hosts(world, rules, model).any(|(w, _)| there(w)) {
         return;

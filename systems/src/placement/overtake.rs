@@ -7,17 +7,16 @@
 use super::choose::Request;
 use super::load::Weighs;
 use super::{Settled, blocked, request, settle};
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::placement::Claim;
 use orchestrion_world::protocol::Class;
-use orchestrion_world::queues::Queues;
+use orchestrion_world::store::World;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Those of a model that are looked at, in order.
 pub(super) fn line(world: &World, model: ModelId) -> Vec<TaskId> {
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let (mut line, all) = queues.ahead(model, Class::Interactive);
     if all {
         line.extend(queues.ahead(model, Class::Batch).0);

@@ -10,16 +10,13 @@ use super::explain::Asked;
 use super::note;
 
 use crate::release::put_back;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{PlacementRules, Rules};
 use orchestrion_world::field::residual;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::Class;
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::units::Bytes;
-use orchestrion_world::victims::Victims;
 
 /// Victims that are looked at for one slot: those after it may suit, and are not worth a longer step.
 const LOOKED_AT: usize = 64;
@@ -31,9 +28,9 @@ pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
         return;
     }
     let (model, rules) = (request.spec.model, whole.placement);
-    let waiting = world.resource::<Queues>().len(model, Class::Interactive);
+    let waiting = world.queues.len(model, Class::Interactive);
     if let Some(placement) = &request.spec.placement {
-        let coming = world.resource::<Victims>().called_back(model) as usize;
+        let coming = world.victims.called_back(model) as usize;
         if coming < waiting
             && (coming == 0 || !comes_free(world, whole, model, placement))
             && let Some(victim) = victim(world, rules, model, request)
@@ -42,7 +39,7 @@ pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
         }
         return;
     }
-    while (world.resource::<Victims>().called_back(model) as usize) < waiting
+    while (world.victims.called_back(model) as usize) < waiting
         && let Some(victim) = victim(world, rules, model, request)
     {
         call_back(world, victim, request);
@@ -72,5 +69,5 @@ fn victim(world: &World, rules: PlacementRules, model: ModelId, request: &Reques
         let residual = Bytes(residual(world, worker).0.saturating_add(freed));
         filter(rules, request, &Candidate { worker: &without, serving: without.serving(model), residual }).is_none()
     };
-    world.resource::<Victims>().of(model).take(LOOKED_AT).find(suits)
+    world.victims.of(model).take(LOOKED_AT).find(suits)
 }

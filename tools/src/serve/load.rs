@@ -12,6 +12,7 @@ use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
 use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
+use orchestrion_gpu::grammar::Grammars;
 use orchestrion_gpu::station::{Outlet, Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::{Template, TemplateError};
@@ -138,6 +139,7 @@ impl Loader {
         };
         let recipe = Recipe {
             tokenizer: Arc::clone(&model.tokenizer),
+            grammars: Arc::clone(&model.grammars),
             template,
             ctx_max: model.engine.ctx_max(),
             fingerprint: model.fingerprint.clone(),
@@ -195,7 +197,8 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<
         }
         found => Ok(found.map_err(|e| named(&e))?),
     };
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
     let digest = gguf.digest();
     let fingerprint = format!("{digest}/{DEFINITION}");
-    Ok((StationModel { engine, tokenizer, digest, fingerprint }, template))
+    Ok((StationModel { engine, tokenizer, grammars, digest, fingerprint }, template))
 }
