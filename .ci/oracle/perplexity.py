@@ -26,21 +26,28 @@ BAR, TOP = 0.005, 4096
 GENERATED = ("Q4_K", "Q5_K", "Q6_K")
 
 
-def requantized(path, kind, to):
-    """The model with its matrices in another type."""
-    reader, kind = GGUFReader(path), GGMLQuantizationType[kind]
-    file = GGUFWriter(to, reader.fields["general.architecture"].contents())
+def rewritten(path, to, kind=None, more=()):
+    """The model with its matrices in another type, or with `more` numbers: (key of its architecture, u32)."""
+    reader = GGUFReader(path)
+    arch = reader.fields["general.architecture"].contents()
+    file = GGUFWriter(to, arch)
     for field in reader.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         kinds = field.types
         file.add_key_value(field.name, field.contents(), kinds[0], kinds[1] if kinds[0] == GGUFValueType.ARRAY else None)
+    for key, value in more:
+        file.add_uint32(f"{arch}.{key}", value)
     for t in reader.tensors:
+        if kind is None:
+            file.add_tensor(t.name, t.data, raw_dtype=t.tensor_type)
+            continue
         floats = dequantize(t.data, t.tensor_type).reshape([int(n) for n in t.shape][::-1])
         if floats.ndim == 1:
             file.add_tensor(t.name, floats)
         else:
-            file.add_tensor(t.name, quantize(floats, kind), raw_dtype=kind)
+            matrix = GGMLQuantizationType[kind]
+            file.add_tensor(t.name, quantize(floats, matrix), raw_dtype=matrix)
     file.write_header_to_file(), file.write_kv_data_to_file(), file.write_tensors_to_file(), file.close()
 
 
@@ -76,7 +83,7 @@ def main():
                 subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
                 name = f"generated {kind}"
             elif kind:
-                requantized(args.model, kind, path)
+                rewritten(args.model, path, kind)
             ours, theirs, share = perplexities(args.trace, path, args.text, args.positions)
             apart = ours / theirs - 1
             held = abs(apart) <= BAR

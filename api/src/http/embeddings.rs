@@ -125,14 +125,12 @@ fn inputs(given: Option<Value>) -> Result<Vec<Content>, Problem> {
 }
 
 /// A prompt is an input here.
-fn of_input(problem: Problem) -> Problem {
-    match problem.param.as_deref() {
-        Some("prompt") => {
-            let message = problem.message.replacen("`prompt`", "`input`", 1);
-            Problem { param: Some("input".to_owned()), message, ..problem }
-        }
-        _ => problem,
+fn of_input(mut problem: Problem) -> Problem {
+    if problem.param.as_deref() == Some("prompt") {
+        problem.param = Some("input".to_owned());
+        problem.message = problem.message.replacen("prompt", "input", 1);
     }
+    problem
 }
 
 /// What the task came to, and its tokens.
