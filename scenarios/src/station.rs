@@ -112,7 +112,14 @@ impl Row {
         let us = |from: u64, to: u64| to.saturating_sub(from) / 1_000;
         let prefill = if self.made > 0 { self.begun.map_or(0, |begun| us(begun, self.first)) } else { 0 };
         let decode = if self.made > 1 { us(self.first, now) } else { 0 };
-        Usage { finish, tokens_in: self.read, tokens_out: self.made, prefill_us: prefill, decode_us: decode }
+        Usage {
+            finish,
+            tokens_in: self.read,
+            tokens_cached: 0,
+            tokens_out: self.made,
+            prefill_us: prefill,
+            decode_us: decode,
+        }
     }
 }
 

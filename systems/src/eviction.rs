@@ -2,6 +2,7 @@
 //! that make way, and keeps for each model what the workers that are up could do for it. Which model goes is
 //! decided by the pure [`room`].
 
+pub(crate) mod promise;
 pub(crate) mod room;
 pub(crate) mod tenants;
 
@@ -179,7 +180,7 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
     for id in std::mem::take(&mut world.mail.pressed) {
         let Some(device) = world.device(id).filter(|_| !rules.loadable.is_empty()) else { continue };
         let most = device.capacity.share(rules.eviction.pressure).0;
-        let mut taken = device.weights.0 + device.reserved.0;
+        let taken = device.weights.0 + device.reserved.0;
         if taken <= most {
             continue;
         }
@@ -188,13 +189,14 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
         let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, Ticks(0)).is_none();
         let mut line: Vec<&Tenant> = all.iter().filter(idle).filter(free_to_go).collect();
         line.sort_by_key(|t| (room::order(rules.eviction.policy)(t), t.worker, t.model));
+        let mut going: Vec<&Tenant> = vec![];
         for tenant in line.into_iter().take(all.len().saturating_sub(1)) {
-            if taken <= most {
+            if taken.saturating_sub(room::freed(&going, id).0) <= most {
                 break;
             }
-            taken -= tenant.frees.iter().filter(|(of, _)| *of == id).map(|(_, bytes)| bytes.0).sum::<u64>();
-            order_free(world, tenant.worker, tenant.model, None);
+            going.push(tenant);
         }
+        going.into_iter().for_each(|tenant| order_free(world, tenant.worker, tenant.model, None));
     }
 }
 
@@ -234,7 +236,10 @@ pub(crate) fn take_off(world: &mut World, id: WorkerId, resident: &Resident) {
     }
     match resident.life {
         Residence::Staging => comes_no_more(world, resident.model),
-        Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => comes_no_more(world, to),
+        Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => {
+            comes_no_more(world, to);
+            world.mail.cleared.insert(to);
+        }
         Residence::Sealed | Residence::Evicting { to: None } | Residence::Condemned | Residence::Failed { .. } => {}
     }
     world.remove_resident(id, resident.model);

@@ -126,7 +126,10 @@ fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: 
             let sample = estimate::rate(u64::from(tokens).saturating_mul(sharers), us);
             sample.map_or(old, |new| MilliRate(estimate::learn(old.0, new.0)))
         };
-        facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
+        // What was looked up says nothing of how fast prompts are read.
+        if usage.tokens_cached == 0 {
+            facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
+        }
         // The first token ends the prefill: n tokens are n - 1 steps of decode.
         facts.decode = better(facts.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
     }

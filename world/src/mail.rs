@@ -42,6 +42,8 @@ pub struct Mail {
     pub due: Vec<TimerKey>,
     /// Placement: models whose queue grew or whose capacity did.
     pub stirred: BTreeSet<ModelId>,
+    /// Placement, from eviction: those of them that others made way for.
+    pub cleared: BTreeSet<ModelId>,
     /// Jobs: what operators ask.
     pub operations: Vec<(JobId, PoolId, Action)>,
     /// Jobs, from release: those whose time is over.

@@ -3,6 +3,7 @@
 //! A payload goes from the door to the station that runs the task. It never enters the World and is
 //! never journalled: the core decides by counts and digests, and nobody's words stand in its record.
 
+use crate::protocol::Class;
 use crate::units::Permille;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -24,6 +25,10 @@ pub struct Payload {
     pub grammar: Option<Arc<Grammar>>,
     /// At most this many tokens are generated.
     pub max_tokens: u32,
+    /// Who goes first where an engine has to choose.
+    pub class: Class,
+    /// Prompts of the same salt share what was computed for a common beginning; without one, with nobody.
+    pub salt: Option<u64>,
     pub output: Output,
 }
 

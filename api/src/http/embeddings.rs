@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_part_of_a_vector_has_length_one_again() {
         let form = |dimensions, base64| Form { model: String::new(), base64, dimensions };
-        let vector = [0.36, 0.48, 0.8];
+        let vector = [3.0, 4.0, 12.0];
         let floats = |value: Value| -> Vec<f32> { serde_json::from_value(value).unwrap() };
         assert_eq!(floats(form(None, false).write(&vector).unwrap()), vector);
         assert_eq!(floats(form(Some(2), false).write(&vector).unwrap()), [0.6, 0.8]);

@@ -60,12 +60,16 @@ pub(crate) struct Form {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     tokens_in: u64,
+    tokens_cached: u64,
     tokens_out: u64,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, used: &Usage, is_first: bool) {
-        self.tokens_in += if is_first { u64::from(used.tokens_in) } else { 0 };
+        if is_first {
+            self.tokens_in += u64::from(used.tokens_in);
+            self.tokens_cached += u64::from(used.tokens_cached);
+        }
         self.tokens_out += u64::from(used.tokens_out);
     }
 
@@ -74,7 +78,7 @@ impl Tally {
             "prompt_tokens": self.tokens_in,
             "completion_tokens": self.tokens_out,
             "total_tokens": self.tokens_in + self.tokens_out,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.tokens_cached},
             "completion_tokens_details": {"reasoning_tokens": 0},
         })
     }

@@ -78,6 +78,7 @@ async fn several_choices_are_several_tasks_in_one_answer() {
     assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(choices.iter().all(|choice| choice["message"]["content"] == "Hello\n \"you\""));
     assert_eq!(answer["usage"]["prompt_tokens"], 3, "they share it");
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
     assert_eq!((&answer["usage"]["completion_tokens"], &answer["usage"]["total_tokens"]), (&json!(12), &json!(15)));
     let seeds = |rig: &Rig| rig.specs.lock().unwrap().drain(..).map(|spec| spec.seed).collect::<Vec<_>>();
     let first = seeds(&rig);
@@ -159,7 +160,7 @@ async fn a_bare_prompt_is_continued() {
         let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
         assert_eq!(answer["error"]["param"], param, "{more}");
     }
-    let none = json_of(rig.post("/v1/embeddings", json!({})).await, 404).await;
+    let none = json_of(rig.post("/v1/moderations", json!({})).await, 404).await;
     assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
 }
 

@@ -43,7 +43,8 @@ pub(crate) fn wanted(task: u128) -> Wanted {
 }
 
 fn finished(task: u128) -> Finished {
-    let usage = Usage { finish: Finish::Stop, tokens_in: 3, tokens_out: 2, prefill_us: 1, decode_us: 2 };
+    let usage =
+        Usage { finish: Finish::Stop, tokens_in: 3, tokens_cached: 1, tokens_out: 2, prefill_us: 1, decode_us: 2 };
     let likely = |bytes: &str| Likely { bytes: bytes.as_bytes().into(), micro_logprob: -7 };
     Finished {
         card: card(task),

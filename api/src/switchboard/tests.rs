@@ -29,9 +29,9 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let (max_tokens, output) = (1 << 20, Output::Text);
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens, output };
-    let class = Class::Interactive;
+    let (class, salt, max_tokens, output) = (Class::Interactive, None, 1 << 20, Output::Text);
+    let (logprobs, grammar) = (None, None);
+    let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
 
@@ -53,7 +53,14 @@ fn end(board: &Switchboard, task: TaskId, outcome: Outcome) {
 }
 
 fn done() -> Outcome {
-    Outcome::Done(Usage { finish: Finish::Stop, tokens_in: 1, tokens_out: 1, prefill_us: 0, decode_us: 0 })
+    Outcome::Done(Usage {
+        finish: Finish::Stop,
+        tokens_in: 1,
+        tokens_cached: 0,
+        tokens_out: 1,
+        prefill_us: 0,
+        decode_us: 0,
+    })
 }
 
 const CANCELLED: Outcome = Outcome::Cancelled { reason: CancelReason::Client, tokens_out: 0 };

@@ -30,7 +30,8 @@ impl Entry {
 
     /// The task's words, as long as it has not ended.
     pub(crate) fn wanted(&self, position: u32, predicted_start: Ticks) -> Option<Wanted> {
-        let Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens: _, output: _ } = self.payload()?;
+        let Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens: _, class: _, salt: _, output: _ } =
+            self.payload()?;
         let card = self.card(position, predicted_start);
         let (prompt, stop, bias) = (prompt.to_vec(), stop.to_vec(), bias.to_vec());
         let grammar = grammar.map(|grammar| Grammar::clone(&grammar));
@@ -67,8 +68,9 @@ impl Entry {
         let Wanted { card, prompt, stop, sampling, bias, logprobs, grammar } = wanted;
         let (prompt, stop, bias) = (prompt.into(), stop.into(), bias.into());
         let (grammar, output) = (grammar.map(Arc::new), Output::Text);
-        let max_tokens = card.max_tokens;
-        let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, output };
+        // Whose it is stands in the journal only: it shares with nobody.
+        let (class, salt, max_tokens) = (card.class, None, card.max_tokens);
+        let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
         let entry = Entry::of(&card, Some(payload), number);
         entry.change(|state| {
             state.phase = Phase::Queued;

@@ -20,8 +20,10 @@ pub(super) struct Task {
     pub(super) task: TaskId,
     pub(super) attempt: Attempt,
     pub(super) sequence: SequenceId,
-    /// Prompt tokens read.
+    /// Prompt tokens read, or known before.
     pub(super) read: usize,
+    /// Of those, known before.
+    known: u32,
     pub(super) made: u32,
     payload: Payload,
     ctx_max: u32,
@@ -63,15 +65,18 @@ impl Task {
         }
         let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
         let grammar = grammar.inspect_err(|error| tracing::error!(%task, %error, "no grammar can be followed")).ok()?;
-        let sequence = match payload.output {
-            Output::Text => engine.open(),
-            Output::Embedding => engine.open_pooled(),
+        let (sequence, known) = match (payload.output, payload.salt) {
+            (Output::Text, Some(salt)) => engine.open_after(salt, prompt),
+            (Output::Text, None) => (engine.open(), 0),
+            // All of its hidden states are needed, so none is known before.
+            (Output::Embedding, _) => (engine.open_pooled(), 0),
         };
         Some(Task {
             task,
             attempt,
             sequence,
-            read: 0,
+            read: known as usize,
+            known,
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
@@ -200,6 +205,7 @@ impl Task {
         Usage {
             finish,
             tokens_in: self.read as u32,
+            tokens_cached: self.known,
             tokens_out: self.made,
             prefill_us: between(self.begun, self.prefilled),
             decode_us: between(self.first, self.latest),

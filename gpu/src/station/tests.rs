@@ -7,7 +7,7 @@ use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
 use crate::grammar::Grammars;
 use orchestrion_world::payload::{Bias, Grammar, Likelihood, Output, Sampling};
-use orchestrion_world::protocol::{Finish, Usage};
+use orchestrion_world::protocol::{Class, Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
@@ -140,6 +140,8 @@ fn payload(i: u64) -> Payload {
         logprobs: None,
         grammar: (i % 5 == 2).then(|| Arc::new(Grammar::JsonSchema(SCHEMA.into()))),
         max_tokens: 24,
+        class: Class::Interactive,
+        salt: Some(0),
         output: Output::Text,
     }
 }
@@ -204,6 +206,33 @@ fn same_in_any_company(arch: &'static str) {
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }
+}
+
+#[test]
+fn a_beginning_read_before_is_looked_up_by_its_own_and_changes_no_token() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let of = |salt| Payload { salt, ..payload(3) };
+    let longer = Payload { prompt: [&payload(3).prompt[..150], &[7; 20]].concat().into(), ..of(Some(1)) };
+    let all = [of(Some(1)), of(Some(1)), of(Some(2)), of(None), longer.clone()];
+    for (i, payload) in all.into_iter().enumerate() {
+        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
+        ear.wait(|heard| ends(heard).len() == i + 1);
+    }
+    station.stop();
+    let heard = ear.wait(|_| true);
+    let usages: Vec<Usage> = ends(&heard).into_iter().map(|(_, usage)| usage.unwrap()).collect();
+    let whole = payload(3).prompt.len() as u32;
+    assert_eq!(usages.iter().map(|u| u.tokens_in).collect::<Vec<_>>(), [whole, whole, whole, whole, 170]);
+    assert_eq!(usages.iter().map(|u| u.tokens_cached).collect::<Vec<_>>(), [0, (whole - 1) / 32 * 32, 0, 0, 128]);
+    let cold = answers(SETUP, &[3])[&3].clone();
+    assert!((0..4).all(|i| tokens(&heard, task(i)) == cold));
+    let ear = Arc::new(Ear::default());
+    let fresh = self::station(SETUP, &ear);
+    fresh.start(task(9), Attempt::of(1, 1), EPOCH, longer).unwrap();
+    let alone = ear.wait(|heard| !ends(heard).is_empty());
+    assert_eq!(tokens(&heard, task(4)), tokens(&alone, task(9)));
+    fresh.stop();
 }
 
 #[test]

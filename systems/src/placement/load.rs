@@ -7,11 +7,12 @@
 use super::choose::Request;
 use super::explain::Asked;
 use super::note;
+use crate::eviction::promise::promised;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
 use orchestrion_world::config::{Keep, Rules};
-use orchestrion_world::id::{ModelId, WorkerId};
+use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::protocol::{Class, ModelFacts};
 use orchestrion_world::store::World;
 use orchestrion_world::time::{Tick, Ticks};
@@ -130,10 +131,13 @@ fn way(
     let kv = facts.kv_for(request.tokens());
     let weights = if stands { Bytes(0) } else { facts.weights };
     let booked = memory::wanted(world, &worker.facts, facts.digest, weights);
-    let demands: Vec<Demand> = booked
-        .zip(worker.parts(kv))
-        .map(|((device, needed, free), (_, kv))| Demand { device, needed: Bytes(needed.0.saturating_add(kv.0)), free })
-        .collect();
+    let demand = |((device, needed, free), (_, kv)): ((DeviceId, Bytes, Bytes), (DeviceId, Bytes))| {
+        let (needed, file) = (Bytes(needed.0.saturating_add(kv.0)), (request.spec.model, facts.digest));
+        // Where it stands, its tasks take whatever is free anyway.
+        let promised = if stands { Bytes(0) } else { promised(world, rules, device, file)? };
+        Some(Demand { device, needed, free: Bytes(free.0.saturating_sub(promised.0)) })
+    };
+    let demands = booked.zip(worker.parts(kv)).map(demand).collect::<Option<Vec<Demand>>>()?;
     let tenants: Vec<Tenant> = tenants(world, rules, worker.facts.devices.iter().map(|part| part.device), now)
         .into_iter()
         .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
@@ -156,7 +160,11 @@ pub(crate) fn keep_warm(world: &mut World, rules: &Rules, model: ModelId, keep: 
     let fits = |(worker, facts): &(&Worker, ModelFacts)| {
         let may = worker.resident(model).is_none_or(|resident| eviction::may_try(resident, now));
         let mut parts = memory::wanted(world, &worker.facts, facts.digest, facts.weights);
-        may && worker.facts.loader.is_some() && parts.all(|(_, needed, free)| needed <= free)
+        let leaves = |device| promised(world, rules, device, (model, facts.digest));
+        let room = |(device, needed, free): (DeviceId, Bytes, Bytes)| {
+            leaves(device).is_some_and(|promised| needed.0.saturating_add(promised.0) <= free.0)
+        };
+        may && worker.facts.loader.is_some() && parts.all(room)
     };
     let soonest = |(worker, facts): &(&Worker, ModelFacts)| {
         let takes = worker.facts.loader.as_ref().map(|loader| loader.load_time(facts.weights));

@@ -36,7 +36,10 @@ pub(crate) fn place(mut world: ResMut<'_, World>) {
     let Some(shared) = world.core.rules.clone() else { return };
     #[cfg(feature = "planted")]
     crate::planted::keep_still(world);
-    for model in std::mem::take(&mut world.mail.stirred) {
+    let (stirred, cleared) = (std::mem::take(&mut world.mail.stirred), std::mem::take(&mut world.mail.cleared));
+    // Who made way for another would else be back before that one came.
+    let others = stirred.iter().filter(|model| !cleared.contains(model));
+    for model in cleared.iter().chain(others).copied() {
         let (mut interactive, mut batch) = (0, 0);
         let mut left = |class| match class {
             Class::Interactive => interactive += 1,
@@ -106,12 +109,13 @@ fn settle(world: &mut World, rules: &Rules, request: &Request) -> Settled {
     }
 }
 
-/// Sees to room for a task that waits.
-fn blocked(world: &mut World, rules: &Rules, request: &Request, weighs: Weighs) {
-    preempt::make_room(world, rules, request);
+/// Sees to room for a task that waits. How many gave way to it, and wait themselves.
+fn blocked(world: &mut World, rules: &Rules, request: &Request, weighs: Weighs) -> usize {
+    let gave_way = preempt::make_room(world, rules, request);
     if weighs == Weighs::Now {
         load::provide(world, rules, request);
     }
+    gave_way
 }
 
 /// A task of a model that waits and a worker it could start on now, where there are both among those that are

@@ -56,10 +56,13 @@ pub(super) fn overtake(
             request.claims = std::mem::take(&mut claims);
             match if waits { Settled::Waits } else { settle(world, rules, &request) } {
                 Settled::Waits => {
-                    if asked.insert(id, claimers).is_none() {
-                        blocked(world, rules, &request, weighs);
-                    }
+                    let first = asked.insert(id, claimers).is_none();
+                    let gave_way = if first { blocked(world, rules, &request, weighs) } else { 0 };
                     let Some(claim) = claim(&request) else { return };
+                    // Who gave way to it waits now too, and may have room elsewhere.
+                    if gave_way > 0 {
+                        continue 'anew;
+                    }
                     request.claims.push(claim);
                     claims = request.claims;
                 }

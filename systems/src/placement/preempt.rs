@@ -22,10 +22,10 @@ use orchestrion_world::units::Bytes;
 const LOOKED_AT: usize = 64;
 
 /// Calls slots back for the head of a model's line, and for those behind it as if they were like it. One that
-/// waits for certain workers is like nobody: it has one slot there at a time.
-pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
+/// waits for certain workers is like nobody: it has one slot there at a time. How many were called back.
+pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) -> usize {
     if request.spec.class != Class::Interactive {
-        return;
+        return 0;
     }
     let (model, rules) = (request.spec.model, whole.placement);
     let waiting = world.queues.len(model, Class::Interactive);
@@ -36,14 +36,18 @@ pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
             && let Some(victim) = victim(world, rules, model, request)
         {
             call_back(world, victim, request);
+            return 1;
         }
-        return;
+        return 0;
     }
+    let mut called_back = 0;
     while (world.victims.called_back(model) as usize) < waiting
         && let Some(victim) = victim(world, rules, model, request)
     {
         call_back(world, victim, request);
+        called_back += 1;
     }
+    called_back
 }
 
 fn call_back(world: &mut World, victim: TaskId, request: &Request) {

@@ -9,6 +9,7 @@ use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
 use orchestrion_world::payload::{Output, Payload};
+use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use sha2::{Digest, Sha256 as Hasher};
 use std::sync::{Arc, OnceLock};
@@ -95,6 +96,9 @@ impl Prepare for Kitchen {
             logprobs,
             grammar: shape.map(|shape| shape.grammar.into()),
             max_tokens: max_tokens.unwrap_or(left.min(MAX_TOKENS_DEFAULT)),
+            // Of the request, not of its words: the door knows them.
+            class: Class::Interactive,
+            salt: None,
             output,
         };
         Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
