@@ -161,7 +161,7 @@ impl Engine {
 
     /// A sequence of which one vector is made: the tokens it reads are pooled as its model says.
     pub fn open_pooled(&mut self) -> SequenceId {
-        self.sequences.insert(Sequence { pooled: Some(Pooled::default()), ..Sequence::default() })
+        self.sequences.insert(Sequence::pooled())
     }
 
     /// The vector of a pooled sequence that has read something, of length one.

@@ -24,6 +24,11 @@ struct Chain {
 }
 
 impl Sequence {
+    /// A sequence of which one vector is made. It shares with nobody: all its hidden states are needed.
+    pub(super) fn pooled() -> Sequence {
+        Sequence { pooled: Some(Pooled::default()), ..Sequence::default() }
+    }
+
     /// A sequence about to read `prompt`, whose blocks it takes as far as they are known. The last token is
     /// read in any case, since the answer follows from it.
     pub(super) fn after(pages: &mut Pages, salt: u64, prompt: &[u32]) -> Sequence {
