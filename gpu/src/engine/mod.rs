@@ -185,6 +185,12 @@ impl Engine {
         }
     }
 
+    /// Pages of a sequence, and those of them that nobody else holds.
+    pub fn pages_of(&self, sequence: SequenceId) -> (usize, usize) {
+        let found = self.sequences.get(sequence);
+        found.map_or((0, 0), |sequence| (sequence.table.len(), sequence.own_pages(&self.pages)))
+    }
+
     /// Takes the pages of the sequence's first `positions` ahead; false where there are not as many.
     pub fn reserve(&mut self, sequence: SequenceId, positions: u32) -> bool {
         let Some(sequence) = self.sequences.get_mut(sequence) else { return false };

@@ -51,6 +51,11 @@ impl Sequence {
         self.table.get(self.read as usize / PAGE).is_some_and(|page| !pages.is_own(*page))
     }
 
+    /// Pages that nobody else holds.
+    pub(super) fn own_pages(&self, pages: &Pages) -> usize {
+        self.table.iter().filter(|page| pages.is_own(**page)).count()
+    }
+
     /// Pages to take before it can read up to `positions`.
     pub(super) fn lacks(&self, pages: &Pages, positions: u32) -> usize {
         pages_of(positions).saturating_sub(self.table.len()) + usize::from(self.writes_shared(pages))

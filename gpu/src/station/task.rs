@@ -4,11 +4,12 @@
 
 use super::StationModel;
 use super::text::Text;
-use crate::engine::{NumericFault, SequenceId};
+use crate::engine::{Engine, NumericFault, SequenceId};
 use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
+use orchestrion_planner::Row;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::payload::{Likelihood, Output, Payload};
 use orchestrion_world::protocol::{FaultClass, Finish, Usage};
@@ -19,11 +20,14 @@ use std::time::Instant;
 pub(super) struct Task {
     pub(super) task: TaskId,
     pub(super) attempt: Attempt,
-    pub(super) sequence: SequenceId,
-    /// Prompt tokens read, or known before.
-    pub(super) read: usize,
-    /// Of those, known before.
-    known: u32,
+    /// None while it waits for pages.
+    pub(super) sequence: Option<SequenceId>,
+    /// Its prompt, and its answer so far.
+    tokens: Vec<u32>,
+    /// Of those, what its sequence has read.
+    read: usize,
+    /// Prompt tokens that were known when it began.
+    cached: u32,
     pub(super) made: u32,
     payload: Payload,
     ctx_max: u32,
@@ -31,7 +35,6 @@ pub(super) struct Task {
     grammar: Option<Follower>,
     text: Text,
     tokenizer: Arc<Tokenizer>,
-    last: u32,
     /// When the prompt was begun and read, when the first and the last token of the answer were made.
     begun: Option<Instant>,
     prefilled: Option<Instant>,
@@ -51,7 +54,7 @@ pub(super) struct Made {
 }
 
 impl Task {
-    /// Opens a sequence for a payload that can run; `None` for one that cannot, on any try.
+    /// Takes up a payload that can run; `None` for one that cannot, on any try.
     pub(super) fn new(
         StationModel { engine, tokenizer, grammars, .. }: &mut StationModel,
         (task, attempt): (TaskId, Attempt),
@@ -65,25 +68,19 @@ impl Task {
         }
         let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
         let grammar = grammar.inspect_err(|error| tracing::error!(%task, %error, "no grammar can be followed")).ok()?;
-        let (sequence, known) = match (payload.output, payload.salt) {
-            (Output::Text, Some(salt)) => engine.open_after(salt, prompt),
-            (Output::Text, None) => (engine.open(), 0),
-            // All of its hidden states are needed, so none is known before.
-            (Output::Embedding, _) => (engine.open_pooled(), 0),
-        };
         Some(Task {
             task,
             attempt,
-            sequence,
-            read: known as usize,
-            known,
+            sequence: None,
+            tokens: prompt.to_vec(),
+            read: 0,
+            cached: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
             grammar,
             text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
-            last: 0,
             payload,
             begun: None,
             prefilled: None,
@@ -92,24 +89,41 @@ impl Task {
         })
     }
 
-    pub(super) fn is_prefilling(&self) -> bool {
-        self.read < self.payload.prompt.len()
+    /// As the planner sees it.
+    pub(super) fn row(&self, engine: &Engine) -> Row {
+        let (pages, own) = self.sequence.map_or((0, 0), |sequence| engine.pages_of(sequence));
+        let (known, read) = (self.tokens.len() as u32, self.read as u32);
+        Row { class: self.payload.class, known, read, pages: pages as u32, own: own as u32 }
     }
 
-    /// What it runs next: up to `budget` tokens of its prompt, or the last token of its answer.
-    pub(super) fn next_tokens(&self, budget: usize) -> &[u32] {
-        if self.is_prefilling() {
-            let rest = &self.payload.prompt[self.read..];
-            &rest[..rest.len().min(budget)]
-        } else {
-            std::slice::from_ref(&self.last)
+    /// Opens its sequence, with pages for all that it has to read; not where there are too few.
+    pub(super) fn enter(&mut self, engine: &mut Engine) {
+        let (sequence, read) = match (self.payload.output, self.payload.salt) {
+            (Output::Text, Some(salt)) => engine.open_after(salt, &self.tokens),
+            (Output::Text, None) => (engine.open(), 0),
+            // All of its hidden states are needed, so none is known before.
+            (Output::Embedding, _) => (engine.open_pooled(), 0),
+        };
+        (self.sequence, self.read) = (Some(sequence), read as usize);
+        if !engine.reserve(sequence, self.tokens.len() as u32) {
+            return self.leave(engine);
+        }
+        if self.begun.is_none() {
+            self.cached = read;
         }
     }
 
-    /// Whether the next `tokens` end with one that is answered by another.
-    pub(super) fn wants_logits(&self, tokens: usize) -> bool {
-        let answers = !self.is_prefilling() || self.read + tokens == self.payload.prompt.len();
-        answers && self.payload.output == Output::Text
+    /// Gives its pages back; what it has read is to be read again.
+    pub(super) fn leave(&mut self, engine: &mut Engine) {
+        self.sequence.take().into_iter().for_each(|sequence| engine.close(sequence));
+        self.read = 0;
+    }
+
+    /// Up to `count` of the tokens that it has to read, and whether another is drawn from them.
+    pub(super) fn next(&self, count: u32) -> (&[u32], bool) {
+        let rest = &self.tokens[self.read..];
+        let next = &rest[..rest.len().min(count as usize)];
+        (next, next.len() == rest.len() && self.payload.output == Output::Text)
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -117,7 +131,7 @@ impl Task {
         self.begun.replace(self.begun.unwrap_or(now)).is_none()
     }
 
-    /// Takes up what a step of `tokens` tokens came to; a token where the prompt is through.
+    /// Takes up what a step of `tokens` tokens came to; a token where all that it knew is read.
     pub(super) fn advance(
         &mut self,
         tokens: usize,
@@ -126,19 +140,14 @@ impl Task {
     ) -> Result<Option<Made>, FaultClass> {
         // The numbers are the same on every try: another would meet them again.
         let logits = logits.map_err(|NumericFault| FaultClass::InvalidInput)?;
-        if self.is_prefilling() {
-            self.read += tokens;
-            if self.is_prefilling() {
-                return Ok(None);
-            }
-            self.prefilled = Some(now);
-        }
+        self.read += tokens;
         let Some(logits) = logits else { return Ok(None) };
-        let position = self.payload.prompt.len() as u32 + self.made;
+        self.prefilled = self.prefilled.or(Some(now));
+        let position = self.tokens.len() as u32;
         let (id, complete) = self.draw(logits, position).map_err(|error| self.astray(&error))?;
         let index = self.made;
         self.made += 1;
-        self.last = id;
+        self.tokens.push(id);
         self.first = self.first.or(Some(now));
         self.latest = Some(now);
         let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
@@ -150,7 +159,7 @@ impl Task {
 
     /// Whether its prompt is read and it waits for what the engine pooled of it.
     pub(super) fn wants_vector(&self) -> bool {
-        self.payload.output == Output::Embedding && !self.is_prefilling()
+        self.payload.output == Output::Embedding && self.read == self.tokens.len()
     }
 
     /// The one token of an embedding. Its id says what the vector is, so that attempts can be compared.
@@ -158,7 +167,7 @@ impl Task {
         let vector: Box<[u32]> = vector.iter().map(|x| x.to_bits()).collect();
         let id = vector.iter().fold(0, |id: u32, bits| id.rotate_left(5) ^ bits);
         self.made = 1;
-        (self.first, self.latest) = (Some(now), Some(now));
+        (self.prefilled, self.first, self.latest) = (Some(now), Some(now), Some(now));
         let finish = Some(Finish::Stop);
         Made { index: 0, id, text: String::new(), likelihood: None, vector: Some(vector), finish }
     }
@@ -204,8 +213,8 @@ impl Task {
         };
         Usage {
             finish,
-            tokens_in: self.read as u32,
-            tokens_cached: self.known,
+            tokens_in: if self.prefilled.is_some() { self.payload.prompt.len() } else { self.read } as u32,
+            tokens_cached: self.cached,
             tokens_out: self.made,
             prefill_us: between(self.begun, self.prefilled),
             decode_us: between(self.first, self.latest),

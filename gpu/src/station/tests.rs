@@ -86,29 +86,34 @@ fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Setup {
-    arch: &'static str,
-    level: Level,
-    threads: usize,
-    slots: u16,
-    prefill_chunk: u32,
+pub(super) struct Setup {
+    pub(super) arch: &'static str,
+    pub(super) level: Level,
+    pub(super) threads: usize,
+    pub(super) slots: u16,
+    pub(super) prefill_chunk: u32,
+    /// Of context; none for as many as are asked for.
+    pub(super) pages: Option<u64>,
 }
 
-const SETUP: Setup = Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64 };
-const EPOCH: Epoch = Epoch(3);
+pub(super) const SETUP: Setup =
+    Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64, pages: None };
+pub(super) const EPOCH: Epoch = Epoch(3);
 
-fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
+pub(super) fn model(setup: Setup) -> StationModel {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
-    let model = StationModel {
-        engine: Engine::load(&gguf, options).unwrap(),
-        grammars: Arc::new(Grammars::new(tokenizer.clone())),
-        tokenizer,
-        digest: gguf.digest(),
-        fingerprint: "a file and an engine".into(),
-    };
-    let spec = StationSpec {
+    let mut engine = Engine::load(&gguf, options).unwrap();
+    if let Some(pages) = setup.pages {
+        engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * pages));
+    }
+    let grammars = Arc::new(Grammars::new(tokenizer.clone()));
+    StationModel { engine, grammars, tokenizer, digest: gguf.digest(), fingerprint: "a file and an engine".into() }
+}
+
+pub(super) fn spec(setup: Setup) -> StationSpec {
+    StationSpec {
         worker: WorkerId(1),
         pool: PoolId(2),
         device: DeviceId(0),
@@ -116,13 +121,16 @@ fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
         device_capacity: Bytes(1 << 30),
         slots: setup.slots,
         prefill_chunk: setup.prefill_chunk,
-    };
-    Station::spawn(spec, model, ear.clone()).unwrap()
+    }
+}
+
+fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
+    Station::spawn(spec(setup), model(setup), ear.clone()).unwrap()
 }
 
 /// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised, every
 /// fifth JSON.
-fn payload(i: u64) -> Payload {
+pub(super) fn payload(i: u64) -> Payload {
     let mut noise = crate::numerics::noise::Noise(i);
     let len = if i % 4 == 3 { 200 + noise.below(100) } else { 1 + noise.below(40) };
     Payload {
@@ -140,7 +148,7 @@ fn payload(i: u64) -> Payload {
         logprobs: None,
         grammar: (i % 5 == 2).then(|| Arc::new(Grammar::JsonSchema(SCHEMA.into()))),
         max_tokens: 24,
-        class: Class::Interactive,
+        class: if i.is_multiple_of(2) { Class::Interactive } else { Class::Batch },
         salt: Some(0),
         output: Output::Text,
     }
@@ -149,7 +157,7 @@ fn payload(i: u64) -> Payload {
 const SCHEMA: &str =
     r#"{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}"#;
 
-fn task(i: u64) -> TaskId {
+pub(super) fn task(i: u64) -> TaskId {
     TaskId(u128::from(i) + 1)
 }
 
@@ -203,6 +211,8 @@ fn same_in_any_company(arch: &'static str) {
         (Setup { level: Level::detect(), ..base }, &all),
         (Setup { level: Level::detect(), threads: 2, prefill_chunk: 300, ..base }, &shuffled),
         (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..base }, &all),
+        // The pages of two long prompts for eight tasks: who came last makes room, and reads it all again.
+        (Setup { level: Level::detect(), pages: Some(19), ..base }, &shuffled),
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }
