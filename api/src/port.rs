@@ -8,7 +8,7 @@ use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
-use orchestrion_world::payload::{Bias, CallForm, Grammar, Payload, Sampling};
+use orchestrion_world::payload::{Bias, CallForm, Grammar, Output, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
@@ -99,6 +99,7 @@ pub struct Words {
     pub bias: Vec<Bias>,
     pub logprobs: Option<u8>,
     pub shape: Option<Shape>,
+    pub output: Output,
     /// What the model may call, as OpenAI writes it.
     pub tools: Vec<Value>,
     /// What the answer begins with, as a part of the prompt.

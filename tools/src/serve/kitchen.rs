@@ -8,7 +8,7 @@ use orchestrion_gpu::grammar::{GrammarError, Grammars};
 use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
-use orchestrion_world::payload::{CallForm, Payload};
+use orchestrion_world::payload::{CallForm, Output, Payload};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use serde_json::Value;
@@ -82,9 +82,9 @@ impl Prepare for Kitchen {
     }
 
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
-        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, tools, opening } = words;
+        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output, tools, opening } = words;
         let (id, recipe) = self.recipe(&model)?;
-        let prompt = recipe.tokens(&content, &tools, opening)?;
+        let prompt = recipe.tokens(&content, output, &tools, opening)?;
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         if left == 0 {
             let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
@@ -107,20 +107,28 @@ impl Prepare for Kitchen {
             // Of the request, not of its words: the door knows them.
             class: Class::Interactive,
             salt: None,
+            output,
         };
         Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
     }
 }
 
 impl Recipe {
-    fn tokens(&self, content: &Content, tools: &[Value], opening: &str) -> Result<Vec<u32>, PrepareError> {
+    fn tokens(
+        &self,
+        content: &Content,
+        output: Output,
+        tools: &[Value],
+        opening: &str,
+    ) -> Result<Vec<u32>, PrepareError> {
         let mut tokens = match content {
             Content::Tokens(tokens) => {
                 self.known("prompt", tokens.iter().copied())?;
                 return Ok(tokens.clone());
             }
             // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
-            Content::Prompt(text) => self.tokenizer.encode(text, true),
+            // A text to embed is nothing but text.
+            Content::Prompt(text) => self.tokenizer.encode(text, output == Output::Text),
             Content::Messages(messages) => self.tokenizer.encode_chat(&(self.render(messages, tools)? + opening)),
         };
         if self.tokenizer.add_bos()
@@ -211,11 +219,12 @@ mod tests {
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, fingerprint: String::new() };
         let hello = port::Message { role: "user".to_owned(), content: "hello".to_owned(), more: Vec::new() };
-        let chat = recipe.tokens(&Content::Messages(vec![hello]), &[], "");
+        let chat = recipe.tokens(&Content::Messages(vec![hello]), Output::Text, &[], "");
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
             panic!("a chat without a template became {chat:?}");
         };
         assert!(problem.contains("no chat template") && problem.contains("completions"), "{problem}");
-        assert!(recipe.tokens(&Content::Prompt("hello".to_owned()), &[], "").is_ok_and(|tokens| !tokens.is_empty()));
+        let prompt = recipe.tokens(&Content::Prompt("hello".to_owned()), Output::Text, &[], "");
+        assert!(prompt.is_ok_and(|tokens| !tokens.is_empty()));
     }
 }
