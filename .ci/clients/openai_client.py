@@ -195,17 +195,17 @@ def case_json_by_a_schema(s):
     schema = {"type": "object", "properties": {"colours": {"type": "array", "items": {"enum": ["red", "blue"]},
               "minItems": 1, "maxItems": 3}}, "required": ["colours"], "additionalProperties": False}
     form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema, "strict": True}}
-    answer = s.chat(response_format=form, max_tokens=100)
+    answer = s.chat(response_format=form, max_tokens=400)
     colours = json.loads(answer.choices[0].message.content)["colours"]
     assert 1 <= len(colours) <= 3 and set(colours) <= {"red", "blue"} and answer.choices[0].finish_reason == "stop"
-    assert text(list(s.chat(response_format=form, max_tokens=100, stream=True))) == answer.choices[0].message.content
+    assert text(list(s.chat(response_format=form, max_tokens=400, stream=True))) == answer.choices[0].message.content
 
 
 def case_tools_are_called(s):
     city = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Lima"]}}, "required": ["city"],
             "additionalProperties": False}
     tools = [{"type": "function", "function": {"name": name, "parameters": city}} for name in ("weather", "news")]
-    asked = {"tools": tools, "tool_choice": "required", "max_tokens": 100}
+    asked = {"tools": tools, "tool_choice": "required", "max_tokens": 400}
     choice = s.chat(**asked).choices[0]
     call = choice.message.tool_calls[0]
     assert choice.finish_reason == "tool_calls" and choice.message.content is None and call.type == "function"

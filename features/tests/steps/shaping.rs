@@ -31,7 +31,7 @@ fn tool() -> Value {
 
 fn calling() -> Value {
     let choice = json!({"type": "function", "function": {"name": "weather"}});
-    json!({"model": "tiny", "messages": question(), "max_tokens": 60, "seed": 7, "tools": [tool()], "tool_choice": choice})
+    json!({"model": "tiny", "messages": question(), "max_tokens": 400, "seed": 7, "tools": [tool()], "tool_choice": choice})
 }
 
 impl Session {
