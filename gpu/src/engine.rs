@@ -6,7 +6,7 @@
 //! Reads and writes its own memory only. Draws no tokens (see `sampler`), keeps no time, decides no order
 //! of work (see `station`).
 
-pub use crate::kernel::{Level, LevelError};
+pub use crate::kernel::{Ceilings, Level, LevelError};
 pub use crate::model::LoadError;
 pub use crate::model::forward::{Stage, Tap};
 pub use crate::numerics::DEFINITION;
@@ -108,6 +108,16 @@ impl Engine {
     /// What the weights take in memory.
     pub fn weights(&self) -> Bytes {
         Bytes(self.model.bytes())
+    }
+
+    /// What a step reads of the weights, whatever its rows: all matrices, the output head's with them.
+    pub fn weights_read(&self) -> Bytes {
+        Bytes(self.model.bytes_read())
+    }
+
+    /// Products of weights and activations that a token takes, those of the output head not counted.
+    pub fn products_per_token(&self) -> u64 {
+        self.model.products()
     }
 
     /// What one position of one sequence takes in memory.

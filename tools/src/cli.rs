@@ -4,7 +4,7 @@ mod bench;
 mod control;
 mod recorded;
 
-pub(crate) use bench::{BenchArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic};
+pub(crate) use bench::{BenchArgs, BenchEngineArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic};
 pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs};
 pub(crate) use recorded::{BundleArgs, CalibrateArgs, Half, WhatifArgs};
 

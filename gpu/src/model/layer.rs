@@ -32,13 +32,16 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    pub(super) fn matrices(&self) -> [&Matrix; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     /// What they take in memory.
     pub(super) fn bytes(&self) -> usize {
-        let matrices = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
         let optional = [&self.qkv_bias, &self.post_attn_norm, &self.post_ffn_norm].into_iter().flatten();
         let vectors = [&self.attn_norm, &self.ffn_norm].into_iter().chain(optional);
         let floats: usize = vectors.chain(self.qk_norm.iter().flatten()).map(Vec::len).sum();
-        matrices.map(Matrix::bytes).iter().sum::<usize>() + floats * size_of::<f32>()
+        self.matrices().map(Matrix::bytes).iter().sum::<usize>() + floats * size_of::<f32>()
     }
 }
 

@@ -102,6 +102,16 @@ impl Model {
         KvShape { layers: self.hyper.layers, heads: self.hyper.kv_heads, head_dim: self.hyper.head_dim }
     }
 
+    /// What a pass reads: all but embeddings, unless they are the output head too.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes() - if self.head.is_some() { self.embed.bytes() as u64 } else { 0 }
+    }
+
+    /// Elements of the layers' matrices.
+    pub(crate) fn products(&self) -> u64 {
+        self.layers.iter().flat_map(Layer::matrices).map(|m| (m.rows * m.cols) as u64).sum()
+    }
+
     /// What the weights take in memory.
     pub(crate) fn bytes(&self) -> u64 {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();

@@ -1,6 +1,7 @@
 //! What the commands that measure understand.
 
 use super::Output;
+use crate::configuration::Simd;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -12,10 +13,35 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchTopic {
+    /// Tokens a second of the host engine, its load time and memory, beside what the machine could do.
+    Engine(BenchEngineArgs),
     /// Full task lifecycles a second through the core, and what an idle step costs.
     Scheduler(BenchSchedulerArgs),
     /// Inputs a second into the journal, and how long it takes to execute them again.
     Journal(BenchJournalArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench engine --model smollm2-135m
+  orch bench engine --model model.gguf --threads 2 --simd avx2 -o json")]
+pub(crate) struct BenchEngineArgs {
+    /// A catalog name or the path of a GGUF file
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// Threads that compute [default: as many as the machine has]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// The kernels
+    #[arg(long, default_value = "auto", value_name = "LEVEL")]
+    pub simd: Simd,
+    /// Runs whose median is told
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]
@@ -62,4 +88,8 @@ pub(crate) struct BenchJournalArgs {
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,
+}
+
+fn threads(s: &str) -> Result<usize, String> {
+    s.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected 1 to 1024".to_owned())
 }
