@@ -83,7 +83,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: EngineOptions) -> Result<Engine, LoadError> {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
-        let model = Model::load(gguf, options.level, options.ctx_max)?;
+        let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.hyper.context);
         let exec = Exec { kernels, pool };
         Ok(Engine { model, exec, buffers: Buffers::default(), sequences: SlotMap::with_key(), ctx_max })

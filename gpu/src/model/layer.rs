@@ -48,7 +48,8 @@ impl Layer {
 /// Takes tensors by name, checked, and counts them.
 pub(super) struct Loader<'a> {
     pub(super) gguf: &'a Gguf,
-    pub(super) level: Level,
+    /// The level whose layout weights get, and the threads that put them there.
+    pub(super) packing: (Level, usize),
     pub(super) used: usize,
 }
 
@@ -142,7 +143,7 @@ impl<'a> Loader<'a> {
         Ok(outputs.map(|rows| {
             let (bytes, others) = rest.split_at(rows * row_bytes(tensor.kind, inputs));
             rest = others;
-            Matrix::new(self.level, tensor.kind, rows, inputs, bytes)
+            Matrix::new(self.packing, tensor.kind, rows, inputs, bytes)
         }))
     }
 

@@ -76,9 +76,9 @@ impl Angles {
 
 impl Model {
     /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
-    pub(crate) fn load(gguf: &Gguf, level: Level, ctx_max: u32) -> Result<Model, LoadError> {
+    pub(crate) fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Model, LoadError> {
         let hyper = Hyper::read(gguf)?;
-        let mut load = Loader { gguf, level, used: 0 };
+        let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
         let embed = load.matrix("token_embd.weight", hyper.width, vocab)?;
         let head = match gguf.opt_tensor("output.weight") {
