@@ -24,6 +24,7 @@ use crate::task_entry::{Admission, Entry, Opening, Surface};
 use crate::telemetry::{Telemetry, Turned};
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{SessionId, TaskId, TenantId};
+use orchestrion_world::payload::Payload;
 use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Determinism, Intent, TaskSpec};
 use orchestrion_world::time::Ticks;
@@ -219,7 +220,9 @@ impl Door {
             placement,
         };
         let fingerprint = prepared.fingerprint.into();
-        let opening = Opening { task, body, surface, class, fingerprint, payload: prepared.payload };
+        // What is computed for one tenant is looked up by nobody else.
+        let payload = Payload { class, salt: Some(tenant.0), ..prepared.payload };
+        let opening = Opening { task, body, surface, class, fingerprint, payload };
         let entry = match self.parts.switchboard.open(opening) {
             Opened::New(entry) => entry,
             Opened::Same(entry) => return Ok(self.submitted(entry, None, None)),

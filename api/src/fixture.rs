@@ -82,7 +82,14 @@ pub(crate) fn submit(task: u128) -> Input {
 }
 
 pub(crate) fn usage() -> Usage {
-    Usage { finish: Finish::Length, tokens_in: 5, tokens_out: 16, prefill_us: 5_000, decode_us: 40_000 }
+    Usage {
+        finish: Finish::Length,
+        tokens_in: 5,
+        tokens_cached: 0,
+        tokens_out: 16,
+        prefill_us: 5_000,
+        decode_us: 40_000,
+    }
 }
 
 /// What an engine reports about a start, until the task's end.

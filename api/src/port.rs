@@ -8,7 +8,7 @@ use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
-use orchestrion_world::payload::{Bias, Payload, Sampling};
+use orchestrion_world::payload::{Bias, Grammar, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
@@ -95,6 +95,15 @@ pub struct Words {
     pub sampling: Sampling,
     pub bias: Vec<Bias>,
     pub logprobs: Option<u8>,
+    pub shape: Option<Shape>,
+}
+
+/// What the answer has to look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub grammar: Grammar,
+    /// The request's field that asks for it.
+    pub field: &'static str,
 }
 
 /// What the model is to continue.

@@ -91,6 +91,7 @@ pub struct Telemetry {
     queue_delay: Counter,
     rate_limit: Counter,
     tokens_in: Counter,
+    tokens_cached: Counter,
     tokens_out: Counter,
     queue_depth: [Gauge; 2],
     queues_held: Gauge,
@@ -158,6 +159,7 @@ impl Telemetry {
             queue_delay: backpressure.get_or_create_owned(&ByPolicy { policy: "queue-delay" }),
             ingress: backpressure.get_or_create_owned(&ByPolicy { policy: "ingress" }),
             tokens_in: Counter::default(),
+            tokens_cached: Counter::default(),
             tokens_out: Counter::default(),
             queue_depth: ["interactive", "batch"].map(|priority| depth.get_or_create_owned(&ByPriority { priority })),
             queues_held: Gauge::default(),
@@ -197,6 +199,11 @@ impl Telemetry {
             backpressure,
         );
         registry.register("tokens_in", "Prompt tokens of accepted tasks", telemetry.tokens_in.clone());
+        registry.register(
+            "prefix_cache_hits_tokens",
+            "Prompt tokens of finished tasks that were known from earlier ones",
+            telemetry.tokens_cached.clone(),
+        );
         registry.register("tokens_out", "Tokens published to readers", telemetry.tokens_out.clone());
         registry.register("queue_depth", "Accepted tasks that wait for a worker", depth);
         registry.register("queues_held", "Queues that refuse who would wait too long", telemetry.queues_held.clone());
@@ -312,6 +319,7 @@ impl Telemetry {
         match outcome {
             Outcome::Done(usage) => {
                 done.inc();
+                self.tokens_cached.inc_by(usage.tokens_cached.into());
                 self.decode_ms.observe(millis(Duration::from_micros(usage.decode_us)));
             }
             Outcome::Cancelled { reason, .. } => {

@@ -65,7 +65,7 @@ fn run(board: &Switchboard, lanes: &Lanes, order: &Order, tokens: u32) {
     });
     let finish = if made.is_some() { Finish::Cancelled } else { Finish::Length };
     let tokens_out = made.unwrap_or(tokens);
-    let usage = Usage { finish, tokens_in: 3, tokens_out, prefill_us: 100, decode_us: 1_000 };
+    let usage = Usage { finish, tokens_in: 3, tokens_cached: 0, tokens_out, prefill_us: 100, decode_us: 1_000 };
     report(Report::Finished { worker, epoch, task, attempt, usage });
 }
 

@@ -334,14 +334,15 @@ fn setback_words(why: Setback) -> &'static str {
 }
 
 fn usage_words(usage: &Usage) -> String {
-    let Usage { finish, tokens_in, tokens_out, prefill_us, decode_us } = usage;
+    let Usage { finish, tokens_in, tokens_cached, tokens_out, prefill_us, decode_us } = usage;
     let why = match finish {
         Finish::Stop => "an end token or a stop string",
         Finish::Length => "the length allowed",
         Finish::Cancelled => "a cancel",
     };
+    let known = if *tokens_cached > 0 { format!(" ({tokens_cached} of them known before)") } else { String::new() };
     format!(
-        "{} read in {} ms, {} made in {} ms, ended by {why}",
+        "{}{known} read in {} ms, {} made in {} ms, ended by {why}",
         count(*tokens_in, "token"),
         prefill_us / 1000,
         count(*tokens_out, "token"),

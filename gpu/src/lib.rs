@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod generate;
 pub mod gguf;
+pub mod grammar;
 mod kernel;
 mod kv;
 mod likelihood;

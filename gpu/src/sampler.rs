@@ -2,12 +2,13 @@
 //!
 //! Probabilities become integers, w = ⌊e^((logit − max)/T) · 2³²⌋, before anything is summed: integer sums
 //! have no order, so a device may add them as it likes. Candidates stand by logit, ties by the lower id.
-//! In order: bias, repetition penalty, temperature, top-k, top-p, min-p, one draw. The random number is Philox
+//! In order: bias, the grammar, repetition penalty, temperature, top-k, top-p, min-p, one draw. The random number is Philox
 //! keyed by the seed, with the token's position as its counter: no state, so a resumed answer goes on
 //! as it would have.
 //!
 //! Reads logits and the tokens so far. A candidate below 2⁻³² of the best is never drawn.
 
+use crate::grammar::Allowed;
 use crate::numerics::exp;
 use orchestrion_world::payload::{Bias, Sampling};
 use std::cmp::Ordering;
@@ -70,11 +71,14 @@ impl Sampler {
         }
     }
 
-    /// The token that stands at `position` of the sequence; `logits` are finite.
-    pub(crate) fn next(&mut self, logits: &[f32], position: u32) -> u32 {
+    /// The token that stands at `position` of the sequence, of those that are allowed; `logits` are finite.
+    pub(crate) fn next(&mut self, logits: &[f32], position: u32, allowed: Option<Allowed<'_>>) -> u32 {
         let mut biased = std::mem::take(&mut self.biased);
         let logits = if self.bias.is_empty() { logits } else { self.biased(logits, &mut biased) };
-        let token = if self.sampling.temperature.0 == 0 { self.greedy(logits) } else { self.draw(logits, position) };
+        let token = match self.sampling.temperature.0 {
+            0 => self.greedy(logits, allowed),
+            _ => self.draw(logits, position, allowed),
+        };
         self.biased = biased;
         self.see(token);
         token
@@ -102,10 +106,10 @@ impl Sampler {
         }
     }
 
-    fn greedy(&self, logits: &[f32]) -> u32 {
+    fn greedy(&self, logits: &[f32], allowed: Option<Allowed<'_>>) -> u32 {
         let mut best = Candidate { logit: f32::NEG_INFINITY, id: 0 };
-        for (id, logit) in logits.iter().enumerate() {
-            let logit = self.penalised(id, *logit);
+        for (id, logit) in candidates(logits, allowed) {
+            let logit = self.penalised(id, logit);
             if logit > best.logit {
                 best = Candidate { logit, id: id as u32 };
             }
@@ -113,14 +117,14 @@ impl Sampler {
         best.id
     }
 
-    fn draw(&mut self, logits: &[f32], position: u32) -> u32 {
+    fn draw(&mut self, logits: &[f32], position: u32, allowed: Option<Allowed<'_>>) -> u32 {
         let s = self.sampling;
         let temperature = s.temperature.0 as f32 / 1000.0;
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        candidates.extend(logits.iter().enumerate().map(|(id, logit)| Candidate {
+        candidates.extend(self::candidates(logits, allowed).map(|(id, logit)| Candidate {
             // + 0 makes one zero of both, so that they tie.
-            logit: self.penalised(id, *logit) / temperature + 0.0,
+            logit: self.penalised(id, logit) / temperature + 0.0,
             id: id as u32,
         }));
         let k = if s.top_k == 0 { candidates.len() } else { candidates.len().min(s.top_k as usize) };
@@ -186,6 +190,12 @@ impl Sampler {
     }
 }
 
+/// The tokens that may be drawn, by id.
+fn candidates(logits: &[f32], allowed: Option<Allowed<'_>>) -> impl Iterator<Item = (usize, f32)> {
+    let may = move |id| allowed.is_none_or(|allowed| allowed.has(id));
+    logits.iter().copied().enumerate().filter(move |(id, _)| may(*id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +214,7 @@ mod tests {
     }
 
     fn next(sampling: Sampling, logits: &[f32], position: u32) -> u32 {
-        Sampler::new(sampling, &[], logits.len(), &[]).next(logits, position)
+        Sampler::new(sampling, &[], logits.len(), &[]).next(logits, position, None)
     }
 
     /// Known answers of Random123's `kat_vectors`.
@@ -232,9 +242,9 @@ mod tests {
         let logits = [3.0, 2.0, 1.4, -1.0];
         let mut sampler = Sampler::new(cold, &[], 4, &[0]);
         // 3 / 2 < 2, then 2 / 2 < 3 / 2.
-        assert_eq!([sampler.next(&logits, 1), sampler.next(&logits, 2)], [1, 0]);
+        assert_eq!([sampler.next(&logits, 1, None), sampler.next(&logits, 2, None)], [1, 0]);
         // Negative logits move away from zero.
-        assert_eq!(Sampler::new(cold, &[], 2, &[1]).next(&[-1.5, -1.0], 1), 0);
+        assert_eq!(Sampler::new(cold, &[], 2, &[1]).next(&[-1.5, -1.0], 1, None), 0);
     }
 
     #[test]
@@ -244,15 +254,15 @@ mod tests {
         let bias = |token, by| [Bias { token, by }];
         for s in [cold, sampling()] {
             let drawn = |bias: &[Bias]| {
-                let ids = (0..100).map(|position| Sampler::new(s, bias, 3, &[]).next(&logits, position));
+                let ids = (0..100).map(|position| Sampler::new(s, bias, 3, &[]).next(&logits, position, None));
                 ids.collect::<Vec<u32>>()
             };
             assert!(!drawn(&bias(1, -100_000)).contains(&1));
             assert!(drawn(&bias(0, 100_000)).iter().all(|id| *id == 0));
         }
         // Thousandths: 1.5 more is enough, 0.5 is not.
-        assert_eq!(Sampler::new(cold, &bias(2, 1_500), 3, &[]).next(&logits, 0), 2);
-        assert_eq!(Sampler::new(cold, &bias(2, 500), 3, &[]).next(&logits, 0), 1);
+        assert_eq!(Sampler::new(cold, &bias(2, 1_500), 3, &[]).next(&logits, 0, None), 2);
+        assert_eq!(Sampler::new(cold, &bias(2, 500), 3, &[]).next(&logits, 0, None), 1);
     }
 
     #[test]

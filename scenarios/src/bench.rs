@@ -232,6 +232,7 @@ fn finished(leased: &Leased, sharers: u64) -> Report {
     let usage = Usage {
         finish: Finish::Stop,
         tokens_in: 256,
+        tokens_cached: 0,
         tokens_out: 128,
         prefill_us: 128 * pace,
         decode_us: 1_270 * pace,

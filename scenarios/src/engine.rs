@@ -50,7 +50,14 @@ struct Sim {
 impl Sim {
     fn let_go(&mut self, worker: WorkerId, task: TaskId, attempt: Attempt) -> Report {
         self.running.remove(&task);
-        let usage = Usage { finish: Finish::Cancelled, tokens_in: 0, tokens_out: 0, prefill_us: 0, decode_us: 0 };
+        let usage = Usage {
+            finish: Finish::Cancelled,
+            tokens_in: 0,
+            tokens_cached: 0,
+            tokens_out: 0,
+            prefill_us: 0,
+            decode_us: 0,
+        };
         Report::Finished { worker, epoch: self.epoch, task, attempt, usage }
     }
 }
@@ -107,6 +114,11 @@ impl Engine {
             came_with.digest.0[0] = model.0 as u8;
             came_with.fingerprint.0[0] = model.0 as u8;
         }
+    }
+
+    /// Whether it runs, or was told to begin.
+    pub fn lives(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|sim| sim.alive)
     }
 
     /// What it was in a process before counts as a life of it.
@@ -216,6 +228,7 @@ impl Engine {
                 let usage = Usage {
                     finish: Finish::Length,
                     tokens_in: spec.prompt_tokens,
+                    tokens_cached: 0,
                     tokens_out: spec.max_tokens,
                     prefill_us: prefill.0 * 1_000,
                     decode_us: decode.0 * 1_000,

@@ -154,8 +154,8 @@ impl fmt::Debug for Plan {
 /// How long a run goes on after its last request for the others to end.
 const PATIENCE: Ticks = Ticks(3_600_000);
 
-/// Steps between two audits, which walk the whole world.
-const AUDIT_EVERY: u64 = 1_024;
+/// Steps between two audits, which walk the whole world; before so many, after each power of two.
+const AUDIT_EVERY: u64 = 8_192;
 
 /// Runs a plan to its end; `tell` hears now and then how many requests are over.
 pub fn simulate(plan: Plan, tell: &mut dyn FnMut(u64)) -> Result<Outcome, Broken> {
@@ -328,7 +328,9 @@ impl Run {
         if self.samples.is_due(self.now) {
             self.samples.take(self.now, &self.simulation, &self.counts);
         }
-        if self.steps.is_multiple_of(AUDIT_EVERY) { self.audit() } else { Ok(()) }
+        let audited =
+            self.steps.is_multiple_of(AUDIT_EVERY) || (self.steps.is_power_of_two() && self.steps < AUDIT_EVERY);
+        if audited { self.audit() } else { Ok(()) }
     }
 
     fn audit(&mut self) -> Result<(), Broken> {

@@ -227,9 +227,12 @@ impl Stage {
         inputs
     }
 
-    /// Who comes up unasked comes with what its pool serves.
+    /// Who comes up unasked comes with what its pool serves. Who was told to begin was told what to load.
     fn assign(&mut self) {
         for worker in &self.ledger.workers {
+            if self.engine.lives(worker.id) {
+                continue;
+            }
             let pool = self.ledger.pools.iter().find(|pool| pool.id == worker.facts.pool);
             pool.into_iter().for_each(|pool| self.engine.assign(worker.id, pool.model));
         }

@@ -102,11 +102,24 @@ impl Row {
         self.job.answer - self.made
     }
 
+    /// What was not told of it yet, and now is.
+    fn tell(&mut self) -> (TaskId, Attempt, u32) {
+        let before = std::mem::replace(&mut self.told, self.made);
+        (self.task, self.attempt, self.made - before)
+    }
+
     fn usage(&self, finish: Finish, now: u64) -> Usage {
         let us = |from: u64, to: u64| to.saturating_sub(from) / 1_000;
         let prefill = if self.made > 0 { self.begun.map_or(0, |begun| us(begun, self.first)) } else { 0 };
         let decode = if self.made > 1 { us(self.first, now) } else { 0 };
-        Usage { finish, tokens_in: self.read, tokens_out: self.made, prefill_us: prefill, decode_us: decode }
+        Usage {
+            finish,
+            tokens_in: self.read,
+            tokens_cached: 0,
+            tokens_out: self.made,
+            prefill_us: prefill,
+            decode_us: decode,
+        }
     }
 }
 
@@ -238,10 +251,10 @@ impl Station {
         Stretch { begun: now, ends, answers: Some(steps) }
     }
 
-    /// What the stretch came to: counts first, then ends.
+    /// What the stretch came to: counts first, of those with a first token or a last, then ends.
     fn advance(&mut self, now: u64, stretch: Stretch, said: &mut Said) {
         let steps = stretch.answers.map_or(1, |steps| steps as u32);
-        let mut urgent = false;
+        let mut made = Vec::new();
         for row in &mut self.rows {
             if row.is_prefilling() {
                 row.read += std::mem::take(&mut row.reading);
@@ -250,15 +263,14 @@ impl Station {
                 }
                 (row.made, row.first) = (1, now);
                 said.firsts.push(row.task);
-                urgent = true;
             } else {
                 row.made += steps;
             }
-            urgent |= row.left() == 0;
+            if row.told == 0 || row.left() == 0 {
+                made.push(row.tell());
+            }
         }
-        if urgent {
-            self.flush(now, said);
-        }
+        self.progress(made, said);
         let (worker, epoch) = (self.worker, self.epoch);
         self.rows.retain(|row| {
             let done = !row.is_prefilling() && row.left() == 0;
@@ -328,11 +340,11 @@ impl Station {
     /// Reports the tokens made since the last time.
     fn flush(&mut self, now: u64, said: &mut Said) {
         self.last_progress = now;
-        let mut made = Vec::new();
-        for row in self.rows.iter_mut().filter(|row| row.made > row.told) {
-            made.push((row.task, row.attempt, row.made - row.told));
-            row.told = row.made;
-        }
+        let made = self.rows.iter_mut().filter(|row| row.made > row.told).map(Row::tell).collect();
+        self.progress(made, said);
+    }
+
+    fn progress(&self, made: Vec<(TaskId, Attempt, u32)>, said: &mut Said) {
         if !made.is_empty() {
             said.reports.push(Report::Progress { worker: self.worker, epoch: self.epoch, made });
         }

@@ -10,21 +10,18 @@ pub(crate) mod tenants;
 use crate::placement::{bound, could_start, roomiest};
 use crate::release::end_task;
 use crate::{estimate, eviction, sessions};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use forecast::{Forecast, forecast};
 use orchestrion_world::budget::Amount;
 use orchestrion_world::config::{QueueRules, Rules};
-use orchestrion_world::field::{self, Field, Standing};
+use orchestrion_world::field::{self, Standing};
 use orchestrion_world::id::{ModelId, PoolId, TaskId, TenantId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::{Class, Failure, Notice, Outcome, Refusal, TaskSpec};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::{Task, TaskTimers};
 use orchestrion_world::time::Ticks;
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::Model;
 use overload::{Waiting, Which};
 
@@ -37,16 +34,17 @@ const RETRY_AFTER_UNREADY: Ticks = Ticks(1_000);
 /// Retries that can be saved up, in thousandths, so that a calm week does not pay for a storm of them.
 const RETRY_BUDGET_MAX: u64 = 100_000;
 
-pub(crate) fn admit(world: &mut World) {
-    let mut mail = world.resource_mut::<Mail>();
-    let submits = std::mem::take(&mut mail.submits);
+pub(crate) fn admit(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let mail = &mut world.mail;
+    let mut submits = std::mem::take(&mut mail.submits);
     let early_cancels = std::mem::take(&mut mail.early_cancels);
     if !submits.is_empty() {
         field::refresh(world);
     }
-    for (id, mut spec) in submits {
+    for (id, mut spec) in submits.drain(..) {
         // Who is not named shares with all others who are not.
-        let rules = world.resource::<Core>().rules.as_ref();
+        let rules = world.core.rules.as_ref();
         if rules.is_none_or(|rules| rules.tenant(spec.tenant).is_none()) {
             spec.tenant = TenantId::DEFAULT;
         }
@@ -57,13 +55,14 @@ pub(crate) fn admit(world: &mut World) {
                 }
                 queue(world, id, spec, most, predicted_start);
             }
-            Err(refusal) => world.resource_mut::<Mail>().notice(Notice::Refused { task: id, refusal }),
+            Err(refusal) => world.mail.notice(Notice::Refused { task: id, refusal }),
         }
         // A cancel may overtake its task on the way in; it was acknowledged, so it holds.
         if let Some((_, reason)) = early_cancels.iter().find(|(task, _)| *task == id) {
             end_task(world, id, Outcome::Cancelled { reason: *reason, tokens_out: 0 });
         }
     }
+    world.mail.submits = submits;
 }
 
 /// A place in the queue.
@@ -100,7 +99,7 @@ struct Slots {
 }
 
 fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
-    let rules = world.resource::<Core>().rules.clone().ok_or(Refusal::UnknownModel)?;
+    let rules = world.core.rules.clone().ok_or(Refusal::UnknownModel)?;
     let model = world.model(spec.model).ok_or(Refusal::UnknownModel)?;
     if world.task(id).is_some() {
         return Err(Refusal::DuplicateTask);
@@ -123,7 +122,7 @@ fn judge(world: &World, id: TaskId, spec: &TaskSpec) -> Result<Place, Refusal> {
     let time = spec.deadline.map_or(load.longest, |deadline| deadline.min(load.longest));
     let most = if counted { tenants::most(&rules, spec, time) } else { Amount::default() };
     tenants::judge_budget(world, spec, &most)?;
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let unseen = usize::from(planted!(world, QueueBoundOffByOne));
     let count = |class| queues.len(spec.model, class).saturating_sub(unseen) as u64;
     let waiting = Waiting { interactive: count(Class::Interactive), batch: count(Class::Batch) };
@@ -203,7 +202,7 @@ fn drain(model: &Model, class: Class, waiting: Waiting) -> Option<Ticks> {
 /// The first that gives way: of the tenant that would have most of the line for its weight. Who waits to be
 /// tried again had a slot already and keeps its place; so one goes for one that comes, and the places suffice.
 fn victim(world: &World, rules: &Rules, spec: &TaskSpec, ways: &[(Class, Which)]) -> Option<(TaskId, Class)> {
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let fresh = |&(_, id): &(u64, TaskId)| world.task(id).is_some_and(|task| task.attempts == 0);
     ways.iter().find_map(|&(class, which)| {
         let mut tenants: Vec<_> = queues.tenants(spec.model, class).collect();
@@ -241,7 +240,7 @@ impl Load {
 }
 
 fn load(world: &World, rules: &Rules, spec: &TaskSpec, model: &Model) -> Load {
-    let standing = world.resource::<Field>().model(spec.model).filter(|standing| standing.slots.all > 0);
+    let standing = world.field.model(spec.model).filter(|standing| standing.slots.all > 0);
     let mut load = match standing {
         Some(standing) => served(world, rules, standing, spec),
         None => unserved(world, rules, spec),
@@ -295,17 +294,17 @@ fn unserved(world: &World, rules: &Rules, spec: &TaskSpec) -> Load {
 
 fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predicted_start: Ticks) {
     let backwards = planted!(world, LastInFirstOut);
-    let mut core = world.resource_mut::<Core>();
+    let core = &mut world.core;
     core.ordinals += 1;
     let (now, ordinal) = (core.now, if backwards { u64::MAX - core.ordinals } else { core.ordinals });
     let Some(rules) = core.rules.clone() else { return };
     let earned = u64::from(rules.retry.budget.0);
     core.retry_budget = (core.retry_budget + earned).min(RETRY_BUDGET_MAX.max(core.retry_budget));
-    let mut queues = world.resource_mut::<Queues>();
-    let position = u32::try_from(forecast::position(&queues, &rules, &spec)).unwrap_or(u32::MAX);
+    let queues = &mut world.queues;
+    let position = u32::try_from(forecast::position(queues, &rules, &spec)).unwrap_or(u32::MAX);
     let task = Task { reserved, ..Task::queued(id, ordinal, spec, now) };
     queues.push(&task);
-    let mut wheel = world.resource_mut::<Wheel>();
+    let wheel = &mut world.wheel;
     let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(id)));
     let timers = TaskTimers { deadline, ..TaskTimers::default() };
     let mut left = tenants::charge(world, &rules, &task);
@@ -314,7 +313,7 @@ fn queue(world: &mut World, id: TaskId, spec: TaskSpec, reserved: Amount, predic
     }
     let model = task.spec.model;
     world.enlist(Key::Task(id), (task, timers));
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.stirred.insert(model);
     mail.notice(Notice::Accepted { task: id, position, predicted_start, left });
 }

@@ -5,7 +5,6 @@
 //! effects by the scenario stage.
 
 use crate::placement;
-use bevy_ecs::prelude::World;
 use orchestrion_world::budget::Account;
 use orchestrion_world::crew::Crews;
 use orchestrion_world::field::{Best, Field, Offer, Slots, Speed, Totals, residual};
@@ -16,12 +15,13 @@ use orchestrion_world::ledger::{Ledger, digest, full_digest};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::session::{SessionIndex, SessionState};
+use orchestrion_world::store::World;
 use orchestrion_world::task::{Life, Task};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
 use orchestrion_world::victims::Victims;
 use orchestrion_world::vram::{Residence, Resident};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::{Pool, Worker};
 use std::collections::BTreeMap;
 
@@ -104,12 +104,14 @@ fn reading_has_prompts(_: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn memory_adds_up(_: &World, ledger: &Ledger) -> Result<(), String> {
-    let on = |device: DeviceId| {
-        let part = move |w: &Worker| w.facts.devices.iter().find(|part| part.device == device).map(|part| part.share);
-        ledger.workers.iter().filter_map(move |w| Some((w, part(w)?)))
-    };
+    let mut parts: BTreeMap<DeviceId, Vec<(&Worker, Permille)>> = BTreeMap::new();
+    for worker in &ledger.workers {
+        worker.facts.devices.iter().for_each(|part| parts.entry(part.device).or_default().push((worker, part.share)));
+    }
+    let on = |device| parts.get(&device).into_iter().flatten().copied();
     ledger.devices.iter().try_for_each(|device| {
-        let weights: u64 = ledger.shards.iter().filter(|s| s.device == device.id).map(|s| s.bytes.0).sum();
+        let shards = &ledger.shards[ledger.shards.partition_point(|s| s.device < device.id)..];
+        let weights: u64 = shards.iter().take_while(|s| s.device == device.id).map(|s| s.bytes.0).sum();
         let leases = on(device.id).flat_map(|(w, share)| w.leases.iter().map(move |l| l.kv.share(share).0));
         let reserved: u64 = leases.sum();
         check(device.weights.0 == weights && device.reserved.0 == reserved, || format!("{device:?} is off its books"))?;
@@ -212,7 +214,7 @@ fn crews_match(world: &World, ledger: &Ledger) -> Result<(), String> {
         crews.join(worker.id, &worker.facts);
         *ready.entry(worker.facts.pool).or_insert(0) += u16::from(worker.takes());
     }
-    check(&crews == world.resource::<Crews>(), || format!("{:?} are kept, {crews:?} are", world.resource::<Crews>()))?;
+    check(crews == world.crews, || format!("{:?} are kept, {crews:?} are", world.crews))?;
     let of = |pool: &&Pool| pool.ready != ready.get(&pool.id).copied().unwrap_or_default();
     ledger.pools.iter().find(of).map_or(Ok(()), |pool| Err(format!("{pool:?}: {ready:?} are ready")))?;
     ledger.models.iter().try_for_each(|model| {
@@ -233,7 +235,7 @@ fn jobs_keep_time(world: &World, ledger: &Ledger) -> Result<(), String> {
             finished.0.insert((job.due, job.id));
         }
     }
-    check(&finished == world.resource::<Finished>(), || format!("{finished:?} are over"))
+    check(finished == world.finished, || format!("{finished:?} are over"))
 }
 
 fn closed_pools_rest(_: &World, ledger: &Ledger) -> Result<(), String> {
@@ -276,7 +278,7 @@ fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
     let Some(rules) = &ledger.core.rules else { return Ok(()) };
     let idle = ledger.sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect();
     let called_for = SessionIndex { count: ledger.sessions.len(), idle };
-    let index = world.resource::<SessionIndex>();
+    let index = &world.sessions;
     check(*index == called_for, || format!("{index:?} are indexed, {called_for:?} are there"))?;
     let fits = index.count <= rules.sessions.max as usize || index.idle.is_empty();
     check(fits, || {
@@ -333,7 +335,7 @@ fn timers_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     called_for.sort_unstable();
     // Alarms of workers are set anew only when they ring, so they may stand earlier than called for, never later.
     let (mut alarms, mut exact) = (BTreeMap::new(), vec![]);
-    for (due, key) in world.resource::<Wheel>().armed() {
+    for (due, key) in world.wheel.armed() {
         match key {
             TimerKey::Beat(_) | TimerKey::Stranded(_) | TimerKey::Patience(_) => drop(alarms.insert(key, due)),
             TimerKey::Deadline(_)
@@ -386,7 +388,7 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
     let lines = || ledger.models.iter().flat_map(|model| classes.map(|class| (model, class)));
     lines().for_each(|(model, class)| fresh.restore(model.id, class, model.line(class).shares.clone()));
     ledger.tasks.iter().filter(|t| t.life == Life::Queued).for_each(|t| fresh.push(t));
-    let held = world.resource::<Queues>();
+    let held = &world.queues;
     lines().map(|(model, class)| (model.id, class)).try_for_each(|(id, class)| {
         let all = |queues: &Queues| -> Vec<_> {
             let tenants = queues.tenants(id, class);
@@ -402,7 +404,7 @@ fn queues_match_tasks(world: &World, ledger: &Ledger) -> Result<(), String> {
 }
 
 fn field_matches(world: &World, ledger: &Ledger) -> Result<(), String> {
-    let field = world.resource::<Field>();
+    let field = &world.field;
     let share = ledger.core.rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
     for model in &ledger.models {
         let mut slots = Slots::default();
@@ -436,7 +438,7 @@ fn victims_match(world: &World, ledger: &Ledger) -> Result<(), String> {
     let lost = ledger.workers.iter().flat_map(|w| &w.leases).find(|l| l.called_back && !l.revoked);
     check(lost.is_none(), || format!("{lost:?} is called back and not revoked"))?;
     let called_for = Victims::of_all(ledger.tasks.iter(), ledger.workers.iter(), ledger.core.rules.as_deref());
-    let held = world.resource::<Victims>();
+    let held = &world.victims;
     check(*held == called_for, || format!("{held:?}, {called_for:?} is called for"))
 }
 

@@ -2,17 +2,17 @@
 //! an order never finds it full.
 
 use crate::release::patience;
-use bevy_ecs::prelude::World;
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::protocol::{Class, Notice, Order};
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::task::Life;
 use orchestrion_world::victims::reconsider;
 
-pub(crate) fn dispatch(world: &mut World) {
-    let now = world.resource::<Core>().now;
-    for (id, worker) in std::mem::take(&mut world.resource_mut::<Mail>().placed) {
+pub(crate) fn dispatch(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let now = world.core.now;
+    let mut placed = std::mem::take(&mut world.mail.placed);
+    for (id, worker) in placed.drain(..) {
         let Some((epoch, pool)) = world.worker(worker).map(|w| (w.epoch, w.facts.pool)) else { continue };
         let Some(mut task) = world.task_mut(id) else { continue };
         let legal = task.life.advance(Life::Placed { worker });
@@ -29,8 +29,9 @@ pub(crate) fn dispatch(world: &mut World) {
         if class == Class::Batch {
             reconsider(world, id);
         }
-        let mut mail = world.resource_mut::<Mail>();
+        let mail = &mut world.mail;
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
         mail.order(Order::Start { worker, epoch, task: id, attempt });
     }
+    world.mail.placed = placed;
 }

@@ -2,19 +2,17 @@
 //! that make way, and keeps for each model what the workers that are up could do for it. Which model goes is
 //! decided by the pure [`room`].
 
+pub(crate) mod promise;
 pub(crate) mod room;
 pub(crate) mod tenants;
 
 use crate::memory;
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::{Keep, Loadable, Rules};
-use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{Mail, ShardWord};
+use orchestrion_world::mail::ShardWord;
 use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
@@ -29,8 +27,9 @@ const LOADS_MAX: u8 = 3;
 /// Before a load is tried again; doubles with each failure.
 const LOAD_BACKOFF: Ticks = Ticks(1_000);
 
-pub(crate) fn evict(world: &mut World) {
-    for (worker, epoch, model, word) in std::mem::take(&mut world.resource_mut::<Mail>().shards) {
+pub(crate) fn evict(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    for (worker, epoch, model, word) in std::mem::take(&mut world.mail.shards) {
         hear(world, (worker, epoch, model), word);
     }
 }
@@ -45,7 +44,7 @@ fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word:
             comes_no_more(world, model);
             let reason = EvictionReason::Corrupt;
             tell(world, id, model, ShardChange::Evicting { reason });
-            world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+            world.mail.order(Order::FreeShard { worker: id, epoch, model });
         }
         (ShardWord::Loaded(facts), Residence::Staging) => seal(world, id, model, facts),
         (ShardWord::Failed(fault), Residence::Staging) => {
@@ -85,12 +84,12 @@ fn with(world: &mut World, id: WorkerId, model: ModelId, change: impl FnOnce(&mu
 }
 
 fn tell(world: &mut World, worker: WorkerId, model: ModelId, change: ShardChange) {
-    world.resource_mut::<Mail>().notice(Notice::ShardChanged { worker, model, change });
+    world.mail.notice(Notice::ShardChanged { worker, model, change });
 }
 
 /// It serves from here on. What was booked for it stays booked; the worker measured the rest.
 fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     turn(world, id, model, Residence::Sealed);
     with(world, id, model, |resident| {
         let ModelFacts { digest, weights, .. } = resident.facts;
@@ -107,7 +106,7 @@ fn seal(world: &mut World, id: WorkerId, model: ModelId, measured: ModelFacts) {
 /// Its memory is free, and it is tried again later or, after too many failures, not at all.
 fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault) {
     let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     memory::let_go(world, &facts, resident.facts.digest);
     let failures = match fault {
         ShardFault::Transient => resident.failures.saturating_add(1),
@@ -127,7 +126,7 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
     if memory::hold(world, &facts, expects.digest, expects.weights).is_err() {
         return;
     }
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let takes = loader.load_time(expects.weights);
     let fresh = Resident {
         model,
@@ -150,7 +149,7 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
         model.coming += 1;
     }
     tell(world, id, model, ShardChange::Loading { takes });
-    world.resource_mut::<Mail>().order(Order::LoadShard { worker: id, epoch, model, expects });
+    world.mail.order(Order::LoadShard { worker: id, epoch, model, expects });
 }
 
 /// A model makes way for another: at once where nobody uses it, else when its tasks have ended.
@@ -171,17 +170,17 @@ fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelI
     turn(world, id, model, Residence::Evicting { to });
     let reason = to.map_or(EvictionReason::Pressure, |by| EvictionReason::Demand { by });
     tell(world, id, model, ShardChange::Evicting { reason });
-    world.resource_mut::<Mail>().order(Order::FreeShard { worker: id, epoch, model });
+    world.mail.order(Order::FreeShard { worker: id, epoch, model });
 }
 
 /// Where a device is fuller than the rules like, models go that nobody uses, waits for or wants warm, in the
 /// order of the policy and never the last one. Looked at when memory was taken.
 pub(crate) fn relieve(world: &mut World, rules: &Rules) {
-    let now = world.resource::<Core>().now;
-    for id in std::mem::take(&mut world.resource_mut::<Mail>().pressed) {
+    let now = world.core.now;
+    for id in std::mem::take(&mut world.mail.pressed) {
         let Some(device) = world.device(id).filter(|_| !rules.loadable.is_empty()) else { continue };
         let most = device.capacity.share(rules.eviction.pressure).0;
-        let mut taken = device.weights.0 + device.reserved.0;
+        let taken = device.weights.0 + device.reserved.0;
         if taken <= most {
             continue;
         }
@@ -190,19 +189,20 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
         let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, Ticks(0)).is_none();
         let mut line: Vec<&Tenant> = all.iter().filter(idle).filter(free_to_go).collect();
         line.sort_by_key(|t| (room::order(rules.eviction.policy)(t), t.worker, t.model));
+        let mut going: Vec<&Tenant> = vec![];
         for tenant in line.into_iter().take(all.len().saturating_sub(1)) {
-            if taken <= most {
+            if taken.saturating_sub(room::freed(&going, id).0) <= most {
                 break;
             }
-            taken -= tenant.frees.iter().filter(|(of, _)| *of == id).map(|(_, bytes)| bytes.0).sum::<u64>();
-            order_free(world, tenant.worker, tenant.model, None);
+            going.push(tenant);
         }
+        going.into_iter().for_each(|tenant| order_free(world, tenant.worker, tenant.model, None));
     }
 }
 
 /// A task came to a model on a worker.
 pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     with(world, id, model, |resident| {
         (resident.used, resident.uses) = (now, resident.uses.saturating_add(1));
     });
@@ -210,7 +210,7 @@ pub(crate) fn came(world: &mut World, id: WorkerId, model: ModelId) {
 
 /// A task left it. The last one opens the way for who waits for the place.
 pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut worker) = world.worker_mut(id) else { return };
     let last = worker.leases_of(model) == 0;
     let Some(resident) = worker.resident_mut(model) else { return };
@@ -219,7 +219,7 @@ pub(crate) fn left(world: &mut World, id: WorkerId, model: ModelId) {
     if !last {
         return;
     }
-    if world.resource::<Queues>().head(to).is_some() {
+    if world.queues.head(to).is_some() {
         order_free(world, id, model, Some(to));
     } else {
         comes_no_more(world, to);
@@ -236,7 +236,10 @@ pub(crate) fn take_off(world: &mut World, id: WorkerId, resident: &Resident) {
     }
     match resident.life {
         Residence::Staging => comes_no_more(world, resident.model),
-        Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => comes_no_more(world, to),
+        Residence::Yielding { to } | Residence::Evicting { to: Some(to) } => {
+            comes_no_more(world, to);
+            world.mail.cleared.insert(to);
+        }
         Residence::Sealed | Residence::Evicting { to: None } | Residence::Condemned | Residence::Failed { .. } => {}
     }
     world.remove_resident(id, resident.model);
@@ -253,7 +256,7 @@ fn comes_no_more(world: &mut World, id: ModelId) {
 
 /// The model's line is looked at in this step, and loading is weighed.
 fn hope(world: &mut World, model: ModelId) {
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.stirred.insert(model);
     mail.hopeful.insert(model);
 }
@@ -261,10 +264,10 @@ fn hope(world: &mut World, model: ModelId) {
 /// A worker came or went, or what it can never let go changed: says anew what each model that this touches can
 /// hope for.
 pub(crate) fn survey(world: &mut World, id: WorkerId) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let Some(rules) = world.core.rules.clone() else { return };
     let rules = &*rules;
     let Some(worker) = world.worker(id) else { return };
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     let on = worker.facts.devices.iter().flat_map(|part| crews.on_device(part.device));
     let near: BTreeSet<WorkerId> = on.chain([id]).collect();
     let pools: BTreeSet<PoolId> = near.iter().filter_map(|id| Some(world.worker(*id)?.facts.pool)).collect();
@@ -301,7 +304,7 @@ fn reach(world: &World, rules: &Rules, model: ModelId, near: &BTreeSet<WorkerId>
 }
 
 fn foresee(world: &mut World, rules: &Rules, id: ModelId, reach: Option<u32>) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut model) = world.model_mut(id) else { return };
     model.reach = reach.unwrap_or_default();
     let stranded = match reach {
@@ -322,7 +325,7 @@ pub(crate) fn hosts<'w>(
     rules: &'w Rules,
     model: ModelId,
 ) -> impl Iterator<Item = (&'w Worker, ModelFacts)> + 'w {
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     let workers = pools(world, rules, model).flat_map(|pool| crews.of_pool(pool)).filter_map(|id| world.worker(id));
     workers.filter_map(move |worker| Some((worker, host(rules, worker, model)?)))
 }
@@ -372,7 +375,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
 
 /// What stands on a device for good, but for the model itself.
 fn fixed(world: &World, device: DeviceId, but: &ModelFacts) -> Bytes {
-    let crew = world.resource::<Crews>().on_device(device);
+    let crew = world.crews.on_device(device);
     let residents = crew.filter_map(|id| world.worker(id)).flat_map(|w| &w.residents);
     let pinned = residents.filter(|r| r.pinned && r.life.takes_memory() && r.facts.digest != but.digest);
     let digests: BTreeSet<_> = pinned.map(|r| r.facts.digest).collect();

@@ -3,29 +3,29 @@
 use crate::admission::tenants;
 use crate::release::patience;
 use crate::{Inbox, sessions};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
-use orchestrion_world::ledger::Core;
 use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::Task;
-use orchestrion_world::wheel::{Alarm, TimerKey, Wheel};
+use orchestrion_world::wheel::{Alarm, TimerKey};
 use orchestrion_world::worker::{Model, Pool};
 
 /// Retries that a fresh server may make before admissions have earned any, in thousandths: enough to
 /// ride out the loss of one worker.
 const RETRY_BUDGET_AT_START: u64 = 10_000;
 
-pub(crate) fn take_in(world: &mut World) {
-    let Inbox { tick, inputs } = std::mem::take(&mut *world.resource_mut::<Inbox>());
-    let mut core = world.resource_mut::<Core>();
+pub(crate) fn take_in(mut world: ResMut<'_, World>, mut inbox: ResMut<'_, Inbox>) {
+    let world = &mut *world;
+    let Inbox { tick, inputs } = std::mem::take(&mut *inbox);
+    let core = &mut world.core;
     core.now = core.now.max(tick);
     let now = core.now;
     let mut fired = Vec::new();
-    world.resource_mut::<Wheel>().advance(now, &mut fired);
-    let mut mail = world.resource_mut::<Mail>();
+    world.wheel.advance(now, &mut fired);
+    let mail = &mut world.mail;
     for (_, key) in fired {
         match key {
             TimerKey::Session(id) => mail.expired.push(id),
@@ -36,8 +36,8 @@ pub(crate) fn take_in(world: &mut World) {
         match input {
             Input::Boot { wall_ms } => boot(world, wall_ms),
             Input::SetRules(rules) => set_rules(world, *rules),
-            Input::Intent(intent) => sort_intent(&mut world.resource_mut::<Mail>(), intent),
-            Input::Report(report) => sort_report(&mut world.resource_mut::<Mail>(), report),
+            Input::Intent(intent) => sort_intent(&mut world.mail, intent),
+            Input::Report(report) => sort_report(&mut world.mail, report),
         }
     }
     #[cfg(feature = "planted")]
@@ -47,12 +47,12 @@ pub(crate) fn take_in(world: &mut World) {
 /// What readers were shown died with the process that showed it: nobody could tell whether another attempt says
 /// the same.
 fn boot(world: &mut World, wall_ms: u64) {
-    let mut core = world.resource_mut::<Core>();
+    let core = &mut world.core;
     core.booted = Some((wall_ms, core.now));
     // Every task is looked at, once in the life of a process.
     let shown = |key: &Key| world.get_by::<Task>(*key).filter(|task| task.tokens_out > 0).map(|task| task.id);
     let cut: Vec<TaskId> = world.names().iter().filter_map(shown).collect();
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.cut.extend(cut);
     mail.booted = true;
 }
@@ -95,9 +95,9 @@ fn sort_report(mail: &mut Mail, report: Report) {
 /// that ids stand for.
 fn set_rules(world: &mut World, rules: Rules) {
     if rules.check().is_err() {
-        return world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+        return world.mail.notice(Notice::RulesRefused);
     }
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let now = core.now;
     let Some(before) = core.rules.clone() else {
         let alarm = now + rules.health.no_worker_grace;
@@ -112,7 +112,7 @@ fn set_rules(world: &mut World, rules: Rules) {
             world.enlist(Key::Pool(id), Pool::new(id, model));
         }
         tenants::renew(world, None, &rules);
-        let mut core = world.resource_mut::<Core>();
+        let core = &mut world.core;
         core.retry_budget = RETRY_BUDGET_AT_START;
         core.set_rules(rules);
         return;
@@ -126,14 +126,14 @@ fn set_rules(world: &mut World, rules: Rules) {
         }
         // A larger share of batch work lets in who waits.
         let models = (0..rules.models.len()).map(|n| ModelId(n as u16));
-        world.resource_mut::<Mail>().stirred.extend(models);
+        world.mail.stirred.extend(models);
         let changed = *before != rules;
-        world.resource_mut::<Core>().set_rules(rules);
+        world.core.set_rules(rules);
         if changed {
             patience::rewind(world);
         }
     } else {
-        world.resource_mut::<Mail>().notice(Notice::RulesRefused);
+        world.mail.notice(Notice::RulesRefused);
     }
 }
 
@@ -148,8 +148,8 @@ fn renew_beats(world: &mut World, rules: &Rules) {
 /// Rules come with a boot: who waits for a worker waits from here on, by the new grace. That a server was
 /// down is no worker's absence.
 fn renew_grace(world: &mut World, rules: &Rules) {
-    let now = world.resource::<Core>().now;
-    world.resource_mut::<Mail>().due.retain(|key| !matches!(key, TimerKey::Stranded(_)));
+    let now = world.core.now;
+    world.mail.due.retain(|key| !matches!(key, TimerKey::Stranded(_)));
     for id in (0..rules.models.len()).map(|n| ModelId(n as u16)) {
         let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { continue };
         model.stranded = Some(now);

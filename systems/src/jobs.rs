@@ -7,35 +7,33 @@
 mod ends;
 
 use crate::{health, release};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 pub(crate) use ends::outlive;
 use ends::{close, expire, finish, forget};
 use orchestrion_world::config::Rules;
-use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{JobId, ModelId, PoolId, WorkerId};
 use orchestrion_world::job::{Action, Job, JobFault, JobRefusal, JobState, Step, StepName, StepStatus};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::Notice;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::wheel::{Alarm, TimerKey};
 use std::sync::Arc;
 
-pub(crate) fn work_off(world: &mut World) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
-    let mut mail = world.resource_mut::<Mail>();
+pub(crate) fn work_off(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let Some(rules) = world.core.rules.clone() else { return };
+    let mail = &mut world.mail;
     let (asked, due) = (std::mem::take(&mut mail.operations), std::mem::take(&mut mail.jobs_due));
     for (id, pool, action) in asked {
         if let Err(refusal) = begin(world, &rules, id, pool, action) {
-            world.resource_mut::<Mail>().notice(Notice::JobRefused { job: id, refusal });
+            world.mail.notice(Notice::JobRefused { job: id, refusal });
         }
     }
     for id in due {
         time_is_over(world, &rules, id);
     }
-    while let Some(id) = world.resource_mut::<Mail>().moved.pop() {
+    while let Some(id) = world.mail.moved.pop() {
         moved(world, &rules, id);
     }
     release::settle_orphans(world);
@@ -62,7 +60,7 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
         // It has it: nothing is to be done.
         Action::Reload { model: to, .. } if to == model => steps = &[],
         Action::Purge { drain: None, force: false } => {
-            let crew = world.resource::<Crews>().of_pool(pool);
+            let crew = world.crews.of_pool(pool);
             let leases: usize = crew.filter_map(|id| world.worker(id)).map(|worker| worker.leases.len()).sum();
             if leases > 0 {
                 return Err(JobRefusal::InUse { leases: leases as u32 });
@@ -70,7 +68,7 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
         }
         Action::Drain { .. } | Action::Resume | Action::Reload { .. } | Action::Purge { .. } => {}
     }
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let steps = steps.iter().map(|&name| Step { name, status: StepStatus::Pending }).collect();
     let (state, waiting) = (JobState::Running, vec![]);
     let job = Job { id, pool, action, state, steps, waiting, begun: now, due: Tick(u64::MAX), model, fault: None };
@@ -104,7 +102,7 @@ fn next(world: &mut World, rules: &Arc<Rules>, id: JobId) {
         StepName::Open => (open(world, rules, pool), rules.health.load_timeout),
         StepName::Restore => (load(world, rules, pool, old), rules.health.load_timeout),
     };
-    let due = world.resource::<Core>().now + Ticks(time.0.max(1));
+    let due = world.core.now + Ticks(time.0.max(1));
     let empty = waiting.is_empty();
     if let Some(mut job) = world.job_mut(id) {
         (job.waiting, job.due) = (waiting, due);
@@ -118,7 +116,7 @@ fn next(world: &mut World, rules: &Arc<Rules>, id: JobId) {
 
 fn tell(world: &mut World, id: JobId) {
     if let Some(job) = world.job(id).cloned() {
-        world.resource_mut::<Mail>().notice(Notice::JobChanged { job: Box::new(job) });
+        world.mail.notice(Notice::JobChanged { job: Box::new(job) });
     }
 }
 
@@ -154,7 +152,7 @@ fn open(world: &mut World, rules: &Rules, pool: PoolId) -> Vec<WorkerId> {
 }
 
 fn crew(world: &World, pool: PoolId) -> Vec<WorkerId> {
-    world.resource::<Crews>().of_pool(pool).collect()
+    world.crews.of_pool(pool).collect()
 }
 
 /// A worker came, went or let go of its last task.
@@ -186,7 +184,7 @@ fn moved(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
 
 /// A running job's step took its time, or a job that is over was kept for its time.
 fn time_is_over(world: &mut World, rules: &Arc<Rules>, id: JobId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     // It may have ended in this step, before its bell was heard: by a boot, or by who wants the pool open again.
     let Some(job) = world.job(id).filter(|job| job.due <= now) else { return };
     let Some(name) = job.current().map(|at| job.steps[at].name) else { return forget(world, id) };

@@ -39,20 +39,18 @@ mod sessions;
 pub mod tick;
 pub mod view;
 
-use bevy_ecs::prelude::{Resource, Schedule, World};
+use bevy_ecs::prelude::{Resource, Schedule};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;
 use orchestrion_world::config::RulesError;
-use orchestrion_world::field::{Field, Totals};
+use orchestrion_world::field::Totals;
 use orchestrion_world::id::{DeviceId, SessionId, TaskId};
-use orchestrion_world::ledger::{Core, Ledger, update_digest};
+use orchestrion_world::ledger::{Ledger, update_digest};
 use orchestrion_world::protocol::{AdmissionMode, Class, Effect, Input};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::{Bytes, Digest};
 use orchestrion_world::vram::Device;
-use orchestrion_world::wheel::Wheel;
 use orchestrion_world::worker::Model;
 use placement::explain::DecisionLog;
 pub use sessions::SessionView;
@@ -60,7 +58,8 @@ use std::fmt;
 
 /// A world and the schedule that moves it.
 pub struct Simulation {
-    world: World,
+    /// Holds the [`World`], for systems to ask for.
+    host: bevy_ecs::world::World,
     schedule: Schedule,
 }
 
@@ -147,10 +146,11 @@ impl Simulation {
     pub fn restore_shuffled(ledger: &Ledger, shuffle: u64) -> Result<Simulation, RestoreError> {
         let mut simulation = Self::restore(ledger)?;
         simulation.schedule = tick::schedule(ScheduleBuildSettings { shuffle_seed: Some(shuffle), ..tick::settings() });
+        let entities = &mut simulation.world_mut().entities;
         for n in 0..shuffle % 17 {
-            let stranger = simulation.world.spawn_empty().id();
+            let stranger = entities.spawn_empty().id();
             if (shuffle >> n) & 1 == 1 {
-                simulation.world.despawn(stranger);
+                entities.despawn(stranger);
             }
         }
         Ok(simulation)
@@ -159,90 +159,101 @@ impl Simulation {
     /// Gives the world a deliberate bug.
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: planted::Bug) {
-        planted::plant(&mut self.world, bug);
+        planted::plant(self.world_mut(), bug);
     }
 
     fn over(mut world: World) -> Simulation {
-        world.insert_resource(Inbox::default());
-        world.insert_resource(Outbox::default());
-        world.insert_resource(Watch::default());
-        Simulation { world, schedule: tick::schedule(tick::settings()) }
+        world.entities.insert_resource(Watch::default());
+        let mut host = bevy_ecs::world::World::new();
+        host.insert_resource(world);
+        host.insert_resource(Inbox::default());
+        host.insert_resource(Outbox::default());
+        Simulation { host, schedule: tick::schedule(tick::settings()) }
+    }
+
+    fn world(&self) -> &World {
+        self.host.resource()
+    }
+
+    fn world_mut(&mut self) -> &mut World {
+        self.host.resource_mut::<World>().into_inner()
     }
 
     /// Runs one step at `tick`; an earlier tick than the last step's counts as the last step's.
     pub fn step(&mut self, tick: Tick, inputs: Vec<Input>) -> Step {
-        *self.world.resource_mut::<Inbox>() = Inbox { tick, inputs };
-        self.schedule.run(&mut self.world);
+        *self.host.resource_mut() = Inbox { tick, inputs };
+        self.schedule.run(&mut self.host);
         // Nobody else does without bevy_app, and what is not cleared grows.
-        self.world.clear_trackers();
-        let step = self.world.resource_mut::<Outbox>().0.take();
+        self.host.clear_trackers();
+        self.world_mut().entities.clear_trackers();
+        let step = self.host.resource_mut::<Outbox>().0.take();
         step.unwrap_or_else(|| unreachable!("the last phase leaves a step"))
     }
 
     /// The digest of the whole state. It costs what changed since it was last asked for.
     pub fn state(&mut self) -> Digest {
-        update_digest(&mut self.world)
+        update_digest(self.world_mut())
     }
 
     /// A tick before which no timer is due.
     pub fn next_wake(&self) -> Option<Tick> {
-        self.world.resource::<Wheel>().next_due()
+        self.world().wheel.next_due()
     }
 
     /// Whether a timer is due at `tick`; turns the wheel, changes no state.
     pub fn is_due(&mut self, tick: Tick) -> bool {
-        self.world.resource_mut::<Wheel>().is_due(tick)
+        self.world_mut().wheel.is_due(tick)
     }
 
     /// The tick of the last step.
     pub fn now(&self) -> Tick {
-        self.world.resource::<Core>().now
+        self.world().core.now
     }
 
     /// The state as plain data.
     pub fn ledger(&self) -> Ledger {
-        Ledger::of(&self.world)
+        Ledger::of(self.world())
     }
 
     /// How full the world is.
     pub fn gauges(&self) -> Gauges {
         let mut gauges = Gauges::default();
-        for (model, class, waiting) in self.world.resource::<Queues>().lines() {
+        for (model, class, waiting) in self.world().queues.lines() {
             let held = |model: &Model| model.line(class).delay.mode == AdmissionMode::Held;
-            gauges.lines_held += u64::from(self.world.model(model).is_some_and(held));
+            gauges.lines_held += u64::from(self.world().model(model).is_some_and(held));
             match class {
                 Class::Interactive => gauges.queued_interactive += waiting as u64,
                 Class::Batch => gauges.queued_batch += waiting as u64,
             }
         }
-        let Totals { leases, slots, reserved, used } = self.world.resource::<Field>().totals;
+        let Totals { leases, slots, reserved, used } = self.world().field.totals;
         Gauges { leases, slots, kv_reserved_bytes: reserved, vram_used_bytes: used, ..gauges }
     }
 
     /// What can be said of a session at `now`; none where there is no such session.
     pub fn session(&self, id: SessionId, now: Tick) -> Option<SessionView> {
-        sessions::view(&self.world, id, now)
+        sessions::view(self.world(), id, now)
     }
 
     /// How pools and their workers are. Walks them all: for operators.
     pub fn pools(&self) -> Vec<view::PoolView> {
-        view::pools(&self.world)
+        view::pools(self.world())
     }
 
     /// Every device, by id: what is used of it, and how much there is.
     pub fn devices(&self) -> Vec<(DeviceId, Bytes, Bytes)> {
         let used = |device: &Device| Bytes(device.weights.0 + device.reserved.0);
-        self.world.devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
+        self.world().devices().into_iter().map(|device| (device.id, used(device), device.capacity)).collect()
     }
 
     /// From here on, keeps every placement decision about this task in full.
     pub fn watch(&mut self, task: TaskId) {
-        self.world.resource_mut::<Watch>().task = Some(task);
+        self.world_mut().entities.resource_mut::<Watch>().task = Some(task);
     }
 
     /// What was kept since the last call.
     pub fn take_decisions(&mut self) -> Vec<DecisionLog> {
-        std::mem::take(&mut self.world.resource_mut::<Watch>().decisions)
+        std::mem::take(&mut self.world_mut().entities.resource_mut::<Watch>().decisions)
     }
 
     /// Checks every invariant; the first broken one by name. The digest is checked where it is up to date: ask for
@@ -254,7 +265,7 @@ impl Simulation {
     /// As [`Simulation::audit`], and gives the state that was checked, which is the dearer half of it.
     pub fn audited(&self) -> Result<Ledger, audit::Broken> {
         let ledger = self.ledger();
-        audit::audit(&self.world, &ledger)?;
+        audit::audit(self.world(), &ledger)?;
         Ok(ledger)
     }
 

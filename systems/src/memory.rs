@@ -1,12 +1,9 @@
 //! The books of device memory: shards and contexts are entered on every device that a worker spans, or on
 //! none, and what was entered is taken out again. Nothing is decided here.
 
-use bevy_ecs::prelude::World;
-use orchestrion_world::crew::Crews;
 use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{DeviceShare, WorkerFacts};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::{Device, Shard};
 use orchestrion_world::worker::Lease;
@@ -73,7 +70,7 @@ pub(crate) fn hold(
         if let Some(mut device) = world.device_mut(id) {
             device.weights.0 += bytes.0.saturating_sub(stood.0);
         }
-        world.resource_mut::<Mail>().pressed.insert(id);
+        world.mail.pressed.insert(id);
     }
     Ok(())
 }
@@ -101,7 +98,7 @@ pub(crate) fn reserve(world: &mut World, worker: WorkerId, kv: Bytes) {
         if let Some(mut device) = world.device_mut(part.device) {
             device.reserved.0 += kv.share(part.share).0;
         }
-        world.resource_mut::<Mail>().pressed.insert(part.device);
+        world.mail.pressed.insert(part.device);
     }
 }
 
@@ -121,13 +118,13 @@ fn stir(world: &mut World, id: DeviceId) {
     if planted!(world, SharedMemoryUnnoticed) {
         return;
     }
-    let on_it = world.resource::<Crews>().on_device(id).filter_map(|id| world.worker(id));
+    let on_it = world.crews.on_device(id).filter_map(|id| world.worker(id));
     let with_room = on_it.filter(|worker| worker.free_slots() > 0);
     let served = with_room.flat_map(|w| w.residents.iter().map(|r| r.model).filter(|&m| w.serves(m).is_some()));
-    let mail = world.resource::<Mail>();
+    let mail = &world.mail;
     let models: Vec<ModelId> = served.filter(|model| !mail.stirred.contains(model)).collect();
     if !models.is_empty() {
-        world.resource_mut::<Mail>().stirred.extend(models);
+        world.mail.stirred.extend(models);
     }
 }
 

@@ -2,15 +2,14 @@
 //! with the feature `planted` alone, which only tests of the storm turn on; without it nothing of this is
 //! compiled, and `planted!` is `false`.
 
-use bevy_ecs::prelude::{Resource, World};
+use bevy_ecs::prelude::Resource;
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{Mail, Word};
+use orchestrion_world::mail::Word;
 use orchestrion_world::protocol::{Effect, Notice};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::{Life, TaskTimers};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::Model;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -125,7 +124,7 @@ impl Bug {
 
 /// Whether the world has the bug.
 pub(crate) fn has(world: &World, bug: Bug) -> bool {
-    world.get_resource::<Bug>() == Some(&bug)
+    world.entities.get_resource::<Bug>() == Some(&bug)
 }
 
 /// Gives a world a bug, once.
@@ -133,7 +132,7 @@ pub(crate) fn plant(world: &mut World, bug: Bug) {
     if has(world, bug) {
         return;
     }
-    world.insert_resource(bug);
+    world.entities.insert_resource(bug);
     if bug == Bug::RestoreForgetsRetries {
         // The world was just restored, or is empty.
         for key in world.names() {
@@ -144,16 +143,16 @@ pub(crate) fn plant(world: &mut World, bug: Bug) {
 
 fn forget_retry(world: &mut World, key: Key) {
     let Some(entity) = world.whereabouts(key) else { return };
-    let retry = world.get_mut::<TaskTimers>(entity).and_then(|mut timers| timers.retry.take());
+    let retry = world.entities.get_mut::<TaskTimers>(entity).and_then(|mut timers| timers.retry.take());
     if let Some(timer) = retry {
-        world.resource_mut::<Wheel>().disarm(timer);
+        world.wheel.disarm(timer);
     }
 }
 
 /// At the end of intake: what the phases are given is not what came in.
 pub(crate) fn misread(world: &mut World) {
-    let Some(bug) = world.get_resource::<Bug>().copied() else { return };
-    let mut mail = std::mem::take(&mut *world.resource_mut::<Mail>());
+    let Some(bug) = world.entities.get_resource::<Bug>().copied() else { return };
+    let mut mail = std::mem::take(&mut world.mail);
     let backs_off = |id: &TaskId| world.task(*id).is_some_and(|task| matches!(task.life, Life::Backoff { .. }));
     let epoch = |id| world.worker(id).map(|worker| worker.epoch);
     match bug {
@@ -178,35 +177,35 @@ pub(crate) fn misread(world: &mut World) {
         }
         _ => {}
     }
-    *world.resource_mut::<Mail>() = mail;
+    world.mail = mail;
 }
 
 /// Before placement: a queue that nobody came to is not looked at, whatever came free.
 pub(crate) fn keep_still(world: &mut World) {
-    let mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     let came = mail.effects.iter().any(|effect| matches!(effect, Effect::Notice(Notice::Accepted { .. })));
     if !came && has(world, Bug::LostWakeup) {
-        world.resource_mut::<Mail>().stirred.clear();
+        world.mail.stirred.clear();
     }
 }
 
 /// Before the step is closed: something is told, or changed, that should not be.
 pub(crate) fn misreport(world: &mut World) {
-    let Some(bug) = world.get_resource::<Bug>().copied() else { return };
+    let Some(bug) = world.entities.get_resource::<Bug>().copied() else { return };
     let ended = |effect: &Effect| match effect {
         Effect::Notice(Notice::Ended { task, outcome }) => Some((*task, *outcome)),
         Effect::Notice(_) | Effect::Order(_) => None,
     };
-    let Some((task, outcome)) = world.resource::<Mail>().effects.iter().find_map(ended) else { return };
+    let Some((task, outcome)) = world.mail.effects.iter().find_map(ended) else { return };
     match bug {
-        Bug::EndToldTwice => world.resource_mut::<Mail>().notice(Notice::Ended { task, outcome }),
+        Bug::EndToldTwice => world.mail.notice(Notice::Ended { task, outcome }),
         Bug::WordAfterEnd => {
             let notice = Notice::Started { task, attempt: Attempt::of(0, 1), worker: WorkerId(1) };
-            world.resource_mut::<Mail>().notice(notice);
+            world.mail.notice(notice);
         }
         Bug::ModelChangesUnseen => {
             let entity = world.whereabouts(Key::Model(ModelId(0)));
-            if let Some(mut model) = entity.and_then(|entity| world.get_mut::<Model>(entity)) {
+            if let Some(mut model) = entity.and_then(|entity| world.entities.get_mut::<Model>(entity)) {
                 model.batch.service = Some(Ticks(model.batch.service.map_or(1, |service| service.0 + 1)));
             }
         }
@@ -224,7 +223,7 @@ pub(crate) fn until(world: &World, until: Tick) -> Tick {
 /// A task that comes back from its backoff goes to the end of its line.
 pub(crate) fn lose_place(world: &mut World, id: TaskId) {
     if has(world, Bug::RetryLosesPlace) {
-        let last = world.resource::<Core>().ordinals;
+        let last = world.core.ordinals;
         if let Some(mut task) = world.task_mut(id) {
             task.ordinal = last;
         }

@@ -3,40 +3,41 @@
 
 use crate::estimate;
 use crate::release::patience;
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{Made, Mail};
+use orchestrion_world::mail::Made;
 use orchestrion_world::protocol::{Class, Notice};
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::task::Life;
 use orchestrion_world::time::Tick;
 use orchestrion_world::units::Sha256;
 use orchestrion_world::victims::reconsider;
 use orchestrion_world::worker::Worker;
 
-pub(crate) fn follow(world: &mut World) {
-    let mut mail = world.resource_mut::<Mail>();
-    let (starts, progress) = (std::mem::take(&mut mail.starts), std::mem::take(&mut mail.progress));
-    for (worker, epoch, task, attempt) in starts {
+pub(crate) fn follow(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let mail = &mut world.mail;
+    let (mut starts, mut progress) = (std::mem::take(&mut mail.starts), std::mem::take(&mut mail.progress));
+    for (worker, epoch, task, attempt) in starts.drain(..) {
         if !holds(world, worker, epoch, task, attempt) {
             continue;
         }
         let started = world.task_mut(task).is_some_and(|mut t| t.life.advance(Life::Running { worker }).is_ok());
         if started {
-            world.resource_mut::<Mail>().notice(Notice::Started { task, attempt, worker });
+            world.mail.notice(Notice::Started { task, attempt, worker });
         }
     }
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     // A worker speaks of all its attempts at once.
     let mut live = Vec::new();
-    for made in progress {
+    for made in progress.drain(..) {
         live.clear();
         live.extend(world.worker(made.worker).into_iter().flat_map(|worker| counted(worker, &made)));
         for &(task, tokens, fingerprint) in &live {
             count(world, now, made.worker, (task, tokens, fingerprint));
         }
     }
+    (world.mail.starts, world.mail.progress) = (starts, progress);
 }
 
 /// Of what a worker says it made: attempts that it holds live leases for, and whose tokens they are.
@@ -70,7 +71,7 @@ fn count(world: &mut World, now: Tick, worker: WorkerId, (id, tokens, fingerprin
 
 /// With its first token, a task's prompt is read.
 fn has_read(world: &mut World, worker: WorkerId, task: TaskId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut worker) = world.worker_mut(worker) else { return };
     let Ok(at) = worker.leases.binary_search_by_key(&task, |lease| lease.task) else { return };
     let tokens = std::mem::take(&mut worker.leases[at].unread);

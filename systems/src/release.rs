@@ -6,31 +6,31 @@ mod retry;
 
 use crate::admission::tenants;
 use crate::{estimate, eviction, health, memory, placement, sessions};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{ModelId, TaskId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{AttemptEnd, Mail};
+use orchestrion_world::mail::AttemptEnd;
 use orchestrion_world::protocol::{CancelReason, Class, Failure, Finish, Notice, Order, Outcome, Setback, Usage};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::MilliRate;
-use orchestrion_world::victims::{Victims, reconsider};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::victims::reconsider;
+use orchestrion_world::wheel::TimerKey;
 pub(crate) use retry::put_back;
 use retry::{requeue, set_back};
 
-pub(crate) fn release(world: &mut World) {
-    let mut mail = world.resource_mut::<Mail>();
-    let ends = std::mem::take(&mut mail.ends);
+pub(crate) fn release(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let mail = &mut world.mail;
+    let mut ends = std::mem::take(&mut mail.ends);
     let cancels = std::mem::take(&mut mail.cancels);
     let due = std::mem::take(&mut mail.due);
     let cut = std::mem::take(&mut mail.cut);
-    for end in ends {
+    for end in ends.drain(..) {
         end_attempt(world, end);
     }
+    world.mail.ends = ends;
     for task in cut {
         fail(world, task, Failure::WorkerLost);
     }
@@ -39,7 +39,7 @@ pub(crate) fn release(world: &mut World) {
     for (task, reason) in cancels {
         match world.task(task).map(|t| t.tokens_out) {
             Some(tokens_out) => end_task(world, task, Outcome::Cancelled { reason, tokens_out }),
-            None => world.resource_mut::<Mail>().early_cancels.push((task, reason)),
+            None => world.mail.early_cancels.push((task, reason)),
         }
     }
     for key in due {
@@ -49,7 +49,7 @@ pub(crate) fn release(world: &mut World) {
             TimerKey::Stranded(model) => give_up_on(world, model),
             TimerKey::Weigh(model) => placement::weigh_again(world, model),
             TimerKey::Patience(task) => patience::check(world, task),
-            TimerKey::Job(job) => world.resource_mut::<Mail>().jobs_due.push(job),
+            TimerKey::Job(job) => world.mail.jobs_due.push(job),
             TimerKey::Beat(_) | TimerKey::Breaker(_) | TimerKey::Session(_) => {}
         }
     }
@@ -57,7 +57,7 @@ pub(crate) fn release(world: &mut World) {
 
 /// What lost workers held is tried again or ends.
 pub(crate) fn settle_orphans(world: &mut World) {
-    for (task, attempt) in std::mem::take(&mut world.resource_mut::<Mail>().orphans) {
+    for (task, attempt) in std::mem::take(&mut world.mail.orphans) {
         set_back(world, task, attempt, Setback::WorkerLost);
     }
 }
@@ -70,7 +70,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         return;
     }
     let Some(at) = worker.lease_at(task, attempt) else { return };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut worker) = world.worker_mut(id) else { return };
     let sharers = worker.leases.len() as u64;
     let lease = worker.leases.remove(at);
@@ -79,7 +79,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
         worker.reading.since = (worker.unread() > 0).then_some(now);
     }
     let rid = worker.state == WorkerState::Draining && worker.leases.is_empty();
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.stirred.insert(lease.model);
     if rid {
         mail.moved.push(id);
@@ -87,7 +87,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
     memory::unreserve(world, id, &lease);
     eviction::left(world, id, lease.model);
     if lease.called_back {
-        world.resource_mut::<Victims>().let_go(lease.model);
+        world.victims.let_go(lease.model);
     }
     if lease.revoked {
         return;
@@ -116,7 +116,7 @@ fn end_attempt(world: &mut World, end: AttemptEnd) {
 
 /// Rates are of the worker as a whole: what one task saw, times those it shared with.
 fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: u64) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some((placed, model, class)) = world.task(task).map(|t| (t.placed, t.spec.model, t.spec.class)) else { return };
     if let Some(mut worker) = world.worker_mut(id)
         && let Some(resident) = worker.resident_mut(model)
@@ -126,7 +126,10 @@ fn learn(world: &mut World, id: WorkerId, task: TaskId, usage: &Usage, sharers: 
             let sample = estimate::rate(u64::from(tokens).saturating_mul(sharers), us);
             sample.map_or(old, |new| MilliRate(estimate::learn(old.0, new.0)))
         };
-        facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
+        // What was looked up says nothing of how fast prompts are read.
+        if usage.tokens_cached == 0 {
+            facts.prefill = better(facts.prefill, usage.tokens_in, usage.prefill_us);
+        }
         // The first token ends the prefill: n tokens are n - 1 steps of decode.
         facts.decode = better(facts.decode, usage.tokens_out.saturating_sub(1), usage.decode_us);
     }
@@ -149,9 +152,9 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     let before = task.clone();
     let legal = task.life.advance(Life::Ended(outcome));
     assert!(legal.is_ok(), "audit `an admitted task ends exactly once`: {id}: {legal:?}");
-    world.resource_mut::<Mail>().notice(Notice::Ended { task: id, outcome });
+    world.mail.notice(Notice::Ended { task: id, outcome });
     if before.life == Life::Queued {
-        world.resource_mut::<Queues>().remove(&before);
+        world.queues.remove(&before);
     }
     revoke(world, &before);
     disarm(world, id);
@@ -163,7 +166,7 @@ pub(crate) fn end_task(world: &mut World, id: TaskId, outcome: Outcome) {
     if let Some(session) = before.spec.session {
         sessions::end_turn(world, session, &before, &used);
     }
-    world.resource_mut::<Mail>().stirred.insert(before.spec.model);
+    world.mail.stirred.insert(before.spec.model);
     world.discharge(Key::Task(id));
     if before.spec.class == Class::Batch {
         reconsider(world, id);
@@ -180,7 +183,7 @@ fn revoke(world: &mut World, task: &Task) {
     {
         worker.leases[at].revoked = true;
         let order = Order::Cancel { worker: worker.id, epoch: worker.epoch, task: id, attempt };
-        world.resource_mut::<Mail>().order(order);
+        world.mail.order(order);
     }
 }
 
@@ -189,9 +192,9 @@ pub(crate) fn take_back(world: &mut World, id: TaskId) {
     let Some(task) = world.task(id).cloned() else { return };
     revoke(world, &task);
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
-    let patience = world.get_mut::<TaskTimers>(entity).and_then(|mut timers| timers.patience.take());
+    let patience = world.entities.get_mut::<TaskTimers>(entity).and_then(|mut timers| timers.patience.take());
     if let Some(timer) = patience {
-        world.resource_mut::<Wheel>().disarm(timer);
+        world.wheel.disarm(timer);
     }
 }
 
@@ -200,8 +203,8 @@ fn disarm(world: &mut World, id: TaskId) {
         return;
     }
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
-    let timers = world.get::<TaskTimers>(entity).copied().unwrap_or_default();
-    let mut wheel = world.resource_mut::<Wheel>();
+    let timers = world.entities.get::<TaskTimers>(entity).copied().unwrap_or_default();
+    let wheel = &mut world.wheel;
     let TaskTimers { deadline, retry, patience } = timers;
     [deadline, retry, patience].into_iter().flatten().for_each(|timer| wheel.disarm(timer));
 }
@@ -209,13 +212,13 @@ fn disarm(world: &mut World, id: TaskId) {
 /// No worker came back in time: what waits for one ends. Tasks in backoff may still come, so the grace
 /// begins anew.
 fn give_up_on(world: &mut World, id: ModelId) {
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let now = core.now;
     let Some(due) = core.rules.as_ref().map(|r| now + r.health.no_worker_grace) else { return };
     let Some(mut model) = world.model_mut(id).filter(|model| model.stranded.is_some()) else { return };
     // The alarm of a restored world is set from this.
     model.stranded = Some(now);
-    while let Some(task) = world.resource::<Queues>().head(id) {
+    while let Some(task) = world.queues.head(id) {
         fail(world, task, Failure::NoWorker);
     }
     world.set_alarm(Key::Model(id), Some((due, TimerKey::Stranded(id))));

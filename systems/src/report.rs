@@ -2,17 +2,20 @@
 //! replay can be compared step by step. The state is digested when somebody asks.
 
 use crate::{Outbox, Step};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::field::refresh;
 use orchestrion_world::ledger::{decisions, keep_touched_few};
-use orchestrion_world::mail::Mail;
+use orchestrion_world::store::World;
 
-pub(crate) fn report(world: &mut World) {
+pub(crate) fn report(mut world: ResMut<'_, World>, mut outbox: ResMut<'_, Outbox>) {
+    let world = &mut *world;
     #[cfg(feature = "planted")]
     crate::planted::misreport(world);
-    let effects = std::mem::take(&mut world.resource_mut::<Mail>().effects);
+    // The next step will say about as much.
+    let room = Vec::with_capacity(world.mail.effects.len());
+    let effects = std::mem::replace(&mut world.mail.effects, room);
     let decisions = decisions(&effects);
     refresh(world);
     keep_touched_few(world);
-    world.resource_mut::<Outbox>().0 = Some(Step { effects, decisions });
+    outbox.0 = Some(Step { effects, decisions });
 }

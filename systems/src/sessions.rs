@@ -2,15 +2,13 @@
 //! one idle session that would expire first. A session that ends while a turn of it waits or runs takes no more,
 //! and goes with the last. Nothing of a session is about words: the client sends the conversation anew.
 
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use orchestrion_world::budget::{Account, Amount, Left};
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::SessionId;
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Payer, Refusal, SessionOver};
-use orchestrion_world::session::{Session, SessionIndex, SessionState};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::session::{Session, SessionState};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::Task;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
@@ -29,8 +27,9 @@ pub struct SessionView {
     pub left: Left,
 }
 
-pub(crate) fn end_sessions(world: &mut World) {
-    let mut mail = world.resource_mut::<Mail>();
+pub(crate) fn end_sessions(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let mail = &mut world.mail;
     let (mut expired, closed) = (std::mem::take(&mut mail.expired), std::mem::take(&mut mail.closed));
     if planted!(world, SessionOutlivesTime) {
         expired.clear();
@@ -56,7 +55,7 @@ pub(crate) fn judge(world: &World, rules: &Rules, id: SessionId, most: &Amount) 
         None => Ok(()),
     };
     let Some(session) = world.session(id) else {
-        let index = world.resource::<SessionIndex>();
+        let index = &world.sessions;
         if index.count >= rules.sessions.max as usize && index.idle.is_empty() {
             return Err(Refusal::SessionsFull { bound: rules.sessions.max, retry_after: RETRY_AFTER_FULL });
         }
@@ -78,16 +77,16 @@ pub(crate) fn judge(world: &World, rules: &Rules, id: SessionId, most: &Amount) 
 
 /// Takes a turn that was judged, and opens the session where it is the first; what is left of its budget.
 pub(crate) fn begin_turn(world: &mut World, rules: &Rules, id: SessionId, task: &Task) -> Left {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     if world.session(id).is_none() {
-        let index = world.resource::<SessionIndex>();
+        let index = &world.sessions;
         if index.count >= rules.sessions.max as usize
             && let Some(&(_, oldest)) = index.idle.first()
         {
             forget(world, oldest);
         }
         world.enlist(Key::Session(id), (Session::new(id, &rules.sessions), Alarm::default()));
-        world.resource_mut::<SessionIndex>().count += 1;
+        world.sessions.count += 1;
     }
     let Some(mut session) = world.session_mut(id) else { return Left::default() };
     let idle = (session.expires, id);
@@ -97,15 +96,15 @@ pub(crate) fn begin_turn(world: &mut World, rules: &Rules, id: SessionId, task: 
     let place = session.tasks.partition_point(|other| *other < task.id);
     session.tasks.insert(place, task.id);
     let (left, expires) = (session.account.left(), session.expires);
-    world.resource_mut::<SessionIndex>().idle.remove(&idle);
+    world.sessions.idle.remove(&idle);
     world.set_alarm(Key::Session(id), Some((expires, TimerKey::Session(id))));
     left
 }
 
 /// A turn is over.
 pub(crate) fn end_turn(world: &mut World, id: SessionId, task: &Task, used: &Amount) {
-    let most = world.resource::<Core>().rules.as_ref().map_or(0, |rules| rules.sessions.max as usize);
-    let many = world.resource::<SessionIndex>().count > most;
+    let most = world.core.rules.as_ref().map_or(0, |rules| rules.sessions.max as usize);
+    let many = world.sessions.count > most;
     let Some(mut session) = world.session_mut(id) else { return };
     session.tasks.retain(|other| *other != task.id);
     session.account.settle(&task.reserved, used);
@@ -114,7 +113,7 @@ pub(crate) fn end_turn(world: &mut World, id: SessionId, task: &Task, used: &Amo
     }
     let idle = (session.expires, id);
     if session.state == SessionState::Open && !many {
-        world.resource_mut::<SessionIndex>().idle.insert(idle);
+        world.sessions.idle.insert(idle);
     } else {
         forget(world, id);
     }
@@ -123,7 +122,7 @@ pub(crate) fn end_turn(world: &mut World, id: SessionId, task: &Task, used: &Amo
 /// Rules may allow fewer than there are: idle ones go.
 pub(crate) fn renew(world: &mut World, rules: &Rules) {
     loop {
-        let index = world.resource::<SessionIndex>();
+        let index = &world.sessions;
         let Some(&(_, oldest)) = index.idle.first().filter(|_| index.count > rules.sessions.max as usize) else {
             return;
         };
@@ -135,7 +134,7 @@ fn forget(world: &mut World, id: SessionId) {
     let Some(expires) = world.session(id).map(|session| session.expires) else { return };
     world.set_alarm(Key::Session(id), None);
     world.discharge(Key::Session(id));
-    let mut index = world.resource_mut::<SessionIndex>();
+    let index = &mut world.sessions;
     index.idle.remove(&(expires, id));
     index.count -= 1;
 }

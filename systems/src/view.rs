@@ -1,11 +1,8 @@
 //! How pools and their workers are, for operators. Read on request between steps; nothing here decides.
 
-use bevy_ecs::prelude::World;
-use orchestrion_world::crew::Crews;
 use orchestrion_world::health::{Breaker, Loss, WorkerState};
 use orchestrion_world::id::{DeviceId, Epoch, JobId, ModelId, PoolId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 
 /// One pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +35,9 @@ pub struct WorkerView {
 
 /// Every pool, by id.
 pub(crate) fn pools(world: &World) -> Vec<PoolView> {
-    let count = world.resource::<Core>().rules.as_ref().map_or(0, |rules| rules.pools.len());
+    let count = world.core.rules.as_ref().map_or(0, |rules| rules.pools.len());
     let pools = (0..count).filter_map(|n| world.pool(PoolId(n as u16)));
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     let view = |pool: &orchestrion_world::worker::Pool| PoolView {
         id: pool.id,
         model: pool.model,

@@ -3,12 +3,11 @@
 
 use crate::id::{DeviceId, PoolId, WorkerId};
 use crate::protocol::WorkerFacts;
-use bevy_ecs::prelude::Resource;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// See the module's head.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Crews {
     by_pool: BTreeMap<PoolId, BTreeSet<WorkerId>>,
     by_device: BTreeMap<DeviceId, BTreeSet<WorkerId>>,

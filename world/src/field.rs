@@ -11,15 +11,12 @@
 mod offer;
 mod tree;
 
-use crate::crew::Crews;
 use crate::id::{DeviceId, ModelId, WorkerId};
-use crate::ledger::Core;
-use crate::roster::Roster;
-use crate::store::{Key, Store};
+use crate::store::{Key, World};
 use crate::units::{Bytes, Permille};
 use crate::vram::Device;
 use crate::worker::Worker;
-use bevy_ecs::prelude::{Component, Resource, World};
+use bevy_ecs::prelude::Component;
 use std::collections::BTreeMap;
 
 pub use offer::{Offer, Pace, Speed};
@@ -58,7 +55,7 @@ struct Booked {
 }
 
 /// See the module's head.
-#[derive(Resource, Clone, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Field {
     models: BTreeMap<ModelId, Standing>,
     pub totals: Totals,
@@ -94,18 +91,18 @@ impl Field {
 
     /// What a worker offers a model, and how fast it is at it, as it stands here.
     pub fn leaf(world: &World, model: ModelId, worker: WorkerId) -> Option<(Offer, Speed)> {
-        let seated = world.get::<Seated>(world.whereabouts(Key::Worker(worker))?)?;
+        let seated = world.entities.get::<Seated>(world.whereabouts(Key::Worker(worker))?)?;
         let seat = seated.seats.iter().find(|seat| seat.model == model)?;
-        let standing = world.resource::<Field>().models.get(&model)?;
+        let standing = world.field.models.get(&model)?;
         Some((standing.tree.leaf(seat.leaf)?, standing.speeds.leaf(seat.leaf)?))
     }
 
     fn seat(&mut self, world: &mut World, id: WorkerId) {
         let Some(entity) = world.whereabouts(Key::Worker(id)) else { return };
-        let mut seated = world.get_mut::<Seated>(entity).map(|mut seated| std::mem::take(&mut *seated));
+        let mut seated = world.entities.get_mut::<Seated>(entity).map(|mut seated| std::mem::take(&mut *seated));
         let new = seated.is_none();
         let mut seated = seated.take().unwrap_or_default();
-        let Some(worker) = world.get::<Worker>(entity) else { return };
+        let Some(worker) = world.entities.get::<Worker>(entity) else { return };
         self.count(&mut seated, worker);
         for resident in &worker.residents {
             if !seated.seats.iter().any(|seat| seat.model == resident.model) {
@@ -129,8 +126,8 @@ impl Field {
             seat.slots = slots;
         }
         if new {
-            world.entity_mut(entity).insert(seated);
-        } else if let Some(mut place) = world.get_mut::<Seated>(entity) {
+            world.entities.entity_mut(entity).insert(seated);
+        } else if let Some(mut place) = world.entities.get_mut::<Seated>(entity) {
             *place = seated;
         }
     }
@@ -145,12 +142,12 @@ impl Field {
 
     fn book(&mut self, world: &mut World, id: DeviceId) {
         let Some(entity) = world.whereabouts(Key::Device(id)) else { return };
-        let Some(device) = world.get::<Device>(entity) else { return };
+        let Some(device) = world.entities.get::<Device>(entity) else { return };
         let booked = Booked { reserved: device.reserved.0, used: device.weights.0 + device.reserved.0 };
-        let before = match world.get_mut::<Booked>(entity) {
+        let before = match world.entities.get_mut::<Booked>(entity) {
             Some(mut place) => std::mem::replace(&mut *place, booked),
             None => {
-                world.entity_mut(entity).insert(booked);
+                world.entities.entity_mut(entity).insert(booked);
                 Booked::default()
             }
         };
@@ -161,15 +158,15 @@ impl Field {
 
 /// Brings the field up to date with what was touched since.
 pub fn refresh(world: &mut World) {
-    let share = world.resource::<Core>().rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
-    if world.resource::<Roster>().is_fresh() && world.resource::<Field>().share == share {
+    let share = world.core.rules.as_ref().map_or(Permille(0), |rules| rules.placement.batch_share);
+    if world.roster.is_fresh() && world.field.share == share {
         return;
     }
-    let mut field = std::mem::take(&mut *world.resource_mut::<Field>());
-    let (mut workers, mut devices) = world.resource_mut::<Roster>().take_stale();
+    let mut field = std::mem::take(&mut world.field);
+    let (mut workers, mut devices) = world.roster.take_stale();
     devices.sort_unstable();
     devices.dedup();
-    let crews = world.resource::<Crews>();
+    let crews = &world.crews;
     workers.extend(devices.iter().flat_map(|&device| crews.on_device(device)));
     if field.share != share {
         field.share = share;
@@ -179,8 +176,8 @@ pub fn refresh(world: &mut World) {
     workers.dedup();
     devices.iter().for_each(|&id| field.book(world, id));
     workers.iter().for_each(|&id| field.seat(world, id));
-    world.resource_mut::<Roster>().reuse_stale(workers, devices);
-    *world.resource_mut::<Field>() = field;
+    world.roster.reuse_stale(workers, devices);
+    world.field = field;
 }
 
 /// The longest whole of which every device of the worker has its share free.

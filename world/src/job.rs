@@ -3,7 +3,7 @@
 
 use crate::id::{JobId, ModelId, PoolId, WorkerId};
 use crate::time::{Tick, Ticks};
-use bevy_ecs::prelude::{Component, Resource};
+use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -184,5 +184,5 @@ impl StepStatus {
 }
 
 /// Jobs that are over, the first to be forgotten first. Derived from the jobs.
-#[derive(Resource, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Finished(pub BTreeSet<(Tick, JobId)>);

@@ -5,31 +5,27 @@
 //! step pays for what it touched; [`full_digest`] computes it from a Ledger for audits.
 
 use crate::config::Rules;
-use crate::crew::Crews;
-use crate::field::{self, Field};
-use crate::job::{Finished, Job};
-use crate::mail::Mail;
+use crate::field::{self};
+use crate::job::Job;
 use crate::plain;
 use crate::protocol::{Class, Effect};
-use crate::queues::Queues;
-use crate::roster::{Kind, Print, Roster, Sum, Touched};
+use crate::roster::{Kind, Print, Sum, Touched};
 use crate::session::{Session, SessionIndex, SessionState};
-use crate::store::{Key, Store};
+use crate::store::{Key, World};
 use crate::task::{Life, Task, TaskTimers};
 use crate::tenant::Tenant;
 use crate::time::Tick;
 use crate::units::Digest;
 use crate::victims::Victims;
 use crate::vram::{Device, Shard};
-use crate::wheel::{Alarm, Fuse, TimerKey, Wheel};
+use crate::wheel::{Alarm, Fuse, TimerKey};
 use crate::worker::{Model, Pool, Worker};
-use bevy_ecs::prelude::{Resource, World};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// The facts that belong to no entity.
-#[derive(Resource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Core {
     /// Keys every draw of the dice.
     pub seed: u64,
@@ -100,7 +96,7 @@ impl Ledger {
     /// Reads the world. Brings nothing up to date: call between steps.
     pub fn of(world: &World) -> Ledger {
         let mut ledger = Ledger::empty(0);
-        ledger.core = world.resource::<Core>().clone();
+        ledger.core = world.core.clone();
         for key in world.names() {
             match key {
                 Key::Task(_) => ledger.tasks.extend(world.get_by::<Task>(key).cloned()),
@@ -135,25 +131,16 @@ impl Ledger {
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
         let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self.clone();
-        let mut world = World::new();
-        world.insert_resource(Victims::of_all(tasks.iter(), workers.iter(), core.rules.as_deref()));
-        world.insert_resource(Roster::seeded(core.seed));
-        world.insert_resource(Queues::default());
-        world.insert_resource(Field::default());
-        world.insert_resource(Crews::default());
-        world.insert_resource(Finished::default());
-        world.insert_resource(Mail::default());
-        world.insert_resource(Sum::default());
-        let mut wheel = Wheel::starting_at(core.now);
         let rules = core.rules.clone();
-        world.insert_resource(core);
+        let mut world = World::empty(core);
+        world.victims = Victims::of_all(tasks.iter(), workers.iter(), rules.as_deref());
         for model in models {
             for class in [Class::Interactive, Class::Batch] {
                 let shares = model.line(class).shares.clone();
-                world.resource_mut::<Queues>().restore(model.id, class, shares);
+                world.queues.restore(model.id, class, shares);
             }
-            let alarm = model.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Stranded(model.id)));
-            model.weigh_at.map(|due| wheel.arm(due, TimerKey::Weigh(model.id)));
+            let alarm = model.alarm_at(rules.as_deref()).map(|due| world.wheel.arm(due, TimerKey::Stranded(model.id)));
+            model.weigh_at.map(|due| world.wheel.arm(due, TimerKey::Weigh(model.id)));
             world.enlist(Key::Model(model.id), (model, Alarm(alarm)));
         }
         for pool in pools {
@@ -167,45 +154,44 @@ impl Ledger {
         }
         for worker in workers {
             let id = worker.id;
-            let alarm = worker.alarm_at(rules.as_deref()).map(|due| wheel.arm(due, TimerKey::Beat(id)));
-            let fuse = worker.fuse_at().map(|due| wheel.arm(due, TimerKey::Breaker(id)));
-            world.resource_mut::<Crews>().join(id, &worker.facts);
+            let alarm = worker.alarm_at(rules.as_deref()).map(|due| world.wheel.arm(due, TimerKey::Beat(id)));
+            let fuse = worker.fuse_at().map(|due| world.wheel.arm(due, TimerKey::Breaker(id)));
+            world.crews.join(id, &worker.facts);
             world.enlist(Key::Worker(id), (worker, Alarm(alarm), Fuse(fuse)));
         }
         for tenant in tenants {
             world.enlist(Key::Tenant(tenant.id), tenant);
         }
-        world.insert_resource(SessionIndex {
+        world.sessions = SessionIndex {
             count: sessions.len(),
             idle: sessions.iter().filter(|s| s.is_idle()).map(|s| (s.expires, s.id)).collect(),
-        });
+        };
         for session in sessions {
             let (id, open) = (session.id, session.state == SessionState::Open);
-            let alarm = open.then(|| wheel.arm(session.expires, TimerKey::Session(id)));
+            let alarm = open.then(|| world.wheel.arm(session.expires, TimerKey::Session(id)));
             world.enlist(Key::Session(id), (session, Alarm(alarm)));
         }
         for task in tasks {
             let key = Key::Task(task.id);
-            let deadline = task.deadline.map(|due| wheel.arm(due, TimerKey::Deadline(task.id)));
+            let deadline = task.deadline.map(|due| world.wheel.arm(due, TimerKey::Deadline(task.id)));
             let retry = match task.life {
-                Life::Backoff { until } => Some(wheel.arm(until, TimerKey::Retry(task.id))),
+                Life::Backoff { until } => Some(world.wheel.arm(until, TimerKey::Retry(task.id))),
                 Life::Queued | Life::Placed { .. } | Life::Running { .. } | Life::Ended(_) => None,
             };
             let patience = rules.as_ref().and_then(|rules| task.patience(&rules.timeouts));
-            let patience = patience.map(|(due, _)| wheel.arm(due, TimerKey::Patience(task.id)));
+            let patience = patience.map(|(due, _)| world.wheel.arm(due, TimerKey::Patience(task.id)));
             if task.life == Life::Queued {
-                world.resource_mut::<Queues>().push(&task);
+                world.queues.push(&task);
             }
             world.enlist(key, (task, TaskTimers { deadline, retry, patience }));
         }
         for job in jobs {
-            let alarm = wheel.arm(job.due, TimerKey::Job(job.id));
+            let alarm = world.wheel.arm(job.due, TimerKey::Job(job.id));
             if job.state.is_over() {
-                world.resource_mut::<Finished>().0.insert((job.due, job.id));
+                world.finished.0.insert((job.due, job.id));
             }
             world.enlist(Key::Job(job.id), (job, Alarm(Some(alarm))));
         }
-        world.insert_resource(wheel);
         field::refresh(&mut world);
         update_digest(&mut world);
         world
@@ -217,20 +203,20 @@ const TOUCHED_MAX: usize = 1 << 18;
 
 /// Bounds the list of what the digest has not seen.
 pub fn keep_touched_few(world: &mut World) {
-    if world.resource::<Roster>().touched() > TOUCHED_MAX {
+    if world.roster.touched() > TOUCHED_MAX {
         update_digest(world);
     }
 }
 
 /// Brings the sum up to date with what was touched, and returns the state's digest.
 pub fn update_digest(world: &mut World) -> Digest {
-    let Sum { mut prints, mut round } = *world.resource::<Sum>();
+    let Sum { mut prints, mut round } = world.sum;
     round += 1;
     let mut buffer = Vec::with_capacity(256);
-    let touched = world.resource_mut::<Roster>().take_touched();
+    let touched = world.roster.take_touched();
     for &Touched { entity, kind } in &touched {
         // What was discharged took its print along.
-        let Ok(mut entity) = world.get_entity_mut(entity) else { continue };
+        let Ok(mut entity) = world.entities.get_entity_mut(entity) else { continue };
         if entity.get::<Print>().is_none_or(|print| print.round == round) {
             continue;
         }
@@ -249,15 +235,15 @@ pub fn update_digest(world: &mut World) -> Digest {
         prints = prints.wrapping_add(value).wrapping_sub(print.value);
         *print = Print { value, round };
     }
-    world.resource_mut::<Roster>().reuse(touched);
-    *world.resource_mut::<Sum>() = Sum { prints, round };
-    seal(prints, world.resource::<Core>(), &mut buffer)
+    world.roster.reuse(touched);
+    world.sum = Sum { prints, round };
+    seal(prints, &world.core, &mut buffer)
 }
 
 /// The digest, where it is up to date.
 pub fn digest(world: &World) -> Option<Digest> {
-    let current = world.resource::<Roster>().touched() == 0;
-    current.then(|| seal(world.resource::<Sum>().prints, world.resource::<Core>(), &mut Vec::new()))
+    let current = world.roster.touched() == 0;
+    current.then(|| seal(world.sum.prints, &world.core, &mut Vec::new()))
 }
 
 /// The digest of a Ledger, from nothing but the Ledger.

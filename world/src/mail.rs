@@ -1,5 +1,5 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
-//! and the effects. Empty between steps, so not in the Ledger.
+//! and the effects. Empty between steps, so not in the Ledger. Lists that fill in most steps keep their room.
 
 use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
 use crate::job::Action;
@@ -8,11 +8,10 @@ use crate::protocol::{
 };
 use crate::units::Sha256;
 use crate::wheel::TimerKey;
-use bevy_ecs::prelude::Resource;
 use std::collections::BTreeSet;
 
 /// See the module's head. Each list is drained by the phase named beside it.
-#[derive(Resource, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Mail {
     /// Health: a process began, and with it whatever lived in the last one is gone.
     pub booted: bool,
@@ -43,6 +42,8 @@ pub struct Mail {
     pub due: Vec<TimerKey>,
     /// Placement: models whose queue grew or whose capacity did.
     pub stirred: BTreeSet<ModelId>,
+    /// Placement, from eviction: those of them that others made way for.
+    pub cleared: BTreeSet<ModelId>,
     /// Jobs: what operators ask.
     pub operations: Vec<(JobId, PoolId, Action)>,
     /// Jobs, from release: those whose time is over.

@@ -3,6 +3,7 @@
 //! A payload goes from the door to the station that runs the task. It never enters the World and is
 //! never journalled: the core decides by counts and digests, and nobody's words stand in its record.
 
+use crate::protocol::Class;
 use crate::units::Permille;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -20,8 +21,25 @@ pub struct Payload {
     pub bias: Arc<[Bias]>,
     /// Whether likelihoods are wanted, and then of how many rivals of each token.
     pub logprobs: Option<u8>,
+    /// What the answer has to match; generation ends where nothing more can match.
+    pub grammar: Option<Arc<Grammar>>,
     /// At most this many tokens are generated.
     pub max_tokens: u32,
+    /// Who goes first where an engine has to choose.
+    pub class: Class,
+    /// Prompts of the same salt share what was computed for a common beginning; without one, with nobody.
+    pub salt: Option<u64>,
+}
+
+/// The shape of an answer, as its request wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Grammar {
+    /// JSON that a JSON Schema allows; its text.
+    JsonSchema(Box<str>),
+    /// A regular expression in the `regex` crate's syntax, for the whole answer.
+    Regex(Box<str>),
+    /// A context-free grammar in the Lark syntax of llguidance.
+    Lark(Box<str>),
 }
 
 /// How tokens are drawn. Thousandths, so that a request reads the same on every machine.

@@ -11,11 +11,9 @@
 mod fifo;
 
 use crate::id::{ModelId, TaskId, TenantId};
-use crate::ledger::Core;
 use crate::protocol::Class;
-use crate::store::Store;
+use crate::store::World;
 use crate::task::Task;
-use bevy_ecs::prelude::{Resource, World};
 use fifo::Fifo;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,7 +58,7 @@ const AHEAD: usize = 64;
 const AHEAD_OF_TENANT: usize = 16;
 
 /// Every line.
-#[derive(Resource, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Queues {
     lines: BTreeMap<(ModelId, Class), Line>,
     /// Tasks of each tenant that waits, in all lines.
@@ -208,11 +206,11 @@ impl Queues {
 
 /// Takes a task that goes to a slot out of its line.
 pub fn dequeue(world: &mut World, task: &Task, weight: u32) {
-    let mut queues = world.resource_mut::<Queues>();
+    let queues = &mut world.queues;
     let Some((time, tag)) = queues.take(task, weight) else { return };
     // Who leaves nobody of its own behind did not stand in a queue.
     let stood = task.attempts == 0 && queues.tasks(task.spec.model, task.spec.class, task.spec.tenant).next().is_some();
-    let waited = world.resource::<Core>().now.since(task.admitted);
+    let waited = world.core.now.since(task.admitted);
     if let Some(mut model) = world.model_mut(task.spec.model) {
         let line = model.line_mut(task.spec.class);
         line.shares.advance(time, task.spec.tenant, tag);

@@ -7,11 +7,11 @@ use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, W
 use crate::places::Places;
 use crate::store::Key;
 use crate::units::Sha256;
-use bevy_ecs::prelude::{Component, Entity, Resource};
+use bevy_ecs::prelude::{Component, Entity};
 use std::collections::BTreeMap;
 
 /// Where each entity stands, and which ones changed.
-#[derive(Resource, Debug)]
+#[derive(Debug)]
 pub(crate) struct Roster {
     tasks: Places<TaskId>,
     workers: Places<WorkerId>,
@@ -86,6 +86,8 @@ impl Roster {
         }
     }
 
+    /// Who calls it knows the kind.
+    #[inline(always)]
     pub(crate) fn get(&self, key: Key) -> Option<Entity> {
         match key {
             Key::Task(id) => self.tasks.get(id),
@@ -128,6 +130,7 @@ impl Roster {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn touch(&mut self, key: Key, entity: Entity) {
         match key {
             Key::Worker(id) => self.stale_workers.push(id),
@@ -210,7 +213,7 @@ impl Roster {
 }
 
 /// The sum of the prints of all entities.
-#[derive(Resource, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) prints: u128,
     /// How often it was brought up to date.

@@ -5,7 +5,7 @@ use crate::budget::{Account, Budget};
 use crate::config::{LENGTH_MAX, RulesError, within};
 use crate::id::{SessionId, TaskId, WorkerId};
 use crate::time::{Tick, Ticks};
-use bevy_ecs::prelude::{Component, Resource};
+use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -81,7 +81,7 @@ impl Session {
 }
 
 /// How many sessions there are, and the idle ones by the time they expire. Derived: not in the Ledger.
-#[derive(Resource, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionIndex {
     pub count: usize,
     pub idle: BTreeSet<(Tick, SessionId)>,

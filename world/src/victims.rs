@@ -7,11 +7,10 @@
 use crate::config::Rules;
 use crate::id::{ModelId, TaskId};
 use crate::protocol::Class;
-use crate::store::Store;
+use crate::store::World;
 use crate::task::Task;
 use crate::time::Tick;
 use crate::worker::Worker;
-use bevy_ecs::prelude::{Resource, World};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 type Loss = (u32, Reverse<Tick>);
 
 /// See the module's head.
-#[derive(Resource, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Victims {
     by_model: BTreeMap<ModelId, BTreeSet<(Loss, TaskId)>>,
     places: BTreeMap<TaskId, (ModelId, Loss)>,
@@ -93,8 +92,8 @@ fn may_be_put_back(task: &Task, rules: &Rules) -> bool {
 
 /// Puts a task where it belongs: to be called wherever its slot or its tokens change.
 pub fn reconsider(world: &mut World, id: TaskId) {
-    let rules = world.resource::<crate::ledger::Core>().rules.clone();
-    let mut victims = std::mem::take(&mut *world.resource_mut::<Victims>());
+    let rules = world.core.rules.clone();
+    let mut victims = std::mem::take(&mut world.victims);
     victims.place(id, world.task(id), rules.as_deref());
-    *world.resource_mut::<Victims>() = victims;
+    world.victims = victims;
 }

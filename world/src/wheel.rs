@@ -7,7 +7,7 @@
 
 use crate::id::{JobId, ModelId, SessionId, TaskId, WorkerId};
 use crate::time::Tick;
-use bevy_ecs::prelude::{Component, Resource};
+use bevy_ecs::prelude::Component;
 use slotmap::{SlotMap, new_key_type};
 
 new_key_type! {
@@ -63,7 +63,7 @@ struct Node {
 }
 
 /// See the module's head.
-#[derive(Resource, Debug)]
+#[derive(Debug)]
 pub struct Wheel {
     now: Tick,
     nodes: SlotMap<TimerHandle, Node>,

@@ -212,10 +212,6 @@ pub(crate) fn is_zero(value: &Value) -> bool {
     value.as_f64().is_some_and(|number| number.abs() < f64::EPSILON)
 }
 
-pub(crate) fn is_text_format(value: &Value) -> bool {
-    value.get("type").is_some_and(|kind| kind == "text")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,6 +23,7 @@ mod openai;
 mod placement;
 mod pools;
 pub(crate) mod session;
+mod shape;
 mod status;
 mod task_cancel;
 mod task_get;

@@ -6,9 +6,10 @@
 
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
-use super::fields::{Fields, Unsupported, is_text_format, is_zero};
+use super::fields::{Fields, Unsupported, is_zero};
 use super::keeper::Caller;
 use super::logprobs;
+use super::shape::shape;
 use super::task_submit::seed_of;
 use super::{body, budget};
 use crate::door::{Admitted, Door, Ticket, Wish};
@@ -31,12 +32,9 @@ use std::time::Duration;
 const CHOICES_MOST: u32 = 8;
 const ALL_CHOICES_MOST: u32 = 64;
 
-const UNSUPPORTED: [Unsupported; 5] = [
+const UNSUPPORTED: [Unsupported; 2] = [
     Unsupported { name: "presence_penalty", harmless: is_zero, problem: "only 0 is supported" },
     Unsupported { name: "frequency_penalty", harmless: is_zero, problem: "only 0 is supported" },
-    Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
-    Unsupported { name: "guided_json", harmless: |_| false, problem: "guided decoding is not supported" },
-    Unsupported { name: "guided_regex", harmless: |_| false, problem: "guided decoding is not supported" },
 ];
 
 /// Which of the two shapes an answer has.
@@ -62,12 +60,16 @@ pub(crate) struct Form {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
     tokens_in: u64,
+    tokens_cached: u64,
     tokens_out: u64,
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, used: &Usage, is_first: bool) {
-        self.tokens_in += if is_first { u64::from(used.tokens_in) } else { 0 };
+        if is_first {
+            self.tokens_in += u64::from(used.tokens_in);
+            self.tokens_cached += u64::from(used.tokens_cached);
+        }
         self.tokens_out += u64::from(used.tokens_out);
     }
 
@@ -76,7 +78,7 @@ impl Tally {
             "prompt_tokens": self.tokens_in,
             "completion_tokens": self.tokens_out,
             "total_tokens": self.tokens_in + self.tokens_out,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.tokens_cached},
             "completion_tokens_details": {"reasoning_tokens": 0},
         })
     }
@@ -170,10 +172,10 @@ pub(crate) fn read(
         placement: None,
     };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
-    let bias = logprobs::bias(&mut fields)?;
+    let (bias, shape) = (logprobs::bias(&mut fields)?, shape(&mut fields)?);
     let words = |content| {
-        let (model, stop, bias) = (model.clone(), stop.clone(), bias.clone());
-        Words { model, content, max_tokens, stop, sampling, bias, logprobs }
+        let (model, stop, bias, shape) = (model.clone(), stop.clone(), bias.clone(), shape.clone());
+        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();

@@ -78,6 +78,7 @@ async fn several_choices_are_several_tasks_in_one_answer() {
     assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(choices.iter().all(|choice| choice["message"]["content"] == "Hello\n \"you\""));
     assert_eq!(answer["usage"]["prompt_tokens"], 3, "they share it");
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
     assert_eq!((&answer["usage"]["completion_tokens"], &answer["usage"]["total_tokens"]), (&json!(12), &json!(15)));
     let seeds = |rig: &Rig| rig.specs.lock().unwrap().drain(..).map(|spec| spec.seed).collect::<Vec<_>>();
     let first = seeds(&rig);
@@ -268,7 +269,7 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias"),
         (json!({"presence_penalty": 0.5}), "presence_penalty"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (json!({"response_format": {"type": "xml"}}), "response_format"),
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"stream_options": {}}), "stream_options"),
         (json!({"max_tokens": 0}), "max_tokens"),

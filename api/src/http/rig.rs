@@ -18,7 +18,9 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
-use orchestrion_world::protocol::{CancelReason, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage};
+use orchestrion_world::protocol::{
+    CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
+};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Sha256;
 use serde_json::{Value, json};
@@ -49,7 +51,10 @@ impl Prepare for Words2Tokens {
             sampling: words.sampling,
             bias: words.bias.into(),
             logprobs: words.logprobs,
+            grammar: words.shape.map(|shape| shape.grammar.into()),
             max_tokens: words.max_tokens.unwrap_or(8),
+            class: Class::Interactive,
+            salt: None,
         };
         let model = ModelId(model as u16);
         Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into() })
@@ -77,7 +82,7 @@ pub(crate) struct Rig {
 }
 
 pub(crate) fn usage() -> Usage {
-    Usage { finish: Finish::Stop, tokens_in: 3, tokens_out: 4, prefill_us: 1_000, decode_us: 9_000 }
+    Usage { finish: Finish::Stop, tokens_in: 3, tokens_cached: 2, tokens_out: 4, prefill_us: 1_000, decode_us: 9_000 }
 }
 
 pub(crate) fn say(board: &Switchboard, notice: Notice) {

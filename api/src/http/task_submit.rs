@@ -2,9 +2,10 @@
 //!
 //! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
 
-use super::fields::{Fields, Unsupported, is_empty, is_text_format};
+use super::fields::{Fields, Unsupported, is_empty};
 use super::keeper::Caller;
 use super::session::session_id;
+use super::shape::shape;
 use super::{body, budget, deadline, logprobs, placement};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
@@ -23,11 +24,10 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 5] = [
+const UNSUPPORTED: [Unsupported; 4] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
-    Unsupported { name: "response_format", harmless: is_text_format, problem: "only `text` is supported" },
     Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
 ];
 
@@ -103,6 +103,7 @@ fn read(
             sampling: fields.sampling(seed_of(task))?,
             bias: logprobs::bias(&mut fields)?,
             logprobs: logprobs::of_chat(&mut fields)?,
+            shape: shape(&mut fields)?,
         },
     })
 }

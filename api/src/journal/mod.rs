@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 0 | 4 | marker: `ORJH` for the header, `ORJR` for a record |
 //! | 4 | 4 | length of the body; at most 256 MiB in the header, 16 MiB in a record |
-//! | 8 | 8 | header: the format version, 4; record: its `seq` |
+//! | 8 | 8 | header: the format version, 5; record: its `seq` |
 //! | 16 | 4 | CRC-32 (IEEE) of bytes 0..16 and the body |
 //! | 20 | 32 | chain: BLAKE3 of the chain of the frame before, bytes 0..16 and the body |
 //! | 52 | | body |

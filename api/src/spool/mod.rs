@@ -5,8 +5,8 @@
 //! happened is the journal's to say; the spool only keeps what goes with it. Tasks of the queue surface
 //! alone stand in it: those of the OpenAI surface live with their connection.
 //!
-//! # Format 2
-//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL2`. Then frames up to its end: the marker
+//! # Format 3
+//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL3`. Then frames up to its end: the marker
 //! `ORSL`, the length of the body (u32, little endian), a CRC-32 of these eight bytes and the body, and the
 //! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word. It is written anew at
 //! each boot and when it has doubled, beside the old one, whose name it then takes.
@@ -24,7 +24,7 @@ pub(crate) use log::Spool;
 
 use crate::token_log::Answer;
 use orchestrion_world::id::{TaskId, WorkerId};
-use orchestrion_world::payload::{Bias, Sampling};
+use orchestrion_world::payload::{Bias, Grammar, Sampling};
 use orchestrion_world::protocol::{Class, Outcome};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,7 @@ pub struct Wanted {
     pub sampling: Sampling,
     pub bias: Vec<Bias>,
     pub logprobs: Option<u8>,
+    pub grammar: Option<Grammar>,
 }
 
 /// A task's result.

@@ -37,12 +37,14 @@ pub(crate) fn wanted(task: u128) -> Wanted {
         min_p: Permille(0),
         repetition_penalty: off,
     };
+    let grammar = Some(Grammar::Regex("a+".into()));
     let (prompt, bias) = (vec![1, 2, task as u32], vec![Bias { token: 3, by: -500 }]);
-    Wanted { card: card(task), prompt, stop: vec!["\n".into()], sampling, bias, logprobs: Some(1) }
+    Wanted { card: card(task), prompt, stop: vec!["\n".into()], sampling, bias, logprobs: Some(1), grammar }
 }
 
 fn finished(task: u128) -> Finished {
-    let usage = Usage { finish: Finish::Stop, tokens_in: 3, tokens_out: 2, prefill_us: 1, decode_us: 2 };
+    let usage =
+        Usage { finish: Finish::Stop, tokens_in: 3, tokens_cached: 1, tokens_out: 2, prefill_us: 1, decode_us: 2 };
     let likely = |bytes: &str| Likely { bytes: bytes.as_bytes().into(), micro_logprob: -7 };
     Finished {
         card: card(task),
@@ -135,7 +137,7 @@ fn a_flipped_bit_costs_its_line_or_is_an_error_and_never_a_panic() {
                 assert!(found.wanted.values().all(|found| *found == wanted(found.card.task.0)));
                 assert!(found.bytes_lost > 0);
             }
-            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL2"), "{problem}"),
+            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL3"), "{problem}"),
             Err(other) => panic!("{other}"),
         }
     }

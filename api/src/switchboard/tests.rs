@@ -29,8 +29,8 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, max_tokens: 1 << 20 };
-    let class = Class::Interactive;
+    let (class, salt, max_tokens) = (Class::Interactive, None, 1 << 20);
+    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens, class, salt };
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
 
@@ -52,7 +52,14 @@ fn end(board: &Switchboard, task: TaskId, outcome: Outcome) {
 }
 
 fn done() -> Outcome {
-    Outcome::Done(Usage { finish: Finish::Stop, tokens_in: 1, tokens_out: 1, prefill_us: 0, decode_us: 0 })
+    Outcome::Done(Usage {
+        finish: Finish::Stop,
+        tokens_in: 1,
+        tokens_cached: 0,
+        tokens_out: 1,
+        prefill_us: 0,
+        decode_us: 0,
+    })
 }
 
 const CANCELLED: Outcome = Outcome::Cancelled { reason: CancelReason::Client, tokens_out: 0 };

@@ -7,7 +7,7 @@ use crate::recovery::Unfinished;
 use crate::spool::{Card, Finished, Wanted};
 use crate::token_log::TokenLog;
 use orchestrion_world::id::WorkerId;
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Grammar, Payload};
 use orchestrion_world::protocol::Outcome;
 use orchestrion_world::time::Ticks;
 use std::sync::{Arc, Mutex};
@@ -30,10 +30,12 @@ impl Entry {
 
     /// The task's words, as long as it has not ended.
     pub(crate) fn wanted(&self, position: u32, predicted_start: Ticks) -> Option<Wanted> {
-        let Payload { prompt, stop, sampling, bias, logprobs, max_tokens: _ } = self.payload()?;
+        let Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens: _, class: _, salt: _ } =
+            self.payload()?;
         let card = self.card(position, predicted_start);
         let (prompt, stop, bias) = (prompt.to_vec(), stop.to_vec(), bias.to_vec());
-        Some(Wanted { card, prompt, stop, sampling, bias, logprobs })
+        let grammar = grammar.map(|grammar| Grammar::clone(&grammar));
+        Some(Wanted { card, prompt, stop, sampling, bias, logprobs, grammar })
     }
 
     /// Closes the gate, so that what is kept is what readers get, and gives the result; none where the task
@@ -63,9 +65,12 @@ impl Entry {
 
     /// A task that goes on, as an earlier process left it.
     pub(crate) fn unfinished(Unfinished { wanted, cut }: Unfinished, number: u64) -> Entry {
-        let Wanted { card, prompt, stop, sampling, bias, logprobs } = wanted;
+        let Wanted { card, prompt, stop, sampling, bias, logprobs, grammar } = wanted;
         let (prompt, stop, bias) = (prompt.into(), stop.into(), bias.into());
-        let payload = Payload { prompt, stop, sampling, bias, logprobs, max_tokens: card.max_tokens };
+        let grammar = grammar.map(Arc::new);
+        // Whose it is stands in the journal only: it shares with nobody.
+        let (class, salt, max_tokens) = (card.class, None, card.max_tokens);
+        let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt };
         let entry = Entry::of(&card, Some(payload), number);
         entry.change(|state| {
             state.phase = Phase::Queued;

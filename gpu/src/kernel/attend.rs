@@ -5,7 +5,7 @@
 //! makes +0 of both).
 
 use super::Query;
-use crate::kv::Head;
+use crate::kv::{Head, Split};
 use crate::numerics::attention::{Chain, SPLIT};
 use crate::numerics::{exp, tree};
 use std::ops::Range;
@@ -22,8 +22,8 @@ const LANES: usize = 16;
 pub(super) fn tile<const T: usize>(
     queries: [&mut Query<'_>; T],
     head: Head<'_>,
-    scores: impl Fn(&[&[f32]; T], &[u16], Range<usize>, &mut Weights<T>),
-    sum_values: impl Fn(&Weights<T>, &[u16], Range<usize>, &mut [f32]),
+    scores: impl Fn(&[&[f32]; T], Split<'_>, Range<usize>, &mut Weights<T>),
+    sum_values: impl Fn(&Weights<T>, Split<'_>, Range<usize>, &mut [f32]),
 ) {
     let seen = queries.each_ref().map(|q| (q.seen.start, q.seen.end));
     let asks = queries.each_ref().map(|q| q.query);
@@ -36,9 +36,9 @@ pub(super) fn tile<const T: usize>(
             start.max(base).min(base + SPLIT) - base..end.max(base).min(base + SPLIT) - base
         };
         let any = here((any.start, any.end));
-        let (keys, stored) = head.split(split);
+        let stored = head.split(split);
         let mut weights: Weights<T> = [[f32::NEG_INFINITY; SPLIT]; T];
-        scores(&asks, keys, any.clone(), &mut weights);
+        scores(&asks, stored, any.clone(), &mut weights);
         let mut maxima = [f32::NEG_INFINITY; T];
         for t in 0..T {
             let Range { start, end } = here(seen[t]);

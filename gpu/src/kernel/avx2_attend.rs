@@ -7,7 +7,7 @@
 use super::Query;
 use super::attend::{Weights, tile};
 use super::avx2::widen_eight;
-use crate::kv::{Head, LANE_POSITIONS};
+use crate::kv::{Head, LANE_POSITIONS, Split};
 use crate::numerics::attention::{self, SEGMENT};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -34,18 +34,17 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
     tile(
         queries,
         head,
-        |queries, keys, seen, out| scores(queries, keys, seen, out),
-        |weights, values, seen, out| sum_values(weights, values, seen, out),
+        |queries, split, seen, out| scores(queries, split, seen, out),
+        |weights, split, seen, out| sum_values(weights, split, seen, out),
     );
 }
 
 /// query · key for each position of the split in `seen`, rounded outwards to 16.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize>, out: &mut Weights<T>) {
-    let dim = queries[0].len();
-    let groups = keys.as_chunks::<LANE_POSITIONS>().0.chunks_exact(dim).enumerate();
-    for (g, dims) in groups.take(seen.end.div_ceil(LANE_POSITIONS)).skip(seen.start / LANE_POSITIONS) {
+fn scores<const T: usize>(queries: &[&[f32]; T], split: Split<'_>, seen: Range<usize>, out: &mut Weights<T>) {
+    for g in seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS) {
+        let dims = split.keys(g).as_chunks::<LANE_POSITIONS>().0;
         let mut tot = [[_mm256_setzero_ps(); 2]; T];
         for (s, segment) in dims.chunks(SEGMENT).enumerate() {
             let mut p = [[_mm256_setzero_ps(); 2]; T];
@@ -73,14 +72,15 @@ fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize
 /// Σ weight · value for each query and dim, in segments of 32 positions, over those in `seen`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum_values<const T: usize>(weights: &Weights<T>, values: &[u16], seen: Range<usize>, out: &mut [f32]) {
+fn sum_values<const T: usize>(weights: &Weights<T>, split: Split<'_>, seen: Range<usize>, out: &mut [f32]) {
     let dim = out.len() / T;
     for d in (0..dim).step_by(8) {
         let mut tot = [_mm256_setzero_ps(); T];
         for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
             let mut p = [_mm256_setzero_ps(); T];
+            let values = split.values(segment);
             for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
-                let v = widen(&values[position * dim + d..][..8]);
+                let v = widen(&values[(position - segment) * dim + d..][..8]);
                 for t in 0..T {
                     p[t] = _mm256_fmadd_ps(_mm256_set1_ps(weights[t][position]), v, p[t]);
                 }

@@ -6,7 +6,7 @@ use super::matrix::Matrix;
 use super::pool::Pool;
 use super::*;
 use crate::gguf::TensorKind;
-use crate::kv::{Kv, KvShape};
+use crate::kv::{KvShape, Kvs, PAGE, Pages};
 use crate::numerics::noise::{self, Noise};
 use crate::numerics::{attention, linear};
 use proptest::prelude::*;
@@ -98,10 +98,13 @@ proptest! {
     ) {
         let mut noise = Noise(seed);
         let shape = KvShape { layers: 1, heads: 2, head_dim };
-        let mut kv = Kv::new(shape);
-        kv.grow(longest);
+        let mut pages = Pages::new(shape);
+        let mut table: Vec<_> = (0..longest.div_ceil(PAGE)).filter_map(|_| pages.take()).collect();
+        table.reverse();
+        table.iter().for_each(|page| pages.store_mut().poison(*page));
+        let mut kvs = Kvs { store: pages.store_mut(), tables: vec![&table] };
         for position in 0..longest {
-            kv.write(0, position, &noise.halves(2 * head_dim), &noise.halves(2 * head_dim));
+            kvs.write(0, 0, position, &noise.halves(2 * head_dim), &noise.halves(2 * head_dim));
         }
         let views: Vec<Range<usize>> =
             fewer.iter().map(|n| attention::seen(longest.saturating_sub(*n).max(1) - 1, window)).collect();
@@ -114,7 +117,7 @@ proptest! {
                 .zip(&views)
                 .map(|((out, query), seen)| Query { query, seen: seen.clone(), out })
                 .collect();
-            (kernels.attend)(&mut queries, kv.head(0, 1));
+            (kernels.attend)(&mut queries, kvs.head(0, 0, 1));
             bits(&outs.concat())
         };
         let expected = answer(Kernels::of(Level::Scalar).unwrap());

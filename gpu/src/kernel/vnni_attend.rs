@@ -5,7 +5,7 @@
 
 use super::attend::{Weights, tile};
 use super::{Query, avx2_attend};
-use crate::kv::{Head, LANE_POSITIONS};
+use crate::kv::{Head, LANE_POSITIONS, Split};
 use crate::numerics::attention::SEGMENT;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -35,17 +35,16 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
     tile(
         queries,
         head,
-        |queries, keys, seen, out| scores(queries, keys, seen, out),
-        |weights, values, seen, out| sum_values(weights, values, seen, out),
+        |queries, split, seen, out| scores(queries, split, seen, out),
+        |weights, split, seen, out| sum_values(weights, split, seen, out),
     );
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize>, out: &mut Weights<T>) {
-    let dim = queries[0].len();
-    let groups = keys.as_chunks::<LANE_POSITIONS>().0.chunks_exact(dim).enumerate();
-    for (g, dims) in groups.take(seen.end.div_ceil(LANE_POSITIONS)).skip(seen.start / LANE_POSITIONS) {
+fn scores<const T: usize>(queries: &[&[f32]; T], split: Split<'_>, seen: Range<usize>, out: &mut Weights<T>) {
+    for g in seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS) {
+        let dims = split.keys(g).as_chunks::<LANE_POSITIONS>().0;
         let mut tot = [_mm512_setzero_ps(); T];
         for (s, segment) in dims.chunks(SEGMENT).enumerate() {
             let mut p = [_mm512_setzero_ps(); T];
@@ -68,15 +67,16 @@ fn scores<const T: usize>(queries: &[&[f32]; T], keys: &[u16], seen: Range<usize
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn sum_values<const T: usize>(weights: &Weights<T>, values: &[u16], seen: Range<usize>, out: &mut [f32]) {
+fn sum_values<const T: usize>(weights: &Weights<T>, split: Split<'_>, seen: Range<usize>, out: &mut [f32]) {
     let lanes = out.len() / T / 16;
-    let (values, out) = (values.as_chunks::<16>().0, out.as_chunks_mut::<16>().0);
+    let out = out.as_chunks_mut::<16>().0;
     for d in 0..lanes {
         let mut tot = [_mm512_setzero_ps(); T];
         for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
             let mut p = [_mm512_setzero_ps(); T];
+            let values = split.values(segment).as_chunks::<16>().0;
             for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
-                let v = widen(&values[position * lanes + d]);
+                let v = widen(&values[(position - segment) * lanes + d]);
                 for t in 0..T {
                     p[t] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t][position]), v, p[t]);
                 }

@@ -1,7 +1,7 @@
 //! One pass over a batch of rows: any mix of prompt chunks and single tokens of any sequences.
 //!
-//! A row is a token of a sequence at a position; rows of a sequence stand in ascending order and its cache
-//! already holds what came before. Nothing a row computes depends on which other rows share the batch, so
+//! A row is a token of a sequence at a position; rows of a sequence stand in ascending order, its cache
+//! already holds what came before, and its table has a page for each of its positions. Nothing a row computes depends on which other rows share the batch, so
 //! the same sequence gives the same bits alone, among others, and however its prompt was cut.
 //!
 //! Reads weights and caches, writes caches at the rows' positions and logits of the rows that want them.
@@ -12,7 +12,7 @@ use super::arch::{Gate, Rope};
 use crate::kernel::TILE;
 use crate::kernel::drive::{Acts, Asked, Exec, Write};
 use crate::kernel::matrix::Matrix;
-use crate::kv::Kv;
+use crate::kv::Kvs;
 
 /// One token to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +59,9 @@ pub(crate) struct Buffers {
 }
 
 impl Model {
-    pub(crate) fn forward(&mut self, exec: &mut Exec, rows: &[Row], kvs: &mut [Kv], b: &mut Buffers, tap: Tap<'_>) {
+    pub(crate) fn forward(&mut self, exec: &mut Exec, rows: &[Row], kvs: &mut Kvs<'_>, b: &mut Buffers, tap: Tap<'_>) {
         let (h, n) = (self.hyper, rows.len());
-        self.reach(rows, kvs);
+        self.reach(rows);
         b.faulted.clear();
         b.faulted.resize(n, false);
         b.x.resize(n * h.width, 0.0);
@@ -83,17 +83,24 @@ impl Model {
         self.logits(exec, rows, b);
     }
 
-    /// Room in the caches and angles for all positions of the batch.
-    fn reach(&mut self, rows: &[Row], kvs: &mut [Kv]) {
+    /// Angles for all positions of the batch.
+    fn reach(&mut self, rows: &[Row]) {
         for row in rows {
-            kvs[row.sequence].grow(row.position as usize + 1);
             for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
                 angles.reach(row.position, self.hyper.rope_dims);
             }
         }
     }
 
-    fn attention(&self, exec: &mut Exec, layer: usize, rows: &[Row], kvs: &mut [Kv], asked: &[Asked], b: &mut Buffers) {
+    fn attention(
+        &self,
+        exec: &mut Exec,
+        layer: usize,
+        rows: &[Row],
+        kvs: &mut Kvs<'_>,
+        asked: &[Asked],
+        b: &mut Buffers,
+    ) {
         let (h, w, n) = (&self.hyper, &self.layers[layer], rows.len());
         let (query, kv) = (h.query_width(), h.kv_width());
         let stride = query + 2 * kv;
@@ -132,12 +139,12 @@ impl Model {
         for (row, qkv) in rows.iter().zip(b.qkv.chunks_exact(stride)) {
             (kernels.narrow)(&qkv[query..], &mut b.halves);
             let (keys, values) = b.halves.split_at(kv);
-            kvs[row.sequence].write(layer, row.position as usize, keys, values);
+            kvs.write(row.sequence, layer, row.position as usize, keys, values);
         }
 
         b.attended.resize(n * query, 0.0);
-        let kvs: &[Kv] = kvs;
-        let head = |asked: &Asked| kvs[asked.sequence].head(layer, asked.kv_head);
+        let kvs: &Kvs<'_> = kvs;
+        let head = |asked: &Asked| kvs.head(asked.sequence, layer, asked.kv_head);
         exec.attend(asked, window.map(|w| w.size), &head, (&b.qkv, stride), (&mut b.attended, query));
         exec.activate(&mut b.acts, (n, query), w.o.is_quantized(), &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.attended[row * query..][..query]);

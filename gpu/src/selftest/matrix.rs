@@ -19,6 +19,8 @@ pub struct Setting {
     pub batch: usize,
     /// Whether others come in between and are cancelled at a random moment.
     pub cancelled: bool,
+    /// Whether prompts have been read before, so that their beginnings are known.
+    pub cached: bool,
 }
 
 fn name<S: serde::Serializer>(level: &Level, to: S) -> Result<S::Ok, S::Error> {
@@ -67,6 +69,9 @@ const THREADS: [usize; 2] = [1, 2];
 const CHUNKS: [usize; 4] = [0, 16, 64, 256];
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 32];
 
+/// Whose cache it is.
+const CACHE: u64 = 1;
+
 /// Digests of an answer's logits, token by token.
 type Answer = Vec<[u8; 32]>;
 
@@ -96,6 +101,9 @@ pub fn determinism(gguf: &Gguf, plan: &Plan, progress: &mut dyn FnMut(u64, u64))
                 .map(|_| (0..=dice.below(plan.longest)).map(|_| dice.below(vocab) as u32).collect())
                 .collect();
         }
+        if setting.cached {
+            run(&mut current, &prompts, plan.answer, *setting, &mut dice);
+        }
         let answers = run(&mut current, &prompts, plan.answer, *setting, &mut dice);
         engine = Some(current);
         if expected.is_empty() {
@@ -118,11 +126,12 @@ fn settings(levels: &[Level]) -> Vec<Setting> {
     let mut all = vec![];
     for level in levels {
         for threads in THREADS {
-            for (batch, chunk, cancelled) in BATCHES
-                .into_iter()
-                .flat_map(|batch| CHUNKS.into_iter().flat_map(move |chunk| [false, true].map(|c| (batch, chunk, c))))
-            {
-                all.push(Setting { level: *level, threads, chunk, batch, cancelled });
+            for batch in BATCHES {
+                for chunk in CHUNKS {
+                    for (cancelled, cached) in [(false, false), (true, false), (false, true), (true, true)] {
+                        all.push(Setting { level: *level, threads, chunk, batch, cancelled, cached });
+                    }
+                }
             }
         }
     }
@@ -132,8 +141,9 @@ fn settings(levels: &[Level]) -> Vec<Setting> {
 /// The first, and of the others always the one with the most pairs that none so far has.
 fn pairs(all: &[Setting]) -> Vec<Setting> {
     let of = |s: &Setting| {
-        let choices = [s.level as usize, s.threads, s.chunk, s.batch, usize::from(s.cancelled)].into_iter().enumerate();
-        let choices: Vec<(usize, usize)> = choices.collect();
+        let flags = [s.cancelled, s.cached].map(usize::from);
+        let choices = [s.level as usize, s.threads, s.chunk, s.batch, flags[0], flags[1]];
+        let choices: Vec<(usize, usize)> = choices.into_iter().enumerate().collect();
         let pairs = choices.iter().enumerate().flat_map(|(i, a)| choices[i + 1..].iter().map(move |b| (*a, *b)));
         pairs.collect::<Vec<_>>()
     };
@@ -158,7 +168,7 @@ fn pairs(all: &[Setting]) -> Vec<Setting> {
 struct Asked {
     prompt: usize,
     sequence: SequenceId,
-    /// Tokens of the prompt that were run.
+    /// Tokens of the prompt that were run, or known.
     read: usize,
     next: u32,
 }
@@ -171,7 +181,11 @@ fn run(engine: &mut Engine, prompts: &[Vec<u32>], answer: usize, setting: Settin
     while !waiting.is_empty() || !asked.is_empty() {
         while asked.len() < setting.batch && !waiting.is_empty() && (asked.is_empty() || dice.below(2) == 0) {
             let prompt = waiting.swap_remove(dice.below(waiting.len()));
-            asked.push(Asked { prompt, sequence: engine.open(), read: 0, next: 0 });
+            let (sequence, read) = match setting.cached {
+                true => engine.open_after(CACHE, &prompts[prompt]),
+                false => (engine.open(), 0),
+            };
+            asked.push(Asked { prompt, sequence, read: read as usize, next: 0 });
         }
         if setting.cancelled {
             disturb(engine, &mut others, dice);
@@ -268,7 +282,10 @@ mod tests {
         let all = settings(&Level::ALL);
         let few = pairs(&all);
         assert_eq!(few[0], all[0]);
-        assert_eq!(all[0], Setting { level: Level::Scalar, threads: 1, chunk: 0, batch: 1, cancelled: false });
+        assert_eq!(
+            all[0],
+            Setting { level: Level::Scalar, threads: 1, chunk: 0, batch: 1, cancelled: false, cached: false }
+        );
         assert!(few.len() < all.len() / 4);
         for chunk in CHUNKS {
             for batch in BATCHES {

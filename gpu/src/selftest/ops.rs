@@ -7,7 +7,7 @@ use crate::kernel::drive::{Acts, Exec, Write};
 use crate::kernel::matrix::Matrix;
 use crate::kernel::pool::Pool;
 use crate::kernel::{Kernels, Level, Query, TILE};
-use crate::kv::{Kv, KvShape};
+use crate::kv::{KvShape, Kvs, PAGE, Pages};
 use crate::model::LoadError;
 use crate::numerics::to_f16;
 use serde::Serialize;
@@ -95,12 +95,13 @@ fn attention(kernels: &'static Kernels) -> Vec<f32> {
     let mut all = vec![];
     for (head_dim, first) in [(64, 0), (80, 290), (40, 0), (6, 17)] {
         const POSITIONS: usize = 300;
-        let mut kv = Kv::new(KvShape { layers: 1, heads: 1, head_dim });
-        kv.grow(POSITIONS);
+        let mut pages = Pages::new(KvShape { layers: 1, heads: 1, head_dim });
+        let table: Vec<_> = (0..POSITIONS.div_ceil(PAGE)).filter_map(|_| pages.take()).collect();
+        let mut kvs = Kvs { store: pages.store_mut(), tables: vec![&table] };
         let stored: Vec<u16> = numbers(3, 2 * POSITIONS * head_dim).into_iter().map(to_f16).collect();
         for (position, both) in stored.chunks(2 * head_dim).enumerate() {
             let (key, value) = both.split_at(head_dim);
-            kv.write(0, position, key, value);
+            kvs.write(0, 0, position, key, value);
         }
         for count in 1..=TILE {
             let asks = numbers(4, count * head_dim);
@@ -111,7 +112,7 @@ fn attention(kernels: &'static Kernels) -> Vec<f32> {
                 .enumerate()
                 .map(|(i, (query, out))| Query { query, seen: first.min(POSITIONS - 1 - i)..POSITIONS - i, out })
                 .collect();
-            (kernels.attend)(&mut queries, kv.head(0, 0));
+            (kernels.attend)(&mut queries, kvs.head(0, 0, 0));
             all.extend(out);
         }
     }

@@ -14,6 +14,7 @@ mod tests;
 mod text;
 
 use crate::engine::Engine;
+use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
@@ -62,6 +63,7 @@ pub struct StationSpec {
 pub struct StationModel {
     pub engine: Engine,
     pub tokenizer: Arc<Tokenizer>,
+    pub grammars: Arc<Grammars>,
     /// SHA-256 of the model file.
     pub digest: Sha256,
     /// Model file, engine and numerics: what tokens depend on besides their request.

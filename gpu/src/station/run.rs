@@ -1,7 +1,7 @@
 //! The station's loop: orders in, a step of the engine, reports and tokens out.
 //!
-//! A step runs one token of every answer in progress and at most one chunk of prompt tokens, oldest prompts
-//! first, so that a long prompt delays nobody by more than a chunk. What a task answers does not depend
+//! What a step runs is `orchestrion_planner`'s: one token of every answer in progress and at most one chunk of
+//! prompt tokens, so that a long prompt delays nobody by more than a chunk. What a task answers does not depend
 //! on its company (see `engine`), so the mix is free to be whatever is at hand.
 //!
 //! Keeps the time for beats, batches of progress and usage. Decides nothing about who comes first among
@@ -9,7 +9,8 @@
 
 use super::task::{Made, Task};
 use super::{Order, Outlet, Reception, StationModel, StationSpec};
-use crate::engine::{StepError, Work};
+use crate::engine::{PageCount, StepError, Work};
+use orchestrion_planner::{Limits, Row, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, TaskId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{DeviceShare, FaultClass, Finish, ModelFacts, Report, ShardFault, WorkerFacts};
@@ -37,6 +38,9 @@ pub(super) struct Runner<'a> {
     tasks: Vec<Task>,
     /// Tokens made and not yet reported.
     made: Vec<(TaskId, Attempt, u32)>,
+    /// Kept from step to step for their memory's sake.
+    rows: Vec<Row>,
+    plan: StepPlan,
     last_beat: Instant,
     last_progress: Instant,
 }
@@ -44,7 +48,8 @@ pub(super) struct Runner<'a> {
 impl<'a> Runner<'a> {
     pub(super) fn new(spec: StationSpec, model: StationModel, outlet: Arc<dyn Outlet>, epoch: &'a AtomicU32) -> Self {
         let now = Instant::now();
-        Runner { spec, model, outlet, epoch, tasks: Vec::new(), made: Vec::new(), last_beat: now, last_progress: now }
+        let (tasks, made, rows, plan) = Default::default();
+        Runner { spec, model, outlet, epoch, tasks, made, rows, plan, last_beat: now, last_progress: now }
     }
 
     /// Until the handle is gone.
@@ -149,7 +154,7 @@ impl<'a> Runner<'a> {
             }
             Order::Probe => self.beat(Instant::now()),
             Order::Reset { epoch } => {
-                self.tasks.drain(..).for_each(|t| self.model.engine.close(t.sequence));
+                self.tasks.drain(..).for_each(|mut task| task.leave(&mut self.model.engine));
                 self.made.clear();
                 self.epoch.store(epoch.0, Ordering::Relaxed);
                 self.announce(facts);
@@ -161,7 +166,7 @@ impl<'a> Runner<'a> {
         if self.tasks.len() >= usize::from(self.spec.slots) {
             return self.fault(task, attempt, FaultClass::Retryable);
         }
-        match Task::new(&mut self.model.engine, &self.model.tokenizer, (task, attempt), payload) {
+        match Task::new(&mut self.model, (task, attempt), payload) {
             Some(task) => self.tasks.push(task),
             None => self.fault(task, attempt, FaultClass::InvalidInput),
         }
@@ -172,94 +177,96 @@ impl<'a> Runner<'a> {
     }
 
     fn finish(&mut self, i: usize, finish: Finish) {
-        let t = self.tasks.remove(i);
-        self.model.engine.close(t.sequence);
+        let mut t = self.tasks.remove(i);
+        let usage = t.usage(finish);
+        t.leave(&mut self.model.engine);
         self.outlet.report(Report::Finished {
             worker: self.spec.worker,
             epoch: self.epoch(),
             task: t.task,
             attempt: t.attempt,
-            usage: t.usage(finish),
+            usage,
         });
     }
 
     /// Reports the tokens made since the last time.
     fn flush(&mut self, now: Instant) {
         self.last_progress = now;
-        if !self.made.is_empty() {
-            let made = std::mem::take(&mut self.made);
+        let made = std::mem::take(&mut self.made);
+        self.progress(made);
+    }
+
+    fn progress(&self, made: Vec<(TaskId, Attempt, u32)>) {
+        if !made.is_empty() {
             self.outlet.report(Report::Progress { worker: self.spec.worker, epoch: self.epoch(), made });
         }
     }
 
-    /// Which tasks run and how many tokens each: all answers, then prompts up to the chunk.
-    fn plan(&self) -> Vec<(usize, usize)> {
-        let mut budget = self.spec.prefill_chunk as usize;
-        let mut plan = Vec::with_capacity(self.tasks.len());
-        for (i, task) in self.tasks.iter().enumerate() {
-            let tokens = if task.is_prefilling() { task.next_tokens(budget).len() } else { 1 };
-            if tokens > 0 {
-                plan.push((i, tokens));
-                budget -= if task.is_prefilling() { tokens } else { 0 };
-            }
+    /// Which tasks run and how many tokens each. Who gives way has left, who begins has entered by then.
+    fn plan(&mut self) -> Vec<(usize, u32)> {
+        let engine = &mut self.model.engine;
+        self.rows.clear();
+        self.rows.extend(self.tasks.iter().map(|task| task.row(engine)));
+        let free = u32::try_from(engine.pages().available()).unwrap_or(u32::MAX);
+        self.plan.plan(&self.rows, Limits { budget: self.spec.prefill_chunk, free, page: PageCount::POSITIONS });
+        let turns = || self.plan.turns.iter().enumerate();
+        for (i, _) in turns().filter(|(_, turn)| **turn == Turn::GiveWay) {
+            self.tasks[i].leave(engine);
         }
-        plan
+        for (i, _) in turns().filter(|(_, turn)| matches!(turn, Turn::Begin(_))) {
+            self.tasks[i].enter(engine);
+        }
+        turns().map(|(i, turn)| (i, turn.tokens())).filter(|(_, tokens)| *tokens > 0).collect()
     }
 
     fn step(&mut self) -> Result<(), StepError> {
         let (plan, begun) = (self.plan(), Instant::now());
-        for (i, _) in &plan {
-            let task = &mut self.tasks[*i];
-            if task.begin(begun) {
-                let (task, attempt) = (task.task, task.attempt);
+        let mut work = Vec::with_capacity(plan.len());
+        let mut runs = Vec::with_capacity(plan.len());
+        for (i, count) in plan {
+            let Some(sequence) = self.tasks[i].sequence else { continue };
+            if self.tasks[i].begin(begun) {
+                let Task { task, attempt, .. } = self.tasks[i];
                 let (worker, epoch) = (self.spec.worker, self.epoch());
                 self.outlet.report(Report::Started { worker, epoch, task, attempt });
             }
+            runs.push((i, sequence, count));
         }
-        let work: Vec<Work<'_>> = plan
-            .iter()
-            .map(|(i, tokens)| {
-                let task = &self.tasks[*i];
-                Work {
-                    sequence: task.sequence,
-                    tokens: task.next_tokens(*tokens),
-                    wants_logits: task.wants_logits(*tokens),
-                }
-            })
-            .collect();
+        for (i, sequence, count) in &mut runs {
+            let (tokens, wants_logits) = self.tasks[*i].next(*count);
+            work.push(Work { sequence: *sequence, tokens, wants_logits });
+            *count = tokens.len() as u32;
+        }
         let step = self.model.engine.step(&work)?;
         let now = Instant::now();
-        let answers: Vec<_> = plan
+        let answers: Vec<_> = runs
             .iter()
             .enumerate()
-            .map(|(at, (i, tokens))| {
-                let answer = self.tasks[*i].advance(*tokens, step.logits(at), now);
-                // The numbers are the same on every try: another would meet them again.
-                (*i, answer.map_err(|_| FaultClass::InvalidInput))
-            })
+            .map(|(at, (i, _, tokens))| (*i, self.tasks[*i].advance(*tokens as usize, step.logits(at), now)))
             .collect();
-        self.publish(answers, now);
+        self.publish(answers);
         Ok(())
     }
 
-    /// Counts first, then words, then ends: no reader sees a token the core has not heard of, and no
-    /// count comes after its task's end.
-    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>, now: Instant) {
-        let mut urgent = false;
+    /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
+    /// heard, and no count comes after its task's end.
+    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
+        let mut urgent = Vec::new();
         for (i, answer) in &answers {
             let task = &self.tasks[*i];
-            if let Ok(Some(made)) = answer {
-                urgent |= made.index == 0 || made.finish.is_some();
+            if !matches!(answer, Ok(None | Some(Made { index: 1.., finish: None, .. }))) {
+                urgent.push((task.task, task.attempt));
+            }
+            if let Ok(Some(_)) = answer {
                 match self.made.iter_mut().find(|(id, attempt, _)| (*id, *attempt) == (task.task, task.attempt)) {
                     Some((.., count)) => *count += 1,
                     None => self.made.push((task.task, task.attempt, 1)),
                 }
             }
-            urgent |= answer.is_err();
         }
-        if urgent {
-            self.flush(now);
-        }
+        // The others' counts wait for their turn: what is told of a task is read, journalled and followed.
+        let told = self.made.extract_if(.., |(task, attempt, _)| urgent.contains(&(*task, *attempt))).collect();
+        self.progress(told);
         for (i, answer) in &mut answers {
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];
@@ -276,8 +283,8 @@ impl<'a> Runner<'a> {
                 Ok(Some(Made { finish: Some(finish), .. })) => self.finish(i - gone, finish),
                 Ok(_) => continue,
                 Err(class) => {
-                    let task = self.tasks.remove(i - gone);
-                    self.model.engine.close(task.sequence);
+                    let mut task = self.tasks.remove(i - gone);
+                    task.leave(&mut self.model.engine);
                     self.fault(task.task, task.attempt, class);
                 }
             }
@@ -285,3 +292,6 @@ impl<'a> Runner<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod churn;

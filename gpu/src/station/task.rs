@@ -2,14 +2,17 @@
 //!
 //! Knows how far it has come, which tokens it runs next and when it ends. Sends nothing: `run` does.
 
+use super::StationModel;
 use super::text::Text;
 use crate::engine::{Engine, NumericFault, SequenceId};
+use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
+use orchestrion_planner::Row;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::payload::{Likelihood, Payload};
-use orchestrion_world::protocol::{Finish, Usage};
+use orchestrion_world::protocol::{FaultClass, Finish, Usage};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,16 +20,21 @@ use std::time::Instant;
 pub(super) struct Task {
     pub(super) task: TaskId,
     pub(super) attempt: Attempt,
-    pub(super) sequence: SequenceId,
-    /// Prompt tokens read.
-    pub(super) read: usize,
+    /// None while it waits for pages.
+    pub(super) sequence: Option<SequenceId>,
+    /// Its prompt, and its answer so far.
+    tokens: Vec<u32>,
+    /// Of those, what its sequence has read.
+    read: usize,
+    /// Prompt tokens that were known when it began.
+    cached: u32,
     pub(super) made: u32,
     payload: Payload,
     ctx_max: u32,
     sampler: Sampler,
+    grammar: Option<Follower>,
     text: Text,
     tokenizer: Arc<Tokenizer>,
-    last: u32,
     /// When the prompt was begun and read, when the first and the last token of the answer were made.
     begun: Option<Instant>,
     prefilled: Option<Instant>,
@@ -45,10 +53,9 @@ pub(super) struct Made {
 }
 
 impl Task {
-    /// Opens a sequence for a payload that can run; `None` for one that cannot, on any try.
+    /// Takes up a payload that can run; `None` for one that cannot, on any try.
     pub(super) fn new(
-        engine: &mut Engine,
-        tokenizer: &Arc<Tokenizer>,
+        StationModel { engine, tokenizer, grammars, .. }: &mut StationModel,
         (task, attempt): (TaskId, Attempt),
         payload: Payload,
     ) -> Option<Task> {
@@ -58,17 +65,21 @@ impl Task {
         if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
+        let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
+        let grammar = grammar.inspect_err(|error| tracing::error!(%task, %error, "no grammar can be followed")).ok()?;
         Some(Task {
             task,
             attempt,
-            sequence: engine.open(),
+            sequence: None,
+            tokens: prompt.to_vec(),
             read: 0,
+            cached: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
+            grammar,
             text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),
             tokenizer: tokenizer.clone(),
-            last: 0,
             payload,
             begun: None,
             prefilled: None,
@@ -77,23 +88,39 @@ impl Task {
         })
     }
 
-    pub(super) fn is_prefilling(&self) -> bool {
-        self.read < self.payload.prompt.len()
+    /// As the planner sees it.
+    pub(super) fn row(&self, engine: &Engine) -> Row {
+        let (pages, own) = self.sequence.map_or((0, 0), |sequence| engine.pages_of(sequence));
+        let (known, read) = (self.tokens.len() as u32, self.read as u32);
+        Row { class: self.payload.class, known, read, pages: pages as u32, own: own as u32 }
     }
 
-    /// What it runs next: up to `budget` tokens of its prompt, or the last token of its answer.
-    pub(super) fn next_tokens(&self, budget: usize) -> &[u32] {
-        if self.is_prefilling() {
-            let rest = &self.payload.prompt[self.read..];
-            &rest[..rest.len().min(budget)]
-        } else {
-            std::slice::from_ref(&self.last)
+    /// Opens its sequence, with pages for all that it has to read; not where there are too few.
+    pub(super) fn enter(&mut self, engine: &mut Engine) {
+        let (sequence, read) = match self.payload.salt {
+            Some(salt) => engine.open_after(salt, &self.tokens),
+            None => (engine.open(), 0),
+        };
+        (self.sequence, self.read) = (Some(sequence), read as usize);
+        if !engine.reserve(sequence, self.tokens.len() as u32) {
+            return self.leave(engine);
+        }
+        if self.begun.is_none() {
+            self.cached = read;
         }
     }
 
-    /// Whether the next `tokens` end with one that is answered by another.
-    pub(super) fn wants_logits(&self, tokens: usize) -> bool {
-        !self.is_prefilling() || self.read + tokens == self.payload.prompt.len()
+    /// Gives its pages back; what it has read is to be read again.
+    pub(super) fn leave(&mut self, engine: &mut Engine) {
+        self.sequence.take().into_iter().for_each(|sequence| engine.close(sequence));
+        self.read = 0;
+    }
+
+    /// Up to `count` of the tokens that it has to read, and whether another follows from them.
+    pub(super) fn next(&self, count: u32) -> (&[u32], bool) {
+        let rest = &self.tokens[self.read..];
+        let next = &rest[..rest.len().min(count as usize)];
+        (next, next.len() == rest.len())
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -101,38 +128,51 @@ impl Task {
         self.begun.replace(self.begun.unwrap_or(now)).is_none()
     }
 
-    /// Takes up what a step of `tokens` tokens came to; a token where the prompt is through.
+    /// Takes up what a step of `tokens` tokens came to; a token where all that it knew is read.
     pub(super) fn advance(
         &mut self,
         tokens: usize,
         logits: Result<Option<&[f32]>, NumericFault>,
         now: Instant,
-    ) -> Result<Option<Made>, NumericFault> {
-        let logits = logits?;
-        if self.is_prefilling() {
-            self.read += tokens;
-            if self.is_prefilling() {
-                return Ok(None);
-            }
-            self.prefilled = Some(now);
-        }
+    ) -> Result<Option<Made>, FaultClass> {
+        // The numbers are the same on every try: another would meet them again.
+        let logits = logits.map_err(|NumericFault| FaultClass::InvalidInput)?;
+        self.read += tokens;
         let Some(logits) = logits else { return Ok(None) };
-        let position = self.payload.prompt.len() as u32 + self.made;
-        let id = self.sampler.next(logits, position);
+        self.prefilled = self.prefilled.or(Some(now));
+        let position = self.tokens.len() as u32;
+        let (id, complete) = self.draw(logits, position).map_err(|error| self.astray(&error))?;
         let index = self.made;
         self.made += 1;
-        self.last = id;
+        self.tokens.push(id);
         self.first = self.first.or(Some(now));
         self.latest = Some(now);
         let full = self.made == self.payload.max_tokens || position + 1 == self.ctx_max;
         let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
         let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
-        let (text, finish) = self.words(id, full);
+        let (text, finish) = self.words(id, full, complete);
         Ok(Some(Made { index, id, text, likelihood, finish }))
     }
 
+    /// The next token, and whether it completes the grammar.
+    fn draw(&mut self, logits: &[f32], position: u32) -> Result<(u32, bool), GrammarError> {
+        let Some(grammar) = &mut self.grammar else { return Ok((self.sampler.next(logits, position, None), false)) };
+        let id = self.sampler.next(logits, position, Some(grammar.allowed()?));
+        Ok((id, !self.tokenizer.is_end(id) && grammar.push(id)?))
+    }
+
+    /// A grammar goes the same way on every try, as long as somebody follows it.
+    fn astray(&self, error: &GrammarError) -> FaultClass {
+        // Their words may quote the request.
+        tracing::warn!(task = %self.task, "an answer cannot follow its grammar");
+        match error {
+            GrammarError::Gone => FaultClass::Fatal,
+            GrammarError::TooLong { .. } | GrammarError::Unusable(_) | GrammarError::Stuck => FaultClass::InvalidInput,
+        }
+    }
+
     /// A token's text, and whether the answer ends with it.
-    fn words(&mut self, id: u32, full: bool) -> (String, Option<Finish>) {
+    fn words(&mut self, id: u32, full: bool, complete: bool) -> (String, Option<Finish>) {
         if self.tokenizer.is_end(id) {
             return (self.text.finish().0, Some(Finish::Stop));
         }
@@ -140,12 +180,12 @@ impl Task {
         if stopped {
             return (text, Some(Finish::Stop));
         }
-        if !full {
+        if !full && !complete {
             return (text, None);
         }
         let (rest, stopped) = self.text.finish();
         text.push_str(&rest);
-        (text, Some(if stopped { Finish::Stop } else { Finish::Length }))
+        (text, Some(if stopped || complete { Finish::Stop } else { Finish::Length }))
     }
 
     pub(super) fn usage(&self, finish: Finish) -> Usage {
@@ -155,7 +195,8 @@ impl Task {
         };
         Usage {
             finish,
-            tokens_in: self.read as u32,
+            tokens_in: if self.prefilled.is_some() { self.payload.prompt.len() } else { self.read } as u32,
+            tokens_cached: self.cached,
             tokens_out: self.made,
             prefill_us: between(self.begun, self.prefilled),
             decode_us: between(self.first, self.latest),

@@ -5,8 +5,9 @@ use super::*;
 use crate::engine::{EngineOptions, Level};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
-use orchestrion_world::payload::{Bias, Likelihood, Sampling};
-use orchestrion_world::protocol::{Finish, Usage};
+use crate::grammar::Grammars;
+use orchestrion_world::payload::{Bias, Grammar, Likelihood, Sampling};
+use orchestrion_world::protocol::{Class, Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex};
@@ -81,27 +82,34 @@ fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Setup {
-    arch: &'static str,
-    level: Level,
-    threads: usize,
-    slots: u16,
-    prefill_chunk: u32,
+pub(super) struct Setup {
+    pub(super) arch: &'static str,
+    pub(super) level: Level,
+    pub(super) threads: usize,
+    pub(super) slots: u16,
+    pub(super) prefill_chunk: u32,
+    /// Of context; none for as many as are asked for.
+    pub(super) pages: Option<u64>,
 }
 
-const SETUP: Setup = Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64 };
-const EPOCH: Epoch = Epoch(3);
+pub(super) const SETUP: Setup =
+    Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64, pages: None };
+pub(super) const EPOCH: Epoch = Epoch(3);
 
-fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
+pub(super) fn model(setup: Setup) -> StationModel {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
-    let model = StationModel {
-        engine: Engine::load(&gguf, options).unwrap(),
-        tokenizer: Arc::new(Tokenizer::from_gguf(&gguf).unwrap()),
-        digest: gguf.digest(),
-        fingerprint: "a file and an engine".into(),
-    };
-    let spec = StationSpec {
+    let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+    let mut engine = Engine::load(&gguf, options).unwrap();
+    if let Some(pages) = setup.pages {
+        engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * pages));
+    }
+    let grammars = Arc::new(Grammars::new(tokenizer.clone()));
+    StationModel { engine, grammars, tokenizer, digest: gguf.digest(), fingerprint: "a file and an engine".into() }
+}
+
+pub(super) fn spec(setup: Setup) -> StationSpec {
+    StationSpec {
         worker: WorkerId(1),
         pool: PoolId(2),
         device: DeviceId(0),
@@ -109,12 +117,16 @@ fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
         device_capacity: Bytes(1 << 30),
         slots: setup.slots,
         prefill_chunk: setup.prefill_chunk,
-    };
-    Station::spawn(spec, model, ear.clone()).unwrap()
+    }
 }
 
-/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised.
-fn payload(i: u64) -> Payload {
+fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
+    Station::spawn(spec(setup), model(setup), ear.clone()).unwrap()
+}
+
+/// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised, every
+/// fifth JSON.
+pub(super) fn payload(i: u64) -> Payload {
     let mut noise = crate::numerics::noise::Noise(i);
     let len = if i % 4 == 3 { 200 + noise.below(100) } else { 1 + noise.below(40) };
     Payload {
@@ -130,11 +142,17 @@ fn payload(i: u64) -> Payload {
         },
         bias: Arc::new([]),
         logprobs: None,
+        grammar: (i % 5 == 2).then(|| Arc::new(Grammar::JsonSchema(SCHEMA.into()))),
         max_tokens: 24,
+        class: if i.is_multiple_of(2) { Class::Interactive } else { Class::Batch },
+        salt: Some(0),
     }
 }
 
-fn task(i: u64) -> TaskId {
+const SCHEMA: &str =
+    r#"{"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}"#;
+
+pub(super) fn task(i: u64) -> TaskId {
     TaskId(u128::from(i) + 1)
 }
 
@@ -188,9 +206,38 @@ fn same_in_any_company(arch: &'static str) {
         (Setup { level: Level::detect(), ..base }, &all),
         (Setup { level: Level::detect(), threads: 2, prefill_chunk: 300, ..base }, &shuffled),
         (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..base }, &all),
+        // The pages of two long prompts for eight tasks: who came last makes room, and reads it all again.
+        (Setup { level: Level::detect(), pages: Some(19), ..base }, &shuffled),
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }
+}
+
+#[test]
+fn a_beginning_read_before_is_looked_up_by_its_own_and_changes_no_token() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let of = |salt| Payload { salt, ..payload(3) };
+    let longer = Payload { prompt: [&payload(3).prompt[..150], &[7; 20]].concat().into(), ..of(Some(1)) };
+    let all = [of(Some(1)), of(Some(1)), of(Some(2)), of(None), longer.clone()];
+    for (i, payload) in all.into_iter().enumerate() {
+        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
+        ear.wait(|heard| ends(heard).len() == i + 1);
+    }
+    station.stop();
+    let heard = ear.wait(|_| true);
+    let usages: Vec<Usage> = ends(&heard).into_iter().map(|(_, usage)| usage.unwrap()).collect();
+    let whole = payload(3).prompt.len() as u32;
+    assert_eq!(usages.iter().map(|u| u.tokens_in).collect::<Vec<_>>(), [whole, whole, whole, whole, 170]);
+    assert_eq!(usages.iter().map(|u| u.tokens_cached).collect::<Vec<_>>(), [0, (whole - 1) / 32 * 32, 0, 0, 128]);
+    let cold = answers(SETUP, &[3])[&3].clone();
+    assert!((0..4).all(|i| tokens(&heard, task(i)) == cold));
+    let ear = Arc::new(Ear::default());
+    let fresh = self::station(SETUP, &ear);
+    fresh.start(task(9), Attempt::of(1, 1), EPOCH, longer).unwrap();
+    let alone = ear.wait(|heard| !ends(heard).is_empty());
+    assert_eq!(tokens(&heard, task(4)), tokens(&alone, task(9)));
+    fresh.stop();
 }
 
 #[test]
@@ -362,6 +409,31 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     assert_eq!(end(2).finish, Finish::Stop);
     assert!(end(2).tokens_out < 24);
     assert_eq!((end(3).finish, end(3).tokens_out), (Finish::Length, 10));
+}
+
+#[test]
+fn a_grammar_shapes_its_answer_and_ends_it() {
+    let ear = Arc::new(Ear::default());
+    let station = station(SETUP, &ear);
+    let schema = r#"{"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}}, "required": ["a", "b"], "additionalProperties": false}"#;
+    let grammars =
+        [Grammar::Regex("yes|no".into()), Grammar::JsonSchema(schema.into()), Grammar::Regex("a{100}".into())];
+    // The last is of no kind that admission lets pass.
+    for (i, grammar) in grammars.into_iter().chain([Grammar::Regex("(".into())]).enumerate() {
+        let (grammar, i) = (Some(Arc::new(grammar)), i as u64);
+        let asked = Payload { grammar, max_tokens: 30, ..payload(1) };
+        station.start(task(i), Attempt::of(1, 1), EPOCH, asked).unwrap();
+    }
+    let heard = ear.wait(|heard| ends(heard).len() == 4);
+    station.stop();
+    let said = |i| tokens(&heard, task(i)).into_iter().map(|(_, text)| text).collect::<String>();
+    let end = |i| ends(&heard).into_iter().find(|(t, _)| *t == task(i)).unwrap().1;
+    assert!(["yes", "no"].contains(&said(0).as_str()), "{}", said(0));
+    let value: serde_json::Value = serde_json::from_str(&said(1)).unwrap();
+    assert!([1, 2].map(serde_json::Value::from).contains(&value["a"]) && value["b"].is_boolean(), "{value}");
+    assert_eq!([0, 1, 2].map(|i| end(i).unwrap().finish), [Finish::Stop, Finish::Stop, Finish::Length]);
+    assert!(said(2).len() >= 30 && said(2).bytes().all(|byte| byte == b'a'), "{}", said(2));
+    assert_eq!(end(3), Err(FaultClass::InvalidInput));
 }
 
 #[test]

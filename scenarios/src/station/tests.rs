@@ -69,15 +69,22 @@ fn a_task_alone_takes_what_its_steps_take() {
     let said = run(station(COST), &[(5 * MS, start(7, 150, 11))], None);
     let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt::of(1, 1));
     // Two chunks, of 100 tokens and of 50: 20 and 15 ms. Then ten steps of 11 ms.
-    let usage =
-        Usage { finish: Finish::Length, tokens_in: 150, tokens_out: 11, prefill_us: 35_000, decode_us: 110_000 };
+    let usage = Usage {
+        finish: Finish::Length,
+        tokens_in: 150,
+        tokens_cached: 0,
+        tokens_out: 11,
+        prefill_us: 35_000,
+        decode_us: 110_000,
+    };
     let without_beats: Vec<_> = said.into_iter().filter(|(_, r)| !matches!(r, Report::Beat { .. })).collect();
     assert_eq!(
         without_beats,
         [
             (5 * MS, Report::Started { worker, epoch, task, attempt }),
             (40 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] }),
-            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 10)] }),
+            (106 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 6)] }),
+            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 4)] }),
             (150 * MS, Report::Finished { worker, epoch, task, attempt, usage }),
         ]
     );

@@ -7,14 +7,10 @@
 //! their line microseconds and a delay of 250 ms is a queue; an answer takes its slot for ten seconds, and five
 //! people before one slot are no overload. Nobody who was admitted is dropped for it: deadlines do that.
 
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{QueueRules, Rules};
 use orchestrion_world::id::ModelId;
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{AdmissionMode, Class, Notice};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::worker::{Delay, Model};
 
@@ -59,8 +55,8 @@ pub(crate) fn watch(world: &mut World, rules: &Rules, id: ModelId, class: Class)
     let before = model.line(class).delay;
     let target = target(&rules.queue, model, class);
     let after = match target {
-        Some(target) if world.resource::<Queues>().len(id, class) > 0 => {
-            judge(before, world.resource::<Core>().now, target, rules.queue.delay_interval.max(target))
+        Some(target) if world.queues.len(id, class) > 0 => {
+            judge(before, world.core.now, target, rules.queue.delay_interval.max(target))
         }
         Some(_) | None => Delay::default(),
     };
@@ -75,7 +71,7 @@ pub(crate) fn watch(world: &mut World, rules: &Rules, id: ModelId, class: Class)
         let delay = before.least.filter(|_| after != Delay::default()).unwrap_or_default();
         let mode = after.mode;
         let target = target.unwrap_or_default();
-        world.resource_mut::<Mail>().notice(Notice::ModeChanged { model: id, class, mode, delay, target });
+        world.mail.notice(Notice::ModeChanged { model: id, class, mode, delay, target });
     }
 }
 

@@ -4,12 +4,11 @@
 use super::overload::Waiting;
 use super::{Load, RETRY_AFTER_MAX, RETRY_AFTER_MIN};
 use crate::estimate;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::ModelId;
-use orchestrion_world::ledger::Core;
 use orchestrion_world::protocol::{Class, TaskSpec};
 use orchestrion_world::queues::Queues;
+use orchestrion_world::store::World;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::worker::{Model, Worker};
 
@@ -68,7 +67,7 @@ pub(super) fn forecast(model: &Model, load: &Load, class: Class, waiting: Waitin
 /// for the end of its step.
 pub(super) fn taken_up(world: &World, worker: &Worker, model: ModelId) -> Ticks {
     let Some(facts) = worker.resident(model).map(|resident| resident.facts) else { return Ticks(0) };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     // Until it was seen to read, its own word counts.
     let unread = worker.unread();
     let whole = estimate::drains_in(worker.reading, unread).unwrap_or_else(|| estimate::length(unread, facts.prefill));

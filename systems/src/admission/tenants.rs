@@ -2,14 +2,11 @@
 //! a task is admitted, settled when it ends. A task needs what its answer at its longest takes, and on its slot
 //! the time until its deadline, or as long as it would run on the slowest worker with all slots in use.
 
-use bevy_ecs::prelude::World;
 use orchestrion_world::budget::{Amount, Left};
 use orchestrion_world::config::Rules;
-use orchestrion_world::ledger::Core;
 use orchestrion_world::protocol::{Outcome, Payer, Refusal, TaskSpec, TenantLimit};
-use orchestrion_world::queues::Queues;
 use orchestrion_world::rate::{Bucket, Rate};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::Task;
 use orchestrion_world::tenant::{Tenant, TenantRules};
 use orchestrion_world::time::Ticks;
@@ -17,7 +14,7 @@ use orchestrion_world::time::Ticks;
 /// Brings tenants in line with new rules. A changed rate begins with a full bucket; who is not named any more and
 /// has nothing here is forgotten, with what it spent.
 pub(crate) fn renew(world: &mut World, before: Option<&Rules>, rules: &Rules) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     for named in &rules.tenants {
         let fresh = Tenant::new(named, now);
         let known = before.and_then(|rules| rules.tenant(fresh.id));
@@ -60,14 +57,14 @@ pub(super) fn judge_limits(world: &World, rules: &Rules, spec: &TaskSpec, next: 
     let (Some(named), Some(tenant)) = (rules.tenant(spec.tenant), world.tenant(spec.tenant)) else { return Ok(()) };
     let TenantRules { name: _, weight: _, tasks, tokens: rate, queued_max, live_max, budget: _, price: _ } = named;
     let refused = |limit, bound: u64, retry_after| Err(Refusal::TenantLimited { limit, bound, retry_after });
-    let queued = world.resource::<Queues>().waiting(spec.tenant) as u64;
+    let queued = world.queues.waiting(spec.tenant) as u64;
     if let Some(bound) = queued_max.map(u64::from).filter(|&bound| queued >= bound) {
         return refused(TenantLimit::Queued, bound, next);
     }
     if let Some(bound) = live_max.filter(|&bound| tenant.live >= bound) {
         return refused(TenantLimit::Live, bound.into(), next);
     }
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let wait = |rate: &Option<Rate>, bucket: &Option<Bucket>, units| {
         let (rate, bucket) = (rate.as_ref()?, bucket.as_ref()?);
         Some((rate.amount, bucket.wait(rate, now, units))).filter(|(_, wait)| wait.0 > 0)
@@ -83,7 +80,7 @@ pub(super) fn judge_limits(world: &World, rules: &Rules, spec: &TaskSpec, next: 
 
 /// Takes what an admitted task was judged by; what is left of the budget.
 pub(super) fn charge(world: &mut World, rules: &Rules, task: &Task) -> Left {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let (Some(named), Some(mut tenant)) = (rules.tenant(task.spec.tenant), world.tenant_mut(task.spec.tenant)) else {
         return Left::default();
     };
@@ -102,7 +99,7 @@ pub(super) fn charge(world: &mut World, rules: &Rules, task: &Task) -> Left {
 /// What a task used that ends now: its prompt once it was given to a worker, the tokens it made, and the time it held
 /// its last slot. That an attempt was lost is not its tenant's fault.
 pub(crate) fn used(world: &World, task: &Task, outcome: &Outcome) -> Amount {
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let prompt = if task.attempts > 0 { task.spec.prompt_tokens } else { 0 };
     let (prompt, answer) = match *outcome {
         Outcome::Done(usage) => (usage.tokens_in, usage.tokens_out),

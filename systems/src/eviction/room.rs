@@ -4,8 +4,9 @@
 use orchestrion_world::config::{EvictionRule, EvictionRules, Keep};
 use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::time::{Tick, Ticks};
-use orchestrion_world::units::Bytes;
+use orchestrion_world::units::{Bytes, Sha256};
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 /// What is asked of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,8 @@ pub(crate) struct Demand {
 pub(crate) struct Tenant {
     pub(crate) worker: WorkerId,
     pub(crate) model: ModelId,
-    /// What its going would free.
-    pub(crate) frees: Vec<(DeviceId, Bytes)>,
+    /// What of it stands where.
+    pub(crate) parts: Vec<Part>,
     pub(crate) pinned: bool,
     pub(crate) keep: Keep,
     pub(crate) since: Tick,
@@ -32,6 +33,26 @@ pub(crate) struct Tenant {
     pub(crate) waiting: Option<Ticks>,
     /// How long it would take to come back.
     pub(crate) reload: Ticks,
+}
+
+/// What of a model stands on a device. It is free when the last of those who hold it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) device: DeviceId,
+    pub(crate) digest: Sha256,
+    pub(crate) bytes: Bytes,
+    pub(crate) holders: u16,
+}
+
+/// What comes free on a device when all these go.
+pub(crate) fn freed(going: &[&Tenant], device: DeviceId) -> Bytes {
+    let mut shards: BTreeMap<Sha256, (u16, Bytes)> = BTreeMap::new();
+    for part in going.iter().flat_map(|tenant| &tenant.parts).filter(|part| part.device == device) {
+        let (left, _) = shards.entry(part.digest).or_insert((part.holders, part.bytes));
+        *left = left.saturating_sub(1);
+    }
+    let gone = shards.into_values().filter(|(left, _)| *left == 0);
+    Bytes(gone.fold(0, |sum, (_, bytes)| sum.saturating_add(bytes.0)))
 }
 
 /// Why a tenant stays.
@@ -70,7 +91,9 @@ pub(crate) const fn order(rule: EvictionRule) -> fn(&Tenant) -> u128 {
         EvictionRule::Lru => |tenant| tenant.used.0 as u128,
         EvictionRule::Lfu => |tenant| tenant.uses as u128,
         EvictionRule::Cost => |tenant| {
-            let bytes: u64 = tenant.frees.iter().map(|(_, bytes)| bytes.0 >> 20).sum();
+            // Of what several hold each frees its share.
+            let bytes: u64 =
+                tenant.parts.iter().map(|part| (part.bytes.0 >> 20) / u64::from(part.holders.max(1))).sum();
             // Loads and uses meet in microticks for each mebibyte, so that small models differ too.
             tenant.reload.0 as u128 * (tenant.uses as u128 + 1) * 1_000_000 / (bytes as u128 + 1)
         },
@@ -81,10 +104,7 @@ pub(crate) const fn order(rule: EvictionRule) -> fn(&Tenant) -> u128 {
 /// nobody wants warm, by the policy. None where all together would not do. Whoever is not needed stays.
 pub(crate) fn make_room<'t>(rule: EvictionRule, demands: &[Demand], tenants: &'t [Tenant]) -> Option<Vec<&'t Tenant>> {
     let short = |going: &[&Tenant]| {
-        demands.iter().any(|demand| {
-            let frees = going.iter().flat_map(|tenant| &tenant.frees).filter(|(device, _)| *device == demand.device);
-            demand.needed.0 > frees.fold(demand.free.0, |sum, (_, bytes)| sum.saturating_add(bytes.0))
-        })
+        demands.iter().any(|demand| demand.needed.0 > demand.free.0.saturating_add(freed(going, demand.device).0))
     };
     let mut line: Vec<&Tenant> = tenants.iter().collect();
     let place = |t: &&Tenant| (t.leases > 0, t.keep, order(rule)(t), Reverse(t.reload), t.worker, t.model);
@@ -116,11 +136,15 @@ mod tests {
 
     const D: DeviceId = DeviceId(0);
 
+    fn part(model: u16, mib: u64) -> Part {
+        Part { device: D, digest: Sha256([model as u8; 32]), bytes: Bytes(mib << 20), holders: 1 }
+    }
+
     fn tenant(model: u16, used: u64, uses: u32, mib: u64) -> Tenant {
         Tenant {
             worker: WorkerId(1),
             model: ModelId(model),
-            frees: vec![(D, Bytes(mib << 20))],
+            parts: vec![part(model, mib)],
             pinned: false,
             keep: Keep::OnDemand,
             since: Tick(0),
@@ -158,8 +182,17 @@ mod tests {
         let [a, b, c] = all;
         let busy = [a, Tenant { leases: 1, ..b.clone() }, Tenant { used: Tick(9), ..b.clone() }];
         assert_eq!(going(EvictionRule::Lru, 400, &busy), Some(vec![1]), "b unused, whatever its age");
-        let warm = [Tenant { keep: Keep::Warm, ..b }, Tenant { frees: vec![(D, Bytes(500 << 20))], ..c }];
+        let warm = [Tenant { keep: Keep::Warm, ..b }, Tenant { parts: vec![part(2, 500)], ..c }];
         assert_eq!(going(EvictionRule::Lru, 400, &warm), Some(vec![2]));
+    }
+
+    #[test]
+    fn what_several_hold_comes_free_with_the_last_of_them() {
+        let shared = |used| Tenant { parts: vec![Part { holders: 2, ..part(0, 400) }], ..tenant(0, used, 0, 400) };
+        assert_eq!(going(EvictionRule::Lru, 400, &[shared(1)]), None, "another keeps it");
+        assert_eq!(going(EvictionRule::Lru, 400, &[shared(1), shared(2)]), Some(vec![0, 0]));
+        let other = tenant(1, 3, 0, 400);
+        assert_eq!(going(EvictionRule::Lru, 400, &[shared(1), other, shared(4)]), Some(vec![1]));
     }
 
     #[test]

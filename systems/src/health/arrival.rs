@@ -2,14 +2,11 @@
 
 use super::{change, hear, rearm, take_out, turn};
 use crate::memory;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Rules};
-use orchestrion_world::crew::Crews;
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
-use orchestrion_world::ledger::Core;
 use orchestrion_world::protocol::{WorkerFacts, WorkerRefusal};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::vram::Resident;
 use orchestrion_world::wheel::{Alarm, Fuse};
 use orchestrion_world::worker::Worker;
@@ -29,13 +26,13 @@ pub(super) fn welcome(
         // Another life of it that nobody saw end.
         Some(known) if known.state.is_up() => take_out(world, id, WorkerState::Failed),
         Some(_) => {}
-        None if world.resource::<Crews>().len() >= rules.health.workers_max as usize => {
+        None if world.crews.len() >= rules.health.workers_max as usize => {
             return Err(WorkerRefusal::TooMany);
         }
         None => {}
     }
     let residents = room_for(world, rules, &facts);
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let fresh = residents.clone().map(|residents| Worker::new(id, epoch, facts, residents, now));
     begin_life(world, (id, epoch), fresh.ok(), up);
     rearm(world, rules, id);
@@ -63,7 +60,7 @@ fn begin_life(world: &mut World, (id, epoch): (WorkerId, Epoch), fresh: Option<W
     let key = Key::Worker(id);
     let Some(known) = world.worker(id) else {
         if let Some(fresh) = fresh {
-            world.resource_mut::<Crews>().join(id, &fresh.facts);
+            world.crews.join(id, &fresh.facts);
             world.enlist(key, (fresh, Alarm::default(), Fuse::default()));
             change(world, id, |worker| turn(worker, up));
         }
@@ -80,7 +77,7 @@ fn begin_life(world: &mut World, (id, epoch): (WorkerId, Epoch), fresh: Option<W
             turn(worker, WorkerState::Stopped);
         });
     };
-    let mut crews = world.resource_mut::<Crews>();
+    let crews = &mut world.crews;
     crews.leave(id, &facts);
     crews.join(id, &fresh.facts);
     change(world, id, |worker| {
@@ -108,5 +105,5 @@ fn came_with(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Ve
     let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
     memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
     let pinned = facts.loader.is_none() || rules.loadable(model).is_none_or(|row| row.keep == Keep::Pinned);
-    Ok(vec![Resident::came(model, of, pinned, world.resource::<Core>().now)])
+    Ok(vec![Resident::came(model, of, pinned, world.core.now)])
 }

@@ -3,18 +3,13 @@
 
 use super::{breaker, change, rearm, turn};
 use crate::{eviction, memory};
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
-use orchestrion_world::crew::Crews;
 use orchestrion_world::dice;
 use orchestrion_world::health::{Loss, WorkerState};
 use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Notice, Order};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::units::Sha256;
-use orchestrion_world::victims::Victims;
 use orchestrion_world::worker::Worker;
 use std::sync::Arc;
 
@@ -39,12 +34,12 @@ pub(super) fn corrupt(world: &mut World, rules: &Arc<Rules>, finder: WorkerId, d
 }
 
 fn corrupt_on(world: &mut World, rules: &Arc<Rules>, device: DeviceId, digest: Sha256) {
-    let crew: Vec<WorkerId> = world.resource::<Crews>().on_device(device).collect();
+    let crew: Vec<WorkerId> = world.crews.on_device(device).collect();
     for id in crew {
         let has = |worker: &&Worker| worker.residents.iter().any(|resident| resident.facts.digest == digest);
         let holder = world.worker(id).filter(|worker| worker.state.is_up()).filter(has);
         let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
-        world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
+        world.mail.order(Order::StopWorker { worker: id, epoch });
         lose(world, rules, id, Loss::Corrupt);
     }
     // Once for the shard, however many workers share it. Memory that does it again is not used again.
@@ -69,7 +64,7 @@ fn devices_of(world: &World, id: WorkerId) -> Vec<DeviceId> {
 /// Takes it out as failed. One that may live on behind a stall is to drop what it has and to come back as
 /// another at once; the others begin again after their backoff.
 pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Loss) {
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let (now, seed) = (core.now, core.seed);
     let Some(worker) = world.worker(id) else { return };
     let (epoch, was_up) = (worker.epoch, worker.state.is_up());
@@ -96,7 +91,7 @@ pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Lo
 
 /// Tells a worker that was lost to begin again, unless its pool's workers were lost too often.
 pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(worker) = world.worker(id) else { return };
     let (pool, Some(loss)) = (worker.facts.pool, worker.restarts.loss) else { return };
     let limits = &rules.health.restart;
@@ -111,7 +106,7 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
         of.restarts.push(now);
     }
     if storm {
-        world.resource_mut::<Mail>().notice(Notice::RestartsStopped { pool });
+        world.mail.notice(Notice::RestartsStopped { pool });
     }
     if halted {
         if let Some(mut worker) = world.worker_mut(id) {
@@ -121,7 +116,7 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
         return rearm(world, rules, id);
     }
     let epoch = begin(world, rules, id);
-    let mut mail = world.resource_mut::<Mail>();
+    let mail = &mut world.mail;
     mail.notice(Notice::Restarted { worker: id, pool, loss });
     mail.order(match loss {
         Loss::Silence => Order::Reset { worker: id, epoch },
@@ -131,7 +126,7 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
 
 /// The next life of a worker begins; whoever calls says how.
 fn begin(world: &mut World, rules: &Rules, id: WorkerId) -> Epoch {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     change(world, id, |worker| {
         turn(worker, WorkerState::Starting);
         worker.epoch.0 += 1;
@@ -152,7 +147,7 @@ pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     let model = world.worker(id).and_then(|worker| world.pool(worker.facts.pool)).map(|pool| pool.model);
     let Some(model) = model else { return false };
     let epoch = begin(world, rules, id);
-    world.resource_mut::<Mail>().order(Order::SpawnWorker { worker: id, epoch, model });
+    world.mail.order(Order::SpawnWorker { worker: id, epoch, model });
     true
 }
 
@@ -161,13 +156,13 @@ pub(crate) fn reset(world: &mut World, rules: &Rules, id: WorkerId) {
     if world.worker(id).is_some_and(|worker| worker.state.is_up()) {
         take_out(world, id, WorkerState::Stopped);
         let epoch = begin(world, rules, id);
-        world.resource_mut::<Mail>().order(Order::Reset { worker: id, epoch });
+        world.mail.order(Order::Reset { worker: id, epoch });
     }
 }
 
 /// One more mark against a device; too many of them stop what runs on it.
 fn blame(world: &mut World, rules: &Rules, id: DeviceId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut device) = world.device_mut(id) else { return };
     device.fatals.retain(|at| now.since(*at) < rules.health.fatal_window);
     device.fatals.push(now);
@@ -182,8 +177,8 @@ fn quarantine(world: &mut World, id: DeviceId) {
     if std::mem::replace(&mut device.quarantined, true) {
         return;
     }
-    world.resource_mut::<Mail>().notice(Notice::Quarantined { device: id });
-    let crew: Vec<WorkerId> = world.resource::<Crews>().on_device(id).collect();
+    world.mail.notice(Notice::Quarantined { device: id });
+    let crew: Vec<WorkerId> = world.crews.on_device(id).collect();
     for id in crew {
         stop(world, id);
     }
@@ -193,7 +188,7 @@ fn quarantine(world: &mut World, id: DeviceId) {
 pub(crate) fn stop(world: &mut World, id: WorkerId) {
     let Some((state, epoch)) = world.worker(id).map(|worker| (worker.state, worker.epoch)) else { return };
     if state.is_up() || state.is_coming() {
-        world.resource_mut::<Mail>().order(Order::StopWorker { worker: id, epoch });
+        world.mail.order(Order::StopWorker { worker: id, epoch });
     }
     if state != WorkerState::Stopped {
         take_out(world, id, WorkerState::Stopped);
@@ -219,8 +214,8 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     // What it held for good may let others on its devices reach farther.
     eviction::survey(world, id);
     for lease in leases.iter().filter(|l| l.called_back) {
-        world.resource_mut::<Victims>().let_go(lease.model);
+        world.victims.let_go(lease.model);
     }
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
-    world.resource_mut::<Mail>().orphans.extend(orphans);
+    world.mail.orphans.extend(orphans);
 }

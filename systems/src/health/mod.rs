@@ -14,35 +14,35 @@ pub(crate) use breaker::{went_well, went_wrong};
 pub(crate) use loss::{reset, spawn, stop};
 
 use crate::{eviction, jobs};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 use loss::{lose, take_out};
 use orchestrion_world::config::Rules;
 use orchestrion_world::health::{Breaker, Loss, Restarts, WorkerState};
 use orchestrion_world::id::{Epoch, ModelId, PoolId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::{Mail, Word};
+use orchestrion_world::mail::Word;
 use orchestrion_world::protocol::{Notice, Order};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::Tick;
 use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::{Drain, Pool, Worker};
 use std::sync::Arc;
 
-pub(crate) fn watch_workers(world: &mut World) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else {
-        let mut mail = world.resource_mut::<Mail>();
+pub(crate) fn watch_workers(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let Some(rules) = world.core.rules.clone() else {
+        let mail = &mut world.mail;
         mail.booted = false;
         mail.words.clear();
         return;
     };
-    if std::mem::take(&mut world.resource_mut::<Mail>().booted) {
+    if std::mem::take(&mut world.mail.booted) {
         begin_anew(world, &rules);
     }
-    for word in std::mem::take(&mut world.resource_mut::<Mail>().words) {
+    for word in std::mem::take(&mut world.mail.words) {
         match word {
             Word::Up(id, epoch, facts) => {
                 if let Err(reason) = arrival::welcome(world, &rules, id, epoch, facts) {
-                    let mut mail = world.resource_mut::<Mail>();
+                    let mail = &mut world.mail;
                     mail.notice(Notice::WorkerRefused { worker: id, reason });
                     // Nobody will give it anything to do: it holds memory for nothing.
                     mail.order(Order::StopWorker { worker: id, epoch });
@@ -56,7 +56,7 @@ pub(crate) fn watch_workers(world: &mut World) {
             Word::Loading(..) | Word::Down(..) | Word::Alive(..) | Word::Corrupt(..) => {}
         }
     }
-    let due = std::mem::take(&mut world.resource_mut::<Mail>().due);
+    let due = std::mem::take(&mut world.mail.due);
     let mut rest = Vec::with_capacity(due.len());
     for key in due {
         match key {
@@ -73,7 +73,7 @@ pub(crate) fn watch_workers(world: &mut World) {
             }
         }
     }
-    world.resource_mut::<Mail>().due = rest;
+    world.mail.due = rest;
 }
 
 /// Whether these are words of the worker's present life.
@@ -82,7 +82,7 @@ fn is_of(world: &World, id: WorkerId, epoch: Epoch) -> bool {
 }
 
 fn hear(world: &mut World, id: WorkerId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     if let Some(mut worker) = world.worker_mut(id) {
         (worker.heard, worker.probed) = (now, None);
     }
@@ -97,7 +97,7 @@ fn begin_anew(world: &mut World, rules: &Rules) {
                 if world.worker(id).is_some_and(|worker| worker.state != WorkerState::Stopped) {
                     take_out(world, id, WorkerState::Stopped);
                 }
-                let now = world.resource::<Core>().now;
+                let now = world.core.now;
                 breaker::set(world, id, Breaker::CLOSED);
                 if let Some(mut worker) = world.worker_mut(id) {
                     worker.restarts = Restarts::none(now);
@@ -125,7 +125,7 @@ fn begin_anew(world: &mut World, rules: &Rules) {
 
 /// The alarm rings once for many beats: it is set anew from what was heard since.
 fn alarm(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(worker) = world.worker(id) else { return };
     let Some(due) = worker.alarm_at(Some(rules)) else { return };
     let (state, probed, epoch) = (worker.state, worker.probed, worker.epoch);
@@ -137,7 +137,7 @@ fn alarm(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
             if let Some(mut worker) = world.worker_mut(id) {
                 worker.probed = Some(now);
             }
-            world.resource_mut::<Mail>().order(Order::Probe { worker: id, epoch });
+            world.mail.order(Order::Probe { worker: id, epoch });
             rearm(world, rules, id);
         }
         WorkerState::Ready | WorkerState::Draining => lose(world, rules, id, Loss::Silence),
@@ -163,7 +163,7 @@ fn change(world: &mut World, id: WorkerId, change: impl FnOnce(&mut Worker)) {
     let before = worker.takes();
     change(&mut worker);
     let (after, pool) = (worker.takes(), worker.facts.pool);
-    world.resource_mut::<Mail>().moved.push(id);
+    world.mail.moved.push(id);
     match (before, after) {
         (false, true) => count_ready(world, pool, 1),
         (true, false) => count_ready(world, pool, -1),
@@ -214,7 +214,7 @@ fn count_ready(world: &mut World, id: PoolId, change: i16) {
     let Some(mut pool) = world.pool_mut(id) else { return };
     pool.ready = pool.ready.saturating_add_signed(change);
     let (ready, model) = (pool.ready, pool.model);
-    world.resource_mut::<Mail>().notice(Notice::PoolChanged { pool: id, ready });
+    world.mail.notice(Notice::PoolChanged { pool: id, ready });
     let Some(mut of) = world.model_mut(model) else { return };
     of.ready = of.ready.saturating_add_signed(change.into());
     // With other workers its queue drains at another rate.

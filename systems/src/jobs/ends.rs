@@ -3,12 +3,10 @@
 
 use super::tell;
 use crate::health;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{JobId, PoolId, WorkerId};
 use orchestrion_world::job::{Finished, JobState};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::wheel::TimerKey;
 
 /// Whether workers that come up in the pool take tasks. Opening forgives its restarts as well.
@@ -27,7 +25,7 @@ pub(super) fn expire(world: &mut World, rules: &Rules, workers: &[WorkerId]) {
 
 /// The job is over, and kept for a while; too many that are over push out the oldest.
 pub(super) fn finish(world: &mut World, rules: &Rules, id: JobId, state: JobState) {
-    let kept_until = world.resource::<Core>().now + rules.jobs.keep;
+    let kept_until = world.core.now + rules.jobs.keep;
     let Some(mut job) = world.job_mut(id) else { return };
     (job.state, job.due) = (state, kept_until);
     job.waiting.clear();
@@ -37,19 +35,17 @@ pub(super) fn finish(world: &mut World, rules: &Rules, id: JobId, state: JobStat
         pool.job = None;
     }
     tell(world, id);
-    world.resource_mut::<Finished>().0.insert((kept_until, id));
+    world.finished.0.insert((kept_until, id));
     let over = |finished: &Finished| finished.0.len() > rules.jobs.kept_max as usize;
     // Several, where the rules allow fewer than before.
-    while let Some((_, oldest)) =
-        world.get_resource::<Finished>().filter(|f| over(f)).and_then(|f| f.0.first()).copied()
-    {
+    while let Some((_, oldest)) = Some(&world.finished).filter(|f| over(f)).and_then(|f| f.0.first()).copied() {
         forget(world, oldest);
     }
 }
 
 pub(super) fn forget(world: &mut World, id: JobId) {
     let Some(due) = world.job(id).map(|job| job.due) else { return };
-    world.resource_mut::<Finished>().0.remove(&(due, id));
+    world.finished.0.remove(&(due, id));
     world.set_alarm(Key::Job(id), None);
     world.discharge(Key::Job(id));
 }

@@ -4,16 +4,13 @@
 use super::choose::{Candidate, Request, feasible, filter};
 use super::rank::{self, Term::Preferred, Term::SameSession};
 use crate::eviction;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{PlacementRules, Rules};
-use orchestrion_world::crew::Crews;
 use orchestrion_world::field::{Offer, Tree};
 use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::ledger::Core;
 use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::ModelFacts;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::time::Tick;
 use orchestrion_world::worker::Worker;
 use std::cmp::Ordering;
@@ -63,7 +60,7 @@ pub(crate) fn hosts<'w>(
 /// Whether one that is allowed is on its way up, or will be told to begin again, or tried again, within the time
 /// that a model's tasks would wait for its workers.
 pub(crate) fn comes_back(world: &World, rules: &Rules, model: ModelId, placement: &Placement) -> bool {
-    let latest = world.resource::<Core>().now + rules.health.no_worker_grace;
+    let latest = world.core.now + rules.health.no_worker_grace;
     let soon = |due: Option<Tick>| due.is_some_and(|due| due <= latest);
     allowed(world, rules, model, placement).any(|worker| match worker.state {
         WorkerState::Starting | WorkerState::Loading => true,
@@ -81,6 +78,6 @@ pub(super) fn allowed<'w>(
     placement: &'w Placement,
 ) -> impl Iterator<Item = &'w Worker> + 'w {
     let pools = eviction::pools(world, rules, model).filter(|&pool| placement.bans_pool(pool).is_none());
-    let workers = pools.flat_map(|pool| world.resource::<Crews>().of_pool(pool)).filter_map(|id| world.worker(id));
+    let workers = pools.flat_map(|pool| world.crews.of_pool(pool)).filter_map(|id| world.worker(id));
     workers.filter(|worker| placement.bans(worker).is_none())
 }

@@ -7,21 +7,18 @@
 use super::choose::Request;
 use super::explain::Asked;
 use super::note;
+use crate::eviction::promise::promised;
 use crate::eviction::room::{Demand, Tenant, make_room, stays};
 use crate::eviction::tenants::{tenants, waited};
 use crate::{estimate, eviction, memory};
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{Keep, Rules};
-use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
+use orchestrion_world::id::{DeviceId, ModelId, WorkerId};
 use orchestrion_world::protocol::{Class, ModelFacts};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::{Model, Worker};
 
 /// Short against any load, long against a step.
@@ -51,8 +48,7 @@ pub(crate) enum Weighs {
 /// It is time for that, or there is news.
 pub(crate) fn weighs(world: &World, rules: &Rules, model: ModelId) -> Weighs {
     let due = !rules.loadable.is_empty()
-        && (world.resource::<Mail>().hopeful.contains(&model)
-            || world.model(model).is_some_and(|m| m.weigh_at.is_none()));
+        && (world.mail.hopeful.contains(&model) || world.model(model).is_some_and(|m| m.weigh_at.is_none()));
     if due { Weighs::Now } else { Weighs::NotYet }
 }
 
@@ -60,7 +56,7 @@ pub(crate) fn weighs(world: &World, rules: &Rules, model: ModelId) -> Weighs {
 pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
     let model = request.spec.model;
     let Some(known) = world.model(model).filter(|m| m.coming == 0) else { return };
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let waited = waited(world, model, now).unwrap_or_default();
     let expected = expected_wait(world, rules, known, request, waited);
     let hosts = eviction::hosts(world, rules, model).filter(|(worker, _)| request.may_have(worker));
@@ -87,7 +83,7 @@ pub(crate) fn provide(world: &mut World, rules: &Rules, request: &Request) {
 fn wait(world: &mut World, id: ModelId, now: Tick) {
     let Some(mut model) = world.model_mut(id).filter(|model| model.weigh_at.is_none()) else { return };
     model.weigh_at = Some(now + WEIGH);
-    world.resource_mut::<Wheel>().arm(now + WEIGH, TimerKey::Weigh(id));
+    world.wheel.arm(now + WEIGH, TimerKey::Weigh(id));
 }
 
 /// How long the line would wait without a load: as it drains, and no less than its head has waited. None where
@@ -95,7 +91,7 @@ fn wait(world: &mut World, id: ModelId, now: Tick) {
 fn expected_wait(world: &World, rules: &Rules, model: &Model, request: &Request, waited: Ticks) -> Option<Ticks> {
     let serves = |worker: &Worker| worker.serving(model.id).is_some() && request.may_have(worker);
     let served = eviction::hosts(world, rules, model.id).any(|(worker, _)| serves(worker));
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let drains = [Class::Interactive, Class::Batch].map(|class| {
         estimate::drains_in(model.line(class).drain, queues.len(model.id, class) as u64).unwrap_or_default()
     });
@@ -111,7 +107,7 @@ fn way(
     facts: ModelFacts,
     waited: Ticks,
 ) -> Option<Way> {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let stands = match worker.resident(request.spec.model) {
         None => false,
         Some(resident) if eviction::may_try(resident, now) => false,
@@ -135,10 +131,13 @@ fn way(
     let kv = facts.kv_for(request.tokens());
     let weights = if stands { Bytes(0) } else { facts.weights };
     let booked = memory::wanted(world, &worker.facts, facts.digest, weights);
-    let demands: Vec<Demand> = booked
-        .zip(worker.parts(kv))
-        .map(|((device, needed, free), (_, kv))| Demand { device, needed: Bytes(needed.0.saturating_add(kv.0)), free })
-        .collect();
+    let demand = |((device, needed, free), (_, kv)): ((DeviceId, Bytes, Bytes), (DeviceId, Bytes))| {
+        let (needed, file) = (Bytes(needed.0.saturating_add(kv.0)), (request.spec.model, facts.digest));
+        // Where it stands, its tasks take whatever is free anyway.
+        let promised = if stands { Bytes(0) } else { promised(world, rules, device, file)? };
+        Some(Demand { device, needed, free: Bytes(free.0.saturating_sub(promised.0)) })
+    };
+    let demands = booked.zip(worker.parts(kv)).map(demand).collect::<Option<Vec<Demand>>>()?;
     let tenants: Vec<Tenant> = tenants(world, rules, worker.facts.devices.iter().map(|part| part.device), now)
         .into_iter()
         .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
@@ -153,7 +152,7 @@ fn way(
 
 /// Loads a model that is to be warm where there is room for it, unless some worker has it or is about to.
 pub(crate) fn keep_warm(world: &mut World, rules: &Rules, model: ModelId, keep: Keep) {
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let there = |worker: &Worker| worker.resident(model).is_some_and(|resident| resident.life.takes_memory());
     if world.model(model).is_none_or(|m| m.coming > 0) || eviction::hosts(world, rules, model).any(|(w, _)| there(w)) {
         return;
@@ -161,7 +160,11 @@ pub(crate) fn keep_warm(world: &mut World, rules: &Rules, model: ModelId, keep: 
     let fits = |(worker, facts): &(&Worker, ModelFacts)| {
         let may = worker.resident(model).is_none_or(|resident| eviction::may_try(resident, now));
         let mut parts = memory::wanted(world, &worker.facts, facts.digest, facts.weights);
-        may && worker.facts.loader.is_some() && parts.all(|(_, needed, free)| needed <= free)
+        let leaves = |device| promised(world, rules, device, (model, facts.digest));
+        let room = |(device, needed, free): (DeviceId, Bytes, Bytes)| {
+            leaves(device).is_some_and(|promised| needed.0.saturating_add(promised.0) <= free.0)
+        };
+        may && worker.facts.loader.is_some() && parts.all(room)
     };
     let soonest = |(worker, facts): &(&Worker, ModelFacts)| {
         let takes = worker.facts.loader.as_ref().map(|loader| loader.load_time(facts.weights));

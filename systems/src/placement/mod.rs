@@ -16,34 +16,36 @@ mod rank;
 use crate::admission::delay;
 use crate::release::fail;
 use crate::{Watch, estimate, eviction, memory};
-use bevy_ecs::prelude::World;
+use bevy_ecs::prelude::ResMut;
 pub(crate) use choose::roomiest;
 use choose::{Candidate, Request, choose};
 use explain::Asked;
 use load::Weighs;
 use orchestrion_world::config::{Keep, PlacementRules, Rules};
-use orchestrion_world::field::{self, Field};
+use orchestrion_world::field::{self};
 use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Class, Failure, ModelFacts, TaskSpec};
-use orchestrion_world::queues::{Queues, dequeue};
-use orchestrion_world::store::Store;
+use orchestrion_world::queues::dequeue;
+use orchestrion_world::store::World;
 use orchestrion_world::task::Task;
 use orchestrion_world::units::Bytes;
 use orchestrion_world::worker::{Lease, Worker};
 
-pub(crate) fn place(world: &mut World) {
-    let Some(shared) = world.resource::<Core>().rules.clone() else { return };
+pub(crate) fn place(mut world: ResMut<'_, World>) {
+    let world = &mut *world;
+    let Some(shared) = world.core.rules.clone() else { return };
     #[cfg(feature = "planted")]
     crate::planted::keep_still(world);
-    for model in std::mem::take(&mut world.resource_mut::<Mail>().stirred) {
+    let (stirred, cleared) = (std::mem::take(&mut world.mail.stirred), std::mem::take(&mut world.mail.cleared));
+    // Who made way for another would else be back before that one came.
+    let others = stirred.iter().filter(|model| !cleared.contains(model));
+    for model in cleared.iter().chain(others).copied() {
         let (mut interactive, mut batch) = (0, 0);
         let mut left = |class| match class {
             Class::Interactive => interactive += 1,
             Class::Batch => batch += 1,
         };
-        while let Some(id) = world.resource::<Queues>().head(model) {
+        while let Some(id) = world.queues.head(model) {
             let Some(request) = request(world, id) else { break };
             match settle(world, &shared, &request) {
                 Settled::Placed => left(request.spec.class),
@@ -63,7 +65,7 @@ pub(crate) fn place(world: &mut World) {
             delay::watch(world, &shared, model, class);
         }
     }
-    let hopeful = std::mem::take(&mut world.resource_mut::<Mail>().hopeful);
+    let hopeful = std::mem::take(&mut world.mail.hopeful);
     // Something came, went or moved: there may be room now that there was not.
     for row in shared.loadable.iter().filter(|row| row.keep == Keep::Warm && !hopeful.is_empty()) {
         if let Some(model) = row.id(&shared) {
@@ -91,7 +93,7 @@ fn request(world: &World, id: TaskId) -> Option<Request> {
 fn settle(world: &mut World, rules: &Rules, request: &Request) -> Settled {
     field::refresh(world);
     let (id, chosen) = (request.task, find(world, rules.placement, request));
-    if world.resource::<Watch>().task == Some(id) {
+    if world.entities.resource::<Watch>().task == Some(id) {
         log(world, request, chosen);
     }
     match chosen {
@@ -107,18 +109,19 @@ fn settle(world: &mut World, rules: &Rules, request: &Request) -> Settled {
     }
 }
 
-/// Sees to room for a task that waits.
-fn blocked(world: &mut World, rules: &Rules, request: &Request, weighs: Weighs) {
-    preempt::make_room(world, rules, request);
+/// Sees to room for a task that waits. How many gave way to it, and wait themselves.
+fn blocked(world: &mut World, rules: &Rules, request: &Request, weighs: Weighs) -> usize {
+    let gave_way = preempt::make_room(world, rules, request);
     if weighs == Weighs::Now {
         load::provide(world, rules, request);
     }
+    gave_way
 }
 
 /// A task of a model that waits and a worker it could start on now, where there are both among those that are
 /// asked. For audits: it asks every worker, whatever the field says.
 pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, WorkerId)> {
-    let rules = world.resource::<Core>().rules.as_ref()?;
+    let rules = world.core.rules.as_ref()?;
     let mut claims = vec![];
     for id in overtake::line(world, model) {
         let request = Request { claims, ..request(world, id)? };
@@ -136,14 +139,14 @@ pub(crate) fn startable(world: &World, model: ModelId) -> Option<(TaskId, Worker
 
 /// Where a task that its client wants somewhere could start now, nobody waiting before it.
 pub(crate) fn could_start(world: &World, rules: &Rules, spec: &TaskSpec) -> Option<WorkerId> {
-    let newcomer = Task::queued(TaskId(u128::MAX), u64::MAX, spec.clone(), world.resource::<Core>().now);
+    let newcomer = Task::queued(TaskId(u128::MAX), u64::MAX, spec.clone(), world.core.now);
     find(world, rules.placement, &Request::of(&newcomer))
 }
 
 /// Keeps count of how fast a line drains, for those who find it full.
 fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
-    let waiting = world.resource::<Queues>().len(id, class) > 0;
-    let now = world.resource::<Core>().now;
+    let waiting = world.queues.len(id, class) > 0;
+    let now = world.core.now;
     let Some(before) = world.model(id).map(|model| model.line(class).drain) else { return };
     let drain = estimate::drained(before, now, left, waiting);
     if drain != before
@@ -155,7 +158,7 @@ fn watch_drain(world: &mut World, id: ModelId, class: Class, left: u64) {
 
 /// The best worker for the task, in the field as it was last refreshed.
 fn find(world: &World, rules: PlacementRules, request: &Request) -> Option<WorkerId> {
-    let standing = world.resource::<Field>().model(request.spec.model)?;
+    let standing = world.field.model(request.spec.model)?;
     let takes =
         |worker: &Worker| choose::filter(rules, request, &candidate(world, worker, request.spec.model)).is_none();
     let takes = |id| world.worker(id).is_some_and(takes);
@@ -201,7 +204,7 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     let (tokens, model, class) = (task.spec.tokens(), task.spec.model, task.spec.class);
     let class = if planted!(world, BatchLeaseMisfiled) { Class::Interactive } else { class };
     let short = u64::from(planted!(world, MemoryOffByOne));
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let Some(mut at) = world.worker_mut(worker) else { return };
     assert!(at.takes(), "audit `no lease on a worker that does not take tasks`: {id} on {worker}");
     let Some(kv) = at.resident(model).map(|resident| resident.facts.kv_for(tokens)) else { return };
@@ -213,12 +216,12 @@ fn lease(world: &mut World, rules: &Rules, id: TaskId, worker: WorkerId) {
     memory::reserve(world, worker, Bytes(kv.0 - short.min(kv.0)));
     eviction::came(world, worker, model);
     dequeue(world, &task, rules.weight(task.spec.tenant));
-    world.resource_mut::<Mail>().placed.push((id, worker));
+    world.mail.placed.push((id, worker));
 }
 
 /// Tells whoever asked about the task what its last decision asked for.
 fn note(world: &mut World, task: TaskId, asked: impl FnOnce() -> Asked) {
-    let mut watch = world.resource_mut::<Watch>();
+    let mut watch = world.entities.resource_mut::<Watch>();
     if watch.task == Some(task)
         && let Some(decision) = watch.decisions.last_mut()
     {
@@ -230,16 +233,16 @@ fn note(world: &mut World, task: TaskId, asked: impl FnOnce() -> Asked) {
 pub(crate) fn weigh_again(world: &mut World, id: ModelId) {
     let Some(mut model) = world.model_mut(id) else { return };
     model.weigh_at = None;
-    world.resource_mut::<Mail>().stirred.insert(id);
+    world.mail.stirred.insert(id);
 }
 
 /// Re-executes the decision in full, for whoever asked why.
 fn log(world: &mut World, request: &Request, chosen: Option<WorkerId>) {
-    let Some(rules) = world.resource::<Core>().rules.clone() else { return };
+    let Some(rules) = world.core.rules.clone() else { return };
     let candidates: Vec<Candidate<'_>> =
         world.workers().into_iter().map(|w| candidate(world, w, request.spec.model)).collect();
-    let now = world.resource::<Core>().now;
+    let now = world.core.now;
     let log = explain::explain(&rules, now, request, &candidates);
     assert!(log.chosen == chosen, "audit `choose = explain`: {chosen:?}, {log:?}");
-    world.resource_mut::<Watch>().decisions.push(log);
+    world.entities.resource_mut::<Watch>().decisions.push(log);
 }

@@ -7,17 +7,16 @@
 use super::choose::Request;
 use super::load::Weighs;
 use super::{Settled, blocked, request, settle};
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::placement::Claim;
 use orchestrion_world::protocol::Class;
-use orchestrion_world::queues::Queues;
+use orchestrion_world::store::World;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Those of a model that are looked at, in order.
 pub(super) fn line(world: &World, model: ModelId) -> Vec<TaskId> {
-    let queues = world.resource::<Queues>();
+    let queues = &world.queues;
     let (mut line, all) = queues.ahead(model, Class::Interactive);
     if all {
         line.extend(queues.ahead(model, Class::Batch).0);
@@ -57,10 +56,13 @@ pub(super) fn overtake(
             request.claims = std::mem::take(&mut claims);
             match if waits { Settled::Waits } else { settle(world, rules, &request) } {
                 Settled::Waits => {
-                    if asked.insert(id, claimers).is_none() {
-                        blocked(world, rules, &request, weighs);
-                    }
+                    let first = asked.insert(id, claimers).is_none();
+                    let gave_way = if first { blocked(world, rules, &request, weighs) } else { 0 };
                     let Some(claim) = claim(&request) else { return };
+                    // Who gave way to it waits now too, and may have room elsewhere.
+                    if gave_way > 0 {
+                        continue 'anew;
+                    }
                     request.claims.push(claim);
                     claims = request.claims;
                 }

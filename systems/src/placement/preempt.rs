@@ -10,43 +10,44 @@ use super::explain::Asked;
 use super::note;
 
 use crate::release::put_back;
-use bevy_ecs::prelude::World;
 use orchestrion_world::config::{PlacementRules, Rules};
 use orchestrion_world::field::residual;
 use orchestrion_world::id::{ModelId, TaskId};
 use orchestrion_world::placement::Placement;
 use orchestrion_world::protocol::Class;
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::Store;
+use orchestrion_world::store::World;
 use orchestrion_world::units::Bytes;
-use orchestrion_world::victims::Victims;
 
 /// Victims that are looked at for one slot: those after it may suit, and are not worth a longer step.
 const LOOKED_AT: usize = 64;
 
 /// Calls slots back for the head of a model's line, and for those behind it as if they were like it. One that
-/// waits for certain workers is like nobody: it has one slot there at a time.
-pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) {
+/// waits for certain workers is like nobody: it has one slot there at a time. How many were called back.
+pub(super) fn make_room(world: &mut World, whole: &Rules, request: &Request) -> usize {
     if request.spec.class != Class::Interactive {
-        return;
+        return 0;
     }
     let (model, rules) = (request.spec.model, whole.placement);
-    let waiting = world.resource::<Queues>().len(model, Class::Interactive);
+    let waiting = world.queues.len(model, Class::Interactive);
     if let Some(placement) = &request.spec.placement {
-        let coming = world.resource::<Victims>().called_back(model) as usize;
+        let coming = world.victims.called_back(model) as usize;
         if coming < waiting
             && (coming == 0 || !comes_free(world, whole, model, placement))
             && let Some(victim) = victim(world, rules, model, request)
         {
             call_back(world, victim, request);
+            return 1;
         }
-        return;
+        return 0;
     }
-    while (world.resource::<Victims>().called_back(model) as usize) < waiting
+    let mut called_back = 0;
+    while (world.victims.called_back(model) as usize) < waiting
         && let Some(victim) = victim(world, rules, model, request)
     {
         call_back(world, victim, request);
+        called_back += 1;
     }
+    called_back
 }
 
 fn call_back(world: &mut World, victim: TaskId, request: &Request) {
@@ -72,5 +73,5 @@ fn victim(world: &World, rules: PlacementRules, model: ModelId, request: &Reques
         let residual = Bytes(residual(world, worker).0.saturating_add(freed));
         filter(rules, request, &Candidate { worker: &without, serving: without.serving(model), residual }).is_none()
     };
-    world.resource::<Victims>().of(model).take(LOOKED_AT).find(suits)
+    world.victims.of(model).take(LOOKED_AT).find(suits)
 }

@@ -3,32 +3,29 @@
 
 use super::retry::set_back;
 use crate::health;
-use bevy_ecs::prelude::World;
 use orchestrion_world::id::TaskId;
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{FaultClass, Setback, TimeLimit};
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::TaskTimers;
 use orchestrion_world::victims::reconsider;
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::wheel::TimerKey;
 
 /// Sets the timer to when the attempt's time is over as it stands, and takes it away where it has none.
 pub(crate) fn wind(world: &mut World, id: TaskId) {
-    let rules = world.resource::<Core>().rules.as_ref();
+    let rules = world.core.rules.as_ref();
     let due = rules.zip(world.task(id)).and_then(|(rules, task)| task.patience(&rules.timeouts));
-    let armed = due.map(|(due, _)| world.resource_mut::<Wheel>().arm(due, TimerKey::Patience(id)));
+    let armed = due.map(|(due, _)| world.wheel.arm(due, TimerKey::Patience(id)));
     let Some(entity) = world.whereabouts(Key::Task(id)) else { return };
-    let timers = world.get_mut::<TaskTimers>(entity);
+    let timers = world.entities.get_mut::<TaskTimers>(entity);
     let before = timers.and_then(|mut timers| std::mem::replace(&mut timers.patience, armed));
     if let Some(before) = before {
-        world.resource_mut::<Wheel>().disarm(before);
+        world.wheel.disarm(before);
     }
 }
 
 /// The timer rang.
 pub(crate) fn check(world: &mut World, id: TaskId) {
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let (now, rules) = (core.now, core.rules.clone());
     let Some((task, rules)) = world.task(id).zip(rules) else { return };
     match task.patience(&rules.timeouts) {
@@ -55,6 +52,6 @@ pub(crate) fn rewind(world: &mut World) {
     let tasks: Vec<TaskId> = leases.map(|l| l.task).collect();
     for task in tasks {
         reconsider(world, task);
-        world.resource_mut::<Mail>().due.push(TimerKey::Patience(task));
+        world.mail.due.push(TimerKey::Patience(task));
     }
 }

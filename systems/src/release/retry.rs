@@ -5,18 +5,14 @@
 //! waits in its old place. What becomes of a worker is for health to say.
 
 use super::{fail, take_back};
-use bevy_ecs::prelude::World;
 use orchestrion_world::dice;
 use orchestrion_world::id::{Attempt, TaskId};
-use orchestrion_world::ledger::Core;
-use orchestrion_world::mail::Mail;
 use orchestrion_world::protocol::{Failure, FaultClass, Notice, Setback, TimeLimit};
-use orchestrion_world::queues::Queues;
-use orchestrion_world::store::{Key, Store};
+use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::{Life, Task, TaskTimers};
 use orchestrion_world::time::Ticks;
-use orchestrion_world::victims::{Victims, reconsider};
-use orchestrion_world::wheel::{TimerKey, Wheel};
+use orchestrion_world::victims::reconsider;
+use orchestrion_world::wheel::TimerKey;
 
 /// What a retry costs of the retry budget.
 const ONE_RETRY: u64 = 1_000;
@@ -53,7 +49,7 @@ pub(crate) fn set_back(world: &mut World, id: TaskId, lost: Attempt, why: Setbac
         Action::Elsewhere(failure) => (failure, true),
         Action::Anywhere(failure) => (failure, false),
     };
-    let core = world.resource::<Core>();
+    let core = &world.core;
     let (now, seed, budget) = (core.now, core.seed, core.retry_budget);
     let Some(retry) = core.rules.as_ref().map(|r| r.retry.clone()) else { return };
     let Some(task) = world.task(id) else { return };
@@ -69,17 +65,17 @@ pub(crate) fn set_back(world: &mut World, id: TaskId, lost: Attempt, why: Setbac
     let until = now + dice::jitter(seed, id, lost, backoff, retry.jitter).max(Ticks(1));
     #[cfg(feature = "planted")]
     let until = crate::planted::until(world, until);
-    world.resource_mut::<Core>().retry_budget -= price;
-    world.resource_mut::<Mail>().notice(Notice::Retrying { task: id, lost, until, why });
+    world.core.retry_budget -= price;
+    world.mail.notice(Notice::Retrying { task: id, lost, until, why });
     take_back(world, id);
     if let Some(mut task) = world.task_mut(id) {
         task.failed_on = task.life.worker().filter(|_| elsewhere);
         step_back(&mut task, Life::Backoff { until });
     }
     reconsider(world, id);
-    let timer = world.resource_mut::<Wheel>().arm(until, TimerKey::Retry(id));
+    let timer = world.wheel.arm(until, TimerKey::Retry(id));
     if let Some(entity) = world.whereabouts(Key::Task(id))
-        && let Some(mut timers) = world.get_mut::<TaskTimers>(entity)
+        && let Some(mut timers) = world.entities.get_mut::<TaskTimers>(entity)
     {
         timers.retry = Some(timer);
     }
@@ -92,19 +88,19 @@ pub(crate) fn put_back(world: &mut World, id: TaskId, by: TaskId) {
         return;
     };
     let lost = task.attempt();
-    world.resource_mut::<Mail>().notice(Notice::Preempted { task: id, lost, worker, by });
+    world.mail.notice(Notice::Preempted { task: id, lost, worker, by });
     take_back(world, id);
     if let Some(mut worker) = world.worker_mut(worker)
         && let Some(at) = worker.lease_at(id, lost)
     {
         worker.leases[at].called_back = true;
     }
-    world.resource_mut::<Victims>().call_back(task.spec.model);
+    world.victims.call_back(task.spec.model);
     let Some(mut task) = world.task_mut(id) else { return };
     task.preempted += 1;
     step_back(&mut task, Life::Queued);
     let queued = task.clone();
-    world.resource_mut::<Queues>().push(&queued);
+    world.queues.push(&queued);
     reconsider(world, id);
 }
 
@@ -124,8 +120,8 @@ pub(crate) fn requeue(world: &mut World, id: TaskId) {
     #[cfg(feature = "planted")]
     crate::planted::lose_place(world, id);
     let Some(queued) = world.task(id).cloned() else { return };
-    world.resource_mut::<Queues>().push(&queued);
-    world.resource_mut::<Mail>().stirred.insert(queued.spec.model);
+    world.queues.push(&queued);
+    world.mail.stirred.insert(queued.spec.model);
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use std::sync::Arc;
 const HEAD: usize = 52;
 const COVERED: usize = 16;
 /// The same of a spool: `api/src/spool/frame.rs`.
-const MAGIC: &[u8] = b"ORSPOOL2";
+const MAGIC: &[u8] = b"ORSPOOL3";
 const LINE_HEAD: usize = 12;
 /// Storms to begin from, and the steps of each that a segment takes.
 const STORMS: u64 = 8;
@@ -157,7 +157,7 @@ fn lines() -> Result<Vec<u8>, postcard::Error> {
         repetition_penalty: Permille(1000),
     };
     let (prompt, stop) = (vec![5, 6, 7], vec!["end".into()]);
-    let wanted = Wanted { card: card.clone(), prompt, stop, sampling, bias: vec![], logprobs: None };
+    let wanted = Wanted { card: card.clone(), prompt, stop, sampling, bias: vec![], logprobs: None, grammar: None };
     let answer = Answer { ends: vec![2, 5], text: "hello".to_owned(), ..Answer::default() };
     let finished = Finished {
         card,

@@ -3,11 +3,13 @@
 //! Fills the door's `Prepare` port. A model is put on the shelf when it is loaded; until then requests
 //! for it are told to come back.
 
-use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Words};
+use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Shape, Words};
+use orchestrion_gpu::grammar::{GrammarError, Grammars};
 use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
 use orchestrion_world::payload::Payload;
+use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use sha2::{Digest, Sha256 as Hasher};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +22,7 @@ const MAX_TOKENS_DEFAULT: u32 = 1_024;
 #[derive(Debug)]
 pub(crate) struct Recipe {
     pub tokenizer: Arc<Tokenizer>,
+    pub grammars: Arc<Grammars>,
     /// Or why chats are refused; bare prompts need none.
     pub template: Result<Template, TemplateError>,
     pub ctx_max: u32,
@@ -71,7 +74,7 @@ impl Prepare for Kitchen {
     }
 
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
-        let Words { model, content, max_tokens, stop, sampling, bias, logprobs } = words;
+        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape } = words;
         let (id, recipe) = self.recipe(&model)?;
         let prompt = recipe.tokens(&content)?;
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
@@ -80,6 +83,10 @@ impl Prepare for Kitchen {
             return Err(PrepareError::Invalid { field: content.field(), problem });
         }
         recipe.known("logit_bias", bias.iter().map(|bias| bias.token))?;
+        if let Some(Shape { grammar, field }) = &shape {
+            let invalid = |error: GrammarError| PrepareError::Invalid { field, problem: error.to_string() };
+            recipe.grammars.check(grammar).map_err(invalid)?;
+        }
         let prompt_digest = digest(&prompt);
         let payload = Payload {
             prompt: prompt.into(),
@@ -87,7 +94,11 @@ impl Prepare for Kitchen {
             sampling,
             bias: bias.into(),
             logprobs,
+            grammar: shape.map(|shape| shape.grammar.into()),
             max_tokens: max_tokens.unwrap_or(left.min(MAX_TOKENS_DEFAULT)),
+            // Of the request, not of its words: the door knows them.
+            class: Class::Interactive,
+            salt: None,
         };
         Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
     }
@@ -167,7 +178,8 @@ mod tests {
         let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
         let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
-        let recipe = Recipe { tokenizer, template, ctx_max: 64, fingerprint: String::new() };
+        let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+        let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, fingerprint: String::new() };
         let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]));
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
             panic!("a chat without a template became {chat:?}");

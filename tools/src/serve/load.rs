@@ -11,7 +11,8 @@ use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions};
+use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, PageCount};
+use orchestrion_gpu::grammar::Grammars;
 use orchestrion_gpu::station::{Outlet, Station, StationModel, StationSpec};
 use orchestrion_gpu::supply::{self, ModelRef, Supplied};
 use orchestrion_gpu::template::{Template, TemplateError};
@@ -131,13 +132,15 @@ impl Loader {
             }
             Some(_) | None => own,
         };
-        let (model, template) = load(pool, &self.options)?;
+        let (mut model, template) = load(pool, &self.options)?;
+        model.engine.limit_contexts(self.contexts(pool, &model.engine));
         let chats = match &template {
             Ok(template) => template.origin().to_string(),
             Err(_) => "no chat template".to_owned(),
         };
         let recipe = Recipe {
             tokenizer: Arc::clone(&model.tokenizer),
+            grammars: Arc::clone(&model.grammars),
             template,
             ctx_max: model.engine.ctx_max(),
             fingerprint: model.fingerprint.clone(),
@@ -147,6 +150,14 @@ impl Loader {
         }
         let problem = format!("{}: the file is another than the one first loaded; restart the server", pool.model);
         Err(Failure::new(Code::BadData, problem))
+    }
+
+    /// What contexts of a pool may take: what all its slots can fill, and of its part of the memory three quarters
+    /// of what its weights leave. What is kept for later requests fills any bound in time.
+    fn contexts(&self, pool: &Pool, engine: &Engine) -> Bytes {
+        let all = u64::from(pool.slots) * u64::from(engine.ctx_max().next_multiple_of(PageCount::POSITIONS));
+        let left = (self.device_capacity.0 / self.pools.len().max(1) as u64).saturating_sub(engine.weights().0);
+        Bytes(engine.kv_per_token().0.saturating_mul(all).min(left / 4 * 3))
     }
 
     /// Starts a station over a loaded model.
@@ -195,7 +206,8 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<
         }
         found => Ok(found.map_err(|e| named(&e))?),
     };
+    let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
     let digest = gguf.digest();
     let fingerprint = format!("{digest}/{DEFINITION}");
-    Ok((StationModel { engine, tokenizer, digest, fingerprint }, template))
+    Ok((StationModel { engine, tokenizer, grammars, digest, fingerprint }, template))
 }

@@ -14,12 +14,13 @@ use std::process::Command;
 pub(super) const NAME: &str = "edges";
 
 /// Every crate of the workspace and those of ours it may import.
-const EDGES: [(&str, &[&str]); 6] = [
+const EDGES: [(&str, &[&str]); 7] = [
     ("orchestrion-world", &[]),
     ("orchestrion-systems", &["orchestrion-world"]),
-    ("orchestrion-gpu", &["orchestrion-world"]),
+    ("orchestrion-planner", &["orchestrion-world"]),
+    ("orchestrion-gpu", &["orchestrion-world", "orchestrion-planner"]),
     ("orchestrion-api", &["orchestrion-world", "orchestrion-systems"]),
-    ("orchestrion-scenarios", &["orchestrion-world", "orchestrion-systems"]),
+    ("orchestrion-scenarios", &["orchestrion-world", "orchestrion-systems", "orchestrion-planner"]),
     (
         "orchestrion",
         &["orchestrion-world", "orchestrion-systems", "orchestrion-gpu", "orchestrion-api", "orchestrion-scenarios"],
@@ -27,9 +28,10 @@ const EDGES: [(&str, &[&str]); 6] = [
 ];
 
 /// What must not be anywhere below a crate.
-const CLOSURE_BANS: [(&str, &[&str]); 4] = [
+const CLOSURE_BANS: [(&str, &[&str]); 5] = [
     ("orchestrion-world", &["tokio", "flume", "cudarc", "axum"]),
     ("orchestrion-systems", &["tokio", "flume", "cudarc", "axum"]),
+    ("orchestrion-planner", &["tokio", "flume", "cudarc", "axum", "orchestrion-gpu"]),
     ("orchestrion-api", &["orchestrion-gpu"]),
     ("orchestrion-gpu", &["orchestrion-api", "orchestrion-systems"]),
 ];

@@ -130,25 +130,25 @@ impl Tree<Offer> {
         best: &mut Option<(K, &'t Offer)>,
     ) {
         let Some(below) = level.checked_sub(1) else { return };
-        let children = (at * WIDTH..).zip(self.children(level, at));
-        let order = |a: &(K, usize, &Offer), b: &(K, usize, &Offer)| a.0.cmp(&b.0).then_with(|| then(a.2, b.2));
-        let mut open: [Option<(K, usize, &Offer)>; WIDTH] = [None; WIDTH];
-        let mut len = 0;
-        // The most promising first: it may make the others needless.
-        for (n, offer) in children {
-            let Some(key) = first(offer, (below == 0).then_some(offer.worker)) else { continue };
-            let new = (key, n, offer);
-            let place = open[..len].iter().flatten().take_while(|known| order(known, &new).is_le()).count();
-            open[place..=len].rotate_right(1);
-            open[place] = Some(new);
-            len += 1;
+        let children = self.children(level, at);
+        let mut keys = [None; WIDTH];
+        for (key, offer) in keys.iter_mut().zip(children) {
+            *key = first(offer, (below == 0).then_some(offer.worker));
         }
-        for (key, n, offer) in open.into_iter().flatten() {
-            let before = best.is_none_or(|(least, of)| key.cmp(&least).then_with(|| then(offer, of)).is_lt());
-            if before && below > 0 {
-                self.search((below, n), first, then, takes, best);
-            } else if before && takes(offer.worker) {
+        let order = |a: (K, &Offer), b: (K, &Offer)| a.0.cmp(&b.0).then_with(|| then(a.1, b.1));
+        // The most promising first: it may make the others needless.
+        loop {
+            let open = keys.iter().zip(children).enumerate().filter_map(|(n, (key, offer))| Some((n, (*key)?, offer)));
+            let Some((n, key, offer)) = open.min_by(|a, b| order((a.1, a.2), (b.1, b.2))) else { return };
+            if best.is_some_and(|best| order((key, offer), best).is_ge()) {
+                return;
+            }
+            keys[n] = None;
+            if below > 0 {
+                self.search((below, at * WIDTH + n), first, then, takes, best);
+            } else if takes(offer.worker) {
                 *best = Some((key, offer));
+                return;
             }
         }
     }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Usage {
     pub finish: Finish,
     pub tokens_in: u32,
+    /// Of those, known from an earlier request that began alike, so that they were not computed.
+    pub tokens_cached: u32,
     pub tokens_out: u32,
     /// Microseconds from its first to its last prompt token.
     pub prefill_us: u64,

@@ -1,10 +1,15 @@
 //! The host engine: one model in memory, its sequences, and a step that runs tokens of any of them.
 //!
 //! The caller says what a step runs: several sequences at once, a prompt in chunks or whole. What a
-//! sequence answers does not depend on any of it, nor on the level or the number of threads.
+//! sequence answers does not depend on any of it, nor on the level or the number of threads, nor on whether
+//! a beginning was read before by another sequence and is only looked up (see `kv`).
 //!
 //! Reads and writes its own memory only. Draws no tokens (see `sampler`), keeps no time, decides no order
 //! of work (see `station`).
+
+mod sequence;
+#[cfg(test)]
+mod tests;
 
 pub use crate::kernel::{Ceilings, Level, LevelError};
 pub use crate::model::LoadError;
@@ -15,11 +20,12 @@ use crate::gguf::Gguf;
 use crate::kernel::Kernels;
 use crate::kernel::drive::Exec;
 use crate::kernel::pool::Pool;
-use crate::kv::Kv;
+use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Row};
 use crate::numerics::linear::check_finite;
 use orchestrion_world::units::Bytes;
+use sequence::Sequence;
 use slotmap::{SlotMap, new_key_type};
 
 new_key_type! {
@@ -55,18 +61,35 @@ pub enum StepError {
     UnknownToken { token: u32, vocab: u32 },
     #[error("position {position} is outside a context of {ctx_max}")]
     ContextExceeded { position: u64, ctx_max: u32 },
+    #[error("the work takes {wanted} pages of context, and {available} of {bound} are left")]
+    OutOfPages { wanted: usize, available: usize, bound: usize },
+}
+
+/// The memory of contexts, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCount {
+    /// At most.
+    pub bound: usize,
+    /// Taken by sequences.
+    pub held: usize,
+    /// Kept for prompts that begin like one before, until they are needed.
+    pub idle: usize,
+}
+
+impl PageCount {
+    /// Positions in a page.
+    pub const POSITIONS: u32 = PAGE as u32;
+
+    /// What sequences can take.
+    pub fn available(self) -> usize {
+        self.bound.saturating_sub(self.held)
+    }
 }
 
 /// The sequence met an infinity or a NaN; what it holds is of no more use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a number of the sequence is not finite")]
 pub struct NumericFault;
-
-#[derive(Debug)]
-struct Sequence {
-    kv: Kv,
-    read: u32,
-}
 
 /// See the module's description.
 #[derive(Debug)]
@@ -75,6 +98,7 @@ pub struct Engine {
     exec: Exec,
     buffers: Buffers,
     sequences: SlotMap<SequenceId, Sequence>,
+    pages: Pages,
     ctx_max: u32,
 }
 
@@ -86,7 +110,8 @@ impl Engine {
         let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.hyper.context);
         let exec = Exec { kernels, pool };
-        Ok(Engine { model, exec, buffers: Buffers::default(), sequences: SlotMap::with_key(), ctx_max })
+        let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
+        Ok(Engine { model, exec, buffers, sequences, pages, ctx_max })
     }
 
     pub fn level(&self) -> Level {
@@ -125,14 +150,53 @@ impl Engine {
         Bytes(self.model.kv_shape().bytes_per_token())
     }
 
-    /// A sequence that has read nothing.
-    pub fn open(&mut self) -> SequenceId {
-        self.sequences.insert(Sequence { kv: Kv::new(self.model.kv_shape()), read: 0 })
+    /// Bounds the memory of all contexts. One sequence alone always finds room: where its longest context
+    /// would not fit, that is shorter from here on.
+    pub fn limit_contexts(&mut self, memory: Bytes) {
+        let page = self.kv_per_token().0 * PAGE as u64;
+        let pages = usize::try_from(memory.0 / page).unwrap_or(usize::MAX).max(1);
+        self.pages.limit(pages);
+        self.ctx_max = self.ctx_max.min(u32::try_from(pages.saturating_mul(PAGE)).unwrap_or(u32::MAX));
     }
 
-    /// Forgets a sequence; its memory is free at once.
+    pub fn pages(&self) -> PageCount {
+        PageCount { bound: self.pages.bound(), held: self.pages.held(), idle: self.pages.idle() }
+    }
+
+    /// A sequence that has read nothing and shares with nobody.
+    pub fn open(&mut self) -> SequenceId {
+        self.sequences.insert(Sequence::default())
+    }
+
+    /// A sequence about to read `prompt`, and how much of it is known from sequences of the same salt: it goes
+    /// on after that. What it reads is known to them in turn.
+    pub fn open_after(&mut self, salt: u64, prompt: &[u32]) -> (SequenceId, u32) {
+        let sequence = Sequence::after(&mut self.pages, salt, prompt);
+        let read = sequence.read;
+        (self.sequences.insert(sequence), read)
+    }
+
+    /// Forgets a sequence; its pages are free at once.
     pub fn close(&mut self, sequence: SequenceId) {
-        self.sequences.remove(sequence);
+        if let Some(gone) = self.sequences.remove(sequence) {
+            self.pages.let_all_go(&gone.table);
+        }
+    }
+
+    /// Pages of a sequence, and those of them that nobody else holds.
+    pub fn pages_of(&self, sequence: SequenceId) -> (usize, usize) {
+        let found = self.sequences.get(sequence);
+        found.map_or((0, 0), |sequence| (sequence.table.len(), sequence.own_pages(&self.pages)))
+    }
+
+    /// Takes the pages of the sequence's first `positions` ahead; false where there are not as many.
+    pub fn reserve(&mut self, sequence: SequenceId, positions: u32) -> bool {
+        let Some(sequence) = self.sequences.get_mut(sequence) else { return false };
+        let has_room = sequence.lacks(&self.pages, positions) <= self.pages.available();
+        if has_room {
+            sequence.grow(&mut self.pages, positions);
+        }
+        has_room
     }
 
     /// Runs all of `work`; the same sequence may stand in it several times, in order.
@@ -143,20 +207,18 @@ impl Engine {
     /// `step`, with an ear on the residual stream.
     pub fn step_traced(&mut self, work: &[Work<'_>], tap: Tap<'_>) -> Result<Step<'_>, StepError> {
         let (rows, ids) = self.rows(work)?;
-        let shape = self.model.kv_shape();
-        let mut kvs: Vec<Kv> = ids
-            .iter()
-            .map(|id| match self.sequences.get_mut(*id) {
-                Some(sequence) => std::mem::replace(&mut sequence.kv, Kv::new(shape)),
-                None => Kv::new(shape),
-            })
-            .collect();
+        self.make_room(&rows, &ids)?;
+        let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
+        let tables = ids.iter().map(|id| table(*id)).collect();
+        let mut kvs = Kvs { store: self.pages.store_mut(), tables };
         self.model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
-        for (i, (id, kv)) in ids.into_iter().zip(kvs).enumerate() {
-            if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.kv = kv;
-                sequence.read += rows.iter().filter(|row| row.sequence == i).count() as u32;
+        for (i, id) in ids.into_iter().enumerate() {
+            let Some(sequence) = self.sequences.get_mut(id) else { continue };
+            let mine = rows.iter().zip(&self.buffers.faulted).filter(|(row, _)| row.sequence == i);
+            if mine.clone().any(|(_, faulted)| *faulted) {
+                sequence.spoil();
             }
+            sequence.advance(&mut self.pages, mine.map(|(row, _)| row.token));
         }
         let mut answers = Vec::with_capacity(work.len());
         let (mut row, mut wanted) = (0, 0);
@@ -168,6 +230,25 @@ impl Engine {
             wanted += usize::from(has_logits);
         }
         Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab })
+    }
+
+    /// Takes the pages that the rows write to, or none.
+    fn make_room(&mut self, rows: &[Row], ids: &[SequenceId]) -> Result<(), StepError> {
+        let mut ends = vec![0; ids.len()];
+        rows.iter().for_each(|row| ends[row.sequence] = row.position + 1);
+        let all = || ids.iter().zip(&ends).filter(|(_, end)| **end > 0);
+        let lacks = |(id, end): (&SequenceId, &u32)| self.sequences.get(*id).map(|s| s.lacks(&self.pages, *end));
+        let wanted: usize = all().filter_map(lacks).sum();
+        let available = self.pages.available();
+        if wanted > available {
+            return Err(StepError::OutOfPages { wanted, available, bound: self.pages.bound() });
+        }
+        for (id, end) in all() {
+            if let Some(sequence) = self.sequences.get_mut(*id) {
+                sequence.grow(&mut self.pages, *end);
+            }
+        }
+        Ok(())
     }
 
     /// The batch's rows, checked, and the sequences they index.

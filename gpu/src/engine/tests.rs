@@ -1,0 +1,132 @@
+//! What is looked up is what would have been computed, bit by bit; and pages are exactly accounted for.
+
+use super::*;
+use crate::generate::{GenSpec, generate};
+use proptest::prelude::*;
+use std::sync::LazyLock;
+
+static GGUF: LazyLock<Vec<Gguf>> = LazyLock::new(|| {
+    ["llama", "gemma3"].map(|arch| Gguf::parse(generate(&GenSpec::of(arch).unwrap()).unwrap()).unwrap()).into()
+});
+
+fn engine(arch: usize, level: Level) -> Engine {
+    Engine::load(&GGUF[arch], EngineOptions { level, threads: 1, ctx_max: 700 }).unwrap()
+}
+
+/// Bits of the logits after the tokens, read in chunks.
+fn finish(engine: &mut Engine, sequence: SequenceId, tokens: &[u32], chunk: usize) -> Vec<u32> {
+    let mut last = Vec::new();
+    for tokens in tokens.chunks(chunk) {
+        let step = engine.step(&[Work { sequence, tokens, wants_logits: true }]).unwrap();
+        last = step.logits(0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
+    }
+    last
+}
+
+fn alone(engine: &mut Engine, tokens: &[u32]) -> Vec<u32> {
+    let sequence = engine.open();
+    let logits = finish(engine, sequence, tokens, usize::MAX);
+    engine.close(sequence);
+    logits
+}
+
+fn prompt(seed: u64, len: usize) -> Vec<u32> {
+    let mut noise = crate::numerics::noise::Noise(seed);
+    (0..len).map(|_| noise.below(500) as u32).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Prompts that share beginnings, some of them in a pool that is too small to keep all, each after the
+    /// others and beside one that still runs: logits as if it had been read alone.
+    #[test]
+    fn a_known_beginning_changes_no_bit(
+        arch in 0usize..2,
+        trunk in 1usize..330,
+        branches in prop::collection::vec((0usize..330, 1usize..80, 1usize..90), 1..6),
+        pages in prop_oneof![Just(1000u64), 30u64..60],
+        salts in 1u64..3,
+    ) {
+        let level = Level::detect();
+        let (mut plain, mut cached) = (engine(arch, level), engine(arch, level));
+        cached.limit_contexts(Bytes(cached.kv_per_token().0 * PAGE as u64 * pages));
+        let trunk = prompt(1, trunk);
+        let mut running = None;
+        for (n, (shared, rest, chunk)) in branches.into_iter().enumerate() {
+            let tokens = [&trunk[..shared.min(trunk.len())], &prompt(n as u64 + 2, rest)].concat();
+            let (sequence, known) = cached.open_after(n as u64 % salts, &tokens);
+            prop_assert!((known as usize) < tokens.len());
+            let found = finish(&mut cached, sequence, &tokens[known as usize..], chunk);
+            prop_assert_eq!(found, alone(&mut plain, &tokens), "{} of {} known", known, tokens.len());
+            if let Some(before) = running.replace(sequence) {
+                cached.close(before);
+            }
+            let held = tokens.len().div_ceil(PAGE);
+            prop_assert_eq!(cached.pages().held, held);
+        }
+        running.into_iter().for_each(|sequence| cached.close(sequence));
+        prop_assert_eq!(cached.pages().held, 0);
+        prop_assert_eq!(cached.pages().available() as u64, pages);
+    }
+}
+
+#[test]
+fn a_prompt_read_before_is_known_but_for_its_last_token() {
+    let mut engine = engine(0, Level::detect());
+    let tokens = prompt(5, 96);
+    let (first, known) = engine.open_after(7, &tokens);
+    assert_eq!(known, 0);
+    let expected = finish(&mut engine, first, &tokens, 40);
+    // Beside the first, which still holds them: the page that is written to is a copy, and then the same again.
+    let (second, known) = engine.open_after(7, &tokens);
+    assert_eq!((known, engine.pages().held), (95, 3));
+    assert!(engine.reserve(second, 96));
+    assert_eq!(engine.pages().held, 4);
+    assert_eq!(finish(&mut engine, second, &tokens[95..], 1), expected);
+    assert_eq!(engine.pages().held, 3);
+    // Both go on, each on pages of its own.
+    let longer = [tokens.as_slice(), &[9, 9]].concat();
+    let after = alone(&mut engine, &longer);
+    for sequence in [first, second] {
+        assert_eq!(finish(&mut engine, sequence, &[9, 9], 1), after);
+    }
+    assert_eq!(engine.pages().held, 5);
+    engine.close(first);
+    engine.close(second);
+    assert_eq!((engine.pages().held, engine.pages().idle), (0, 3));
+    // Another salt knows nothing of it; a longer prompt knows the whole of it; half a prompt its whole blocks.
+    assert_eq!(engine.open_after(8, &tokens).1, 0);
+    assert_eq!(engine.open_after(7, &longer).1, 96);
+    assert_eq!(engine.open_after(7, &tokens[..50]).1, 32);
+}
+
+#[test]
+fn pages_run_out_by_the_bound_and_a_context_is_no_longer_than_they_are() {
+    let mut engine = engine(0, Level::detect());
+    engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * 10 + 1));
+    assert_eq!((engine.ctx_max(), engine.pages().bound), (320, 10));
+    let (one, two) = (engine.open(), engine.open());
+    let tokens = prompt(3, 300);
+    let work = |sequence, tokens| Work { sequence, tokens, wants_logits: true };
+    engine.step(&[work(one, &tokens[..250])]).unwrap();
+    let refused = engine.step(&[work(two, &tokens[..60]), work(one, &tokens[..40])]).unwrap_err();
+    assert_eq!(refused, StepError::OutOfPages { wanted: 4, available: 2, bound: 10 });
+    assert!(!engine.reserve(two, 65) && engine.reserve(two, 64));
+    assert_eq!(engine.pages().available(), 0);
+    engine.step(&[work(two, &tokens[..64]), work(one, &tokens[..6])]).unwrap();
+    engine.close(one);
+    assert_eq!(engine.pages(), PageCount { bound: 10, held: 2, idle: 0 });
+}
+
+/// What a sequence with a number that is not finite has made is of no use to others.
+#[test]
+fn what_is_not_finite_is_not_shared() {
+    let mut sequence = Sequence::after(&mut Pages::new(engine(0, Level::Scalar).model.kv_shape()), 1, &[1; 40]);
+    let mut pages = Pages::new(engine(0, Level::Scalar).model.kv_shape());
+    sequence.grow(&mut pages, 40);
+    sequence.spoil();
+    sequence.advance(&mut pages, [1; 40].into_iter());
+    pages.let_all_go(&sequence.table);
+    assert_eq!((pages.held(), pages.idle()), (0, 0));
+}

@@ -1,0 +1,185 @@
+//! Answers of a given shape: a grammar says which tokens may come next.
+//!
+//! [`Grammars`] compiles a request's [`Grammar`] for one vocabulary, within bounds, and keeps the newest few. A task
+//! walks through a copy of its own ([`follow`]), on which nothing of its company has been: what may come next, and
+//! whether a bound is met on the way, depends on the grammar and the tokens so far alone.
+//!
+//! The work is llguidance's. Control tokens are in no grammar; those that end an answer are allowed where the
+//! grammar may end.
+
+mod follow;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use follow::{Allowed, Follower};
+
+use crate::tokenizer::Tokenizer;
+use follow::Job;
+use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokRxInfo, TokTrie, TokenId};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use orchestrion_world::payload::Grammar;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// Of a grammar's text.
+const MAX_BYTES: usize = 64 << 10;
+/// Compiled grammars kept; each may take some megabytes.
+const KEPT: usize = 16;
+/// The trie counts a token's bytes in ten bits; runs of spaces are the only longer ones.
+const TOKEN_BYTES: usize = 512;
+/// What a hostile grammar may cost: about 20 ms to read, 15 ms and 32 MB for a task. A schema of a hundred properties
+/// takes a hundredth.
+const LIMITS: ParserLimits = ParserLimits {
+    max_items_in_row: 2_000,
+    initial_lexer_fuel: 1_000_000,
+    step_lexer_fuel: 200_000,
+    step_max_items: 50_000,
+    max_lexer_states: 16_000,
+    max_grammar_size: 100_000,
+    precompute_large_lexemes: false,
+    verbose_errors: false,
+};
+/// Between the parts of an answer in JSON: nothing, a space, or a line's end with its indent. More would let a
+/// model that has lost its way write blanks to the end of its tokens.
+const JSON_BLANKS: &str = r" |\n {0,16}";
+
+/// Why an answer cannot follow its grammar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    #[error("the grammar is {found} bytes long, at most {most} are allowed")]
+    TooLong { found: usize, most: usize },
+    /// In the words of the compiler, which quote the grammar.
+    #[error("{0}")]
+    Unusable(String),
+    /// On the way: a bound is met, or no token of the vocabulary goes on.
+    #[error("the grammar asks for more than its bounds allow, or for what no token of the model spells")]
+    Stuck,
+    /// The thread that follows grammars has ended.
+    #[error("grammars are not followed any more")]
+    Gone,
+}
+
+/// The grammars of one tokenizer; shared by whoever prepares requests and whoever runs them.
+pub struct Grammars {
+    tokenizer: Arc<Tokenizer>,
+    /// Made when the first grammar comes: a trie of the vocabulary takes a tenth of a second.
+    open: OnceLock<Result<Open, GrammarError>>,
+}
+
+struct Open {
+    shop: Arc<Shop>,
+    jobs: flume::Sender<Job>,
+}
+
+/// What compiles, and what it has compiled, the newest last.
+struct Shop {
+    factory: ParserFactory,
+    compiled: Mutex<VecDeque<(Grammar, Arc<Matcher>)>>,
+}
+
+impl Grammars {
+    pub fn new(tokenizer: Arc<Tokenizer>) -> Grammars {
+        Grammars { tokenizer, open: OnceLock::new() }
+    }
+
+    /// Whether answers can follow the grammar; if so, it is compiled from here on.
+    pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+        self.open()?.shop.compile(grammar).map(drop)
+    }
+
+    /// A task's way through its grammar, from the beginning.
+    pub(crate) fn follow(&self, grammar: Arc<Grammar>) -> Result<Follower, GrammarError> {
+        Follower::begin(self.open()?.jobs.clone(), grammar)
+    }
+
+    fn open(&self) -> Result<&Open, GrammarError> {
+        let open = || {
+            let shop = Arc::new(Shop::open(&self.tokenizer)?);
+            let jobs = follow::spawn(Arc::clone(&shop))?;
+            Ok(Open { shop, jobs })
+        };
+        self.open.get_or_init(open).as_ref().map_err(Clone::clone)
+    }
+}
+
+impl Shop {
+    fn open(tokenizer: &Tokenizer) -> Result<Shop, GrammarError> {
+        let tokens = (0..tokenizer.vocab_len() as u32).map(|id| match tokenizer.token_bytes(id) {
+            // A leading 0xff marks what is no text; it is in no UTF-8.
+            bytes if tokenizer.is_control(id) || bytes.len() > TOKEN_BYTES || bytes.first() == Some(&0xff) => vec![],
+            bytes => bytes.to_vec(),
+        });
+        let tokens: Vec<Vec<u8>> = tokens.collect();
+        let ends: Vec<TokenId> = (0..tokens.len() as u32).filter(|id| tokenizer.is_end(*id)).collect();
+        let info = TokRxInfo::new(tokens.len() as u32, ends.first().copied().unwrap_or(INVALID_TOKEN));
+        let mut trie = TokTrie::from(&info, &tokens);
+        if !ends.is_empty() {
+            trie = trie.with_eos_tokens(&ends);
+        }
+        let environment = Arc::new(ApproximateTokEnv::new(trie)) as _;
+        let mut factory = ParserFactory::new_simple(&environment).map_err(|e| unusable(&e))?;
+        factory.quiet();
+        *factory.limits_mut() = LIMITS;
+        Ok(Shop { factory, compiled: Mutex::default() })
+    }
+
+    fn compile(&self, grammar: &Grammar) -> Result<Arc<Matcher>, GrammarError> {
+        if let Some(found) = self.find(grammar) {
+            return Ok(found);
+        }
+        let parser = self.factory.create_parser(readable(grammar)?).map_err(|e| unusable(&e))?;
+        let matcher = Arc::new(Matcher::new(Ok(parser)));
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if compiled.len() == KEPT {
+            compiled.pop_front();
+        }
+        compiled.push_back((grammar.clone(), Arc::clone(&matcher)));
+        Ok(matcher)
+    }
+
+    /// Moves what it finds to the end.
+    fn find(&self, grammar: &Grammar) -> Option<Arc<Matcher>> {
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = compiled.iter().position(|(known, _)| known == grammar)?;
+        let row = compiled.remove(at)?;
+        let found = Arc::clone(&row.1);
+        compiled.push_back(row);
+        Some(found)
+    }
+}
+
+/// The grammar as llguidance takes it.
+fn readable(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
+    let (Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text)) = grammar;
+    if text.len() > MAX_BYTES {
+        return Err(GrammarError::TooLong { found: text.len(), most: MAX_BYTES });
+    }
+    Ok(TopLevelGrammar::from_grammar(match grammar {
+        Grammar::JsonSchema(text) => {
+            let mut schema: Value = serde_json::from_str(text).map_err(|e| GrammarError::Unusable(e.to_string()))?;
+            if !schema.is_object() {
+                return Err(GrammarError::Unusable("a JSON Schema must be an object".to_owned()));
+            }
+            let options = JsonCompileOptions { whitespace_pattern: Some(JSON_BLANKS.to_owned()), ..Default::default() };
+            options.apply_to(&mut schema);
+            GrammarWithLexer::from_json_schema(schema)
+        }
+        Grammar::Regex(text) => GrammarWithLexer::from_regex(text),
+        Grammar::Lark(text) => GrammarWithLexer::from_lark(text.to_string()),
+    }))
+}
+
+/// The first lines of what the compiler says: behind them stand its own insides.
+fn unusable(error: &impl ToString) -> GrammarError {
+    let text = error.to_string();
+    let text = text.split("\n<").next().unwrap_or_default().trim();
+    GrammarError::Unusable(text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect())
+}
+
+impl std::fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grammars").field("tokenizer", &self.tokenizer).finish_non_exhaustive()
+    }
+}
