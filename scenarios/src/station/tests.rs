@@ -39,7 +39,7 @@ fn station(cost: Cost) -> Station {
 }
 
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    let job = Job { model: MODEL, prompt, answer, finish: Finish::Length };
+    let job = Job { model: MODEL, class: Class::Interactive, prompt, answer, finish: Finish::Length };
     Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
 }
 
@@ -133,7 +133,7 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     let build = build(vec![offer(MODEL, COST), offer(a, slow), offer(b, slow)]);
     let mut station = Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default());
     station.shelf.spoil(2_000 * MS, ShardFault::Transient);
-    let job = Job { model: b, prompt: 100, answer: 11, finish: Finish::Length };
+    let job = Job { model: b, class: Class::Interactive, prompt: 100, answer: 11, finish: Finish::Length };
     let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
     let orders = [
         (MS, Command::Load(Epoch(1), a)),
