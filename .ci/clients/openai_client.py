@@ -211,8 +211,28 @@ def case_too_long_a_request_says_so(s):
     assert error.code == "context_length_exceeded"
 
 
+def case_embeddings_are_vectors_of_length_one(s):
+    ask = lambda **more: s.client.embeddings.create(model=s.model, **more)
+    # The client asks for base64 and gives floats.
+    texts = ["red", "green and blue", "red"]
+    many = ask(input=texts)
+    assert [one.index for one in many.data] == [0, 1, 2] and many.usage.prompt_tokens == many.usage.total_tokens > 3
+    vectors = [one.embedding for one in many.data]
+    assert vectors[0] == vectors[2] != vectors[1]
+    assert all(abs(math.sqrt(sum(x * x for x in vector)) - 1) < 1e-5 for vector in vectors)
+    alone = ask(input="green and blue", encoding_format="float").data[0].embedding
+    assert max(abs(a - b) for a, b in zip(alone, vectors[1], strict=True)) < 1e-7
+    short = ask(input="red", dimensions=8).data[0].embedding
+    assert len(short) == 8 and abs(math.sqrt(sum(x * x for x in short)) - 1) < 1e-5
+    assert ask(input=[[5, 6, 7], [5, 6]]).usage.prompt_tokens == 5
+    error = refused(openai.BadRequestError, lambda: ask(input="x", dimensions=1 << 19))
+    assert error.param == "dimensions", error.body
+    error = refused(openai.BadRequestError, lambda: ask(input=""))
+    assert error.param == "input", error.body
+
+
 def case_what_is_not_served_is_404(s):
-    refused(openai.NotFoundError, lambda: s.client.embeddings.create(model=s.model, input="x"))
+    refused(openai.NotFoundError, lambda: s.client.moderations.create(input="x"))
 
 
 def case_keys_are_asked_for(s):

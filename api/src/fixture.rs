@@ -103,7 +103,7 @@ pub(crate) fn life(worker: WorkerId, epoch: Epoch, task: TaskId, attempt: Attemp
 
 /// A token without a likelihood.
 pub(crate) fn token(index: u32, id: u32, text: &str) -> Token<'_> {
-    Token { index, id, text, likelihood: None }
+    Token { index, id, text, likelihood: None, vector: None }
 }
 
 pub(crate) fn config(dir: &Path) -> JournalConfig {

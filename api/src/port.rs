@@ -8,7 +8,7 @@ use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
-use orchestrion_world::payload::{Bias, Grammar, Payload, Sampling};
+use orchestrion_world::payload::{Bias, Grammar, Output, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
@@ -96,6 +96,7 @@ pub struct Words {
     pub bias: Vec<Bias>,
     pub logprobs: Option<u8>,
     pub shape: Option<Shape>,
+    pub output: Output,
 }
 
 /// What the answer has to look like.

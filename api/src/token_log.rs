@@ -43,6 +43,9 @@ pub struct Answer {
     pub text: String,
     /// Of each token where the task wants them; the end token, which is the last, has none.
     pub likelihoods: Vec<Likelihood>,
+    /// Of an embedding. Such tasks live with their connection, so the spool has none.
+    #[serde(skip)]
+    pub vector: Box<[u32]>,
 }
 
 /// Append-only; at most `cap` tokens.
@@ -81,7 +84,7 @@ impl TokenLog {
     }
 
     pub(crate) fn push(&mut self, attempt: Attempt, token: Token<'_>) -> Pushed {
-        let Token { index, id, text, likelihood } = token;
+        let Token { index, id, text, likelihood, vector } = token;
         match self.gate {
             Gate::Closed => return Pushed::Closed,
             Gate::Broken => return Pushed::Diverged,
@@ -101,6 +104,9 @@ impl TokenLog {
                 answer.ends.push(end);
                 answer.text.push_str(text);
                 answer.likelihoods.extend(likelihood);
+                if let Some(vector) = vector {
+                    answer.vector = vector;
+                }
                 Pushed::Taken
             }
             // A gap would be an answer with a hole in it, an overrun an answer nobody asked for.
@@ -155,10 +161,10 @@ impl TokenLog {
 
     /// What it occupies, for the byte cap on kept results.
     pub(crate) fn bytes(&self) -> usize {
-        let Answer { ends, text, likelihoods } = &*self.answer;
+        let Answer { ends, text, likelihoods, vector } = &*self.answer;
         let alternatives = likelihoods.first().map_or(0, |likelihood| 1 + likelihood.top.len());
         let likelihoods = likelihoods.capacity() * (alternatives * LIKELY_BYTES + size_of::<Likelihood>());
-        text.capacity() + 4 * (ends.capacity() + self.ids.capacity()) + likelihoods
+        text.capacity() + 4 * (ends.capacity() + self.ids.capacity() + vector.len()) + likelihoods
     }
 }
 

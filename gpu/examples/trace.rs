@@ -7,9 +7,11 @@
 //! `tokenize MODEL plain|special` reads JSON strings, one per line, from the standard input and prints the
 //! ids of each as a JSON array; `special` reads control tokens in the text. `detokenize MODEL` is the way back.
 //!
+//! `embed MODEL TOKENS` prints the vector of the token ids in the file TOKENS, as a JSON array.
+//!
 //! `speed MODEL LEVEL THREADS` measures prefill and decode. Nothing here is part of the product.
 
-use orchestrion_gpu::engine::{Engine, EngineOptions, Work};
+use orchestrion_gpu::engine::{Engine, EngineOptions, Level, Work};
 use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::tokenizer::{Detokenizer, Tokenizer};
 use std::error::Error;
@@ -24,9 +26,10 @@ fn main() -> Answer {
         ["layers", model, level, threads, tokens, out] => layers(model, level, threads, tokens, out),
         ["tokenize", model, mode @ ("plain" | "special")] => tokenize(model, *mode == "special"),
         ["detokenize", model] => detokenize(model),
+        ["embed", model, tokens] => embed(model, tokens),
         ["speed", model, level, threads] => speed(model, level, threads),
         _ => Err("usage: trace layers MODEL LEVEL THREADS TOKENS OUT | tokenize MODEL plain|special | \
-                   detokenize MODEL | speed MODEL LEVEL THREADS"
+                   detokenize MODEL | embed MODEL TOKENS | speed MODEL LEVEL THREADS"
             .into()),
     }
 }
@@ -57,6 +60,16 @@ fn layers(model: &str, level: &str, threads: &str, tokens: &str, out: &str) -> A
         logits.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
     }
     Ok(out.flush()?)
+}
+
+fn embed(model: &str, tokens: &str) -> Answer {
+    let mut engine = engine(model, &Level::detect().to_string(), "2")?;
+    let tokens: Vec<u32> =
+        std::fs::read_to_string(tokens)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let sequence = engine.open_pooled();
+    engine.step(&[Work { sequence, tokens: &tokens, wants_logits: false }])?;
+    let vector = engine.pooled(sequence)?;
+    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&vector)?)?)
 }
 
 fn speed(model: &str, level: &str, threads: &str) -> Answer {

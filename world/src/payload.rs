@@ -29,6 +29,16 @@ pub struct Payload {
     pub class: Class,
     /// Prompts of the same salt share what was computed for a common beginning; without one, with nobody.
     pub salt: Option<u64>,
+    pub output: Output,
+}
+
+/// What is made of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Its continuation.
+    Text,
+    /// One vector for the whole of it: one token without text, which carries the vector.
+    Embedding,
 }
 
 /// The shape of an answer, as its request wrote it.
@@ -77,6 +87,8 @@ pub struct Token<'a> {
     pub text: &'a str,
     /// Where the task wants it; the end token has none.
     pub likelihood: Option<Likelihood>,
+    /// Where the task's output is an embedding: its numbers, as the bits of f32.
+    pub vector: Option<Box<[u32]>>,
 }
 
 /// How likely the model held a token of the answer, before bias, penalty, temperature and cuts.

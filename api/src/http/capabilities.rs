@@ -17,7 +17,7 @@ pub(crate) async fn capabilities(State(door): State<Arc<Door>>) -> Result<Json<V
             "model": models.get(usize::from(pool.model.0)).map(|model| &model.name),
             "ctx_max": pool.workers.iter().map(|worker| worker.ctx_max).max(),
             "slots": pool.workers.iter().map(|worker| u32::from(worker.slots)).sum::<u32>(),
-            "supported_workloads": ["completion"],
+            "supported_workloads": ["completion", "embedding"],
         })
     });
     Ok(Json(json!({

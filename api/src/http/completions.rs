@@ -60,7 +60,7 @@ fn prompts(given: Option<Value>) -> Result<Vec<Content>, Problem> {
     }
 }
 
-fn prompt(given: Value) -> Result<Content, Problem> {
+pub(super) fn prompt(given: Value) -> Result<Content, Problem> {
     match given {
         Value::String(text) => Ok(Content::Prompt(text)),
         Value::Array(list) if !list.is_empty() => {

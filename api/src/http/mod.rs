@@ -10,6 +10,7 @@ mod chat;
 mod choice_frames;
 mod completions;
 mod deadline;
+mod embeddings;
 pub(crate) mod explain;
 mod fields;
 pub(crate) mod guard;
@@ -73,6 +74,7 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::DELETE, "/v1/sessions/{id}", CANCEL, delete(session::close)),
         row(Method::POST, "/v1/chat/completions", Access::Work, post(chat::complete)),
         row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
+        row(Method::POST, "/v1/embeddings", Access::Work, post(embeddings::embed)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
         row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
         row(Method::GET, "/v1/pools", LOOK, get(pools::list)),

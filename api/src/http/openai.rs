@@ -22,7 +22,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
-use orchestrion_world::payload::Likelihood;
+use orchestrion_world::payload::{Likelihood, Output};
 use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -175,7 +175,7 @@ pub(crate) fn read(
     let (bias, shape) = (logprobs::bias(&mut fields)?, shape(&mut fields)?);
     let words = |content| {
         let (model, stop, bias, shape) = (model.clone(), stop.clone(), bias.clone(), shape.clone());
-        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape }
+        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output: Output::Text }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();

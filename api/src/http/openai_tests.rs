@@ -160,7 +160,7 @@ async fn a_bare_prompt_is_continued() {
         let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
         assert_eq!(answer["error"]["param"], param, "{more}");
     }
-    let none = json_of(rig.post("/v1/embeddings", json!({})).await, 404).await;
+    let none = json_of(rig.post("/v1/moderations", json!({})).await, 404).await;
     assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
 }
 

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Likely, Payload, Token};
+use orchestrion_world::payload::{Likelihood, Likely, Output, Payload, Token};
 use orchestrion_world::protocol::{
     CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
 };
@@ -55,6 +55,7 @@ impl Prepare for Words2Tokens {
             max_tokens: words.max_tokens.unwrap_or(8),
             class: Class::Interactive,
             salt: None,
+            output: words.output,
         };
         let model = ModelId(model as u16);
         Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into() })
@@ -103,8 +104,11 @@ fn likelihood(top: u8) -> Likelihood {
 
 pub(crate) fn push(board: &Switchboard, task: TaskId, index: u32) -> Pushed {
     let text = PIECES[index as usize % PIECES.len()];
-    let likelihood = board.find(task).and_then(|entry| entry.payload()?.logprobs).map(likelihood);
-    board.token(task, Attempt::of(1, 1), Token { index, id: 100 + index, text, likelihood })
+    let payload = board.find(task).and_then(|entry| entry.payload());
+    let likelihood = payload.as_ref().and_then(|payload| payload.logprobs).map(likelihood);
+    let embeds = payload.is_some_and(|payload| payload.output == Output::Embedding);
+    let vector = embeds.then(|| [0.6f32, 0.8].map(f32::to_bits).into());
+    board.token(task, Attempt::of(1, 1), Token { index, id: 100 + index, text, likelihood, vector })
 }
 
 impl Rig {
@@ -252,7 +256,9 @@ pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope {
         return;
     }
     begin(board, task);
-    (0..4).for_each(|index| assert_eq!(push(board, task, index), Pushed::Taken));
+    let embeds = board.find(task).and_then(|entry| entry.payload()).is_some_and(|p| p.output == Output::Embedding);
+    let tokens = if embeds { 1 } else { 4 };
+    (0..tokens).for_each(|index| assert_eq!(push(board, task, index), Pushed::Taken));
     let outcome = match model {
         "fail" => Outcome::Failed { failure: Failure::WorkerLost, tokens_out: 4 },
         _ => Outcome::Done(usage()),

@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::{TaskId, TenantId};
+use orchestrion_world::payload::Output;
 use orchestrion_world::protocol::{Class, Determinism};
 use serde_json::json;
 use std::sync::Arc;
@@ -104,6 +105,7 @@ fn read(
             bias: logprobs::bias(&mut fields)?,
             logprobs: logprobs::of_chat(&mut fields)?,
             shape: shape(&mut fields)?,
+            output: Output::Text,
         },
     })
 }

@@ -56,6 +56,7 @@ fn finished(task: u128) -> Finished {
             ends: vec![4, 8],
             text: "eins, zwei".into(),
             likelihoods: vec![Likelihood { drawn: likely("eins"), top: vec![likely("drei")] }],
+            vector: Box::default(),
         }),
         wall_ms: 5,
     }

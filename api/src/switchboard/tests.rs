@@ -6,7 +6,7 @@ use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::EvictionRule;
 use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Sampling};
+use orchestrion_world::payload::{Likelihood, Output, Sampling};
 use orchestrion_world::protocol::{CancelReason, Class, EvictionReason, Finish, Setback, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -29,8 +29,9 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
         repetition_penalty: Permille(1_000),
     };
     let (prompt, stop, bias) = ([1].into(), [].into(), [].into());
-    let (class, salt, max_tokens) = (Class::Interactive, None, 1 << 20);
-    let payload = Payload { prompt, stop, sampling, bias, logprobs: None, grammar: None, max_tokens, class, salt };
+    let (class, salt, max_tokens, output) = (Class::Interactive, None, 1 << 20, Output::Text);
+    let (logprobs, grammar) = (None, None);
+    let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
     Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
 }
 

@@ -7,7 +7,7 @@ use crate::recovery::Unfinished;
 use crate::spool::{Card, Finished, Wanted};
 use crate::token_log::TokenLog;
 use orchestrion_world::id::WorkerId;
-use orchestrion_world::payload::{Grammar, Payload};
+use orchestrion_world::payload::{Grammar, Output, Payload};
 use orchestrion_world::protocol::Outcome;
 use orchestrion_world::time::Ticks;
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ impl Entry {
 
     /// The task's words, as long as it has not ended.
     pub(crate) fn wanted(&self, position: u32, predicted_start: Ticks) -> Option<Wanted> {
-        let Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens: _, class: _, salt: _ } =
+        let Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens: _, class: _, salt: _, output: _ } =
             self.payload()?;
         let card = self.card(position, predicted_start);
         let (prompt, stop, bias) = (prompt.to_vec(), stop.to_vec(), bias.to_vec());
@@ -67,10 +67,10 @@ impl Entry {
     pub(crate) fn unfinished(Unfinished { wanted, cut }: Unfinished, number: u64) -> Entry {
         let Wanted { card, prompt, stop, sampling, bias, logprobs, grammar } = wanted;
         let (prompt, stop, bias) = (prompt.into(), stop.into(), bias.into());
-        let grammar = grammar.map(Arc::new);
+        let (grammar, output) = (grammar.map(Arc::new), Output::Text);
         // Whose it is stands in the journal only: it shares with nobody.
         let (class, salt, max_tokens) = (card.class, None, card.max_tokens);
-        let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt };
+        let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
         let entry = Entry::of(&card, Some(payload), number);
         entry.change(|state| {
             state.phase = Phase::Queued;

@@ -23,6 +23,7 @@ use crate::kernel::pool::Pool;
 use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Row};
+use crate::model::pooling::Pooled;
 use crate::numerics::linear::check_finite;
 use orchestrion_world::units::Bytes;
 use sequence::Sequence;
@@ -158,6 +159,17 @@ impl Engine {
         self.sequences.insert(Sequence::default())
     }
 
+    /// A sequence of which one vector is made: the tokens it reads are pooled as its model says.
+    pub fn open_pooled(&mut self) -> SequenceId {
+        self.sequences.insert(Sequence::pooled())
+    }
+
+    /// The vector of a pooled sequence that has read something, of length one.
+    pub fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, NumericFault> {
+        let pooled = self.sequences.get(sequence).and_then(|sequence| sequence.pooled.as_ref());
+        pooled.and_then(Pooled::vector).ok_or(NumericFault)
+    }
+
     /// A sequence about to read `prompt`, and how much of it is known from sequences of the same salt: it goes
     /// on after that. What it reads is known to them in turn.
     pub fn open_after(&mut self, salt: u64, prompt: &[u32]) -> (SequenceId, u32) {
@@ -202,6 +214,11 @@ impl Engine {
         let tables = ids.iter().map(|id| table(*id)).collect();
         let mut kvs = Kvs { store: self.pages.store_mut(), tables };
         self.model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
+        for (row, place) in rows.iter().zip(0..) {
+            if let Some(Sequence { pooled: Some(pooled), .. }) = self.sequences.get_mut(ids[row.sequence]) {
+                self.model.pool(self.exec.kernels, &self.buffers, place, pooled);
+            }
+        }
         for (i, id) in ids.into_iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(id) else { continue };
             let mine = rows.iter().zip(&self.buffers.faulted).filter(|(row, _)| row.sequence == i);

@@ -3,6 +3,7 @@
 //! Works on the pool of pages; runs nothing.
 
 use crate::kv::{Block, PAGE, PageId, Pages, pages_of};
+use crate::model::pooling::Pooled;
 
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
@@ -10,6 +11,8 @@ pub(super) struct Sequence {
     pub(super) read: u32,
     /// None where it shares with nobody, or what it holds is of no use to anybody.
     chain: Option<Chain>,
+    /// What is pooled of its last hidden states, where one vector is to be made of it.
+    pub(super) pooled: Option<Pooled>,
 }
 
 /// Tokens on their way to becoming a block.
@@ -21,6 +24,11 @@ struct Chain {
 }
 
 impl Sequence {
+    /// A sequence of which one vector is made. It shares with nobody: all its hidden states are needed.
+    pub(super) fn pooled() -> Sequence {
+        Sequence { pooled: Some(Pooled::default()), ..Sequence::default() }
+    }
+
     /// A sequence about to read `prompt`, whose blocks it takes as far as they are known. The last token is
     /// read in any case, since the answer follows from it.
     pub(super) fn after(pages: &mut Pages, salt: u64, prompt: &[u32]) -> Sequence {
@@ -35,7 +43,7 @@ impl Sequence {
         let read = (table.len() * PAGE).min(prompt.len().saturating_sub(1));
         let whole = read / PAGE;
         let tokens = prompt[whole * PAGE..read].to_vec();
-        Sequence { table, read: read as u32, chain: Some(Chain { last: chain[whole], tokens }) }
+        Sequence { table, read: read as u32, chain: Some(Chain { last: chain[whole], tokens }), pooled: None }
     }
 
     /// Whether others read the page that it writes to next.

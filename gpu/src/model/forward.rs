@@ -43,7 +43,7 @@ pub type Tap<'a> = &'a mut dyn FnMut(Stage, &[f32]);
 pub(crate) struct Buffers {
     acts: Acts,
     /// The residual stream.
-    x: Vec<f32>,
+    pub(super) x: Vec<f32>,
     /// Queries, keys and values side by side.
     qkv: Vec<f32>,
     halves: Vec<u16>,

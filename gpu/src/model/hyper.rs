@@ -7,6 +7,7 @@
 
 use super::LoadError;
 use super::arch::{self, ArchSpec, Factors, Windows};
+use super::pooling::Pooling;
 use crate::gguf::Gguf;
 
 /// Where `rope.freq_base` is absent.
@@ -50,6 +51,7 @@ pub(crate) struct Hyper {
     pub(crate) context: u32,
     pub(crate) rope_base: f32,
     pub(crate) window: Option<Window>,
+    pub(crate) pooling: Pooling,
     pub(crate) eps: f32,
 }
 
@@ -117,6 +119,12 @@ impl Hyper {
         let short_context =
             keys.or("rope.scaling.original_context_length", context as usize, 1, u32::MAX as usize)? as u32;
         keys.others(arch, head_dim, rope_dims)?;
+        // 0 is none at all, which is what most files of decoders say by leaving the key out.
+        let pooling = match keys.or("pooling_type", 0, 0, usize::MAX)? {
+            0 | 3 => Pooling::Last,
+            1 => Pooling::Mean,
+            _ => return Err(keys.refuse("pooling_type", "the mean (1) or the last token (3)")),
+        };
         let eps = gguf.f32(&keys.key("attention.layer_norm_rms_epsilon"))?;
         if !(0.0..1.0).contains(&eps) {
             return Err(keys.refuse("attention.layer_norm_rms_epsilon", "an epsilon in [0, 1)"));
@@ -136,6 +144,7 @@ impl Hyper {
             context,
             rope_base,
             window,
+            pooling,
             eps,
         })
     }

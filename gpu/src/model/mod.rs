@@ -11,6 +11,7 @@ pub(crate) mod arch;
 pub(crate) mod forward;
 mod hyper;
 mod layer;
+pub(crate) mod pooling;
 
 use crate::gguf::{Gguf, GgufError};
 use crate::kernel::matrix::Matrix;

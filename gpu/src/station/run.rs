@@ -239,11 +239,18 @@ impl<'a> Runner<'a> {
         }
         let step = self.model.engine.step(&work)?;
         let now = Instant::now();
-        let answers: Vec<_> = runs
+        let mut answers: Vec<_> = runs
             .iter()
             .enumerate()
             .map(|(at, (i, _, tokens))| (*i, self.tasks[*i].advance(*tokens as usize, step.logits(at), now)))
             .collect();
+        for ((i, sequence, _), (_, answer)) in runs.iter().zip(&mut answers) {
+            let task = &mut self.tasks[*i];
+            if answer.is_ok() && task.wants_vector() {
+                let vector = self.model.engine.pooled(*sequence);
+                *answer = vector.map(|vector| Some(task.embed(&vector, now))).map_err(|_| FaultClass::InvalidInput);
+            }
+        }
         self.publish(answers);
         Ok(())
     }
@@ -270,8 +277,8 @@ impl<'a> Runner<'a> {
         for (i, answer) in &mut answers {
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];
-                let likelihood = made.likelihood.take();
-                let token = Token { index: made.index, id: made.id, text: &made.text, likelihood };
+                let (likelihood, vector) = (made.likelihood.take(), made.vector.take());
+                let token = Token { index: made.index, id: made.id, text: &made.text, likelihood, vector };
                 if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
                     *answer = Err(FaultClass::Diverged);
                 }

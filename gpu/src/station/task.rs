@@ -11,7 +11,7 @@ use crate::sampler::Sampler;
 use crate::tokenizer::Tokenizer;
 use orchestrion_planner::Row;
 use orchestrion_world::id::{Attempt, TaskId};
-use orchestrion_world::payload::{Likelihood, Payload};
+use orchestrion_world::payload::{Likelihood, Output, Payload};
 use orchestrion_world::protocol::{FaultClass, Finish, Usage};
 use std::sync::Arc;
 use std::time::Instant;
@@ -49,6 +49,7 @@ pub(super) struct Made {
     pub(super) id: u32,
     pub(super) text: String,
     pub(super) likelihood: Option<Likelihood>,
+    pub(super) vector: Option<Box<[u32]>>,
     pub(super) finish: Option<Finish>,
 }
 
@@ -97,9 +98,11 @@ impl Task {
 
     /// Opens its sequence, with pages for all that it has to read; not where there are too few.
     pub(super) fn enter(&mut self, engine: &mut Engine) {
-        let (sequence, read) = match self.payload.salt {
-            Some(salt) => engine.open_after(salt, &self.tokens),
-            None => (engine.open(), 0),
+        let (sequence, read) = match (self.payload.output, self.payload.salt) {
+            (Output::Text, Some(salt)) => engine.open_after(salt, &self.tokens),
+            (Output::Text, None) => (engine.open(), 0),
+            // All of its hidden states are needed, so none is known before.
+            (Output::Embedding, _) => (engine.open_pooled(), 0),
         };
         (self.sequence, self.read) = (Some(sequence), read as usize);
         if !engine.reserve(sequence, self.tokens.len() as u32) {
@@ -116,11 +119,11 @@ impl Task {
         self.read = 0;
     }
 
-    /// Up to `count` of the tokens that it has to read, and whether another follows from them.
+    /// Up to `count` of the tokens that it has to read, and whether another is drawn from them.
     pub(super) fn next(&self, count: u32) -> (&[u32], bool) {
         let rest = &self.tokens[self.read..];
         let next = &rest[..rest.len().min(count as usize)];
-        (next, next.len() == rest.len())
+        (next, next.len() == rest.len() && self.payload.output == Output::Text)
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -151,7 +154,22 @@ impl Task {
         let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
         let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
         let (text, finish) = self.words(id, full, complete);
-        Ok(Some(Made { index, id, text, likelihood, finish }))
+        Ok(Some(Made { index, id, text, likelihood, vector: None, finish }))
+    }
+
+    /// Whether its prompt is read and it waits for what the engine pooled of it.
+    pub(super) fn wants_vector(&self) -> bool {
+        self.payload.output == Output::Embedding && self.read == self.tokens.len()
+    }
+
+    /// The one token of an embedding. Its id says what the vector is, so that attempts can be compared.
+    pub(super) fn embed(&mut self, vector: &[f32], now: Instant) -> Made {
+        let vector: Box<[u32]> = vector.iter().map(|x| x.to_bits()).collect();
+        let id = vector.iter().fold(0, |id: u32, bits| id.rotate_left(5) ^ bits);
+        self.made = 1;
+        (self.prefilled, self.first, self.latest) = (Some(now), Some(now), Some(now));
+        let finish = Some(Finish::Stop);
+        Made { index: 0, id, text: String::new(), likelihood: None, vector: Some(vector), finish }
     }
 
     /// The next token, and whether it completes the grammar.

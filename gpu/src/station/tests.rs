@@ -6,7 +6,7 @@ use crate::engine::{EngineOptions, Level};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::Gguf;
 use crate::grammar::Grammars;
-use orchestrion_world::payload::{Bias, Grammar, Likelihood, Sampling};
+use orchestrion_world::payload::{Bias, Grammar, Likelihood, Output, Sampling};
 use orchestrion_world::protocol::{Class, Finish, Usage};
 use orchestrion_world::units::Permille;
 use std::collections::BTreeMap;
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 enum Event {
     Report(Report),
     Token { task: TaskId, index: u32, id: u32, text: String, likelihood: Option<Likelihood> },
+    Vector { task: TaskId, id: u32, vector: Box<[u32]> },
 }
 
 /// Keeps everything it hears, in order.
@@ -37,9 +38,12 @@ impl Outlet for Ear {
     }
 
     fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception {
-        let Token { index, id, text, likelihood } = token;
+        let Token { index, id, text, likelihood, vector } = token;
         assert!(self.bomb != Some(index), "boom");
-        self.heard.lock().unwrap().push(Event::Token { task, index, id, text: text.to_owned(), likelihood });
+        self.heard.lock().unwrap().push(match vector {
+            Some(vector) => Event::Vector { task, id, vector },
+            None => Event::Token { task, index, id, text: text.to_owned(), likelihood },
+        });
         self.more.notify_all();
         if self.contradicts == Some((attempt, index)) { Reception::Contradicted } else { Reception::Taken }
     }
@@ -146,6 +150,7 @@ pub(super) fn payload(i: u64) -> Payload {
         max_tokens: 24,
         class: if i.is_multiple_of(2) { Class::Interactive } else { Class::Batch },
         salt: Some(0),
+        output: Output::Text,
     }
 }
 
@@ -360,6 +365,34 @@ fn what_cannot_run_is_refused() {
     let heard = ear.wait(|heard| ends(heard).len() == 6);
     assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Retryable)));
     station.stop();
+}
+
+/// Alone, beside answers, and in chunks of another size: the same bits, at length one.
+#[test]
+fn an_embedding_is_one_token_with_a_vector_that_company_does_not_change() {
+    let vectors = |setup: Setup, beside: u64| {
+        let ear = Arc::new(Ear::default());
+        let station = station(setup, &ear);
+        (1..=beside).for_each(|i| station.start(task(i), Attempt::of(1, 1), EPOCH, payload(i)).unwrap());
+        let asked = Payload { output: Output::Embedding, max_tokens: 1, ..payload(3) };
+        station.start(task(0), Attempt::of(1, 1), EPOCH, asked).unwrap();
+        let heard = ear.wait(|heard| ends(heard).len() as u64 == 1 + beside);
+        station.stop();
+        let usage = ends(&heard).into_iter().find(|(of, _)| *of == task(0)).unwrap().1.unwrap();
+        assert_eq!(
+            (usage.finish, usage.tokens_in as usize, usage.tokens_out),
+            (Finish::Stop, payload(3).prompt.len(), 1)
+        );
+        let vectors: Vec<_> = heard.iter().filter(|event| matches!(event, Event::Vector { .. })).cloned().collect();
+        assert_eq!(vectors.len(), 1);
+        vectors
+    };
+    let alone = vectors(SETUP, 0);
+    let Event::Vector { vector, .. } = &alone[0] else { panic!("no vector") };
+    let length: f32 = vector.iter().map(|bits| f32::from_bits(*bits).powi(2)).sum();
+    assert!((length - 1.0).abs() < 1e-5, "{length}");
+    assert_eq!(vectors(SETUP, 2), alone);
+    assert_eq!(vectors(Setup { prefill_chunk: 7, ..SETUP }, 2), alone);
 }
 
 #[test]

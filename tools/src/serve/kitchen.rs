@@ -8,7 +8,7 @@ use orchestrion_gpu::grammar::{GrammarError, Grammars};
 use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
-use orchestrion_world::payload::Payload;
+use orchestrion_world::payload::{Output, Payload};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use sha2::{Digest, Sha256 as Hasher};
@@ -74,9 +74,9 @@ impl Prepare for Kitchen {
     }
 
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
-        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape } = words;
+        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output } = words;
         let (id, recipe) = self.recipe(&model)?;
-        let prompt = recipe.tokens(&content)?;
+        let prompt = recipe.tokens(&content, output)?;
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         if left == 0 {
             let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
@@ -99,20 +99,22 @@ impl Prepare for Kitchen {
             // Of the request, not of its words: the door knows them.
             class: Class::Interactive,
             salt: None,
+            output,
         };
         Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone() })
     }
 }
 
 impl Recipe {
-    fn tokens(&self, content: &Content) -> Result<Vec<u32>, PrepareError> {
+    fn tokens(&self, content: &Content, output: Output) -> Result<Vec<u32>, PrepareError> {
         let mut tokens = match content {
             Content::Tokens(tokens) => {
                 self.known("prompt", tokens.iter().copied())?;
                 return Ok(tokens.clone());
             }
             // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
-            Content::Prompt(text) => self.tokenizer.encode(text, true),
+            // A text to embed is nothing but text.
+            Content::Prompt(text) => self.tokenizer.encode(text, output == Output::Text),
             Content::Messages(messages) => self.tokenizer.encode_chat(&self.render(messages)?),
         };
         if self.tokenizer.add_bos()
@@ -180,11 +182,13 @@ mod tests {
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, fingerprint: String::new() };
-        let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]));
+        let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]), Output::Text);
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
             panic!("a chat without a template became {chat:?}");
         };
         assert!(problem.contains("no chat template") && problem.contains("completions"), "{problem}");
-        assert!(recipe.tokens(&Content::Prompt("hello".to_owned())).is_ok_and(|tokens| !tokens.is_empty()));
+        assert!(
+            recipe.tokens(&Content::Prompt("hello".to_owned()), Output::Text).is_ok_and(|tokens| !tokens.is_empty())
+        );
     }
 }
