@@ -32,18 +32,19 @@ const GOLDEN: [&str; 21] = [
     "efd531a5", "0c24327a", "73a63c79",
 ];
 
+type Plain = fn(&'static Kernels) -> Vec<f32>;
 type Make = Box<dyn Fn(&'static Kernels) -> Result<Vec<f32>, LoadError>>;
 
 /// All of them.
 pub fn ops() -> Result<Vec<Op>, LoadError> {
     let kinds =
         TensorKind::all().map(|kind| (format!("linear {}", kind.name()), Box::new(move |k| linear(kind, k)) as Make));
-    let others: [(&str, fn(&'static Kernels) -> Vec<f32>); 5] = [
+    let others: [(&str, Plain); 5] = [
         ("attention", attention),
         ("norm", |k| in_place(k, |k, x, w, _| (k.rms_norm_each)(x, &w[..100], 1e-5))),
         ("rotary embedding", |k| in_place(k, |k, x, _, angles| (k.rope)(x, angles))),
-        ("SiLU", |k| in_place(k, |k, x, w, _| (k.swiglu)(&x.to_vec(), w, x))),
-        ("GELU", |k| in_place(k, |k, x, w, _| (k.geglu)(&x.to_vec(), w, x))),
+        ("SiLU", |k| gated(k.swiglu)),
+        ("GELU", |k| gated(k.geglu)),
     ];
     let others = others.map(|(name, make)| (name.to_owned(), Box::new(move |k| Ok(make(k))) as Make));
     kinds.chain(others).zip(GOLDEN).map(|((name, make), golden)| op(name, &make, golden)).collect()
@@ -126,6 +127,12 @@ fn in_place(kernels: &'static Kernels, change: InPlace) -> Vec<f32> {
     let angles: Vec<[f32; 2]> = numbers(7, 100).as_chunks().0.to_vec();
     change(kernels, &mut x, &w, &angles);
     x
+}
+
+fn gated(gate: fn(&[f32], &[f32], &mut [f32])) -> Vec<f32> {
+    let mut out = vec![0.0; 1000];
+    gate(&numbers(5, 1000), &numbers(6, 1000), &mut out);
+    out
 }
 
 #[cfg(test)]
