@@ -21,7 +21,7 @@ oracle_python() {
 
 # The official client of OpenAI's API, against a server of this build.
 client_python() {
-  target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0
+  target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0 jsonschema==4.26.0
 }
 
 # A target, so many runs. In memory where there is such a folder: journals are files.

@@ -10,6 +10,7 @@ about a full queue needs a server with a short one (see `run`). Every function w
 import argparse
 import asyncio
 import concurrent.futures
+import json
 import math
 import sys
 import time
@@ -190,10 +191,39 @@ def case_unknown_models_are_404(s):
     assert error.request_id
 
 
+def case_json_by_a_schema(s):
+    schema = {"type": "object", "properties": {"colours": {"type": "array", "items": {"enum": ["red", "blue"]},
+              "minItems": 1, "maxItems": 3}}, "required": ["colours"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema, "strict": True}}
+    answer = s.chat(response_format=form, max_tokens=100)
+    colours = json.loads(answer.choices[0].message.content)["colours"]
+    assert 1 <= len(colours) <= 3 and set(colours) <= {"red", "blue"} and answer.choices[0].finish_reason == "stop"
+    assert text(list(s.chat(response_format=form, max_tokens=100, stream=True))) == answer.choices[0].message.content
+
+
+def case_tools_are_called(s):
+    city = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Lima"]}}, "required": ["city"],
+            "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": name, "parameters": city}} for name in ("weather", "news")]
+    asked = {"tools": tools, "tool_choice": "required", "max_tokens": 100}
+    choice = s.chat(**asked).choices[0]
+    call = choice.message.tool_calls[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None and call.type == "function"
+    assert call.function.name in ("weather", "news") and json.loads(call.function.arguments)["city"] in ("Oslo", "Lima")
+    chunks = list(s.chat(stream=True, **asked))
+    deltas = [delta for chunk in chunks for delta in chunk.choices[0].delta.tool_calls or []]
+    told = deltas[0].function
+    assert (deltas[0].index, told.name, told.arguments) == (0, call.function.name, call.function.arguments)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    turns = QUESTION + [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    assert s.chat(messages=turns, tools=tools).choices[0].message.content is not None
+    assert refused(openai.BadRequestError, lambda: s.chat(tool_choice="required")).param == "tool_choice"
+
+
 def case_wrong_values_are_400_with_their_name(s):
     for param, value in [("temperature", 3), ("n", 9), ("top_p", 2), ("max_tokens", 0), ("presence_penalty", 1),
                          ("frequency_penalty", 1), ("logprobs", 2), ("top_logprobs", 3), ("logit_bias", {"5": 101}),
-                         ("response_format", {"type": "json_object"}), ("messages", [])]:
+                         ("response_format", {"type": "xml"}), ("messages", [])]:
         error = refused(openai.BadRequestError, lambda: s.chat(**{param: value}))
         assert (error.param, error.type) == (param, "invalid_request_error"), (param, error.body)
     for param, value in [("echo", True), ("suffix", "end"), ("best_of", 3), ("logprobs", 6), ("prompt", [])]:

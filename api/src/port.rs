@@ -8,10 +8,11 @@ use orchestrion_systems::view::PoolView;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
-use orchestrion_world::payload::{Bias, Grammar, Output, Payload, Sampling};
+use orchestrion_world::payload::{Bias, CallForm, Grammar, Output, Payload, Sampling};
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 /// A client's submission on its way to the pulse. The lane is bounded; full means 429 at the door.
@@ -72,6 +73,8 @@ pub trait Stations: Send + Sync + 'static {
 pub trait Prepare: Send + Sync + 'static {
     /// The models clients may name, in `ModelId` order.
     fn models(&self) -> Vec<ModelCard>;
+    /// How the model writes that it calls a tool; an error where it does not know how.
+    fn call_form(&self, model: &str) -> Result<CallForm, PrepareError>;
     /// Renders the template and tokenises.
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError>;
 }
@@ -97,6 +100,10 @@ pub struct Words {
     pub logprobs: Option<u8>,
     pub shape: Option<Shape>,
     pub output: Output,
+    /// What the model may call, as OpenAI writes it.
+    pub tools: Vec<Value>,
+    /// What the answer begins with, as a part of the prompt.
+    pub opening: &'static str,
 }
 
 /// What the answer has to look like.
@@ -114,8 +121,17 @@ pub enum Content {
     Prompt(String),
     /// Taken as they stand, and nothing put before them.
     Tokens(Vec<u32>),
-    /// `(role, text)`, rendered with the model's chat template.
-    Messages(Vec<(String, String)>),
+    /// Rendered with the model's chat template.
+    Messages(Vec<Message>),
+}
+
+/// A message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub role: String,
+    pub content: String,
+    /// Other members that templates read: `tool_calls`, `tool_call_id`, `name`.
+    pub more: Vec<(&'static str, Value)>,
 }
 
 impl Content {

@@ -77,6 +77,19 @@ pub struct Bias {
     pub by: i32,
 }
 
+/// How a model writes that it calls a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallForm {
+    /// Stands before a call; empty where the call alone tells.
+    pub opens: &'static str,
+    /// Stands behind it; empty where a call goes on to the end of the answer.
+    pub closes: &'static str,
+    /// The member of a call, beside its `name`, that holds what the tool is given.
+    pub arguments: &'static str,
+    /// Calls stand in a list.
+    pub in_list: bool,
+}
+
 /// A token of an answer on its way from the station to the readers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token<'a> {

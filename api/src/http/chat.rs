@@ -4,6 +4,7 @@ use super::fields::{Fields, Unsupported, is_empty};
 use super::keeper::Caller;
 use super::logprobs;
 use super::openai::{self, Asked, Form, Kind};
+use super::tools::tools;
 use crate::door::{Door, Wish};
 use crate::problem::Problem;
 use axum::Extension;
@@ -14,14 +15,8 @@ use axum::response::Response;
 use serde_json::json;
 use std::sync::Arc;
 
-const UNSUPPORTED: [Unsupported; 6] = [
-    Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
-    Unsupported {
-        name: "tool_choice",
-        harmless: |v| v == "none" || v == "auto",
-        problem: "tools are not supported; only `none` and `auto` are",
-    },
-    Unsupported { name: "functions", harmless: is_empty, problem: "functions are not supported" },
+const UNSUPPORTED: [Unsupported; 4] = [
+    Unsupported { name: "functions", harmless: is_empty, problem: "functions are not supported; send `tools`" },
     Unsupported { name: "audio", harmless: |_| false, problem: "audio is not supported" },
     Unsupported { name: "prediction", harmless: |_| false, problem: "predicted outputs are not supported" },
     Unsupported { name: "modalities", harmless: |v| *v == json!(["text"]), problem: "only [\"text\"] is supported" },
@@ -44,6 +39,7 @@ fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<
     let older = fields.small("max_tokens", 1..=u32::MAX)?;
     let max_tokens = fields.small("max_completion_tokens", 1..=u32::MAX)?.or(older);
     let logprobs = logprobs::of_chat(&mut fields)?;
-    let asked = Asked { model, contents: vec![content], max_tokens, logprobs };
+    let tools = tools(&mut fields)?;
+    let asked = Asked { model, contents: vec![content], max_tokens, logprobs, tools };
     openai::read(fields, Kind::Chat, asked, headers, margin_ms)
 }

@@ -5,8 +5,9 @@
 //! of one answer share a [`Joint`]: the last choice to end writes the usage and `[DONE]`, the first to fail ends
 //! them all.
 
-use super::openai::{Kind, Tally};
-use crate::sse::{data, finish_reason, result, write_json};
+use super::calls::{CallReader, Calls, Piece};
+use super::openai::{Kind, Tally, reason};
+use crate::sse::{data, result, write_json};
 use crate::task_entry::{Begun, Ending, Frames};
 use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::Outcome;
@@ -22,6 +23,8 @@ pub(crate) struct Joint {
     include_usage: bool,
     /// Choices of each prompt.
     each: u32,
+    /// Where the model may call tools.
+    calls: Option<Calls>,
     progress: Mutex<Progress>,
 }
 
@@ -34,9 +37,15 @@ struct Progress {
 
 impl Joint {
     /// `frame` is what every chunk begins with; choices are those of each prompt and of all.
-    pub(crate) fn new(kind: Kind, frame: Value, (each, choices): (u32, u32), include_usage: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        kind: Kind,
+        frame: Value,
+        (each, choices): (u32, u32),
+        include_usage: bool,
+        calls: Option<Calls>,
+    ) -> Arc<Self> {
         let progress = Mutex::new(Progress { left: choices, used: Tally::default(), failed: false });
-        Arc::new(Joint { kind, frame, include_usage, each, progress })
+        Arc::new(Joint { kind, frame, include_usage, each, calls, progress })
     }
 
     fn chunk(&self, choices: Value, usage: Value) -> Value {
@@ -64,6 +73,9 @@ pub(crate) struct ChoiceFrames {
     tail: &'static [u8],
     /// Where the next token begins, in characters.
     offset: usize,
+    /// Finds the calls, and how many it has found.
+    reader: Option<CallReader>,
+    called: u32,
     joint: Arc<Joint>,
 }
 
@@ -81,7 +93,44 @@ impl ChoiceFrames {
             true => b",\"finish_reason\":null}],\"usage\":null}\n\n",
             false => b",\"finish_reason\":null}]}\n\n",
         };
-        ChoiceFrames { index, head, tail, offset: 0, joint: Arc::clone(joint) }
+        let reader = joint.calls.as_ref().map(Calls::reader);
+        ChoiceFrames { index, head, tail, offset: 0, reader, called: 0, joint: Arc::clone(joint) }
+    }
+
+    /// A chunk of text, where there is any.
+    fn text(&mut self, out: &mut Vec<u8>, text: &str, likelihood: Option<&Likelihood>) {
+        if text.is_empty() && likelihood.is_none() {
+            return;
+        }
+        out.extend_from_slice(&self.head);
+        match self.joint.kind {
+            Kind::Text => write_json(out, text),
+            Kind::Chat => {
+                out.extend_from_slice(b"{\"content\":");
+                write_json(out, text);
+                out.push(b'}');
+            }
+        }
+        self.finish(out, likelihood);
+    }
+
+    /// A chunk for each piece, and one for a token's likelihood that no piece takes.
+    fn pieces(&mut self, out: &mut Vec<u8>, pieces: Vec<Piece>, mut likelihood: Option<&Likelihood>) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.text(out, &text, likelihood.take()),
+                Piece::Call(call) => {
+                    let answer = self.joint.frame["id"].as_str().unwrap_or_default();
+                    let mut call = call.json(answer, self.index, self.called);
+                    call["index"] = self.called.into();
+                    self.called += 1;
+                    out.extend_from_slice(&self.head);
+                    write_json(out, &json!({"tool_calls": [call]}));
+                    self.finish(out, likelihood.take());
+                }
+            }
+        }
+        self.text(out, "", likelihood);
     }
 
     /// The rest of a chunk, from behind its text or delta.
@@ -108,26 +157,21 @@ impl Frames for ChoiceFrames {
     }
 
     fn token(&mut self, out: &mut Vec<u8>, _index: u32, text: &str, likelihood: Option<&Likelihood>) {
-        if text.is_empty() && likelihood.is_none() {
-            return;
+        match self.reader.as_mut().map(|reader| reader.push(text)) {
+            None => self.text(out, text, likelihood),
+            Some(pieces) => self.pieces(out, pieces, likelihood),
         }
-        out.extend_from_slice(&self.head);
-        match self.joint.kind {
-            Kind::Text => write_json(out, text),
-            Kind::Chat => {
-                out.extend_from_slice(b"{\"content\":");
-                write_json(out, text);
-                out.push(b'}');
-            }
-        }
-        self.finish(out, likelihood);
     }
 
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending) {
+        if let (Outcome::Done(_), Some(reader)) = (ending.outcome, &mut self.reader) {
+            let pieces = reader.finish();
+            self.pieces(out, pieces, None);
+        }
         let mut progress = self.joint.progress();
         match (result(ending), ending.outcome) {
             (Ok(_), Outcome::Done(used)) => {
-                let reason = finish_reason(used.finish);
+                let reason = reason(used.finish, self.called > 0);
                 let choice = match self.joint.kind {
                     Kind::Chat => json!({"index": self.index, "delta": {}, "logprobs": null, "finish_reason": reason}),
                     Kind::Text => json!({"index": self.index, "text": "", "logprobs": null, "finish_reason": reason}),

@@ -43,7 +43,7 @@ fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<
     let contents = prompts(fields.take("prompt"))?;
     let max_tokens = fields.small("max_tokens", 1..=u32::MAX)?.unwrap_or(MAX_TOKENS_DEFAULT);
     let logprobs = logprobs::of_text(&mut fields)?;
-    let asked = Asked { model, contents, max_tokens: Some(max_tokens), logprobs };
+    let asked = Asked { model, contents, max_tokens: Some(max_tokens), logprobs, tools: None };
     openai::read(fields, Kind::Text, asked, headers, margin_ms)
 }
 

@@ -104,6 +104,8 @@ fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<
             logprobs: None,
             shape: None,
             output: Output::Embedding,
+            tools: Vec::new(),
+            opening: "",
         };
         Ok(Wish { ticket, ctx: None, words })
     };

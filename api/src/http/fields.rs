@@ -3,7 +3,7 @@
 //! Both surfaces read through this, so that `temperature` means the same on each. `null` is absence, as
 //! clients of many languages write it. Fields that nobody takes are ignored.
 
-use crate::port::Content;
+use crate::port::{Content, Message};
 use crate::problem::Problem;
 use orchestrion_world::payload::Sampling;
 use orchestrion_world::units::Permille;
@@ -162,7 +162,7 @@ pub(crate) struct Unsupported {
     pub(crate) problem: &'static str,
 }
 
-fn read_message(i: usize, message: Value) -> Result<(String, String), Problem> {
+fn read_message(i: usize, message: Value) -> Result<Message, Problem> {
     let Value::Object(message) = message else {
         return Err(Problem::invalid(format!("messages[{i}]"), "must be an object with `role` and `content`"));
     };
@@ -173,8 +173,15 @@ fn read_message(i: usize, message: Value) -> Result<(String, String), Problem> {
         Some(role) if ["system", "user", "assistant", "tool"].contains(&role.as_str()) => role,
         _ => return Err(bad_role(i)),
     };
-    if message.take("tool_calls").is_some_and(|calls| calls != Value::Array(Vec::new())) {
-        return Err(Problem::invalid(format!("messages[{i}].tool_calls"), "tool calls are not supported"));
+    let mut more = Vec::new();
+    if let Some(calls) = message.take("tool_calls").filter(|calls| !is_empty(calls)) {
+        more.push(("tool_calls", read_calls(i, calls)?));
+    }
+    for member in ["tool_call_id", "name"] {
+        let text = message
+            .string(member)
+            .map_err(|_| Problem::invalid(format!("messages[{i}].{member}"), "must be a string"))?;
+        more.extend(text.map(|text| (member, Value::String(text))));
     }
     let name = || format!("messages[{i}].content");
     let text = match message.take("content") {
@@ -190,9 +197,37 @@ fn read_message(i: usize, message: Value) -> Result<(String, String), Problem> {
             }
             text
         }
+        // A turn that only calls.
+        None if more.iter().any(|(member, _)| *member == "tool_calls") => String::new(),
         _ => return Err(Problem::invalid(name(), "must be a string or a list of text parts")),
     };
-    Ok((role, text))
+    Ok(Message { role, content: text, more })
+}
+
+/// Calls of an earlier answer, their arguments as the object that templates expect.
+fn read_calls(i: usize, calls: Value) -> Result<Value, Problem> {
+    let Value::Array(mut calls) = calls else {
+        return Err(Problem::invalid(format!("messages[{i}].tool_calls"), "must be a list of calls"));
+    };
+    for (j, call) in calls.iter_mut().enumerate() {
+        let wrong = || {
+            Problem::invalid(
+                format!("messages[{i}].tool_calls[{j}].function"),
+                "must have a `name`, and `arguments` that are the text of a JSON object",
+            )
+        };
+        let function = call.get_mut("function").filter(|function| function.get("name").is_some_and(Value::is_string));
+        let arguments = function.ok_or_else(wrong)?.get_mut("arguments").ok_or_else(wrong)?;
+        if let Value::String(text) = arguments {
+            // Nothing at all is how some clients write no arguments.
+            let text = if text.is_empty() { "{}" } else { text };
+            *arguments = serde_json::from_str(text).map_err(|_| wrong())?;
+        }
+        if !arguments.is_object() {
+            return Err(wrong());
+        }
+    }
+    Ok(Value::Array(calls))
 }
 
 fn bad_role(i: usize) -> Problem {
@@ -253,7 +288,8 @@ mod tests {
             {"role": "developer", "content": "be brief"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         ]});
-        let expected = vec![("system".into(), "be brief".into()), ("user".into(), "ab".into())];
+        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into(), more: vec![] };
+        let expected = vec![message("system", "be brief"), message("user", "ab")];
         assert_eq!(fields(ok).messages().unwrap(), Some(Content::Messages(expected)));
         for (bad, param) in [
             (json!([]), "messages"),
@@ -264,6 +300,27 @@ mod tests {
         ] {
             let problem = fields(json!({ "messages": bad })).messages().unwrap_err();
             assert_eq!(problem.param.as_deref(), Some(param));
+        }
+    }
+
+    #[test]
+    fn calls_and_their_answers_are_messages() {
+        let call = json!({"id": "c1", "type": "function", "function": {"name": "a", "arguments": "{\"x\": 1}"}});
+        let turns = json!({"messages": [
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "7"},
+        ]});
+        let Some(Content::Messages(turns)) = fields(turns).messages().unwrap() else { panic!("messages") };
+        assert_eq!(turns[0].more[0].1[0]["function"], json!({"name": "a", "arguments": {"x": 1}}));
+        assert_eq!((turns[0].content.as_str(), &turns[1].more), ("", &vec![("tool_call_id", json!("c1"))]));
+        for bad in [
+            json!(7),
+            json!([7]),
+            json!([{"function": {"name": "a"}}]),
+            json!([{"function": {"name": "a", "arguments": "["}}]),
+        ] {
+            let body = json!({"messages": [{"role": "assistant", "tool_calls": bad}]});
+            assert!(fields(body).messages().unwrap_err().param.unwrap().starts_with("messages[0].tool_calls"));
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod body;
 mod budget;
+mod calls;
 mod capabilities;
 mod chat;
 mod choice_frames;
@@ -31,6 +32,7 @@ mod task_get;
 mod task_list;
 mod task_stream;
 mod task_submit;
+mod tools;
 mod ui;
 mod version;
 

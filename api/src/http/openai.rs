@@ -4,6 +4,7 @@
 //! The tasks live with their connection: whoever leaves, cancels. Unknown fields are ignored, known ones
 //! with values this server cannot honour are refused with their name, never answered differently.
 
+use super::calls::{Call, Calls};
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
 use super::fields::{Fields, Unsupported, is_zero};
@@ -11,6 +12,7 @@ use super::keeper::Caller;
 use super::logprobs;
 use super::shape::shape;
 use super::task_submit::seed_of;
+use super::tools::Tools;
 use super::{body, budget};
 use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Words};
@@ -23,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::{Likelihood, Output};
-use orchestrion_world::protocol::{Class, Determinism, Outcome, Usage};
+use orchestrion_world::protocol::{Class, Determinism, Finish, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,7 @@ pub(crate) struct Form {
     choices: u32,
     stream: bool,
     include_usage: bool,
+    tools: Option<Tools>,
 }
 
 /// Tokens of all choices; a prompt counts once, with its first choice.
@@ -100,14 +103,18 @@ impl Kind {
         }
     }
 
-    fn choice(self, index: usize, text: &str, logprobs: Value, reason: &str) -> Value {
+    fn choice(self, index: usize, (text, calls): (&str, Vec<Value>), logprobs: Value, reason: &str) -> Value {
         match self {
-            Kind::Chat => json!({
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": null},
-                "logprobs": logprobs,
-                "finish_reason": reason,
-            }),
+            Kind::Chat => {
+                let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+                if !calls.is_empty() {
+                    if text.trim().is_empty() {
+                        message["content"] = Value::Null;
+                    }
+                    message["tool_calls"] = calls.into();
+                }
+                json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason})
+            }
             Kind::Text => json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}),
         }
     }
@@ -134,13 +141,14 @@ pub(crate) struct Asked {
     pub(crate) contents: Vec<Content>,
     pub(crate) max_tokens: Option<u32>,
     pub(crate) logprobs: Option<u8>,
+    pub(crate) tools: Option<Tools>,
 }
 
 /// The fields that both routes know, once each has taken its own.
 pub(crate) fn read(
     mut fields: Fields,
     kind: Kind,
-    Asked { model, contents, max_tokens, logprobs }: Asked,
+    Asked { model, contents, max_tokens, logprobs, tools }: Asked,
     headers: &HeaderMap,
     margin_ms: u64,
 ) -> Result<(Vec<Wish>, Form), Problem> {
@@ -175,11 +183,12 @@ pub(crate) fn read(
     let (bias, shape) = (logprobs::bias(&mut fields)?, shape(&mut fields)?);
     let words = |content| {
         let (model, stop, bias, shape) = (model.clone(), stop.clone(), bias.clone(), shape.clone());
-        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output: Output::Text }
+        let (output, tools) = (Output::Text, Vec::new());
+        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output, tools, opening: "" }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();
-    Ok((wishes, Form { kind, model, each, choices, stream, include_usage }))
+    Ok((wishes, Form { kind, model, each, choices, stream, include_usage, tools }))
 }
 
 /// How a route reads its own fields; the number is the margin taken off a deadline, in milliseconds.
@@ -195,29 +204,41 @@ pub(crate) async fn complete(
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
     let (bytes, held) = body::read(door, headers, content, limits.body_bytes).await?;
-    let (wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
+    let (mut wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
+    let mut calls = None;
+    if let Some(tools) = &form.tools {
+        for wish in &mut wishes {
+            calls = Some(tools.offer(&*door.parts.prepare, &mut wish.words)?);
+        }
+    }
     let admitted = door.admit_choices(caller.tenant, wishes, form.each).await?;
     let left = admitted.last().map(|last| last.left).unwrap_or_default();
     // The answer takes its time and needs neither.
     drop((bytes, held));
-    let mut answer = answer(door, admitted, form).await?;
+    let mut answer = answer(door, admitted, form, calls).await?;
     answer.headers_mut().extend(budget::headers(&left));
     Ok(answer)
 }
 
 /// Writes the answer of the tasks that were admitted.
-async fn answer(door: &Arc<Door>, admitted: Vec<Admitted>, form: Form) -> Result<Response, Problem> {
+async fn answer(
+    door: &Arc<Door>,
+    admitted: Vec<Admitted>,
+    form: Form,
+    calls: Option<Calls>,
+) -> Result<Response, Problem> {
     let Some(first) = admitted.first() else { return Err(Problem::no_task()) };
     let fingerprint = Arc::clone(&first.entry.fingerprint);
+    let id = form.kind.id(first.entry.task);
     let mut frame = json!({
-        "id": form.kind.id(first.entry.task),
+        "id": id,
         "object": form.kind.object(form.stream),
         "created": deadline::wall_ms() / 1_000,
         "model": form.model,
         "system_fingerprint": &*fingerprint,
     });
     if form.stream {
-        let joint = Joint::new(form.kind, frame, (form.each, form.choices), form.include_usage);
+        let joint = Joint::new(form.kind, frame, (form.each, form.choices), form.include_usage, calls);
         let (mut readers, mut tethers) = (Vec::new(), Vec::new());
         for (index, admitted) in (0u32..).zip(admitted) {
             let frames: Box<dyn Frames> = Box::new(ChoiceFrames::new(&joint, index));
@@ -237,10 +258,24 @@ async fn answer(door: &Arc<Door>, admitted: Vec<Admitted>, form: Form) -> Result
             true => form.kind.logprobs(&answer.likelihoods, &mut 0),
             false => Value::Null,
         };
-        choices.push(form.kind.choice(index, &answer.text, logprobs, finish_reason(used.finish)));
+        let (text, made) = match &calls {
+            Some(calls) => calls.split(&answer.text),
+            None => (answer.text.clone(), Vec::new()),
+        };
+        let reason = reason(used.finish, !made.is_empty());
+        let made = (0u32..).zip(made).map(|(i, call): (u32, Call)| call.json(&id, index as u32, i)).collect();
+        choices.push(form.kind.choice(index, (&text, made), logprobs, reason));
         tally.add(&used, index % form.each as usize == 0);
     }
     frame["choices"] = choices.into();
     frame["usage"] = tally.json();
     Ok(Json(frame).into_response())
+}
+
+/// Why a choice ended, as OpenAI says it.
+pub(crate) fn reason(finish: Finish, has_calls: bool) -> &'static str {
+    match (finish, has_calls) {
+        (Finish::Stop, true) => "tool_calls",
+        (Finish::Stop | Finish::Length | Finish::Cancelled, _) => finish_reason(finish),
+    }
 }

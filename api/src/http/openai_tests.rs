@@ -260,6 +260,30 @@ async fn a_submission_left_at_a_full_disk_is_withdrawn_where_it_never_reached_th
     panic!("nobody would ever answer this id again");
 }
 
+fn tool() -> Value {
+    json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}})
+}
+
+#[tokio::test]
+async fn tools_that_nobody_calls_change_no_answer() {
+    let rig = Rig::new();
+    let more = json!({"tools": [tool()], "logprobs": true});
+    let answer = json_of(rig.post(CHAT, chat("org/answer", more.clone())).await, 200).await;
+    let choice = &answer["choices"][0];
+    assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!("Hello\n \"you\""), &json!("stop")));
+    assert!(choice["message"].get("tool_calls").is_none());
+    let mut more = more;
+    more["stream"] = json!(true);
+    let text = text_of(rig.post(CHAT, chat("org/answer", more)).await).await;
+    let chunks =
+        text.split("\n\n").filter_map(|frame| serde_json::from_str::<Value>(frame.strip_prefix("data: ")?).ok());
+    let choices: Vec<Value> = chunks.map(|chunk| chunk["choices"][0].clone()).collect();
+    let said: String = choices.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+    assert_eq!(said, "Hello\n \"you\"");
+    let told = choices.iter().filter(|choice| !choice["logprobs"].is_null()).count();
+    assert_eq!(told, answer["choices"][0]["logprobs"]["content"].as_array().unwrap().len());
+}
+
 #[tokio::test]
 async fn chat_refuses_what_it_cannot_honour_by_name() {
     let rig = Rig::new();
@@ -270,7 +294,10 @@ async fn chat_refuses_what_it_cannot_honour_by_name() {
         (json!({"logit_bias": {"1": 101}}), "logit_bias"),
         (json!({"presence_penalty": 0.5}), "presence_penalty"),
         (json!({"response_format": {"type": "xml"}}), "response_format"),
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (json!({"tools": [{"type": "function"}]}), "tools[0].function.name"),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"model": "hold", "tools": [tool()]}), "tools"),
+        (json!({"tools": [tool()], "response_format": {"type": "json_object"}}), "response_format"),
         (json!({"stream_options": {}}), "stream_options"),
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"temperature": 3}), "temperature"),

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Likely, Output, Payload, Token};
+use orchestrion_world::payload::{CallForm, Likelihood, Likely, Output, Payload, Token};
 use orchestrion_world::protocol::{
     CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
 };
@@ -39,6 +39,13 @@ pub(crate) struct Words2Tokens;
 impl Prepare for Words2Tokens {
     fn models(&self) -> Vec<ModelCard> {
         MODELS.iter().map(|name| ModelCard { name: (*name).into(), created: 7 }).collect()
+    }
+
+    fn call_form(&self, model: &str) -> Result<CallForm, PrepareError> {
+        match model {
+            "hold" => Err(PrepareError::Invalid { field: "tools", problem: "it knows none".into() }),
+            _ => Ok(CallForm { opens: "", closes: "", arguments: "arguments", in_list: false }),
+        }
     }
 
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {

@@ -6,6 +6,7 @@ use super::fields::{Fields, Unsupported, is_empty};
 use super::keeper::Caller;
 use super::session::session_id;
 use super::shape::shape;
+use super::tools::tools;
 use super::{body, budget, deadline, logprobs, placement};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
@@ -25,11 +26,10 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 4] = [
+const UNSUPPORTED: [Unsupported; 3] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
-    Unsupported { name: "tools", harmless: is_empty, problem: "tools are not supported" },
 ];
 
 pub(crate) async fn submit(
@@ -93,7 +93,8 @@ fn read(
     let deadline = deadline::left(headers, relative, deadline::wall_ms(), door.config.deadline_margin_ms)?;
     let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
     let placement = placement::placement(&mut fields, door.parts.telemetry.pools())?;
-    Ok(Wish {
+    let tools = tools(&mut fields)?;
+    let mut wish = Wish {
         ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism, placement },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
@@ -106,8 +107,13 @@ fn read(
             logprobs: logprobs::of_chat(&mut fields)?,
             shape: shape(&mut fields)?,
             output: Output::Text,
+            tools: Vec::new(),
+            opening: "",
         },
-    })
+    };
+    // This surface gives an answer as the model writes it, its calls too.
+    tools.map(|tools| tools.offer(&*door.parts.prepare, &mut wish.words)).transpose()?;
+    Ok(wish)
 }
 
 /// Nothing is fetched on request yet, so a ref that names a place is refused at once, never a hang.

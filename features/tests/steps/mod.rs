@@ -11,6 +11,7 @@ mod operating;
 mod pulling;
 mod recorded;
 mod refusing;
+mod shaping;
 
 use crate::server::{Server, Setup};
 use crate::sse::{Event, Events};

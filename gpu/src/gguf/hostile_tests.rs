@@ -226,8 +226,8 @@ fn read_all(bytes: Vec<u8>) -> Result<(), GgufError> {
         assert!(ids.iter().all(|id| (*id as usize) < tokenizer.vocab_len()));
     }
     if let Ok(template) = Template::from_gguf(&gguf) {
-        let messages = [Message { role: "user", content: "hello" }];
-        let _ = template.render(&Chat { messages: &messages, add_generation_prompt: true, now_unix_s: 0 });
+        let messages = [Message { role: "user", content: "hello", more: &[] }];
+        let _ = template.render(&Chat { messages: &messages, tools: &[], add_generation_prompt: true, now_unix_s: 0 });
     }
     Ok(())
 }

@@ -14,9 +14,15 @@ pub(super) struct BuiltIn {
     pub(super) source: &'static str,
 }
 
-/// As most small instruct models have it; generated models bring it too, byte for byte.
-pub(crate) const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] \
-     + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+/// As most small instruct models have it, with tools as Hermes writes them; generated models bring it too, byte for
+/// byte.
+pub(crate) const CHATML: &str = "{% if tools %}{{ '<|im_start|>system\\nYou may call these functions:\\n<tools>' }}\
+     {% for tool in tools %}{{ '\\n' + tool | tojson }}{% endfor %}\
+     {{ '\\n</tools>\\nWrite each call as\\n<tool_call>\\n{\"name\": <name>, \"arguments\": <object>}\\n</tool_call><|im_end|>\\n' }}\
+     {% endif %}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content']}}\
+     {% for call in message['tool_calls'] | default([]) %}\
+     {{ '\\n<tool_call>\\n' + call['function'] | tojson + '\\n</tool_call>' }}{% endfor %}\
+     {{ '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 const LLAMA3: &str = "{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' \
      + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}\

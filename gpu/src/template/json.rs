@@ -6,6 +6,24 @@
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Error, filters};
 
+/// A client's JSON as a template's value; it is no deeper than a request may be.
+pub(super) fn value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(flag) => Value::from(*flag),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => Value::from(whole),
+            (None, Some(whole)) => Value::from(whole),
+            (None, None) => Value::from(number.as_f64()),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => Value::from_iter(items.iter().map(value)),
+        serde_json::Value::Object(members) => {
+            Value::from_pairs(members.iter().map(|(name, json)| (name.as_str(), value(json))))
+        }
+    }
+}
+
 const WEB_ESCAPES: [(&str, char); 4] = [("u003c", '<'), ("u003e", '>'), ("u0026", '&'), ("u0027", '\'')];
 
 pub(super) fn tojson(value: &Value, indent: Option<Value>, args: Kwargs) -> Result<Value, Error> {

@@ -9,6 +9,7 @@
 //! `parse_special`. Steps are bounded, memory is not entirely: a value that doubles itself is cheap in steps.
 
 mod builtin;
+mod calls;
 mod json;
 mod time;
 
@@ -18,6 +19,7 @@ use crate::gguf::{Gguf, GgufError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
+use orchestrion_world::payload::CallForm;
 use std::io::{self, Write};
 
 const MAX_SOURCE: usize = 256 << 10;
@@ -64,12 +66,16 @@ pub enum TemplateError {
 pub struct Message<'a> {
     pub role: &'a str,
     pub content: &'a str,
+    /// Other members that templates read: `tool_calls`, `tool_call_id`, `name`.
+    pub more: &'a [(&'static str, serde_json::Value)],
 }
 
 /// What a template is given.
 #[derive(Clone, Copy, Debug)]
 pub struct Chat<'a> {
     pub messages: &'a [Message<'a>],
+    /// What the model may call, as OpenAI writes it.
+    pub tools: &'a [serde_json::Value],
     /// Whether the prompt ends with the opening of the assistant's answer.
     pub add_generation_prompt: bool,
     /// Seconds since 1970, UTC: what `strftime_now` tells.
@@ -99,6 +105,7 @@ impl std::fmt::Display for Origin {
 pub struct Template {
     environment: Environment<'static>,
     origin: Origin,
+    calls: Option<CallForm>,
     bos: String,
     eos: String,
 }
@@ -144,7 +151,8 @@ impl Template {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
         });
         environment.add_template_owned(NAME, source.to_owned()).map_err(syntax)?;
-        Ok(Template { environment, origin, bos, eos })
+        let calls = calls::of_template(source);
+        Ok(Template { environment, origin, calls, bos, eos })
     }
 
     /// Where the template came from.
@@ -152,16 +160,28 @@ impl Template {
         self.origin
     }
 
+    /// How the model writes a call; `None` where the template tells it of no tools.
+    pub fn calls(&self) -> Option<CallForm> {
+        self.calls
+    }
+
     /// The prompt for a chat.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String, TemplateError> {
-        let messages = chat.messages.iter().map(|m| context! { role => m.role, content => m.content });
+        let messages = chat.messages.iter().map(|m| {
+            let more = m.more.iter().map(|(name, value)| (*name, json::value(value)));
+            let own = [("role", Value::from(m.role)), ("content", Value::from(m.content))];
+            // Only what is there: templates ask whether a message has `tool_calls`.
+            Value::from_pairs(own.into_iter().chain(more))
+        });
+        let tools =
+            if chat.tools.is_empty() { Value::from(()) } else { Value::from_iter(chat.tools.iter().map(json::value)) };
         let now = chat.now_unix_s;
         let given = context! {
             messages => messages.collect::<Vec<Value>>(),
             add_generation_prompt => chat.add_generation_prompt,
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
-            tools => Value::from(()),
+            tools => tools,
             documents => Value::from(()),
             strftime_now => Value::from_function(move |format: String| time::strftime(now, &format).unwrap_or_default()),
         };

@@ -5,11 +5,11 @@ use crate::generate::{GenSpec, generate};
 use crate::gguf::write::{Meta, Writer};
 
 fn chat<'a>(messages: &'a [Message<'a>]) -> Chat<'a> {
-    Chat { messages, add_generation_prompt: true, now_unix_s: 951_827_696 }
+    Chat { messages, tools: &[], add_generation_prompt: true, now_unix_s: 951_827_696 }
 }
 
 fn message<'a>(role: &'a str, content: &'a str) -> Message<'a> {
-    Message { role, content }
+    Message { role, content, more: &[] }
 }
 
 fn rendered(source: &str) -> Result<String, TemplateError> {
@@ -37,6 +37,30 @@ fn the_generated_model_speaks_chatml_and_so_does_the_built_in() {
         assert_eq!(template.render(&chat(&messages)).unwrap(), format!("{expected}<|im_start|>assistant\n"));
         let closed = Chat { add_generation_prompt: false, ..chat(&messages) };
         assert_eq!(template.render(&closed).unwrap(), expected);
+    }
+}
+
+#[test]
+fn tools_and_their_calls_are_rendered_where_the_template_knows_them() {
+    let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+    let template = Template::from_gguf(&gguf).unwrap();
+    let function = serde_json::json!({"name": "f", "arguments": {"b": 1, "a": "<é"}});
+    let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
+    let more = [("tool_calls", serde_json::json!([{"id": "1", "function": function}]))];
+    let messages = [Message { more: &more, ..message("assistant", "") }, message("tool", "2")];
+    let said = template.render(&Chat { tools: &tools, ..chat(&messages) }).unwrap();
+    let offered = "<tools>\n{\"type\": \"function\", \"function\": {\"name\": \"f\"}}\n</tools>";
+    assert!(said.contains(offered), "in the client's order: {said}");
+    let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": \"<é\"}}\n</tool_call><|im_end|>\n";
+    assert!(said.contains(call) && said.contains("<|im_start|>tool\n2<|im_end|>"), "{said}");
+    for (source, opens) in [
+        ("{{ '<tool_call>' }}", Some("<tool_call>\n")),
+        ("{{ '[TOOL_CALLS]' }}", Some("[TOOL_CALLS]")),
+        ("{{ '{\"name\": function name, \"parameters\": dictionary of its arguments}' }}", Some("")),
+        ("{{ messages }}", None),
+    ] {
+        let template = Template::compile(source, Origin::File, String::new(), String::new()).unwrap();
+        assert_eq!(template.calls().map(|form| form.opens), opens, "{source}");
     }
 }
 

@@ -173,9 +173,9 @@ fn read(bytes: &[u8]) -> Result<&'static str, String> {
     let options = EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 16 };
     let mut end = if Engine::load(&gguf, options).is_ok() { "refused nowhere" } else { "refused in loading" };
     if let Ok(template) = Template::from_gguf(&gguf) {
-        let messages = [Message { role: "user", content: TEXT }];
+        let messages = [Message { role: "user", content: TEXT, more: &[] }];
         // A refusal is as good as a prompt; only a panic is neither.
-        let _ = template.render(&Chat { messages: &messages, add_generation_prompt: true, now_unix_s: 0 });
+        let _ = template.render(&Chat { messages: &messages, tools: &[], add_generation_prompt: true, now_unix_s: 0 });
     } else {
         end = "refused by its template";
     }

@@ -3,14 +3,15 @@
 //! Fills the door's `Prepare` port. A model is put on the shelf when it is loaded; until then requests
 //! for it are told to come back.
 
-use orchestrion_api::port::{Content, ModelCard, Prepare, PrepareError, Prepared, Shape, Words};
+use orchestrion_api::port::{self, Content, ModelCard, Prepare, PrepareError, Prepared, Shape, Words};
 use orchestrion_gpu::grammar::{GrammarError, Grammars};
 use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
-use orchestrion_world::payload::{Output, Payload};
+use orchestrion_world::payload::{CallForm, Output, Payload};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
+use serde_json::Value;
 use sha2::{Digest, Sha256 as Hasher};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -73,10 +74,17 @@ impl Prepare for Kitchen {
         self.names.iter().map(card).collect()
     }
 
+    fn call_form(&self, model: &str) -> Result<CallForm, PrepareError> {
+        let (_, recipe) = self.recipe(model)?;
+        let unknown = "the model's chat template tells it of no tools, or in a way that is not known here";
+        let form = recipe.template.as_ref().ok().and_then(Template::calls);
+        form.ok_or_else(|| PrepareError::Invalid { field: "tools", problem: unknown.to_owned() })
+    }
+
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError> {
-        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output } = words;
+        let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output, tools, opening } = words;
         let (id, recipe) = self.recipe(&model)?;
-        let prompt = recipe.tokens(&content, output)?;
+        let prompt = recipe.tokens(&content, output, &tools, opening)?;
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         if left == 0 {
             let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
@@ -106,7 +114,13 @@ impl Prepare for Kitchen {
 }
 
 impl Recipe {
-    fn tokens(&self, content: &Content, output: Output) -> Result<Vec<u32>, PrepareError> {
+    fn tokens(
+        &self,
+        content: &Content,
+        output: Output,
+        tools: &[Value],
+        opening: &str,
+    ) -> Result<Vec<u32>, PrepareError> {
         let mut tokens = match content {
             Content::Tokens(tokens) => {
                 self.known("prompt", tokens.iter().copied())?;
@@ -115,7 +129,7 @@ impl Recipe {
             // A bare prompt is taken as it stands: who writes one may have rendered a chat of their own.
             // A text to embed is nothing but text.
             Content::Prompt(text) => self.tokenizer.encode(text, output == Output::Text),
-            Content::Messages(messages) => self.tokenizer.encode_chat(&self.render(messages)?),
+            Content::Messages(messages) => self.tokenizer.encode_chat(&(self.render(messages, tools)? + opening)),
         };
         if self.tokenizer.add_bos()
             && let Some(bos) = self.tokenizer.bos()
@@ -147,14 +161,36 @@ impl Recipe {
         }
     }
 
-    fn render(&self, messages: &[(String, String)]) -> Result<String, PrepareError> {
-        let defused =
-            |(role, content): &(String, String)| (self.tokenizer.defuse(role), self.tokenizer.defuse(content));
-        let messages: Vec<(String, String)> = messages.iter().map(defused).collect();
-        let messages: Vec<Message<'_>> = messages.iter().map(|(role, content)| Message { role, content }).collect();
-        let chat = Chat { messages: &messages, add_generation_prompt: true, now_unix_s: unix_s() };
+    fn render(&self, messages: &[port::Message], tools: &[Value]) -> Result<String, PrepareError> {
+        let messages: Vec<port::Message> = messages
+            .iter()
+            .map(|port::Message { role, content, more }| port::Message {
+                role: self.tokenizer.defuse(role),
+                content: self.tokenizer.defuse(content),
+                more: more.iter().map(|(name, value)| (*name, self.defused(value))).collect(),
+            })
+            .collect();
+        let messages: Vec<Message<'_>> =
+            messages.iter().map(|port::Message { role, content, more }| Message { role, content, more }).collect();
+        let tools: Vec<Value> = tools.iter().map(|tool| self.defused(tool)).collect();
+        let chat = Chat { messages: &messages, tools: &tools, add_generation_prompt: true, now_unix_s: unix_s() };
         let invalid = |error: TemplateError| PrepareError::Invalid { field: "messages", problem: error.to_string() };
         self.template.as_ref().map_err(Clone::clone).and_then(|template| template.render(&chat)).map_err(invalid)
+    }
+}
+
+impl Recipe {
+    /// All texts of a client's JSON, defused. It is no deeper than a body may be.
+    fn defused(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.tokenizer.defuse(text)),
+            Value::Array(items) => items.iter().map(|item| self.defused(item)).collect(),
+            Value::Object(members) => {
+                let defused = members.iter().map(|(name, value)| (self.tokenizer.defuse(name), self.defused(value)));
+                Value::Object(defused.collect())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+        }
     }
 }
 
@@ -182,13 +218,13 @@ mod tests {
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, fingerprint: String::new() };
-        let chat = recipe.tokens(&Content::Messages(vec![("user".to_owned(), "hello".to_owned())]), Output::Text);
+        let hello = port::Message { role: "user".to_owned(), content: "hello".to_owned(), more: Vec::new() };
+        let chat = recipe.tokens(&Content::Messages(vec![hello]), Output::Text, &[], "");
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
             panic!("a chat without a template became {chat:?}");
         };
         assert!(problem.contains("no chat template") && problem.contains("completions"), "{problem}");
-        assert!(
-            recipe.tokens(&Content::Prompt("hello".to_owned()), Output::Text).is_ok_and(|tokens| !tokens.is_empty())
-        );
+        let prompt = recipe.tokens(&Content::Prompt("hello".to_owned()), Output::Text, &[], "");
+        assert!(prompt.is_ok_and(|tokens| !tokens.is_empty()));
     }
 }
