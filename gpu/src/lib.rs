@@ -10,6 +10,7 @@ mod likelihood;
 mod model;
 mod numerics;
 mod sampler;
+pub mod selftest;
 pub mod station;
 pub mod supply;
 pub mod template;

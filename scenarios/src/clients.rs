@@ -183,7 +183,7 @@ impl Clients {
         let Request { spec, answer, .. } = &self.of(task)?.request;
         let finish = if *answer < spec.max_tokens { Finish::Stop } else { Finish::Length };
         let (model, prompt) = (spec.model, spec.prompt_tokens);
-        Some(Job { model, prompt, answer: (*answer).min(spec.max_tokens), finish })
+        Some(Job { model, class: spec.class, prompt, answer: (*answer).min(spec.max_tokens), finish })
     }
 
     fn of(&self, task: TaskId) -> Option<&Live> {

@@ -1,5 +1,5 @@
 //! A simulated station: the loop of `gpu/src/station/run.rs` in virtual time, with steps of one batch taken
-//! together.
+//! together. What a step runs is planned by the crate that real stations plan with.
 //!
 //! Time inside is nanoseconds. Between two boundaries lies a stretch: one step with prompts in it, or as
 //! many steps of answers alone as pass until somebody ends, an order arrives or a report is due. Where
@@ -10,8 +10,9 @@
 mod shelf;
 
 use crate::cost::{attended, steps_within};
+use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
-use orchestrion_world::protocol::{FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
+use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
 use shelf::Shelf;
 pub use shelf::{Build, Offer};
 use std::collections::VecDeque;
@@ -21,10 +22,18 @@ const PROGRESS: u64 = 100_000_000;
 const BEAT_BUSY: u64 = 1_000_000_000;
 const BEAT_IDLE: u64 = 5_000_000_000;
 
+/// Positions in a page of context memory.
+const PAGE: u32 = 32;
+
+fn pages(positions: u32) -> u32 {
+    positions.div_ceil(PAGE)
+}
+
 /// What an attempt will come to; the core knows only its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     pub model: ModelId,
+    pub class: Class,
     pub prompt: u32,
     /// Tokens that the model answers with.
     pub answer: u32,
@@ -59,6 +68,9 @@ pub(crate) struct Station {
     pub(crate) shelf: Shelf,
     /// In order of arrival.
     rows: Vec<Row>,
+    /// Of one model, as the planner sees them.
+    planned: Vec<planner::Row>,
+    plan: StepPlan,
     stretch: Option<Stretch>,
     inbox: VecDeque<(u64, Command)>,
     /// It does nothing before.
@@ -74,12 +86,16 @@ struct Row {
     task: TaskId,
     attempt: Attempt,
     job: Job,
+    /// Of the prompt and what was made.
     read: u32,
     made: u32,
     /// Of `made`, those reported.
     told: u32,
-    /// Prompt tokens of the stretch that runs.
+    /// Tokens that it reads in a step of the stretch that runs.
     reading: u32,
+    /// Of context memory that it holds, and what one takes in bytes.
+    pages: u32,
+    page: u64,
     begun: Option<u64>,
     first: u64,
 }
@@ -94,8 +110,17 @@ struct Stretch {
 }
 
 impl Row {
-    fn is_prefilling(&self) -> bool {
-        self.read < self.job.prompt
+    fn known(&self) -> u32 {
+        self.job.prompt + self.made
+    }
+
+    fn is_done(&self) -> bool {
+        self.made > 0 && self.left() == 0
+    }
+
+    /// Everything it can come to hold.
+    fn most(&self) -> u64 {
+        u64::from(pages(self.job.prompt.saturating_add(self.job.answer))) * self.page
     }
 
     fn left(&self) -> u32 {
@@ -114,7 +139,7 @@ impl Row {
         let decode = if self.made > 1 { us(self.first, now) } else { 0 };
         Usage {
             finish,
-            tokens_in: self.read,
+            tokens_in: self.read.min(self.job.prompt).max(if self.made > 0 { self.job.prompt } else { 0 }),
             tokens_cached: 0,
             tokens_out: self.made,
             prefill_us: prefill,
@@ -140,6 +165,8 @@ impl Station {
             worker,
             shelf,
             rows: Vec::new(),
+            planned: Vec::new(),
+            plan: StepPlan::default(),
             stretch: None,
             inbox: VecDeque::new(),
             hung_until: 0,
@@ -218,37 +245,69 @@ impl Station {
         }
     }
 
-    /// All answers, then prompts up to each model's chunk, in order of arrival.
     fn plan(&mut self, now: u64, said: &mut Said) -> Stretch {
-        let (mut reads, mut left) = (false, u32::MAX);
+        let (mut reads, mut left) = (false, u64::MAX);
         self.shelf.clear();
-        for row in &mut self.rows {
-            let Some(at) = self.shelf.find(row.job.model) else { continue };
-            let share = self.shelf.share(at);
-            if !row.is_prefilling() {
-                share.batch.rows += 1;
-                share.batch.context += u64::from(row.job.prompt) + u64::from(row.made);
-                left = left.min(row.left());
-                continue;
-            }
-            row.reading = share.budget.min(row.job.prompt - row.read);
-            if row.reading > 0 && row.begun.is_none() {
-                row.begun = Some(now);
-                let (worker, epoch) = (self.worker, self.epoch);
-                said.reports.push(Report::Started { worker, epoch, task: row.task, attempt: row.attempt });
-            }
-            share.budget -= row.reading;
-            share.attends += attended(row.read.into(), row.reading.into());
-            reads |= row.reading > 0;
+        let held: u64 = self.rows.iter().map(|row| u64::from(row.pages) * row.page).sum();
+        // The scheduler reserves by the token: who is alone finds its last page.
+        let most = self.rows.iter().map(Row::most).max().unwrap_or(0);
+        let mut free = self.shelf.contexts().max(most).saturating_sub(held);
+        for at in 0..self.shelf.len() {
+            self.plan_model(now, at, &mut free, &mut left, said);
+            reads |= self.rows.iter().any(|row| row.reading > 0 && (row.made == 0 || row.read + 1 < row.known()));
         }
         if reads {
             return Stretch { begun: now, ends: now.saturating_add(self.shelf.step()), answers: None };
         }
         let mut until = (self.last_progress + PROGRESS).min(self.last_beat + BEAT_BUSY);
         until = self.next_word().map_or(until, |at| until.min(at));
-        let steps = steps_within(|steps| self.shelf.decode(steps), until.saturating_sub(now)).min(left.into());
+        let steps = steps_within(|steps| self.shelf.decode(steps), until.saturating_sub(now)).min(left);
         let ends = now.saturating_add(self.shelf.decode(steps));
         Stretch { begun: now, ends, answers: Some(steps) }
+    }
+
+    /// The part of a model that stands, in memory of which `free` is left; for at most `left` steps.
+    fn plan_model(&mut self, now: u64, at: usize, free: &mut u64, left: &mut u64, said: &mut Said) {
+        let model = self.shelf.model(at);
+        self.planned.clear();
+        self.planned.extend(self.rows.iter().filter(|row| row.job.model == model).map(|row| planner::Row {
+            class: row.job.class,
+            known: row.known(),
+            read: row.read,
+            pages: row.pages,
+            own: row.pages,
+        }));
+        let page = self.shelf.facts(at).kv_per_token.0 * u64::from(PAGE);
+        let pages_free = free.checked_div(page).map_or(u32::MAX, |pages| u32::try_from(pages).unwrap_or(u32::MAX));
+        let share = self.shelf.share(at);
+        let limits = Limits { budget: share.budget, free: pages_free, page: PAGE };
+        self.plan.plan(&self.planned, limits);
+        let mine = self.rows.iter_mut().filter(|row| row.job.model == model);
+        for (row, turn) in mine.zip(&self.plan.turns) {
+            row.reading = turn.tokens();
+            let before = row.pages;
+            match turn {
+                Turn::Wait => continue,
+                Turn::GiveWay => (row.read, row.pages) = (0, 0),
+                Turn::Begin(_) | Turn::Run(_) => row.pages = before.max(pages(row.known())),
+            }
+            let (taken, given) = (row.pages.saturating_sub(before), before.saturating_sub(row.pages));
+            *free = free.saturating_sub(u64::from(taken) * page).saturating_add(u64::from(given) * page);
+            if row.reading > 0 && row.begun.is_none() {
+                row.begun = Some(now);
+                let (worker, epoch) = (self.worker, self.epoch);
+                said.reports.push(Report::Started { worker, epoch, task: row.task, attempt: row.attempt });
+            }
+            if before > 0 && row.known() - row.read == 1 {
+                share.batch.rows += 1;
+                share.batch.context += u64::from(row.known());
+                *left = (*left).min(row.left().into());
+            } else {
+                share.budget -= row.reading;
+                share.attends += attended(row.read.into(), row.reading.into());
+            }
+        }
+        *left = self.plan.lasts(&self.planned, limits, *left);
     }
 
     /// What the stretch came to: counts first, of those with a first token or a last, then ends.
@@ -256,16 +315,20 @@ impl Station {
         let steps = stretch.answers.map_or(1, |steps| steps as u32);
         let mut made = Vec::new();
         for row in &mut self.rows {
-            if row.is_prefilling() {
-                row.read += std::mem::take(&mut row.reading);
-                if row.is_prefilling() {
-                    continue;
-                }
-                (row.made, row.first) = (1, now);
-                said.firsts.push(row.task);
-            } else {
-                row.made += steps;
+            if row.reading == 0 {
+                continue;
             }
+            let known = row.known();
+            row.read += if stretch.answers.is_some() { steps } else { std::mem::take(&mut row.reading) };
+            row.pages = row.pages.max(pages(row.read));
+            if row.read < known {
+                continue;
+            }
+            if row.made == 0 {
+                row.first = now;
+                said.firsts.push(row.task);
+            }
+            row.made += steps;
             if row.told == 0 || row.left() == 0 {
                 made.push(row.tell());
             }
@@ -273,12 +336,11 @@ impl Station {
         self.progress(made, said);
         let (worker, epoch) = (self.worker, self.epoch);
         self.rows.retain(|row| {
-            let done = !row.is_prefilling() && row.left() == 0;
-            if done {
+            if row.is_done() {
                 let usage = row.usage(row.job.finish, now);
                 said.reports.push(Report::Finished { worker, epoch, task: row.task, attempt: row.attempt, usage });
             }
-            !done
+            !row.is_done()
         });
     }
 
@@ -302,7 +364,20 @@ impl Station {
                     let class = if full { FaultClass::Retryable } else { FaultClass::InvalidInput };
                     return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
                 }
-                let row = Row { task, attempt, job, read: 0, made: 0, told: 0, reading: 0, begun: None, first: 0 };
+                let page = stands.map_or(0, |at| self.shelf.facts(at).kv_per_token.0) * u64::from(PAGE);
+                let row = Row {
+                    task,
+                    attempt,
+                    job,
+                    read: 0,
+                    made: 0,
+                    told: 0,
+                    reading: 0,
+                    pages: 0,
+                    page,
+                    begun: None,
+                    first: 0,
+                };
                 self.rows.push(row);
             }
             Command::Cancel(task, attempt) => {

@@ -4,7 +4,9 @@ mod bench;
 mod control;
 mod recorded;
 
-pub(crate) use bench::{BenchArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic};
+pub(crate) use bench::{
+    BenchArgs, BenchEngineArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic, Device, SelftestArgs,
+};
 pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs};
 pub(crate) use recorded::{BundleArgs, CalibrateArgs, Half, WhatifArgs};
 
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     Gen(GenArgs),
     /// Say whether `orch serve` would work here, what is wrong and how to mend it.
     Doctor(DoctorArgs),
+    /// Whether this machine computes what the definition says, whatever shares a step.
+    Selftest(SelftestArgs),
     /// Measure how fast the scheduler and its journal are on this machine.
     Bench(BenchArgs),
     /// Print a shell's completions.

@@ -20,6 +20,7 @@ use crate::cli::ServeArgs;
 use crate::failure::{Code, Failure};
 use crate::nearest::meant;
 use crate::serve::keys::{self, TOKENS_VARIABLE};
+use clap::ValueEnum;
 use config::{Config as Layers, Environment, File, FileFormat};
 use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
@@ -146,7 +147,7 @@ pub(crate) enum DeviceKind {
 }
 
 /// Which kernels the host engine uses; the tokens are the same with each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Simd {
     Auto,
@@ -345,7 +346,13 @@ impl Pool {
 
     /// The kernels it runs on; an error where the machine lacks what was asked for.
     pub(crate) fn level(&self) -> Level {
-        match self.simd {
+        self.simd.level()
+    }
+}
+
+impl Simd {
+    pub(crate) fn level(self) -> Level {
+        match self {
             Simd::Auto => Level::detect(),
             Simd::Scalar => Level::Scalar,
             Simd::Avx2 => Level::Avx2,

@@ -22,6 +22,7 @@ mod output;
 mod progress;
 mod pull;
 mod replay;
+mod selftest;
 mod serve;
 mod simulate;
 mod storm;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "orch", &mut std::io::stdout());

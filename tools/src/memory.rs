@@ -22,6 +22,15 @@ pub(crate) fn memory() -> Result<Memory> {
     Ok(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
 }
 
+/// The most that this process has had in memory at a time.
+pub(crate) fn peak() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    line.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .map(|kib| kib << 10)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidData, "/proc/self/status names no VmHWM"))
+}
+
 /// For people.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];

@@ -29,8 +29,8 @@ use std::sync::Arc;
 
 /// As many as OpenAI takes.
 const INPUTS_MOST: usize = 2_048;
-/// Of one request, at a time.
-const TASKS_AT_ONCE: usize = 16;
+/// Of one request, at a time: fewer than the shortest queue anybody would configure.
+const TASKS_AT_ONCE: usize = 8;
 const DIMENSIONS_MOST: u32 = 1 << 20;
 
 /// How the client wants its vectors.

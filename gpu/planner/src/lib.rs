@@ -71,6 +71,15 @@ pub struct StepPlan {
     order: Vec<usize>,
 }
 
+/// What a step has left.
+struct Left {
+    budget: u32,
+    /// Pages for those who wait; none where somebody who went first lacks some.
+    free: Option<u32>,
+    /// Tasks that hold pages.
+    running: u32,
+}
+
 impl Row {
     fn waits(&self) -> bool {
         self.pages == 0
@@ -90,6 +99,10 @@ impl StepPlan {
     /// Plans a step for `rows`, which are in order of arrival.
     pub fn plan(&mut self, rows: &[Row], limits: Limits) {
         self.turns.clear();
+        // By far the commonest step: nobody has a prompt to read, and there is a page for each.
+        if rows.len() <= limits.free as usize && rows.iter().all(Row::answers) {
+            return self.turns.resize(rows.len(), Turn::Run(1));
+        }
         self.turns.resize(rows.len(), Turn::Wait);
         self.order.clear();
         for class in [Class::Interactive, Class::Batch] {
@@ -100,12 +113,15 @@ impl StepPlan {
         let reads = |i: &usize| !rows[*i].answers() && self.turns[*i] != Turn::GiveWay;
         let batch = self.order.iter().any(|i| rows[*i].class == Class::Batch && reads(i));
         let kept = if batch { limits.budget.div_ceil(BATCH_SHARE).min(limits.budget - 1) } else { 0 };
+        let running = (0..rows.len()).filter(|i| self.holds(rows, *i)).count() as u32;
         // Pages that were given back are for those who lacked them.
-        let begins = if gave_way { None } else { Some(free) };
-        let (unspent, begins) = self.read(rows, limits.page, Class::Interactive, limits.budget - kept, begins);
-        let (unspent, begins) = self.read(rows, limits.page, Class::Batch, unspent + kept, begins);
-        if kept > 0 {
-            self.read(rows, limits.page, Class::Interactive, unspent, begins);
+        let free = if gave_way { None } else { Some(free) };
+        let mut left = Left { budget: limits.budget - kept, free, running };
+        self.read(rows, limits.page, Class::Interactive, &mut left);
+        if batch {
+            left.budget += kept;
+            self.read(rows, limits.page, Class::Batch, &mut left);
+            self.read(rows, limits.page, Class::Interactive, &mut left);
         }
     }
 
@@ -136,23 +152,15 @@ impl StepPlan {
     }
 
     /// Deals prompt tokens out to a class. Who waits begins where there are pages for all of it, and one more for each
-    /// who runs, who would else put it back at once; nobody behind it begins before it. Gives the tokens and pages left.
-    fn read(
-        &mut self,
-        rows: &[Row],
-        page: u32,
-        class: Class,
-        mut budget: u32,
-        mut free: Option<u32>,
-    ) -> (u32, Option<u32>) {
-        let mut running = (0..rows.len()).filter(|i| self.holds(rows, *i)).count() as u32;
+    /// who runs, who would else put it back at once; nobody behind it begins before it.
+    fn read(&mut self, rows: &[Row], page: u32, class: Class, left: &mut Left) {
         for i in self.order.iter().copied().filter(|i| rows[*i].class == class) {
             let row = &rows[i];
             let before = self.turns[i];
-            if budget == 0 || row.answers() || before == Turn::GiveWay {
+            if left.budget == 0 || row.answers() || before == Turn::GiveWay {
                 continue;
             }
-            let tokens = budget.min(row.left() - before.tokens());
+            let tokens = left.budget.min(row.left() - before.tokens());
             if self.holds(rows, i) {
                 self.turns[i] = match before {
                     Turn::Begin(read) => Turn::Begin(read + tokens),
@@ -160,17 +168,16 @@ impl StepPlan {
                 };
             } else {
                 let needs = row.known.div_ceil(page);
-                let Some(left) = free.and_then(|free| free.checked_sub(needs)).filter(|left| *left >= running) else {
-                    free = None;
+                let rest = left.free.and_then(|free| free.checked_sub(needs));
+                left.free = rest.filter(|rest| *rest >= left.running);
+                if left.free.is_none() {
                     continue;
-                };
-                free = Some(left);
-                running += 1;
+                }
+                left.running += 1;
                 self.turns[i] = Turn::Begin(tokens);
             }
-            budget -= tokens;
+            left.budget -= tokens;
         }
-        (budget, free)
     }
 
     /// Whether it has pages after the step.

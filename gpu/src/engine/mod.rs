@@ -11,7 +11,7 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 
-pub use crate::kernel::{Level, LevelError};
+pub use crate::kernel::{Ceilings, Level, LevelError};
 pub use crate::model::LoadError;
 pub use crate::model::forward::{Stage, Tap};
 pub use crate::numerics::DEFINITION;
@@ -108,7 +108,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: EngineOptions) -> Result<Engine, LoadError> {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
-        let model = Model::load(gguf, options.level, options.ctx_max)?;
+        let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.hyper.context);
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
@@ -134,6 +134,16 @@ impl Engine {
     /// What the weights take in memory.
     pub fn weights(&self) -> Bytes {
         Bytes(self.model.bytes())
+    }
+
+    /// What a step reads of the weights, whatever its rows: all matrices, the output head's with them.
+    pub fn weights_read(&self) -> Bytes {
+        Bytes(self.model.bytes_read())
+    }
+
+    /// Products of weights and activations that a token takes, those of the output head not counted.
+    pub fn products_per_token(&self) -> u64 {
+        self.model.products()
     }
 
     /// What one position of one sequence takes in memory.

@@ -9,7 +9,7 @@
 //! end by themselves and a test's length is its `max_tokens`.
 
 mod vocabulary;
-mod weights;
+pub(crate) mod weights;
 
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};

@@ -35,13 +35,19 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// Takes rows of `cols` elements as GGUF stores them; `bytes` is exactly `rows` rows.
-    pub(crate) fn new(level: Level, kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Self {
+    /// Takes rows of `cols` elements as GGUF stores them, with as many threads; `bytes` is exactly `rows` rows.
+    pub(crate) fn new(
+        (level, threads): (Level, usize),
+        kind: TensorKind,
+        rows: usize,
+        cols: usize,
+        bytes: &[u8],
+    ) -> Self {
         debug_assert_eq!(bytes.len(), rows * linear::row_bytes(kind, cols));
         let quantized = linear::is_quantized(kind);
         let body = match (level, kind) {
             (Level::Scalar, _) => Body::Native(kind, bytes.to_vec()),
-            (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(kind, rows, cols, bytes)),
+            (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(kind, rows, cols, bytes, threads)),
             (Level::Avx2 | Level::Vnni, TensorKind::BF16) => Body::BF16(interleave(cols, bytes, u16::from_le_bytes)),
             (Level::Avx2 | Level::Vnni, TensorKind::F16) => Body::F16(interleave(cols, bytes, u16::from_le_bytes)),
             (Level::Avx2 | Level::Vnni, _) => Body::F32(interleave(cols, bytes, f32::from_le_bytes)),

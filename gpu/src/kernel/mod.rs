@@ -16,6 +16,7 @@ mod avx2;
 mod avx2_attend;
 #[cfg(target_arch = "x86_64")]
 mod avx2_tile;
+mod ceiling;
 pub(crate) mod drive;
 pub(crate) mod matrix;
 mod packed;
@@ -27,6 +28,8 @@ mod vnni;
 mod vnni_attend;
 #[cfg(target_arch = "x86_64")]
 mod vnni_tile;
+
+pub use ceiling::Ceilings;
 
 use crate::kv::Head;
 use crate::numerics::linear::{ActRow, NonFinite, Rounded};

@@ -43,6 +43,9 @@ enum Scales {
 /// Lanes of eight blocks in the last three forms.
 pub(crate) const SUPER_LANES: usize = 2 + SEGMENT;
 
+/// What is worth a thread of its own: it is packed in a fraction of a millisecond.
+const THREAD_BYTES: usize = 64 << 10;
+
 /// What a code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Code {
@@ -89,36 +92,32 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Takes rows of `cols` elements as GGUF stores them.
-    pub(crate) fn new(kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
+    /// Takes rows of `cols` elements as GGUF stores them, with as many threads.
+    pub(crate) fn new(kind: TensorKind, rows: usize, cols: usize, bytes: &[u8], threads: usize) -> Packed {
         let (stored, blocks, groups) = (linear::row_bytes(kind, cols), cols / BLOCK, rows.div_ceil(GROUP));
-        let Form { bits, code, scales } = form(kind);
+        let Form { bits, scales, .. } = form(kind);
         let lanes = match scales {
             Scales::D | Scales::Power => blocks,
             Scales::DM => 2 * blocks,
             Scales::Super | Scales::Halves | Scales::HalvesAndMins => blocks / SEGMENT * SUPER_LANES,
         };
-        let codes = Vec::with_capacity(groups * blocks * bits);
-        let mut packed = Packed { kind, groups, codes, scales: Vec::with_capacity(groups * lanes) };
-        for group in bytes.chunks(GROUP * stored) {
-            for b in 0..blocks {
-                let (mut lines, [mut d, mut m, mut small]) = ([Line([0; GROUP]); 8], [[0; GROUP]; 3]);
-                for (r, row) in group.chunks_exact(stored).enumerate() {
-                    let block = Block::of(kind, row, b);
-                    put(&mut lines[..bits], r, block.n.map(|n| code.of(n)));
-                    d[r] = if scales == Scales::Power { (block.d.to_bits() >> 16) as u16 } else { to_f16(block.d) };
-                    (m[r], small[r]) = (to_f16(block.m), scales.small(&block));
-                }
-                packed.codes.extend(&lines[..bits]);
-                match scales {
-                    Scales::D | Scales::Power => packed.scales.push(d),
-                    Scales::DM => packed.scales.extend([d, m]),
-                    _ if b % SEGMENT == 0 => packed.scales.extend([d, m, small]),
-                    _ => packed.scales.push(small),
-                }
+        let mut codes = vec![Line([0; GROUP]); groups * blocks * bits];
+        let mut scales = vec![[0; GROUP]; groups * lanes];
+        let per = groups.div_ceil(threads);
+        let parts = codes.chunks_mut(per * blocks * bits).zip(scales.chunks_mut(per * lanes));
+        std::thread::scope(|scope| {
+            for ((codes, scales), bytes) in parts.zip(bytes.chunks(per * GROUP * stored)) {
+                let mut pack = move || {
+                    let outs = codes.chunks_mut(blocks * bits).zip(scales.chunks_mut(lanes));
+                    for (rows, (codes, scales)) in bytes.chunks(GROUP * stored).zip(outs) {
+                        pack_group(kind, rows, stored, codes, scales);
+                    }
+                };
+                // A small matrix is packed before a thread has started.
+                if per < groups && bytes.len() >= THREAD_BYTES { drop(scope.spawn(pack)) } else { pack() }
             }
-        }
-        packed
+        });
+        Packed { kind, groups, codes, scales }
     }
 
     /// What it takes in memory.
@@ -229,6 +228,28 @@ fn planes(bits: usize) -> impl Iterator<Item = (usize, usize)> {
 /// The bits of a plane in each byte of a dword.
 fn mask(width: usize) -> u32 {
     0x0101_0101 * ((1 << width) - 1)
+}
+
+/// Packs up to 16 rows of `stored` bytes.
+fn pack_group(kind: TensorKind, rows: &[u8], stored: usize, codes: &mut [Line], lanes: &mut [Lane]) {
+    let Form { bits, code, scales } = form(kind);
+    let mut lanes = lanes.iter_mut();
+    for (b, lines) in codes.chunks_exact_mut(bits).enumerate() {
+        let [mut d, mut m, mut small] = [[0; GROUP]; 3];
+        for (r, row) in rows.chunks_exact(stored).enumerate() {
+            let block = Block::of(kind, row, b);
+            put(lines, r, block.n.map(|n| code.of(n)));
+            d[r] = if scales == Scales::Power { (block.d.to_bits() >> 16) as u16 } else { to_f16(block.d) };
+            (m[r], small[r]) = (to_f16(block.m), scales.small(&block));
+        }
+        let made: &[Lane] = match scales {
+            Scales::D | Scales::Power => &[d],
+            Scales::DM => &[d, m],
+            _ if b % SEGMENT == 0 => &[d, m, small],
+            _ => &[small],
+        };
+        made.iter().zip(lanes.by_ref()).for_each(|(made, lane)| *lane = *made);
+    }
 }
 
 /// Writes a row's codes into the lines of a block.

@@ -32,20 +32,24 @@ pub(super) struct Layer {
 }
 
 impl Layer {
+    pub(super) fn matrices(&self) -> [&Matrix; 7] {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
     /// What they take in memory.
     pub(super) fn bytes(&self) -> usize {
-        let matrices = [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down];
         let optional = [&self.qkv_bias, &self.post_attn_norm, &self.post_ffn_norm].into_iter().flatten();
         let vectors = [&self.attn_norm, &self.ffn_norm].into_iter().chain(optional);
         let floats: usize = vectors.chain(self.qk_norm.iter().flatten()).map(Vec::len).sum();
-        matrices.map(Matrix::bytes).iter().sum::<usize>() + floats * size_of::<f32>()
+        self.matrices().map(Matrix::bytes).iter().sum::<usize>() + floats * size_of::<f32>()
     }
 }
 
 /// Takes tensors by name, checked, and counts them.
 pub(super) struct Loader<'a> {
     pub(super) gguf: &'a Gguf,
-    pub(super) level: Level,
+    /// The level whose layout weights get, and the threads that put them there.
+    pub(super) packing: (Level, usize),
     pub(super) used: usize,
 }
 
@@ -139,7 +143,7 @@ impl<'a> Loader<'a> {
         Ok(outputs.map(|rows| {
             let (bytes, others) = rest.split_at(rows * row_bytes(tensor.kind, inputs));
             rest = others;
-            Matrix::new(self.level, tensor.kind, rows, inputs, bytes)
+            Matrix::new(self.packing, tensor.kind, rows, inputs, bytes)
         }))
     }
 

@@ -77,9 +77,9 @@ impl Angles {
 
 impl Model {
     /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
-    pub(crate) fn load(gguf: &Gguf, level: Level, ctx_max: u32) -> Result<Model, LoadError> {
+    pub(crate) fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Model, LoadError> {
         let hyper = Hyper::read(gguf)?;
-        let mut load = Loader { gguf, level, used: 0 };
+        let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
         let embed = load.matrix("token_embd.weight", hyper.width, vocab)?;
         let head = match gguf.opt_tensor("output.weight") {
@@ -101,6 +101,16 @@ impl Model {
 
     pub(crate) fn kv_shape(&self) -> KvShape {
         KvShape { layers: self.hyper.layers, heads: self.hyper.kv_heads, head_dim: self.hyper.head_dim }
+    }
+
+    /// What a pass reads: all but embeddings, unless they are the output head too.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes() - if self.head.is_some() { self.embed.bytes() as u64 } else { 0 }
+    }
+
+    /// Elements of the layers' matrices.
+    pub(crate) fn products(&self) -> u64 {
+        self.layers.iter().flat_map(Layer::matrices).map(|m| (m.rows * m.cols) as u64).sum()
     }
 
     /// What the weights take in memory.

@@ -74,6 +74,8 @@ impl Standing {
 #[derive(Clone, Debug)]
 pub(crate) struct Shelf {
     range: Arc<[Offer]>,
+    /// Of its devices, as models and contexts take it.
+    memory: u64,
     /// What it came with.
     first: Option<ModelId>,
     pace: u32,
@@ -87,7 +89,9 @@ pub(crate) struct Shelf {
 impl Shelf {
     pub(super) fn new(build: &Build, first: Option<ModelId>) -> Shelf {
         let (range, stands, loads) = (Arc::clone(&build.range), vec![], VecDeque::new());
-        let mut shelf = Shelf { range, first, pace: 1_000, stands, loads, spoiled: None };
+        let whole = build.facts.devices.iter().map(|part| part.capacity.whole(part.share).0);
+        let memory = whole.min().unwrap_or(u64::MAX);
+        let mut shelf = Shelf { range, memory, first, pace: 1_000, stands, loads, spoiled: None };
         shelf.reset();
         shelf
     }
@@ -127,6 +131,19 @@ impl Shelf {
 
     pub(super) fn find(&self, model: ModelId) -> Option<usize> {
         self.stands.iter().position(|standing| standing.offer.model == model)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.stands.len()
+    }
+
+    pub(super) fn model(&self, at: usize) -> ModelId {
+        self.stands[at].offer.model
+    }
+
+    /// What is left for contexts beside the weights that stand.
+    pub(super) fn contexts(&self) -> u64 {
+        self.stands.iter().fold(self.memory, |left, standing| left.saturating_sub(standing.offer.facts.weights.0))
     }
 
     pub(super) fn facts(&self, at: usize) -> &ModelFacts {

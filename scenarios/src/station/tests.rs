@@ -39,7 +39,7 @@ fn station(cost: Cost) -> Station {
 }
 
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    let job = Job { model: MODEL, prompt, answer, finish: Finish::Length };
+    let job = Job { model: MODEL, class: Class::Interactive, prompt, answer, finish: Finish::Length };
     Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
 }
 
@@ -103,6 +103,32 @@ fn stretches_say_what_single_steps_would() {
     assert_eq!(run(station(COST), &orders, Some(3 * MS)), whole);
 }
 
+/// Pages of 32 MiB, and 32 of them: two of these tasks fit until they have made half of their answers.
+#[test]
+fn where_memory_runs_out_the_batch_task_reads_again_and_all_end() {
+    let mut tight = offer(MODEL, COST);
+    tight.facts.kv_per_token = Bytes(1 << 20);
+    let begin = || Station::new(0, (WorkerId(1), Epoch(1)), &build(vec![tight]), Some(MODEL), &mut Said::default());
+    let of = |task, class| match start(task, 450, 200) {
+        Command::Start(task, attempt, epoch, job) => Command::Start(task, attempt, epoch, Job { class, ..job }),
+        other => other,
+    };
+    let orders = [(MS, of(1, Class::Batch)), (2 * MS, of(2, Class::Interactive)), (3 * MS, of(3, Class::Interactive))];
+    let said = run(begin(), &orders, None);
+    let ends: Vec<_> = said
+        .iter()
+        .filter_map(|(at, report)| match report {
+            Report::Finished { task, usage, .. } => Some((at / MS, task.0, usage.tokens_in, usage.tokens_out)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        ends.iter().map(|end| (end.1, end.2, end.3)).collect::<Vec<_>>(),
+        [(2, 450, 200), (3, 450, 200), (1, 450, 200)]
+    );
+    assert_eq!(run(begin(), &orders, Some(3 * MS)), said);
+}
+
 #[test]
 fn a_full_station_and_a_hopeless_task_fault() {
     let orders: Vec<_> = (0..9).map(|n| (MS, start(n, 10, 10))).chain([(MS, start(9, 0, 5))]).collect();
@@ -133,7 +159,7 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     let build = build(vec![offer(MODEL, COST), offer(a, slow), offer(b, slow)]);
     let mut station = Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default());
     station.shelf.spoil(2_000 * MS, ShardFault::Transient);
-    let job = Job { model: b, prompt: 100, answer: 11, finish: Finish::Length };
+    let job = Job { model: b, class: Class::Interactive, prompt: 100, answer: 11, finish: Finish::Length };
     let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
     let orders = [
         (MS, Command::Load(Epoch(1), a)),

@@ -1,4 +1,4 @@
-//! CPU and wall time of the measuring thread, and medians.
+//! CPU time, of the measuring thread or of the process, beside wall time, and medians.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::ops::AddAssign;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 /// A moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
+    clock: ClockId,
     cpu: Duration,
     wall: Instant,
 }
@@ -19,13 +20,19 @@ pub(crate) struct Spent {
 }
 
 impl Mark {
+    /// Of this thread.
     pub(crate) fn now() -> Mark {
-        let cpu = clock_gettime(ClockId::ThreadCPUTime);
-        Mark { cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32), wall: Instant::now() }
+        Mark::of(ClockId::ThreadCPUTime)
+    }
+
+    /// Of a clock that counts CPU time.
+    pub(crate) fn of(clock: ClockId) -> Mark {
+        let cpu = clock_gettime(clock);
+        Mark { clock, cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32), wall: Instant::now() }
     }
 
     pub(crate) fn spent(self) -> Spent {
-        let now = Mark::now();
+        let now = Mark::of(self.clock);
         Spent { cpu: now.cpu.saturating_sub(self.cpu), wall: now.wall - self.wall }
     }
 }

@@ -1,10 +1,11 @@
-//! `orch bench`: how fast the core and its journal are on this machine.
+//! `orch bench`: how fast the core, its journal and the host engine are on this machine.
 //!
 //! Each figure is the median of several runs after a warm-up, in CPU time, which other processes distort
 //! least; wall time stands beside it. The report names the machine, its load and the build, since a figure
 //! without them says nothing.
 
 pub(crate) mod clock;
+mod engine;
 mod journal;
 mod scheduler;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         eprintln!("warning: a debug build is several times slower; build with `cargo build --release` to measure");
     }
     match &args.topic {
+        BenchTopic::Engine(args) => tell(args.output, Report { machine, rows: engine::measure(args)? }),
         BenchTopic::Scheduler(args) => tell(args.output, Report { machine, rows: scheduler::measure(args)? }),
         BenchTopic::Journal(args) => tell(args.output, Report { machine, rows: journal::measure(args)? }),
     }
@@ -73,6 +75,6 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { processor, threads, load, build, version } = self;
-        write!(f, "orch {version}, {build} build; {processor}, {threads} threads, load {load}; one core is used")
+        write!(f, "orch {version}, {build} build; {processor}, {threads} threads, load {load}")
     }
 }

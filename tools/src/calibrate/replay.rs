@@ -72,7 +72,7 @@ impl Attempts {
             let finish = ended.map_or(Finish::Length, |usage| usage.finish);
             let whole = ended.filter(|usage| usage.finish != Finish::Cancelled);
             let took = attempt.started.zip(whole).map(|(at, usage)| (at.since(attempt.placed), usage));
-            let job = Job { model: MODEL, prompt: course.spec.prompt_tokens, answer, finish };
+            let job = Job { model: MODEL, class: course.spec.class, prompt: course.spec.prompt_tokens, answer, finish };
             attempts.known.push(Known { job, placed: attempt.placed, took });
             attempts.acts.push((attempt.placed, Act::Start(attempt.worker, number)));
             attempts.acts.extend(attempt.called_back.map(|at| (at, Act::Cancel(attempt.worker, number))));

@@ -1,7 +1,8 @@
-//! What the commands that measure understand.
+//! What the commands that measure and compare understand.
 
 use super::Output;
-use clap::{Args, Subcommand};
+use crate::configuration::Simd;
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
@@ -12,10 +13,35 @@ pub(crate) struct BenchArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchTopic {
+    /// Tokens a second of the host engine, its load time and memory, beside what the machine could do.
+    Engine(BenchEngineArgs),
     /// Full task lifecycles a second through the core, and what an idle step costs.
     Scheduler(BenchSchedulerArgs),
     /// Inputs a second into the journal, and how long it takes to execute them again.
     Journal(BenchJournalArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch bench engine --model smollm2-135m
+  orch bench engine --model model.gguf --threads 2 --simd avx2 -o json")]
+pub(crate) struct BenchEngineArgs {
+    /// A catalog name or the path of a GGUF file
+    #[arg(long, value_name = "MODEL")]
+    pub model: String,
+    /// Threads that compute [default: as many as the machine has]
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// The kernels
+    #[arg(long, default_value = "auto", value_name = "LEVEL")]
+    pub simd: Simd,
+    /// Runs whose median is told
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
 }
 
 #[derive(Args, Debug)]
@@ -62,4 +88,52 @@ pub(crate) struct BenchJournalArgs {
     /// How to tell it
     #[arg(short, long, default_value = "text", value_name = "FORMAT")]
     pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  orch selftest                                         generated models, a covering choice of settings
+  orch selftest --model smollm2-135m --simd avx2,vnni --full --prompts 64
+  orch selftest -o json
+
+Exits with 65 where a bit differs.")]
+pub(crate) struct SelftestArgs {
+    /// What computes
+    #[arg(long, default_value = "host", value_name = "DEVICE")]
+    pub device: Device,
+    /// A catalog name or the path of a GGUF file; several times for several [default: two generated models]
+    #[arg(long, value_name = "MODEL")]
+    pub model: Vec<String>,
+    /// Kernels to compare [default: all that the processor has]
+    #[arg(long, value_delimiter = ',', value_name = "LEVEL")]
+    pub simd: Vec<Simd>,
+    /// Every combination of settings instead of every pair of two
+    #[arg(long)]
+    pub full: bool,
+    /// Prompts, random ones
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub prompts: usize,
+    /// Tokens of each answer
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub answer: usize,
+    /// Tokens of the longest prompt
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub longest: usize,
+    /// What random choices are drawn from
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+/// What may be tested: this version computes on the host alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    Host,
+}
+
+fn threads(s: &str) -> Result<usize, String> {
+    s.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected 1 to 1024".to_owned())
 }

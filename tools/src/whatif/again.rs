@@ -174,7 +174,8 @@ fn jobs(recording: &Recording) -> BTreeMap<TaskId, Job> {
                 (u32::try_from(likely).unwrap_or(u32::MAX), Finish::Length)
             }
         };
-        let job = Job { model: spec.model, prompt: spec.prompt_tokens, answer: answer.max(1), finish };
+        let job =
+            Job { model: spec.model, class: spec.class, prompt: spec.prompt_tokens, answer: answer.max(1), finish };
         jobs.entry(*task).or_insert(job);
     }
     jobs
