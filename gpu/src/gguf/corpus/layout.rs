@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
     ("no value type", |f| f.cut = 32 + 20, "truncated metadata value type"),
     ("no value", |f| f.cut = 32 + 20 + 4, "truncated metadata value"),
     ("half a value", |f| f.cut = 32 + 20 + 4 + 8 + 2, "truncated metadata value"),
-    ("no last tensor offset", |f| f.cut = f.head() - 32, "truncated tensor offset"),
+    ("no last tensor offset", |f| f.cut = f.described().len() - 8, "truncated tensor offset"),
     ("no data", |f| f.cut = f.head(), "truncated tensor data"),
     ("one byte of data short", |f| f.cut = f.bytes().len() - 32, "truncated tensor data"),
     // Magic and version.
@@ -33,7 +33,15 @@ pub(super) const CASES: &[Case] = &[
     ("version 4", |f| f.version = 4, "version"),
     ("a big-endian version", |f| f.version = 3 << 24, "version"),
     // Counts.
-    ("a tensor too many announced", |f| f.more_tensors = 1, "range tensor dimension count"),
+    (
+        "a tensor too many announced",
+        // Read as the description of one without a name or dimensions.
+        |f| {
+            f.more_tensors = 1;
+            f.data.fill(0);
+        },
+        "range tensor dimension count",
+    ),
     ("a pair too many announced", |f| f.more_pairs = 1, "range tensor name"),
     ("a pair too few announced", |f| f.more_pairs = u64::MAX, "range tensor dimension count"),
     ("too many tensors", |f| f.more_tensors = 65_536, "range tensor count"),

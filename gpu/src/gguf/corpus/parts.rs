@@ -64,6 +64,15 @@ impl Parts {
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut out = self.described();
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(&self.data);
+        out.truncate(self.cut);
+        out
+    }
+
+    /// The head as far as it says anything: what follows fills it up.
+    pub(super) fn described(&self) -> Vec<u8> {
         let mut out = self.magic.to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend((self.tensors.len() as u64).wrapping_add(self.more_tensors).to_le_bytes());
@@ -77,9 +86,6 @@ impl Parts {
             out.extend(kind.to_le_bytes());
             out.extend(offset.to_le_bytes());
         }
-        out.resize(out.len().next_multiple_of(32), 0);
-        out.extend(&self.data);
-        out.truncate(self.cut);
         out
     }
 
