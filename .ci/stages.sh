@@ -1,8 +1,8 @@
 # What .ci/run and .ci/soak share. Source it from the root of the tree; `minutes` ends a script.
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0 CARGO_NET_RETRY=5 INSTA_UPDATE=no
 table=()
-# What random stages draw from: SEED, or the time. Their commands print it.
-seed=${SEED:-$(date +%s)}
+# What random stages draw from: SEED, or 1, so that a commit that passed passes again. .ci/soak draws anew.
+seed=${SEED:-1}
 
 stage() {
   local name=$1; shift

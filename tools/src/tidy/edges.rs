@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_crate_without_a_row_fails() {
-        let found = findings(&[("orchestrion-planner", &[])]);
+        let found = findings(&[("orchestrion-stranger", &[])]);
         assert!(found.len() == 1 && found[0].contains("has no row"), "{found:?}");
     }
 }
