@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 /// The engine reads so many tokens of a prompt in a step at most; fewer where they would take it too long.
 const CHUNK: u64 = 64;
 
-fn long() -> String {
-    "salt ".repeat(400)
+/// A prompt of one word: with another word nothing of it is known from the last one.
+fn long(word: &str) -> String {
+    format!("{word} ").repeat(400)
 }
 
 async fn submit(client: &Client, url: &str, prompt: &str) -> (String, Events) {
@@ -50,14 +51,14 @@ async fn a_closed_stream_frees_its_slot_within_a_step_of_the_engine() {
     let _alone = crate::ALONE.lock().await;
     let mut server = Server::start(&Setup { slots: 1, simd: "scalar", ..Setup::default() });
     let (client, url) = (Client::builder().pool_max_idle_per_host(0).build().unwrap(), server.url.clone());
-    let (undisturbed, events) = submit(&client, &url, &long()).await;
+    let (undisturbed, events) = submit(&client, &url, &long("salt")).await;
     let end = events.rest().await.pop().unwrap();
     let (tokens, journal) = (end.data["tokens_in"].as_u64().unwrap(), server.journal());
     let (began, ended) = (moment(&journal, &undisturbed, "was taken up"), moment(&journal, &undisturbed, "ended"));
     let (whole, steps) = (Duration::from_millis(ended - began), tokens.div_ceil(CHUNK) as u32);
 
     // The guest's prompt is read, for two steps by now; a task waits for the only slot; the guest leaves.
-    let body = json!({"model": "tiny", "stream": true, "max_tokens": 9, "prompt": long()});
+    let body = json!({"model": "tiny", "stream": true, "max_tokens": 9, "prompt": long("last")});
     let guest = client.post(format!("{url}/v1/completions")).json(&body).send().await.unwrap();
     let waiting = tokio::spawn(taken_up(client.clone(), url.clone()));
     tokio::time::sleep(2 * whole / steps).await;
