@@ -54,7 +54,11 @@ def rewritten(path, to, kind=None, more=()):
 
 def perplexities(trace, path, text, positions):
     """Ours, llama.cpp's, float32's, and the share of positions that count."""
-    tokens = engine.tokenize(trace, path, text)[:positions]
+    fields = GGUFReader(path).fields
+    adds = fields.get("tokenizer.ggml.add_bos_token")
+    # A model that was never without its beginning-of-text token guesses wildly without it.
+    start = [fields["tokenizer.ggml.bos_token_id"].contents()] if adds and adds.contents() else []
+    tokens = (start + engine.tokenize(trace, path, text))[:positions]
     oracle = llama.Llama(path)
     mine = llama.log_softmax(engine.layers(trace, path, oracle, tokens)["logits"])
     theirs = teacher.llama_cpp(path, tokens, oracle.vocab, min(TOP, oracle.vocab))
