@@ -5,7 +5,7 @@ use super::tell;
 use crate::health;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{JobId, PoolId, WorkerId};
-use orchestrion_world::job::{Finished, JobState};
+use orchestrion_world::job::JobState;
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::wheel::TimerKey;
 
@@ -36,9 +36,10 @@ pub(super) fn finish(world: &mut World, rules: &Rules, id: JobId, state: JobStat
     }
     tell(world, id);
     world.finished.0.insert((kept_until, id));
-    let over = |finished: &Finished| finished.0.len() > rules.jobs.kept_max as usize;
     // Several, where the rules allow fewer than before.
-    while let Some((_, oldest)) = Some(&world.finished).filter(|f| over(f)).and_then(|f| f.0.first()).copied() {
+    while world.finished.0.len() > rules.jobs.kept_max as usize
+        && let Some(&(_, oldest)) = world.finished.0.first()
+    {
         forget(world, oldest);
     }
 }
