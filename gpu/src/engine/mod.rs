@@ -240,7 +240,7 @@ impl Engine {
 
     /// `step`, with an ear on the residual stream.
     pub fn step_traced(&mut self, work: &[Work<'_>], tap: Tap<'_>) -> Result<Step<'_>, StepError> {
-        let (rows, ids, drafts) = self.rows(work)?;
+        let Batch { rows, ids, drafts } = self.batch(work)?;
         self.make_room(&rows, &ids)?;
         let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
         let tables = ids.iter().map(|id| table(*id)).collect();
@@ -294,8 +294,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The batch's rows, checked, the sequences they index, and how many of each one's rows are a draft.
-    fn rows(&self, work: &[Work<'_>]) -> Result<(Vec<Row>, Vec<SequenceId>, Vec<usize>), StepError> {
+    /// The work's rows, checked.
+    fn batch(&self, work: &[Work<'_>]) -> Result<Batch, StepError> {
         let (mut rows, mut ids, mut reads, mut drafts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for item in work {
             let found = self.sequences.get(item.sequence).ok_or(StepError::UnknownSequence)?;
@@ -325,8 +325,17 @@ impl Engine {
             }));
             reads[sequence] = end as u32;
         }
-        Ok((rows, ids, drafts))
+        Ok(Batch { rows, ids, drafts })
     }
+}
+
+/// What a step runs.
+struct Batch {
+    rows: Vec<Row>,
+    /// The sequences that the rows index.
+    ids: Vec<SequenceId>,
+    /// Of each one's rows, how many at the end are a draft.
+    drafts: Vec<usize>,
 }
 
 /// For each work and each of the logits that it wants: which logits they are, if all of its numbers up to there are
