@@ -75,6 +75,8 @@ pub struct PageCount {
     pub held: usize,
     /// Kept for prompts that begin like one before, until they are needed.
     pub idle: usize,
+    /// That take memory, held or not.
+    pub made: usize,
 }
 
 impl PageCount {
@@ -154,14 +156,25 @@ impl Engine {
     /// Bounds the memory of all contexts. One sequence alone always finds room: where its longest context
     /// would not fit, that is shorter from here on.
     pub fn limit_contexts(&mut self, memory: Bytes) {
-        let page = self.kv_per_token().0 * PAGE as u64;
-        let pages = usize::try_from(memory.0 / page).unwrap_or(usize::MAX).max(1);
+        let pages = usize::try_from(memory.0 / self.page().0.max(1)).unwrap_or(usize::MAX).max(1);
         self.pages.limit(pages);
         self.ctx_max = self.ctx_max.min(u32::try_from(pages.saturating_mul(PAGE)).unwrap_or(u32::MAX));
     }
 
     pub fn pages(&self) -> PageCount {
-        PageCount { bound: self.pages.bound(), held: self.pages.held(), idle: self.pages.idle() }
+        let pages = &self.pages;
+        PageCount { bound: pages.bound(), held: pages.held(), idle: pages.idle(), made: pages.made() }
+    }
+
+    /// What a page takes in memory.
+    pub fn page(&self) -> Bytes {
+        Bytes(self.kv_per_token().0 * PAGE as u64)
+    }
+
+    /// Gives the memory of up to so many pages back that nobody holds. What was kept for later prompts is read
+    /// again then.
+    pub fn give_back(&mut self, pages: usize) {
+        self.pages.give_back(pages);
     }
 
     /// A sequence that has read nothing and shares with nobody.
