@@ -13,6 +13,8 @@
 
 mod bench;
 mod loads;
+#[cfg(test)]
+mod loads_tests;
 mod run;
 mod task;
 #[cfg(test)]
@@ -22,11 +24,11 @@ mod text;
 use crate::engine::Engine;
 use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
+use loads::{Arrival, Load, Loads};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report, ShardFault};
 use orchestrion_world::units::{Bytes, Sha256};
-use loads::{Arrival, Load, Loads};
 use run::Runner;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -62,20 +62,7 @@ impl<'a> Runner<'a> {
         let (now, benches) = (Instant::now(), vec![bench]);
         let (made, rows, plan) = Default::default();
         let (last_beat, last_progress) = (now, now);
-        Ok(Runner {
-            spec,
-            first,
-            benches,
-            loads,
-            loader,
-            outlet,
-            epoch,
-            made,
-            rows,
-            plan,
-            last_beat,
-            last_progress,
-        })
+        Ok(Runner { spec, first, benches, loads, loader, outlet, epoch, made, rows, plan, last_beat, last_progress })
     }
 
     /// Until the handle is gone.

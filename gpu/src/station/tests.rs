@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, PartialEq)]
-enum Event {
+pub(super) enum Event {
     Report(Report),
     Token { task: TaskId, index: u32, id: u32, text: String, likelihood: Option<Likelihood> },
     Vector { task: TaskId, id: u32, vector: Box<[u32]> },
@@ -22,7 +22,7 @@ enum Event {
 
 /// Keeps everything it hears, in order.
 #[derive(Default)]
-struct Ear {
+pub(super) struct Ear {
     heard: Mutex<Vec<Event>>,
     more: Condvar,
     /// Panics at the token of this index.
@@ -51,7 +51,7 @@ impl Outlet for Ear {
 
 impl Ear {
     /// Everything heard, once `done` holds of it.
-    fn wait(&self, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub(super) fn wait(&self, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut heard = self.heard.lock().unwrap();
         while !done(&heard) {
@@ -62,7 +62,7 @@ impl Ear {
     }
 }
 
-fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
+pub(super) fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
     events
         .iter()
         .filter_map(|e| match e {
@@ -73,7 +73,7 @@ fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
         .collect()
 }
 
-fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
+pub(super) fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
     let made: Vec<(u32, u32, &String)> = events
         .iter()
         .filter_map(|e| match e {
@@ -166,7 +166,7 @@ pub(super) fn task(i: u64) -> TaskId {
 type Stream = Vec<(u32, String)>;
 
 /// The answers to `of`, asked all at once as far as there are slots, else one after another.
-fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
+pub(super) fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
     let ear = Arc::new(Ear::default());
     let station = station(setup, &ear);
     let mut ended = 0;

@@ -9,9 +9,9 @@ pub(crate) mod keys;
 mod kitchen;
 mod load;
 mod stations;
-mod survey;
 #[cfg(test)]
 mod strict_tests;
+mod survey;
 
 use crate::cli::ServeArgs;
 use crate::configuration::{Config, LogFormat};
