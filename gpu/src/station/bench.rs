@@ -4,7 +4,7 @@
 
 use super::StationModel;
 use super::task::Task;
-use crate::engine::{PageCount, StepError, Work};
+use crate::engine::{PageCount, StepError, Wants, Work};
 use orchestrion_world::protocol::ModelFacts;
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use sha2::{Digest, Sha256 as Hasher};
@@ -83,11 +83,11 @@ fn measure(model: &mut StationModel, chunk: u32) -> Result<ModelFacts, StepError
     let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
     let sequence = engine.open();
     let begun = Instant::now();
-    engine.step(&[Work { sequence, tokens: &tokens, wants_logits: true }])?;
+    engine.step(&[Work { sequence, tokens: &tokens, wants: Wants::Last }])?;
     let prefilled = Instant::now();
     let decodes = WARM_DECODES.min(engine.ctx_max() - chunk);
     for _ in 0..decodes {
-        engine.step(&[Work { sequence, tokens: &tokens[..1], wants_logits: true }])?;
+        engine.step(&[Work { sequence, tokens: &tokens[..1], wants: Wants::Last }])?;
     }
     let rate = |tokens: u32, took: Duration| {
         MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)

@@ -12,6 +12,7 @@
 //! ends as `WorkerDown`.
 
 mod bench;
+mod draft;
 mod loads;
 #[cfg(test)]
 mod loads_tests;
@@ -72,6 +73,8 @@ pub struct StationSpec {
     pub slots: u16,
     /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
     pub prefill_chunk: u32,
+    /// Tokens that a step drafts, for all answers together; 0 drafts none.
+    pub draft_tokens: u32,
 }
 
 /// What the station runs.

@@ -272,23 +272,32 @@ impl<'a> Runner<'a> {
             }
             runs.push((i, sequence, count));
         }
+        // Beside many answers a draft costs what it saves.
+        let most = self.spec.draft_tokens / runs.len().max(1) as u32;
+        for (i, ..) in &runs {
+            if tasks[*i].answers() {
+                tasks[*i].draft(engine, most);
+            }
+        }
         for (i, sequence, count) in &mut runs {
-            let (tokens, wants_logits) = tasks[*i].next(*count);
-            work.push(Work { sequence: *sequence, tokens, wants_logits });
+            let (tokens, wants) = tasks[*i].next(*count);
+            work.push(Work { sequence: *sequence, tokens, wants });
             *count = tokens.len() as u32;
         }
         let step = engine.step(&work)?;
         let now = Instant::now();
-        let mut answers: Vec<_> = runs
-            .iter()
-            .enumerate()
-            .map(|(n, (i, _, tokens))| (*i, tasks[*i].advance(*tokens as usize, step.logits(n), now)))
-            .collect();
-        for ((i, sequence, _), (_, answer)) in runs.iter().zip(&mut answers) {
-            let task = &mut tasks[*i];
-            if answer.is_ok() && task.wants_vector() {
-                let vector = engine.pooled(*sequence);
-                *answer = vector.map(|vector| Some(task.embed(&vector, now))).map_err(|_| FaultClass::InvalidInput);
+        let mut answers = Vec::with_capacity(runs.len());
+        for (n, (i, _, count)) in runs.iter_mut().enumerate() {
+            let (logits, mut answer) = (|draft| step.logits(n, draft), |answer| answers.push((*i, answer)));
+            *count = tasks[*i].advance(*count as usize, logits, now, &mut answer) as u32;
+        }
+        for (i, sequence, accepted) in runs {
+            let task = &mut tasks[i];
+            engine.accept(sequence, accepted as usize);
+            let mut silent = answers.iter_mut().filter(|(of, answer)| *of == i && matches!(answer, Ok(None)));
+            if let Some((_, answer)) = silent.next().filter(|_| task.wants_vector()) {
+                let vector = engine.pooled(sequence).map_err(|_| FaultClass::InvalidInput);
+                *answer = vector.map(|vector| Some(task.embed(&vector, now)));
             }
         }
         self.publish(at, answers);
@@ -296,7 +305,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
-    /// heard, and no count comes after its task's end.
+    /// heard, and no count comes after its task's end. The answers of a task stand together, tasks in their order.
     fn publish(&mut self, at: usize, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
         let mut urgent = Vec::new();
         for (i, answer) in &answers {
@@ -314,16 +323,22 @@ impl<'a> Runner<'a> {
         // The others' counts wait for their turn: what is told of a task is read, journalled and followed.
         let told = self.made.extract_if(.., |(task, attempt, _)| urgent.contains(&(*task, *attempt))).collect();
         self.progress(told);
-        for (i, answer) in &mut answers {
+        let mut diverged = None;
+        answers.retain_mut(|(i, answer)| {
+            if diverged == Some(*i) {
+                return false;
+            }
             if let Ok(Some(made)) = answer {
                 let task = &self.benches[at].tasks[*i];
                 let (likelihood, vector) = (made.likelihood.take(), made.vector.take());
                 let token = Token { index: made.index, id: made.id, text: &made.text, likelihood, vector };
                 if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
                     *answer = Err(FaultClass::Diverged);
+                    diverged = Some(*i);
                 }
             }
-        }
+            true
+        });
         let mut gone = 0;
         for (i, answer) in answers {
             match answer {
@@ -355,3 +370,5 @@ fn loader(facts: &ModelFacts, took: Duration) -> Loader {
 
 #[cfg(test)]
 mod churn;
+#[cfg(test)]
+mod drafts;

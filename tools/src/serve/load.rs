@@ -276,6 +276,7 @@ impl Loader {
             device_capacity: self.device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
+            draft_tokens: pool.draft_tokens,
         };
         let source = (!self.loadable.is_empty()).then(|| Arc::clone(self) as Arc<dyn Source>);
         Ok(Station::spawn(spec, model, source, Arc::clone(&self.outlet))?)
