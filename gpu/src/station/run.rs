@@ -112,7 +112,7 @@ impl<'a> Runner<'a> {
     fn facts(&self) -> WorkerFacts {
         let StationSpec { pool, device, device_capacity: capacity, slots, .. } = self.spec;
         let devices = vec![DeviceShare { device, capacity, share: Permille(1000) }];
-        let came_with = self.bench(self.first).map(|at| self.benches[at].facts);
+        let came_with = self.bench(self.first).map(|at| (self.first, self.benches[at].facts));
         WorkerFacts { pool, devices, slots, came_with, loader: self.loader.clone() }
     }
 

@@ -271,8 +271,8 @@ fn reports_come_in_the_order_of_the_contract() {
     let Event::Report(Report::WorkerUp { worker: WorkerId(1), epoch: EPOCH, facts }) = &heard[0] else {
         panic!("a worker announces itself first: {:?}", heard[0]);
     };
-    let model = facts.came_with.expect("a station comes with its model");
-    assert_eq!((facts.pool, model.ctx_max, facts.slots), (PoolId(2), 600, 8));
+    let (id, model) = facts.came_with.expect("a station comes with its model");
+    assert_eq!((facts.pool, id, model.ctx_max, facts.slots), (PoolId(2), MODEL, 600, 8));
     // 4 layers of 2 heads of 16: keys and values in two bytes.
     assert_eq!(model.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
     assert!(model.prefill.0 > 0 && model.decode.0 > 0 && model.weights.0 > 100_000);
