@@ -5,9 +5,10 @@
 //! matrices), so the choice is one of speed alone.
 //!
 //! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C, `vnni` is AVX-512 with its byte products;
-//! `matrix` and `packed` hold weights in the layout of their level, `pool` the threads, `drive` spreads work over
+//! `matrix` and `packed` hold weights in the layout of their level, `arena` their memory, `pool` the threads, `drive` spreads work over
 //! them. A new level is a file and a row.
 
+mod arena;
 mod attend;
 
 #[cfg(target_arch = "x86_64")]

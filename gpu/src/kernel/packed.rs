@@ -9,7 +9,8 @@
 //! each byte up. What a type's scales and codes are, `form` says; where they stand within a GGUF block,
 //! `numerics::block`. Every type keeps the size it has in the file, about.
 
-use super::matrix::GROUP;
+use super::arena::Stretch;
+use super::matrix::{GROUP, Packing};
 use crate::gguf::TensorKind;
 use crate::numerics::block::{Block, E2M1, UNEVEN};
 use crate::numerics::linear::{self, BLOCK, SEGMENT, from_bf16};
@@ -87,13 +88,13 @@ fn form(kind: TensorKind) -> Form {
 pub(crate) struct Packed {
     pub(crate) kind: TensorKind,
     groups: usize,
-    codes: Vec<Line>,
-    scales: Vec<Lane>,
+    codes: Stretch<Line>,
+    scales: Stretch<Lane>,
 }
 
 impl Packed {
-    /// Takes rows of `cols` elements as GGUF stores them, with as many threads.
-    pub(crate) fn new(kind: TensorKind, rows: usize, cols: usize, bytes: &[u8], threads: usize) -> Packed {
+    /// Takes rows of `cols` elements as GGUF stores them.
+    pub(crate) fn new(packing: &mut Packing, kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
         let (stored, blocks, groups) = (linear::row_bytes(kind, cols), cols / BLOCK, rows.div_ceil(GROUP));
         let Form { bits, scales, .. } = form(kind);
         let lanes = match scales {
@@ -101,9 +102,9 @@ impl Packed {
             Scales::DM => 2 * blocks,
             Scales::Super | Scales::Halves | Scales::HalvesAndMins => blocks / SEGMENT * SUPER_LANES,
         };
-        let mut codes = vec![Line([0; GROUP]); groups * blocks * bits];
-        let mut scales = vec![[0; GROUP]; groups * lanes];
-        let per = groups.div_ceil(threads);
+        let mut codes = packing.arena.take(groups * blocks * bits);
+        let mut scales = packing.arena.take(groups * lanes);
+        let per = groups.div_ceil(packing.threads);
         let parts = codes.chunks_mut(per * blocks * bits).zip(scales.chunks_mut(per * lanes));
         std::thread::scope(|scope| {
             for ((codes, scales), bytes) in parts.zip(bytes.chunks(per * GROUP * stored)) {
@@ -122,7 +123,7 @@ impl Packed {
 
     /// What it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(self.codes.as_slice()) + size_of_val(self.scales.as_slice())
+        size_of_val(&*self.codes) + size_of_val(&*self.scales)
     }
 
     /// What is added to `n` to make a code.
