@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::avx2::entries;
-use super::matrix::Matrix;
-use super::{Kernels, Level, Query, TileOut, avx2, vnni_attend, vnni_tile};
+use super::matrix::{GROUP, Matrix};
+use super::{Kernels, Level, Query, avx2, vnni_attend, vnni_tile};
 use crate::kv::Head;
 use crate::numerics;
 use crate::numerics::linear::{self, ActRow, NonFinite, Rounded};
@@ -28,7 +28,7 @@ pub(super) static TABLE: Kernels = Kernels {
 
 entries! { "avx512f,avx512bw,avx512vl,avx512vnni":
     fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = linear::quantize;
-    fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) = vnni_tile::tile;
+    fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) = vnni_tile::tile;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn rope(x: &mut [f32], table: &[[f32; 2]]) = numerics::rope;
