@@ -42,8 +42,7 @@ impl Chunk {
         // Room to begin with a huge page wherever the mapping begins.
         let len = bytes.checked_next_multiple_of(PAGE).and_then(|len| len.checked_add(PAGE)).unwrap_or_else(|| fail());
         // SAFETY: a new mapping, of which nobody else knows.
-        let mapped =
-            unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+        let mapped = unsafe { mmap_anonymous(null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
         let Some(mapped) = mapped.ok().and_then(|start| NonNull::new(start.cast::<u8>())) else { fail() };
         let first = mapped.as_ptr().align_offset(PAGE);
         #[cfg(target_os = "linux")]

@@ -141,7 +141,7 @@ impl Exec {
                             // Of a length known here: no call for sixteen numbers.
                             (Write::Set, Ok(out)) => *out = *sums,
                             (Write::Set, Err(_)) => out.copy_from_slice(&sums[..width]),
-                            (Write::Add, Ok(out)) => out.iter_mut().zip(sums).for_each(|(o, s)| *o += *s),
+                            (Write::Add, Ok(out)) => *out = std::array::from_fn(|i| out[i] + sums[i]),
                             (Write::Add, Err(_)) => out.iter_mut().zip(sums).for_each(|(o, s)| *o += *s),
                         }
                     }

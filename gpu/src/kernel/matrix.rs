@@ -57,8 +57,12 @@ impl Matrix {
         let body = match (packing.level, kind) {
             (Level::Scalar, _) => Body::Native(kind, bytes.to_vec()),
             (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(packing, kind, rows, cols, bytes)),
-            (Level::Avx2 | Level::Vnni, TensorKind::BF16) => Body::BF16(interleave(packing, cols, bytes, u16::from_le_bytes)),
-            (Level::Avx2 | Level::Vnni, TensorKind::F16) => Body::F16(interleave(packing, cols, bytes, u16::from_le_bytes)),
+            (Level::Avx2 | Level::Vnni, TensorKind::BF16) => {
+                Body::BF16(interleave(packing, cols, bytes, u16::from_le_bytes))
+            }
+            (Level::Avx2 | Level::Vnni, TensorKind::F16) => {
+                Body::F16(interleave(packing, cols, bytes, u16::from_le_bytes))
+            }
             (Level::Avx2 | Level::Vnni, _) => Body::F32(interleave(packing, cols, bytes, f32::from_le_bytes)),
         };
         Matrix { rows, cols, body, quantized }

@@ -202,7 +202,8 @@ fn saturated_blocks_are_bit_identical() {
                     block[*at..at + 2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
                 }
             }
-            let [native, packed] = [Level::Scalar, kernels.level].map(|l| Matrix::new(&mut Packing::new(l, 1), kind, 16, COLS, &bytes));
+            let [native, packed] =
+                [Level::Scalar, kernels.level].map(|l| Matrix::new(&mut Packing::new(l, 1), kind, 16, COLS, &bytes));
             for (sign, count) in [1.0, -1.0].into_iter().flat_map(|sign| (1..=TILE).map(move |n| (sign, n))) {
                 let x = vec![sign; count * COLS];
                 let expected = through(scalar, 1, &native, &x, count, Write::Set);

@@ -68,7 +68,12 @@ fn packed<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &m
 
 /// u = d·f + m·g.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn affine<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
+fn affine<const T: usize, const BITS: usize>(
+    w: &Packed,
+    group: usize,
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
+) {
     let (q, s) = (w.codes::<BITS>(group), Scales::of(w, group));
     run(q, x, out, |b, q, x| {
         let (d, m) = s.at(b);
@@ -94,7 +99,12 @@ fn named<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mu
 
 /// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
+fn halves<const T: usize, const BITS: usize>(
+    w: &Packed,
+    group: usize,
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
+) {
     let (q, s, offset) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group), f32::from(w.offset()));
     run(q, x, out, |b, q, x| {
         let s = &s[b / SEGMENT];
