@@ -9,7 +9,7 @@ mod kv;
 mod likelihood;
 mod model;
 mod numerics;
-mod sampler;
+pub mod sampler;
 pub mod selftest;
 pub mod station;
 pub mod supply;

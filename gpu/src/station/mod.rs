@@ -7,6 +7,7 @@
 //! `run` is the loop and its reports, `task` one answer in the making, `text` its words. This file knows
 //! neither: it is what callers see, and where a panic ends as `WorkerDown`.
 
+mod draft;
 mod run;
 mod task;
 #[cfg(test)]
@@ -16,7 +17,7 @@ mod text;
 use crate::engine::Engine;
 use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report};
 use orchestrion_world::units::{Bytes, Sha256};
@@ -56,6 +57,8 @@ pub struct StationSpec {
     pub slots: u16,
     /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
     pub prefill_chunk: u32,
+    /// Tokens that a step drafts, for all answers together; 0 drafts none.
+    pub draft_tokens: u32,
 }
 
 /// What the station runs.
@@ -91,6 +94,7 @@ enum Order {
     Change {
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
     },
 }
 
@@ -138,8 +142,8 @@ impl Station {
     }
 
     /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
-    pub fn change(&self, epoch: Epoch, model: ModelId) -> Result<(), OrderError> {
-        self.send(Order::Change { epoch, model })
+    pub fn change(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
+        self.send(Order::Change { epoch, model, order })
     }
 
     /// Has it say that it lives, as soon as its step is over.

@@ -92,12 +92,20 @@ pub(super) struct Setup {
     pub(super) threads: usize,
     pub(super) slots: u16,
     pub(super) prefill_chunk: u32,
+    pub(super) draft_tokens: u32,
     /// Of context; none for as many as are asked for.
     pub(super) pages: Option<u64>,
 }
 
-pub(super) const SETUP: Setup =
-    Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64, pages: None };
+pub(super) const SETUP: Setup = Setup {
+    arch: "llama",
+    level: Level::Scalar,
+    threads: 1,
+    slots: 8,
+    prefill_chunk: 64,
+    draft_tokens: 0,
+    pages: None,
+};
 pub(super) const EPOCH: Epoch = Epoch(3);
 
 pub(super) fn model(setup: Setup) -> StationModel {
@@ -121,6 +129,7 @@ pub(super) fn spec(setup: Setup) -> StationSpec {
         device_capacity: Bytes(1 << 30),
         slots: setup.slots,
         prefill_chunk: setup.prefill_chunk,
+        draft_tokens: setup.draft_tokens,
     }
 }
 
@@ -213,6 +222,8 @@ fn same_in_any_company(arch: &'static str) {
         (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..base }, &all),
         // The pages of two long prompts for eight tasks: who came last makes room, and reads it all again.
         (Setup { level: Level::detect(), pages: Some(19), ..base }, &shuffled),
+        (Setup { level: Level::detect(), draft_tokens: 8, slots: 1, ..base }, &all),
+        (Setup { level: Level::detect(), draft_tokens: 32, pages: Some(19), ..base }, &shuffled),
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }

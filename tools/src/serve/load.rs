@@ -173,6 +173,7 @@ impl Loader {
             device_capacity: self.device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
+            draft_tokens: pool.draft_tokens,
         };
         Ok(Station::spawn(spec, model, Arc::clone(&self.outlet))?)
     }

@@ -79,7 +79,16 @@ async fn house(seeds: [u64; 2]) -> House {
         let model = StationModel { engine, tokenizer, grammars, digest, fingerprint };
         kitchen.put(MODEL, recipe);
         let (pool, device, device_capacity) = (PoolId(0), DeviceId(worker.0), Bytes(1 << 30));
-        let spec = StationSpec { worker, pool, device, epoch: Epoch(1), device_capacity, slots: 1, prefill_chunk: 64 };
+        let spec = StationSpec {
+            worker,
+            pool,
+            device,
+            epoch: Epoch(1),
+            device_capacity,
+            slots: 1,
+            prefill_chunk: 64,
+            draft_tokens: 8,
+        };
         depot.add(worker, Station::spawn(spec, model, Arc::clone(&wires) as _).unwrap());
     }
     let parts = DoorParts {
