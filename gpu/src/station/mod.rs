@@ -64,6 +64,7 @@ pub struct StationSpec {
 /// What the station runs.
 #[derive(Debug)]
 pub struct StationModel {
+    pub id: ModelId,
     pub engine: Engine,
     pub tokenizer: Arc<Tokenizer>,
     pub grammars: Arc<Grammars>,

@@ -123,7 +123,7 @@ impl<'a> Runner<'a> {
     fn facts(&self, model: ModelFacts) -> WorkerFacts {
         let StationSpec { pool, device, device_capacity: capacity, slots, .. } = self.spec;
         let devices = vec![DeviceShare { device, capacity, share: Permille(1000) }];
-        WorkerFacts { pool, devices, slots, came_with: Some(model), loader: None }
+        WorkerFacts { pool, devices, slots, came_with: Some((self.model.id, model)), loader: None }
     }
 
     fn announce(&mut self, facts: &WorkerFacts) {

@@ -108,6 +108,8 @@ pub(super) const SETUP: Setup = Setup {
 };
 pub(super) const EPOCH: Epoch = Epoch(3);
 
+pub(super) const MODEL: ModelId = ModelId(7);
+
 pub(super) fn model(setup: Setup) -> StationModel {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
     let options = EngineOptions { level: setup.level, threads: setup.threads, ctx_max: 600 };
@@ -117,7 +119,8 @@ pub(super) fn model(setup: Setup) -> StationModel {
         engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * pages));
     }
     let grammars = Arc::new(Grammars::new(tokenizer.clone()));
-    StationModel { engine, grammars, tokenizer, digest: gguf.digest(), fingerprint: "a file and an engine".into() }
+    let (digest, fingerprint) = (gguf.digest(), "a file and an engine".into());
+    StationModel { id: MODEL, engine, grammars, tokenizer, digest, fingerprint }
 }
 
 pub(super) fn spec(setup: Setup) -> StationSpec {
@@ -269,8 +272,8 @@ fn reports_come_in_the_order_of_the_contract() {
     let Event::Report(Report::WorkerUp { worker: WorkerId(1), epoch: EPOCH, facts }) = &heard[0] else {
         panic!("a worker announces itself first: {:?}", heard[0]);
     };
-    let model = facts.came_with.expect("a station comes with its model");
-    assert_eq!((facts.pool, model.ctx_max, facts.slots), (PoolId(2), 600, 8));
+    let (id, model) = facts.came_with.expect("a station comes with its model");
+    assert_eq!((facts.pool, id, model.ctx_max, facts.slots), (PoolId(2), MODEL, 600, 8));
     // 4 layers of 2 heads of 16: keys and values in two bytes.
     assert_eq!(model.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
     assert!(model.prefill.0 > 0 && model.decode.0 > 0 && model.weights.0 > 100_000);

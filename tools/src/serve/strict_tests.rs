@@ -19,7 +19,7 @@ use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::template::TemplateError;
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::config::{EvictionRule, PoolRules, Rules};
-use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
 use orchestrion_world::protocol::Order;
 use orchestrion_world::units::Bytes;
 use reqwest::Client;
@@ -76,7 +76,7 @@ async fn house(seeds: [u64; 2]) -> House {
         let (shelved, kept) = (Arc::clone(&tokenizer), Arc::clone(&grammars));
         let recipe = Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, fingerprint };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());
-        let model = StationModel { engine, tokenizer, grammars, digest, fingerprint };
+        let model = StationModel { id: ModelId(0), engine, tokenizer, grammars, digest, fingerprint };
         kitchen.put(MODEL, recipe);
         let (pool, device, device_capacity) = (PoolId(0), DeviceId(worker.0), Bytes(1 << 30));
         let spec = StationSpec {
