@@ -19,6 +19,7 @@ pub use crate::numerics::DEFINITION;
 use crate::gguf::Gguf;
 use crate::kernel::Kernels;
 use crate::kernel::drive::Exec;
+use crate::kernel::matrix::Packing;
 use crate::kernel::pool::Pool;
 use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
@@ -132,7 +133,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: EngineOptions) -> Result<Engine, LoadError> {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
-        let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
+        let model = Model::load(gguf, Packing::new(options.level, options.threads), options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.hyper.context);
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
