@@ -14,8 +14,8 @@ mod layer;
 pub(crate) mod pooling;
 
 use crate::gguf::{Gguf, GgufError};
-use crate::kernel::matrix::Matrix;
-use crate::kernel::{Level, LevelError};
+use crate::kernel::LevelError;
+use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
 use crate::numerics::rope_angles;
 use hyper::Hyper;
@@ -77,7 +77,7 @@ impl Angles {
 
 impl Model {
     /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
-    pub(crate) fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Model, LoadError> {
+    pub(crate) fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Model, LoadError> {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;

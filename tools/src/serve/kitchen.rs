@@ -54,6 +54,13 @@ impl Kitchen {
         self.shelf[at].get_or_init(|| recipe).fingerprint == fingerprint
     }
 
+    /// What was put there, if it is of this fingerprint: a model that comes again needs no second tokenizer.
+    pub(crate) fn lends(&self, model: &str, fingerprint: &str) -> Option<(Arc<Tokenizer>, Arc<Grammars>)> {
+        let at = self.names.binary_search_by(|name| name.as_str().cmp(model)).ok()?;
+        let recipe = self.shelf[at].get().filter(|recipe| recipe.fingerprint == fingerprint)?;
+        Some((Arc::clone(&recipe.tokenizer), Arc::clone(&recipe.grammars)))
+    }
+
     /// What the core calls a model.
     pub(crate) fn id_of(&self, model: &str) -> Option<ModelId> {
         let at = self.names.binary_search_by(|name| name.as_str().cmp(model)).ok()?;
