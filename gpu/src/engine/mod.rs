@@ -2,11 +2,13 @@
 //!
 //! The caller says what a step runs: several sequences at once, a prompt in chunks or whole. What a
 //! sequence answers does not depend on any of it, nor on the level or the number of threads, nor on whether
-//! a beginning was read before by another sequence and is only looked up (see `kv`).
+//! a beginning was read before by another sequence and is only looked up (see `kv`). An encoder reads an input as a
+//! whole, once its last token is there (see `encode`).
 //!
 //! Reads and writes its own memory only. Draws no tokens (see `sampler`), keeps no time, decides no order
 //! of work (see `station`).
 
+mod encode;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -62,6 +64,8 @@ pub enum StepError {
     UnknownToken { token: u32, vocab: u32 },
     #[error("position {position} is outside a context of {ctx_max}")]
     ContextExceeded { position: u64, ctx_max: u32 },
+    #[error("the model reads an input and makes one vector of it; it goes on from nothing")]
+    NotPooled,
     #[error("the work takes {wanted} pages of context, and {available} of {bound} are left")]
     OutOfPages { wanted: usize, available: usize, bound: usize },
 }
@@ -109,7 +113,7 @@ impl Engine {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
         let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
-        let ctx_max = options.ctx_max.min(model.hyper.context);
+        let ctx_max = options.ctx_max.min(model.context());
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
         Ok(Engine { model, exec, buffers, sequences, pages, ctx_max })
@@ -124,7 +128,12 @@ impl Engine {
     }
 
     pub fn vocab(&self) -> u32 {
-        self.model.vocab as u32
+        self.model.vocab() as u32
+    }
+
+    /// Whether it makes vectors of inputs and no text.
+    pub fn is_encoder(&self) -> bool {
+        matches!(self.model, Model::Encoder(_))
     }
 
     pub fn ctx_max(&self) -> u32 {
@@ -169,9 +178,9 @@ impl Engine {
         self.sequences.insert(Sequence::default())
     }
 
-    /// A sequence of which one vector is made: the tokens it reads are pooled as its model says.
-    pub fn open_pooled(&mut self) -> SequenceId {
-        self.sequences.insert(Sequence::pooled())
+    /// A sequence of which one vector is made: the `tokens` that it reads are pooled as its model says.
+    pub fn open_pooled(&mut self, tokens: u32) -> SequenceId {
+        self.sequences.insert(Sequence::pooled(tokens))
     }
 
     /// The vector of a pooled sequence that has read something, of length one.
@@ -220,13 +229,14 @@ impl Engine {
     pub fn step_traced(&mut self, work: &[Work<'_>], tap: Tap<'_>) -> Result<Step<'_>, StepError> {
         let (rows, ids) = self.rows(work)?;
         self.make_room(&rows, &ids)?;
+        let Model::Decoder(model) = &mut self.model else { return Ok(self.encode(work, &rows, &ids, tap)) };
         let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
         let tables = ids.iter().map(|id| table(*id)).collect();
         let mut kvs = Kvs { store: self.pages.store_mut(), tables };
-        self.model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
+        model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
         for (row, place) in rows.iter().zip(0..) {
             if let Some(Sequence { pooled: Some(pooled), .. }) = self.sequences.get_mut(ids[row.sequence]) {
-                self.model.pool(self.exec.kernels, &self.buffers, place, pooled);
+                model.pool(self.exec.kernels, &self.buffers, place, pooled);
             }
         }
         for (i, id) in ids.into_iter().enumerate() {
@@ -246,7 +256,7 @@ impl Engine {
             answers.push(if faulted { Err(NumericFault) } else { Ok(has_logits.then_some(wanted)) });
             wanted += usize::from(has_logits);
         }
-        Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab })
+        Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab() })
     }
 
     /// Takes the pages that the rows write to, or none.
@@ -273,6 +283,9 @@ impl Engine {
         let (mut rows, mut ids, mut reads) = (Vec::new(), Vec::new(), Vec::new());
         for item in work {
             let found = self.sequences.get(item.sequence).ok_or(StepError::UnknownSequence)?;
+            if self.is_encoder() && found.pooled.is_none() {
+                return Err(StepError::NotPooled);
+            }
             let sequence = ids.iter().position(|id| *id == item.sequence).unwrap_or_else(|| {
                 ids.push(item.sequence);
                 reads.push(found.read);

@@ -56,7 +56,8 @@ pub(crate) fn pools(
         let loaded = loader.load(worker, None)?;
         let kernels =
             format!("host engine ({}, {} threads)", loaded.model.engine.level(), loaded.model.engine.threads());
-        served.push(Served { name: pool.model_name(), engine: kernels, chats: loaded.chats });
+        let embeds = loaded.model.engine.is_encoder();
+        served.push(Served { name: pool.model_name(), engine: kernels, chats: loaded.chats, embeds });
         if let Some(model) = kitchen.id_of(&pool.model_name()) {
             // In the lane before the worker, so that it is not given one of them.
             leave(&heritage.strangers(model, &loaded.model.fingerprint), &wires.urgent);
@@ -136,6 +137,7 @@ impl Loader {
         model.engine.limit_contexts(self.contexts(pool, &model.engine));
         let chats = match &template {
             Ok(template) => template.origin().to_string(),
+            Err(_) if model.engine.is_encoder() => "makes vectors of texts".to_owned(),
             Err(_) => "no chat template".to_owned(),
         };
         let recipe = Recipe {
@@ -143,6 +145,7 @@ impl Loader {
             grammars: Arc::clone(&model.grammars),
             template,
             ctx_max: model.engine.ctx_max(),
+            is_encoder: model.engine.is_encoder(),
             fingerprint: model.fingerprint.clone(),
         };
         if self.kitchen.put(&pool.model_name(), recipe) {
@@ -201,7 +204,9 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).map_err(|e| named(&e))?);
     let template = match Template::from_gguf(&gguf) {
         Err(absent @ TemplateError::Absent { .. }) => {
-            tracing::warn!(model = pool.model, "{absent}");
+            if !engine.is_encoder() {
+                tracing::warn!(model = pool.model, "{absent}");
+            }
             Err(absent)
         }
         found => Ok(found.map_err(|e| named(&e))?),
