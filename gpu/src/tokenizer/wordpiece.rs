@@ -31,7 +31,8 @@ impl WordPiece {
         let mut vocab: Vocab = normal.map(|(id, text)| (spelled(text), id)).collect();
         let name = texts.get(unknown as usize).copied().unwrap_or_default().to_owned();
         vocab.insert(name.clone(), unknown);
-        let built = Pieces::builder().vocab(vocab).unk_token(name).continuing_subword_prefix(GOES_ON.to_owned()).build();
+        let built =
+            Pieces::builder().vocab(vocab).unk_token(name).continuing_subword_prefix(GOES_ON.to_owned()).build();
         let pieces = built.map_err(|_| TokenizerError::Pieces)?;
         Ok(WordPiece { pieces, unknown })
     }

@@ -87,7 +87,8 @@ impl Prepare for Kitchen {
         let Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output, tools, opening } = words;
         let (id, recipe) = self.recipe(&model)?;
         if recipe.is_encoder && output == Output::Text {
-            let problem = "this model makes vectors and no text: ask `POST /v1/embeddings`, or name a model that answers";
+            let problem =
+                "this model makes vectors and no text: ask `POST /v1/embeddings`, or name a model that answers";
             return Err(PrepareError::Invalid { field: "model", problem: problem.to_owned() });
         }
         let prompt = recipe.tokens(&content, output, &tools, opening)?;
@@ -230,7 +231,8 @@ mod tests {
         let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-        let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, is_encoder: false, fingerprint: String::new() };
+        let recipe =
+            Recipe { tokenizer, grammars, template, ctx_max: 64, is_encoder: false, fingerprint: String::new() };
         let hello = port::Message { role: "user".to_owned(), content: "hello".to_owned(), more: Vec::new() };
         let chat = recipe.tokens(&Content::Messages(vec![hello]), Output::Text, &[], "");
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {

@@ -74,7 +74,8 @@ async fn house(seeds: [u64; 2]) -> House {
         let fingerprint = "the same".to_owned();
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let (shelved, kept) = (Arc::clone(&tokenizer), Arc::clone(&grammars));
-        let recipe = Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, is_encoder: false, fingerprint };
+        let recipe =
+            Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, is_encoder: false, fingerprint };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());
         let model = StationModel { engine, tokenizer, grammars, digest, fingerprint };
         kitchen.put(MODEL, recipe);
