@@ -2,7 +2,7 @@
 //! reads its prompt at the worker's prefill rate, then makes its whole answer at the decode rate; that
 //! several share a worker costs them nothing here.
 
-use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::protocol::{
     FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
 };
@@ -81,7 +81,7 @@ enum Planned {
     End(TaskId, Attempt, Usage),
     /// The step that a cancel waited for is over.
     LetGo(TaskId, Attempt),
-    Loaded(ModelId, ModelFacts),
+    Loaded(ModelId, ShardOrder, ModelFacts),
 }
 
 impl Engine {
@@ -256,19 +256,19 @@ impl Engine {
                 let (facts, model) = (sim.facts.clone(), sim.model);
                 Some(self.announce(now, worker, epoch, facts, model))
             }
-            Order::LoadShard { worker, epoch, model, expects } => {
+            Order::LoadShard { worker, epoch, model, order, expects } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
                 let Some(loader) = &sim.facts.loader else {
-                    return Some(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+                    return Some(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });
                 };
                 let takes = loader.load_time(expects.weights);
-                self.plan(now + takes, worker, epoch, Planned::Loaded(model, expects));
+                self.plan(now + takes, worker, epoch, Planned::Loaded(model, order, expects));
                 None
             }
-            Order::FreeShard { worker, epoch, model } => {
+            Order::FreeShard { worker, epoch, model, order } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
                 sim.loaded.remove(&model);
-                Some(Report::ShardFreed { worker, epoch, model })
+                Some(Report::ShardFreed { worker, epoch, model, order })
             }
             Order::Probe { worker, epoch } => {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
@@ -332,16 +332,17 @@ impl Engine {
                 sim.running.remove(&task);
                 Some(Report::Finished { worker, epoch, task, attempt, usage })
             }
-            Planned::Loaded(model, facts) => match self.faults.get_mut(&worker).and_then(VecDeque::pop_front) {
+            Planned::Loaded(model, order, facts) => match self.faults.get_mut(&worker).and_then(VecDeque::pop_front) {
                 Some(ShardFault::Corrupt) => {
                     let mut digest = facts.digest;
                     digest.0[31] ^= 1;
-                    Some(Report::ShardLoaded { worker, epoch, model, facts: ModelFacts { digest, ..facts } })
+                    let facts = ModelFacts { digest, ..facts };
+                    Some(Report::ShardLoaded { worker, epoch, model, order, facts })
                 }
-                Some(fault) => Some(Report::ShardFailed { worker, epoch, model, fault }),
+                Some(fault) => Some(Report::ShardFailed { worker, epoch, model, order, fault }),
                 None => {
                     sim.loaded.insert(model, facts);
-                    Some(Report::ShardLoaded { worker, epoch, model, facts })
+                    Some(Report::ShardLoaded { worker, epoch, model, order, facts })
                 }
             },
             Planned::LetGo(task, attempt) if sim.running.get(&task) == Some(&attempt) => {

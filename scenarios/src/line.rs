@@ -72,14 +72,11 @@ impl Line {
     /// A worker says something; what arrives of it at once comes back.
     pub fn pass(&mut self, now: Tick, report: Report) -> Vec<Report> {
         let worker = worker_of(&report);
-        let once = is_of_a_load(&report);
-        if !once {
-            let said = self.said.entry(worker).or_default();
-            if said.len() == REMEMBERED {
-                said.pop_front();
-            }
-            said.push_back(report.clone());
+        let said = self.said.entry(worker).or_default();
+        if said.len() == REMEMBERED {
+            said.pop_front();
         }
+        said.push_back(report.clone());
         let troubles = self.troubles.entry(worker).or_default();
         troubles.retain(|(_, until)| *until > now);
         let (mut delay, mut copies) = (0, 1);
@@ -89,7 +86,6 @@ impl Line {
                 Trouble::Mute => {}
                 Trouble::Late(by) => delay += by.0,
                 Trouble::Jumble(by) => delay += (self.passed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) % (by.0 + 1),
-                Trouble::Twice if once => {}
                 Trouble::Twice => copies *= 2,
             }
         }
@@ -128,11 +124,6 @@ pub fn worker_of(report: &Report) -> WorkerId {
         | Report::ShardFailed { worker, .. }
         | Report::ShardFreed { worker, .. } => worker,
     }
-}
-
-/// What became of an order to load or free. Nothing numbers these orders, so each answer comes once.
-fn is_of_a_load(report: &Report) -> bool {
-    matches!(report, Report::ShardLoaded { .. } | Report::ShardFailed { .. } | Report::ShardFreed { .. })
 }
 
 /// In which of its lives.

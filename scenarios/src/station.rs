@@ -11,7 +11,7 @@ mod shelf;
 
 use crate::cost::{attended, steps_within};
 use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
-use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
 use shelf::Shelf;
 pub use shelf::{Build, Offer};
@@ -54,8 +54,8 @@ pub(crate) enum Command {
     Start(TaskId, Attempt, Epoch, Job),
     Cancel(TaskId, Attempt),
     Reset(Epoch),
-    Load(Epoch, ModelId),
-    Free(Epoch, ModelId),
+    Load(Epoch, ModelId, ShardOrder),
+    Free(Epoch, ModelId, ShardOrder),
     Probe,
 }
 
@@ -387,19 +387,19 @@ impl Station {
                     said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
                 }
             }
-            Command::Load(epoch, _) | Command::Free(epoch, _) if epoch != self.epoch => {}
-            Command::Load(_, model) => {
-                if self.facts.loader.is_none() || !self.shelf.begin(now, model) {
-                    said.reports.push(Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed });
+            Command::Load(epoch, ..) | Command::Free(epoch, ..) if epoch != self.epoch => {}
+            Command::Load(_, model, order) => {
+                if self.facts.loader.is_none() || !self.shelf.begin(now, model, order) {
+                    said.reports.push(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });
                 }
             }
-            Command::Free(_, model) => {
+            Command::Free(_, model, order) => {
                 let freed = self.facts.loader.is_some() && self.rows.iter().all(|row| row.job.model != model);
                 said.reports.push(if freed {
                     self.shelf.free(model);
-                    Report::ShardFreed { worker, epoch, model }
+                    Report::ShardFreed { worker, epoch, model, order }
                 } else {
-                    Report::ShardFailed { worker, epoch, model, fault: ShardFault::Fixed }
+                    Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed }
                 });
             }
             Command::Probe => self.beat(now, said),

@@ -9,8 +9,8 @@ pub(crate) mod tenants;
 use crate::memory;
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::{Keep, Loadable, Rules};
-use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
-use orchestrion_world::mail::ShardWord;
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, ShardOrder, WorkerId};
+use orchestrion_world::mail::{Answers, ShardWord};
 use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::{Tick, Ticks};
@@ -29,22 +29,25 @@ const LOAD_BACKOFF: Ticks = Ticks(1_000);
 
 pub(crate) fn evict(mut world: ResMut<'_, World>) {
     let world = &mut *world;
-    for (worker, epoch, model, word) in std::mem::take(&mut world.mail.shards) {
-        hear(world, (worker, epoch, model), word);
+    for (answers, word) in std::mem::take(&mut world.mail.shards) {
+        hear(world, answers, word);
     }
 }
 
-/// What an older life of the worker says, or what nobody asked for, changes nothing.
-fn hear(world: &mut World, (id, epoch, model): (WorkerId, Epoch, ModelId), word: ShardWord) {
+/// What an older life of the worker says, what answers an order before the last and what nobody asked for changes
+/// nothing.
+fn hear(world: &mut World, answers: Answers, word: ShardWord) {
+    let Answers { worker: id, epoch, model, order } = answers;
     let live = world.worker(id).filter(|w| w.state.is_up() && w.epoch == epoch);
-    let Some(resident) = live.and_then(|w| w.resident(model)).copied() else { return };
+    let asked = live.and_then(|w| w.resident(model)).filter(|resident| resident.order == Some(order));
+    let Some(resident) = asked.copied() else { return };
     match (word, resident.life) {
         (ShardWord::Loaded(facts), Residence::Staging) if facts.digest != resident.facts.digest => {
             turn(world, id, model, Residence::Condemned);
             comes_no_more(world, model);
             let reason = EvictionReason::Corrupt;
             tell(world, id, model, ShardChange::Evicting { reason });
-            world.mail.order(Order::FreeShard { worker: id, epoch, model });
+            send_free(world, id, model);
         }
         (ShardWord::Loaded(facts), Residence::Staging) => seal(world, id, model, facts),
         (ShardWord::Failed(fault), Residence::Staging) => {
@@ -121,7 +124,7 @@ fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault)
 
 /// Orders a load. Its memory is reserved from here on.
 pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expects: ModelFacts, keep: Keep) {
-    let Some((facts, epoch)) = world.worker(id).map(|w| (w.facts.clone(), w.epoch)) else { return };
+    let Some(facts) = world.worker(id).map(|w| w.facts.clone()) else { return };
     let Some(loader) = &facts.loader else { return };
     if memory::hold(world, &facts, expects.digest, expects.weights).is_err() {
         return;
@@ -131,6 +134,7 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
     let fresh = Resident {
         model,
         life: Residence::Staging,
+        order: None,
         facts: expects,
         pinned: keep == Keep::Pinned,
         since: now,
@@ -149,7 +153,24 @@ pub(crate) fn order_load(world: &mut World, id: WorkerId, model: ModelId, expect
         model.coming += 1;
     }
     tell(world, id, model, ShardChange::Loading { takes });
-    world.mail.order(Order::LoadShard { worker: id, epoch, model, expects });
+    if let Some((epoch, order)) = number(world, id, model) {
+        world.mail.order(Order::LoadShard { worker: id, epoch, model, order, expects });
+    }
+}
+
+fn send_free(world: &mut World, id: WorkerId, model: ModelId) {
+    if let Some((epoch, order)) = number(world, id, model) {
+        world.mail.order(Order::FreeShard { worker: id, epoch, model, order });
+    }
+}
+
+/// The number of the next order about a resident. Answers to those before it are no answers any more.
+fn number(world: &mut World, id: WorkerId, model: ModelId) -> Option<(Epoch, ShardOrder)> {
+    let mut worker = world.worker_mut(id)?;
+    let order = ShardOrder(worker.ordered.0.wrapping_add(1));
+    worker.ordered = order;
+    worker.resident_mut(model)?.order = Some(order);
+    Some((worker.epoch, order))
 }
 
 /// A model makes way for another: at once where nobody uses it, else when its tasks have ended.
@@ -166,11 +187,10 @@ pub(crate) fn make_way(world: &mut World, id: WorkerId, model: ModelId, to: Mode
 }
 
 fn order_free(world: &mut World, id: WorkerId, model: ModelId, to: Option<ModelId>) {
-    let Some(epoch) = world.worker(id).map(|w| w.epoch) else { return };
     turn(world, id, model, Residence::Evicting { to });
     let reason = to.map_or(EvictionReason::Pressure, |by| EvictionReason::Demand { by });
     tell(world, id, model, ShardChange::Evicting { reason });
-    world.mail.order(Order::FreeShard { worker: id, epoch, model });
+    send_free(world, id, model);
 }
 
 /// Where a device is fuller than the rules like, models go that nobody uses, waits for or wants warm, in the

@@ -6,7 +6,7 @@ use crate::{Inbox, sessions};
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
-use orchestrion_world::mail::{AttemptEnd, Made, Mail, ShardWord, Word};
+use orchestrion_world::mail::{Answers, AttemptEnd, Made, Mail, ShardWord, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::Task;
@@ -81,13 +81,15 @@ fn sort_report(mail: &mut Mail, report: Report) {
         Report::Faulted { worker, epoch, task, attempt, class } => {
             mail.ends.push(AttemptEnd { worker, epoch, task, attempt, result: Err(class) });
         }
-        Report::ShardLoaded { worker, epoch, model, facts } => {
-            mail.shards.push((worker, epoch, model, ShardWord::Loaded(facts)));
+        Report::ShardLoaded { worker, epoch, model, order, facts } => {
+            mail.shards.push((Answers { worker, epoch, model, order }, ShardWord::Loaded(facts)));
         }
-        Report::ShardFailed { worker, epoch, model, fault } => {
-            mail.shards.push((worker, epoch, model, ShardWord::Failed(fault)));
+        Report::ShardFailed { worker, epoch, model, order, fault } => {
+            mail.shards.push((Answers { worker, epoch, model, order }, ShardWord::Failed(fault)));
         }
-        Report::ShardFreed { worker, epoch, model } => mail.shards.push((worker, epoch, model, ShardWord::Freed)),
+        Report::ShardFreed { worker, epoch, model, order } => {
+            mail.shards.push((Answers { worker, epoch, model, order }, ShardWord::Freed));
+        }
     }
 }
 

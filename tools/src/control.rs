@@ -34,8 +34,8 @@ fn with_deadline(mut body: Value, deadline_ms: Option<u64>) -> Value {
 }
 
 pub(crate) fn pools(args: &PoolsArgs) -> Result<(), Failure> {
-    let told = json_of(&mut Client::new(&args.server).get("/v1/pools")?)?;
-    if args.output == Output::Json {
+    let told = json_of(&mut Client::new(&args.answer.server).get("/v1/pools")?)?;
+    if args.answer.output == Output::Json {
         return output::json(&told);
     }
     let mut out = std::io::stdout();
@@ -54,7 +54,7 @@ pub(crate) fn pools(args: &PoolsArgs) -> Result<(), Failure> {
 }
 
 fn operate(verb: &str, body: &Value, args: &PoolJobArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server);
+    let client = Client::new(&args.answer.server);
     let pool = match &args.pool {
         Some(pool) => pool.clone(),
         None => only_pool(&client)?,
@@ -62,14 +62,14 @@ fn operate(verb: &str, body: &Value, args: &PoolJobArgs) -> Result<(), Failure> 
     let begun = json_of(&mut client.post(&format!("/v1/pools/{}/{verb}", escaped(&pool)), body)?)?;
     let job = word(&begun, "job_id");
     if args.detach {
-        return match args.output {
+        return match args.answer.output {
             Output::Text => Ok(writeln!(std::io::stdout(), "{job}")?),
             Output::Json => output::json(&begun),
         };
     }
     eprintln!("job {job}");
     let ended = follow(&client, job)?;
-    match args.output {
+    match args.answer.output {
         Output::Json => output::json(&ended)?,
         Output::Text if ended["state"] == "done" => writeln!(std::io::stdout(), "{verb} of pool {pool}: done")?,
         Output::Text => {}

@@ -1,7 +1,7 @@
 //! What a step works on: its inputs sorted by who reads them, the lists one phase leaves for the next,
 //! and the effects. Empty between steps, so not in the Ledger. Lists that fill in most steps keep their room.
 
-use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, ShardOrder, TaskId, WorkerId};
 use crate::job::Action;
 use crate::protocol::{
     CancelReason, Effect, FaultClass, ModelFacts, Notice, Order, ShardFault, TaskSpec, Usage, WorkerFacts,
@@ -21,7 +21,7 @@ pub struct Mail {
     pub starts: Vec<(WorkerId, Epoch, TaskId, Attempt)>,
     pub progress: Vec<Made>,
     /// Eviction, in order of arrival.
-    pub shards: Vec<(WorkerId, Epoch, ModelId, ShardWord)>,
+    pub shards: Vec<(Answers, ShardWord)>,
     /// Eviction: devices on which memory was taken.
     pub pressed: BTreeSet<DeviceId>,
     /// Release.
@@ -74,6 +74,15 @@ pub enum Word {
     Down(WorkerId, Epoch, Option<FaultClass>),
     Alive(WorkerId, Epoch),
     Corrupt(WorkerId, Epoch, Sha256),
+}
+
+/// Which order to load or free a model is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answers {
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    pub model: ModelId,
+    pub order: ShardOrder,
 }
 
 /// What became of an order to load or free a model.

@@ -14,7 +14,7 @@ mod verdict;
 use crate::budget::Left;
 use crate::config::Rules;
 use crate::health::{Breaker, Loss};
-use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, SessionId, ShardOrder, TaskId, WorkerId};
 use crate::job::{Action, Job, JobRefusal};
 use crate::time::{Tick, Ticks};
 use crate::units::Sha256;
@@ -116,6 +116,7 @@ pub enum Report {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
         facts: ModelFacts,
     },
     /// A `LoadShard` or `FreeShard` came to nothing.
@@ -123,6 +124,7 @@ pub enum Report {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
         fault: ShardFault,
     },
     /// What a model took of the worker's memory is free.
@@ -130,6 +132,7 @@ pub enum Report {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
     },
     /// A worker that was told to begin lives and loads its model.
     Loading {
@@ -186,6 +189,7 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
         expects: ModelFacts,
     },
     /// Let the model's memory go. Answered by one `ShardFreed` or `ShardFailed`.
@@ -193,6 +197,7 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
     },
     /// Say that you live.
     Probe {

@@ -5,7 +5,7 @@
 //! ([`Shard`]) from the order to load until they are freed.
 
 use crate::config::Loadable;
-use crate::id::{DeviceId, ModelId};
+use crate::id::{DeviceId, ModelId, ShardOrder};
 use crate::protocol::{Loader, ModelFacts};
 use crate::time::{TICKS_PER_SECOND, Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
@@ -64,6 +64,8 @@ pub struct Shard {
 pub struct Resident {
     pub model: ModelId,
     pub life: Residence,
+    /// The last to load or free it; none where the worker came with it.
+    pub order: Option<ShardOrder>,
     /// Expected while it is staged, then measured, then learned.
     pub facts: ModelFacts,
     /// Never evicted: the worker came with it and can load no other, or the rules say so.
@@ -81,7 +83,8 @@ pub struct Resident {
 impl Resident {
     /// As a worker came with it.
     pub fn came(model: ModelId, facts: ModelFacts, pinned: bool, now: Tick) -> Resident {
-        Resident { model, life: Residence::Sealed, facts, pinned, since: now, used: now, uses: 0, failures: 0 }
+        let (life, order) = (Residence::Sealed, None);
+        Resident { model, life, order, facts, pinned, since: now, used: now, uses: 0, failures: 0 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::config::Rules;
 use crate::health::{Breaker, Restarts, WorkerState};
-use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, TaskId, WorkerId};
+use crate::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use crate::protocol::{AdmissionMode, Class, WorkerFacts};
 use crate::queues::Shares;
 use crate::time::{Tick, Ticks};
@@ -30,6 +30,8 @@ pub struct Worker {
     pub reading: Drain,
     /// Its models, sorted by model.
     pub residents: Vec<Resident>,
+    /// The last order to load or free one of them.
+    pub ordered: ShardOrder,
 }
 
 /// A task on a slot. A revoked lease holds its slot and memory until the worker lets go.
@@ -64,6 +66,7 @@ impl Worker {
             leases: vec![],
             reading: Drain::default(),
             residents,
+            ordered: ShardOrder::default(),
         }
     }
 

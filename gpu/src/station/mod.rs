@@ -16,7 +16,7 @@ mod text;
 use crate::engine::Engine;
 use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report};
 use orchestrion_world::units::{Bytes, Sha256};
@@ -91,6 +91,7 @@ enum Order {
     Change {
         epoch: Epoch,
         model: ModelId,
+        order: ShardOrder,
     },
 }
 
@@ -138,8 +139,8 @@ impl Station {
     }
 
     /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
-    pub fn change(&self, epoch: Epoch, model: ModelId) -> Result<(), OrderError> {
-        self.send(Order::Change { epoch, model })
+    pub fn change(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
+        self.send(Order::Change { epoch, model, order })
     }
 
     /// Has it say that it lives, as soon as its step is over.

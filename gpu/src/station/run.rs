@@ -151,9 +151,9 @@ impl<'a> Runner<'a> {
                     self.finish(i, Finish::Cancelled);
                 }
             }
-            Order::Change { epoch, model } => {
+            Order::Change { epoch, model, order } => {
                 let (worker, fault) = (self.spec.worker, ShardFault::Fixed);
-                self.outlet.report(Report::ShardFailed { worker, epoch, model, fault });
+                self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault });
             }
             Order::Probe => self.beat(Instant::now()),
             Order::Reset { epoch } => {

@@ -4,7 +4,7 @@
 //! Whether there is room is the scheduler's to know.
 
 use crate::cost::{Batch, Cost};
-use orchestrion_world::id::{Epoch, ModelId, WorkerId};
+use orchestrion_world::id::{Epoch, ModelId, ShardOrder, WorkerId};
 use orchestrion_world::protocol::{ModelFacts, Report, ShardFault, WorkerFacts};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub(crate) struct Shelf {
     pace: u32,
     stands: Vec<Standing>,
     /// When which is loaded, in order.
-    loads: VecDeque<(u64, Offer)>,
+    loads: VecDeque<(u64, ShardOrder, Offer)>,
     /// What loads come to that end before then.
     spoiled: Option<(u64, ShardFault)>,
 }
@@ -173,14 +173,14 @@ impl Shelf {
     }
 
     pub(super) fn next_load(&self) -> Option<u64> {
-        self.loads.front().map(|(at, _)| *at)
+        self.loads.front().map(|(at, ..)| *at)
     }
 
     /// Begins a load after those before it; false where it can not.
-    pub(super) fn begin(&mut self, now: u64, model: ModelId) -> bool {
+    pub(super) fn begin(&mut self, now: u64, model: ModelId, order: ShardOrder) -> bool {
         let Some(offer) = self.offer(model) else { return false };
-        let begun = self.loads.back().map_or(now, |(at, _)| *at);
-        self.loads.push_back((begun.saturating_add(offer.cost.load(offer.facts.weights)), offer));
+        let begun = self.loads.back().map_or(now, |(at, ..)| *at);
+        self.loads.push_back((begun.saturating_add(offer.cost.load(offer.facts.weights)), order, offer));
         true
     }
 
@@ -190,17 +190,18 @@ impl Shelf {
 
     /// What was loaded by now stands, or is told to have failed.
     pub(super) fn load(&mut self, (worker, epoch): (WorkerId, Epoch), now: u64, said: &mut Vec<Report>) {
-        while let Some((at, Offer { model, mut facts, cost })) = self.loads.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((at, order, offer)) = self.loads.pop_front_if(|(at, ..)| *at <= now) {
+            let Offer { model, mut facts, cost } = offer;
             match self.spoiled.filter(|(until, _)| at < *until).map(|(_, fault)| fault) {
                 // The scheduler finds it by the digest and has it freed.
                 Some(ShardFault::Corrupt) => {
                     facts.digest.0[31] ^= 1;
-                    said.push(Report::ShardLoaded { worker, epoch, model, facts });
+                    said.push(Report::ShardLoaded { worker, epoch, model, order, facts });
                 }
-                Some(fault) => said.push(Report::ShardFailed { worker, epoch, model, fault }),
+                Some(fault) => said.push(Report::ShardFailed { worker, epoch, model, order, fault }),
                 None => {
                     self.stands.push(Standing::new(Offer { model, facts, cost }, self.pace));
-                    said.push(Report::ShardLoaded { worker, epoch, model, facts });
+                    said.push(Report::ShardLoaded { worker, epoch, model, order, facts });
                 }
             }
         }

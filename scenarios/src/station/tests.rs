@@ -162,21 +162,23 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     let job = Job { model: b, class: Class::Interactive, prompt: 100, answer: 11, finish: Finish::Length };
     let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
     let orders = [
-        (MS, Command::Load(Epoch(1), a)),
-        (MS, Command::Load(Epoch(1), b)),
-        (MS, Command::Load(Epoch(1), ModelId(7))),
+        (MS, Command::Load(Epoch(1), a, ShardOrder(1))),
+        (MS, Command::Load(Epoch(1), b, ShardOrder(2))),
+        (MS, Command::Load(Epoch(1), ModelId(7), ShardOrder(3))),
         (1_500 * MS, start(1, 100, 11)),
         (3_000 * MS, late(2, MODEL)),
         (3_000 * MS, late(3, b)),
-        (3_010 * MS, Command::Free(Epoch(1), b)),
-        (4_000 * MS, Command::Free(Epoch(1), b)),
+        (3_010 * MS, Command::Free(Epoch(1), b, ShardOrder(4))),
+        (4_000 * MS, Command::Free(Epoch(1), b, ShardOrder(5))),
         (4_000 * MS, late(4, b)),
     ];
     let words = run(station, &orders, None).into_iter().filter_map(|(at, report)| {
         let said = match report {
-            Report::ShardLoaded { model, .. } => format!("loaded {}", model.0),
-            Report::ShardFailed { model, fault, .. } => format!("failed {} {fault:?}", model.0),
-            Report::ShardFreed { model, .. } => format!("freed {}", model.0),
+            Report::ShardLoaded { model, order, .. } => format!("loaded {} by order {}", model.0, order.0),
+            Report::ShardFailed { model, order, fault, .. } => {
+                format!("failed {} by order {} {fault:?}", model.0, order.0)
+            }
+            Report::ShardFreed { model, order, .. } => format!("freed {} by order {}", model.0, order.0),
             Report::Finished { task, .. } => format!("finished {}", task.0),
             Report::Faulted { task, class, .. } => format!("faulted {} {class:?}", task.0),
             _ => return None,
@@ -187,16 +189,16 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     assert_eq!(
         words,
         [
-            "1 failed 7 Fixed",
-            "1001 failed 1 Transient",
+            "1 failed 7 by order 3 Fixed",
+            "1001 failed 1 by order 1 Transient",
             // 20 ms of prompt and ten steps of 11 ms: the load takes none of it.
             "1630 finished 1",
-            "2001 loaded 2",
+            "2001 loaded 2 by order 2",
             // One prompt takes 20 ms, the other 31 beside an answer of the first. A step of both takes 22 ms.
-            "3020 failed 2 Fixed",
+            "3020 failed 2 by order 4 Fixed",
             "3249 finished 2",
             "3260 finished 3",
-            "4000 freed 2",
+            "4000 freed 2 by order 5",
             "4000 faulted 4 Retryable",
         ]
     );

@@ -210,7 +210,9 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
     let old = |epoch| epoch < worker.epoch || !worker.state.is_up();
     // A revoked lease waits for its end alone.
     let free = |task, attempt| worker.lease_at(task, attempt).is_none_or(|at| worker.leases[at].revoked);
-    let asked = |model, of: fn(Residence) -> bool| worker.resident(model).is_some_and(|r| of(r.life));
+    let asked = |model, order, of: fn(Residence) -> bool| {
+        worker.resident(model).is_some_and(|r| r.order == Some(order) && of(r.life))
+    };
     match *report {
         Report::WorkerUp { epoch, .. } => epoch < worker.epoch || (epoch == worker.epoch && !worker.state.is_coming()),
         _ if inputs.iter().any(comes) => false,
@@ -218,10 +220,12 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
         | Report::Beat { epoch, .. }
         | Report::Loading { epoch, .. }
         | Report::ShardCorrupt { epoch, .. } => epoch < worker.epoch || dead,
-        Report::ShardLoaded { epoch, model, .. } => old(epoch) || !asked(model, |life| life == Residence::Staging),
-        Report::ShardFreed { epoch, model, .. } => old(epoch) || !asked(model, is_going),
-        Report::ShardFailed { epoch, model, .. } => {
-            old(epoch) || !asked(model, |life| life == Residence::Staging || is_going(life))
+        Report::ShardLoaded { epoch, model, order, .. } => {
+            old(epoch) || !asked(model, order, |life| life == Residence::Staging)
+        }
+        Report::ShardFreed { epoch, model, order, .. } => old(epoch) || !asked(model, order, is_going),
+        Report::ShardFailed { epoch, model, order, .. } => {
+            old(epoch) || !asked(model, order, |life| life == Residence::Staging || is_going(life))
         }
         Report::Started { epoch, task, attempt, .. } => old(epoch) || free(task, attempt),
         Report::Progress { epoch, ref made, .. } => {

@@ -223,6 +223,7 @@ mod tests {
                     let resident = Resident {
                         model: ModelId(model),
                         life: Residence::Sealed,
+                        order: None,
                         facts,
                         pinned: true,
                         since: Tick(0),

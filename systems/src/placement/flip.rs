@@ -4,7 +4,7 @@
 use super::choose::{Candidate, Request, filter};
 use super::rank;
 use orchestrion_world::config::{PlacementRule, PlacementRules};
-use orchestrion_world::id::{Attempt, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, ModelId, TaskId, WorkerId};
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::{Bytes, MilliRate};
 use orchestrion_world::worker::{Lease, Worker};
@@ -59,41 +59,32 @@ impl Figure {
 
     /// The worker and what is free on its devices, with this value.
     pub(crate) fn set(self, request: &Request, worker: &Worker, residual: Bytes, value: u64) -> (Worker, Bytes) {
-        let mut worker = worker.clone();
-        if self == Figure::FreeMemory {
-            return (worker, Bytes(value));
-        }
-        if self == Figure::Leases {
-            let model = request.spec.model;
-            let mut one = TaskId(u128::MAX);
-            while (worker.leases.len() as u64) < value {
-                let (attempt, class, kv) = (Attempt::of(0, 0), Class::Interactive, Bytes(0));
-                let unread = 0;
-                worker.leases.push(Lease {
-                    task: one,
-                    attempt,
-                    model,
-                    class,
-                    kv,
-                    unread,
-                    revoked: false,
-                    called_back: false,
-                });
-                one.0 -= 1;
-            }
-            // The class orders interactive before batch: those at the end go.
-            worker.leases.sort_by_key(|lease| (lease.class, lease.task));
-            worker.leases.truncate(value as usize);
-            worker.leases.sort_by_key(|lease| lease.task);
-        } else if let Some(resident) = worker.resident_mut(request.spec.model) {
-            match self {
-                Figure::Context => resident.facts.ctx_max = value as u32,
-                Figure::Decode => resident.facts.decode = MilliRate(value),
-                Figure::Prefill | Figure::Leases | Figure::FreeMemory => resident.facts.prefill = MilliRate(value),
-            }
+        let (mut worker, model) = (worker.clone(), request.spec.model);
+        let facts = worker.resident_mut(model).map(|resident| &mut resident.facts);
+        match (self, facts) {
+            (Figure::FreeMemory, _) => return (worker, Bytes(value)),
+            (Figure::Leases, _) => hold(&mut worker, model, value),
+            (Figure::Context, Some(facts)) => facts.ctx_max = value as u32,
+            (Figure::Decode, Some(facts)) => facts.decode = MilliRate(value),
+            (Figure::Prefill, Some(facts)) => facts.prefill = MilliRate(value),
+            (Figure::Context | Figure::Decode | Figure::Prefill, None) => {}
         }
         (worker, residual)
     }
+}
+
+/// Puts tasks on a worker's slots, or takes some off, until there are so many.
+fn hold(worker: &mut Worker, model: ModelId, value: u64) {
+    let mut task = TaskId(u128::MAX);
+    while (worker.leases.len() as u64) < value {
+        let (attempt, class, kv, unread) = (Attempt::of(0, 0), Class::Interactive, Bytes(0), 0);
+        worker.leases.push(Lease { task, attempt, model, class, kv, unread, revoked: false, called_back: false });
+        task.0 -= 1;
+    }
+    // The class orders interactive before batch: those at the end go.
+    worker.leases.sort_by_key(|lease| (lease.class, lease.task));
+    worker.leases.truncate(value as usize);
+    worker.leases.sort_by_key(|lease| lease.task);
 }
 
 /// The change that is smallest in proportion to what it changes, over all workers that were not chosen.

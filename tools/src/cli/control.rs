@@ -3,6 +3,16 @@
 use super::{Output, ServerArgs};
 use clap::Args;
 
+/// A running server, and how its answer is told.
+#[derive(Args, Debug)]
+pub(crate) struct AnswerArgs {
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
 /// A pool of a running server, and how to wait for its job.
 #[derive(Args, Debug)]
 pub(crate) struct PoolJobArgs {
@@ -12,11 +22,8 @@ pub(crate) struct PoolJobArgs {
     /// Print the job's id once it is begun, and leave
     #[arg(long)]
     pub detach: bool,
-    /// How to tell it
-    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
-    pub output: Output,
     #[command(flatten)]
-    pub server: ServerArgs,
+    pub answer: AnswerArgs,
 }
 
 #[derive(Args, Debug)]
@@ -25,11 +32,8 @@ Examples:
   orch pools                                         all of a server on this machine
   orch pools --url http://10.0.0.7:8080 -o json      as the server tells it")]
 pub(crate) struct PoolsArgs {
-    /// How to tell it
-    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
-    pub output: Output,
     #[command(flatten)]
-    pub server: ServerArgs,
+    pub answer: AnswerArgs,
 }
 
 #[derive(Args, Debug)]

@@ -162,8 +162,8 @@ impl Stations for Depot {
             (Order::Start { .. }, None) => return,
             (Order::Cancel { task, attempt, .. }, _) => station.cancel(*task, *attempt),
             (Order::Reset { epoch, .. }, _) => station.reset(*epoch),
-            (Order::LoadShard { epoch, model, .. } | Order::FreeShard { epoch, model, .. }, _) => {
-                station.change(*epoch, *model)
+            (Order::LoadShard { epoch, model, order, .. } | Order::FreeShard { epoch, model, order, .. }, _) => {
+                station.change(*epoch, *model, *order)
             }
             (Order::Probe { .. }, _) => station.probe(),
             (Order::SpawnWorker { .. } | Order::StopWorker { .. }, _) => return,
