@@ -332,7 +332,6 @@ fn an_encoder_that_would_run_as_something_else_is_refused() {
         ("bert.attention.head_count_kv", Meta::U32(2)),
         ("bert.attention.key_length", Meta::U32(8)),
         ("bert.attention.layer_norm_epsilon", Meta::F32(1.0)),
-        ("bert.block_count", Meta::U32(0)),
     ] {
         let refused = load(&altered_of("bert", |pairs, _| set(pairs, key, value))).unwrap_err().to_string();
         let named = key.strip_prefix("bert.").unwrap();

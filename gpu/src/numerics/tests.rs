@@ -224,7 +224,7 @@ fn gelu_erf_is_the_exact_form() {
         let wide = f64::from(x);
         let exact = wide / 2.0 * (1.0 + libm::erf(wide / std::f64::consts::SQRT_2));
         let error = (f64::from(gelu_erf(x)) - exact).abs();
-        assert!(error <= 2e-7 * wide.abs() + 1e-12, "gelu_erf({x}) is off by {error}");
+        assert!(error <= 3e-7 * wide.abs() + 1e-12, "gelu_erf({x}) is off by {error}");
     }
     assert_eq!(bits([gelu_erf(1e30), gelu_erf(40.0)]), bits([1e30, 40.0]));
     assert!(gelu_erf(-1e30).abs() < 1e-7 && gelu_erf(f32::NAN).is_nan());

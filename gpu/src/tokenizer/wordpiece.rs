@@ -90,6 +90,14 @@ mod tests {
     }
 
     #[test]
+    fn a_megabyte_of_one_kind_is_no_trouble() {
+        let tokenizer = tokenizer();
+        for (unit, tokens) in [("a", 1), ("é", 1), ("!", 1 << 20), ("字", (1 << 20) / 3), ("\u{301}", 0), (" a", 1 << 19)] {
+            assert_eq!(tokenizer.encode(&unit.repeat((1 << 20) / unit.len()), false).len(), tokens, "{unit}");
+        }
+    }
+
+    #[test]
     fn what_does_not_come_out_is_unknown_and_what_steers_is_spelled_out() {
         assert_eq!(pieces("\u{1f600}"), ["[UNK]"]);
         assert_eq!(pieces(&"a".repeat(101)), ["[UNK]"]);
