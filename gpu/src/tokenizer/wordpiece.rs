@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn a_megabyte_of_one_kind_is_no_trouble() {
         let tokenizer = tokenizer();
-        for (unit, tokens) in [("a", 1), ("é", 1), ("!", 1 << 20), ("字", (1 << 20) / 3), ("\u{301}", 0), (" a", 1 << 19)] {
+        for (unit, tokens) in
+            [("a", 1), ("é", 1), ("!", 1 << 20), ("字", (1 << 20) / 3), ("\u{301}", 0), (" a", 1 << 19)]
+        {
             assert_eq!(tokenizer.encode(&unit.repeat((1 << 20) / unit.len()), false).len(), tokens, "{unit}");
         }
     }
