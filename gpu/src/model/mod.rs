@@ -44,14 +44,14 @@ pub enum LoadError {
 #[derive(Debug)]
 pub(crate) enum Model {
     Decoder(Box<Decoder>),
-    Encoder(Encoder),
+    Encoder(Box<Encoder>),
 }
 
 impl Model {
     /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
     pub(crate) fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Model, LoadError> {
         if gguf.str("general.architecture")? == arch::ENCODER {
-            return Encoder::load(gguf, packing).map(Model::Encoder);
+            return Encoder::load(gguf, packing).map(|encoder| Model::Encoder(Box::new(encoder)));
         }
         Decoder::load(gguf, packing, ctx_max).map(|decoder| Model::Decoder(Box::new(decoder)))
     }
