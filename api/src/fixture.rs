@@ -42,15 +42,18 @@ pub(crate) fn up(worker: u32, pool: u16, slots: u16, decode: u64) -> Input {
         pool: PoolId(pool),
         devices: vec![DeviceShare { device: DeviceId(worker), capacity: Bytes(8 << 30), share: Permille(1000) }],
         slots,
-        came_with: Some(ModelFacts {
-            digest: Sha256([7; 32]),
-            fingerprint: Sha256([8; 32]),
-            weights: Bytes(1 << 30),
-            kv_per_token: Bytes(1 << 10),
-            ctx_max: 4096,
-            prefill: MilliRate(1_000_000),
-            decode: MilliRate(decode),
-        }),
+        came_with: Some((
+            ModelId(0),
+            ModelFacts {
+                digest: Sha256([7; 32]),
+                fingerprint: Sha256([8; 32]),
+                weights: Bytes(1 << 30),
+                kv_per_token: Bytes(1 << 10),
+                ctx_max: 4096,
+                prefill: MilliRate(1_000_000),
+                decode: MilliRate(decode),
+            },
+        )),
         loader: None,
     };
     Input::Report(Report::WorkerUp { worker: WorkerId(worker), epoch: Epoch(1), facts })

@@ -28,3 +28,5 @@ pub mod token_log;
 #[cfg(test)]
 mod whole;
 mod wording;
+
+pub use http::fields::sampling_of;

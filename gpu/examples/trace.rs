@@ -11,7 +11,7 @@
 //!
 //! `speed MODEL LEVEL THREADS` measures prefill and decode. Nothing here is part of the product.
 
-use orchestrion_gpu::engine::{Engine, EngineOptions, Level, Work};
+use orchestrion_gpu::engine::{Engine, EngineOptions, Level, Wants, Work};
 use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::tokenizer::{Detokenizer, Tokenizer};
 use std::error::Error;
@@ -45,10 +45,11 @@ fn layers(model: &str, level: &str, threads: &str, tokens: &str, out: &str) -> A
     let tokens: Vec<u32> =
         std::fs::read_to_string(tokens)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
-    let wants_logits = !engine.is_encoder();
-    let sequence = if wants_logits { engine.open() } else { engine.open_pooled(tokens.len() as u32) };
+    let is_encoder = engine.is_encoder();
+    let sequence = if is_encoder { engine.open_pooled(tokens.len() as u32) } else { engine.open() };
     // A work item for each token, so that each has its logits.
-    let work: Vec<Work<'_>> = tokens.chunks(1).map(|tokens| Work { sequence, tokens, wants_logits }).collect();
+    let wants = if is_encoder { Wants::Nothing } else { Wants::Last };
+    let work: Vec<Work<'_>> = tokens.chunks(1).map(|tokens| Work { sequence, tokens, wants }).collect();
     let mut written = Ok(());
     let step = engine.step_traced(&work, &mut |_, x| {
         if written.is_ok() {
@@ -57,7 +58,7 @@ fn layers(model: &str, level: &str, threads: &str, tokens: &str, out: &str) -> A
     })?;
     written?;
     for i in 0..work.len() {
-        let logits = step.logits(i)?.unwrap_or_default();
+        let logits = step.logits(i, 0)?.unwrap_or_default();
         logits.iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))?;
     }
     Ok(out.flush()?)
@@ -68,7 +69,7 @@ fn embed(model: &str, tokens: &str) -> Answer {
     let tokens: Vec<u32> =
         std::fs::read_to_string(tokens)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let sequence = engine.open_pooled(tokens.len() as u32);
-    engine.step(&[Work { sequence, tokens: &tokens, wants_logits: false }])?;
+    engine.step(&[Work { sequence, tokens: &tokens, wants: Wants::Nothing }])?;
     let vector = engine.pooled(sequence)?;
     Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&vector)?)?)
 }
@@ -81,22 +82,22 @@ fn speed(model: &str, level: &str, threads: &str) -> Answer {
         let sequence = engine.open();
         let start = Instant::now();
         for chunk in tokens.chunks(64) {
-            engine.step(&[Work { sequence, tokens: chunk, wants_logits: false }])?.logits(0)?;
+            engine.step(&[Work { sequence, tokens: chunk, wants: Wants::Nothing }])?.logits(0, 0)?;
         }
         let prefill = tokens.len() as f64 / start.elapsed().as_secs_f64();
         engine.close(sequence);
         let sequence = engine.open();
         let start = Instant::now();
         for token in tokens[..128].chunks(1) {
-            engine.step(&[Work { sequence, tokens: token, wants_logits: true }])?.logits(0)?;
+            engine.step(&[Work { sequence, tokens: token, wants: Wants::Last }])?.logits(0, 0)?;
         }
         let decode = 128.0 / start.elapsed().as_secs_f64();
         engine.close(sequence);
         let eight: Vec<_> = (0..8).map(|_| engine.open()).collect();
         let start = Instant::now();
         for token in tokens[..32].chunks(1) {
-            let work: Vec<_> = eight.iter().map(|s| Work { sequence: *s, tokens: token, wants_logits: true }).collect();
-            engine.step(&work)?.logits(0)?;
+            let work: Vec<_> = eight.iter().map(|s| Work { sequence: *s, tokens: token, wants: Wants::Last }).collect();
+            engine.step(&work)?.logits(0, 0)?;
         }
         let batched = 256.0 / start.elapsed().as_secs_f64();
         eight.into_iter().for_each(|s| engine.close(s));

@@ -10,7 +10,7 @@ mod likelihood;
 mod model;
 mod numerics;
 pub mod safetensors;
-mod sampler;
+pub mod sampler;
 pub mod selftest;
 pub mod station;
 pub mod supply;

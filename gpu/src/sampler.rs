@@ -42,7 +42,7 @@ impl Candidate {
 
 /// Draws tokens for one sequence.
 #[derive(Debug)]
-pub(crate) struct Sampler {
+pub struct Sampler {
     sampling: Sampling,
     bias: Vec<(u32, f32)>,
     /// The logits with the bias, where there is one.
@@ -54,7 +54,7 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    pub(crate) fn new(sampling: Sampling, bias: &[Bias], vocab: usize, prompt: &[u32]) -> Self {
+    pub fn new(sampling: Sampling, bias: &[Bias], vocab: usize, prompt: &[u32]) -> Self {
         let penalised = sampling.repetition_penalty.0 != 1000;
         let words = if penalised { vocab.div_ceil(64) } else { 0 };
         let bias = bias.iter().map(|b| (b.token, b.by as f32 / 1000.0)).collect();
@@ -72,7 +72,7 @@ impl Sampler {
     }
 
     /// The token that stands at `position` of the sequence, of those that are allowed; `logits` are finite.
-    pub(crate) fn next(&mut self, logits: &[f32], position: u32, allowed: Option<Allowed<'_>>) -> u32 {
+    pub fn next(&mut self, logits: &[f32], position: u32, allowed: Option<Allowed<'_>>) -> u32 {
         let mut biased = std::mem::take(&mut self.biased);
         let logits = if self.bias.is_empty() { logits } else { self.biased(logits, &mut biased) };
         let token = match self.sampling.temperature.0 {

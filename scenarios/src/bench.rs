@@ -211,15 +211,18 @@ fn announced(n: u32, slots: u32) -> Report {
         pool: PoolId(0),
         devices: vec![DeviceShare { device: DeviceId(n), capacity: Bytes(80 << 30), share: Permille(1000) }],
         slots: slots as u16,
-        came_with: Some(ModelFacts {
-            digest: Sha256([7; 32]),
-            fingerprint: Sha256([8; 32]),
-            weights: Bytes(16 << 30),
-            kv_per_token: Bytes(128 << 10),
-            ctx_max: 4_096,
-            prefill: MilliRate(8_000_000),
-            decode: MilliRate(400_000),
-        }),
+        came_with: Some((
+            ModelId(0),
+            ModelFacts {
+                digest: Sha256([7; 32]),
+                fingerprint: Sha256([8; 32]),
+                weights: Bytes(16 << 30),
+                kv_per_token: Bytes(128 << 10),
+                ctx_max: 4_096,
+                prefill: MilliRate(8_000_000),
+                decode: MilliRate(400_000),
+            },
+        )),
         loader: None,
     };
     Report::WorkerUp { worker: WorkerId(n), epoch: EPOCH, facts }

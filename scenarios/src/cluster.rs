@@ -104,7 +104,7 @@ impl Cluster {
             return;
         }
         seat.loading = None;
-        let (epoch, model) = (Epoch(seat.epoch.0 + 1), seat.build.facts.came_with.map(|_| seat.build.model));
+        let (epoch, model) = (Epoch(seat.epoch.0 + 1), seat.build.facts.came_with.map(|(model, _)| model));
         self.begin(place, now.0 * TICK, epoch, model, said);
         self.plan(place);
     }

@@ -34,7 +34,6 @@ pub struct Engine {
 #[derive(Clone, Debug)]
 struct Sim {
     facts: WorkerFacts,
-    model: ModelId,
     epoch: Epoch,
     alive: bool,
     flaw: Option<Flaw>,
@@ -94,31 +93,23 @@ impl Engine {
         self.agenda.keys().next().map(|&(at, _)| at)
     }
 
-    /// A worker comes up; one that was there before comes up as another.
-    ///
-    /// `model` is that of its pool.
-    pub fn rise(&mut self, now: Tick, id: WorkerId, of: Option<(&WorkerFacts, ModelId)>) -> Option<Report> {
+    /// A worker comes up; one that was there before comes up as another, with the model that it had last.
+    pub fn rise(&mut self, now: Tick, id: WorkerId, facts: Option<&WorkerFacts>) -> Option<Report> {
         let known = self.workers.get(&id);
         let epoch = known.map_or(Epoch(1), |sim| Epoch(sim.epoch.0 + 1));
-        let (facts, model) = of.or(known.map(|sim| (&sim.facts, sim.model)))?;
-        let facts = facts.clone();
-        Some(self.announce(now, id, epoch, facts, model))
+        let facts = facts.or(known.map(|sim| &sim.facts))?.clone();
+        Some(self.announce(now, id, epoch, facts))
     }
 
     /// From here on the worker comes up with this model.
     pub fn assign(&mut self, id: WorkerId, model: ModelId) {
         let Some(sim) = self.workers.get_mut(&id) else { return };
-        sim.model = model;
         // As scripts name the files of models.
-        if let Some(came_with) = &mut sim.facts.came_with {
-            came_with.digest.0[0] = model.0 as u8;
-            came_with.fingerprint.0[0] = model.0 as u8;
+        if let Some((came_with, of)) = &mut sim.facts.came_with {
+            *came_with = model;
+            of.digest.0[0] = model.0 as u8;
+            of.fingerprint.0[0] = model.0 as u8;
         }
-    }
-
-    /// Whether it runs, or was told to begin.
-    pub fn lives(&self, id: WorkerId) -> bool {
-        self.workers.get(&id).is_some_and(|sim| sim.alive)
     }
 
     /// What it was in a process before counts as a life of it.
@@ -131,11 +122,11 @@ impl Engine {
         self.faults.entry(id).or_default().push_back(fault);
     }
 
-    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts, model: ModelId) -> Report {
-        let loaded = facts.came_with.map(|of| (model, of)).into_iter().collect();
+    fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
+        let loaded = facts.came_with.into_iter().collect();
         let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
         let (slowness, running, stalled) = (Permille(1000), BTreeMap::new(), BTreeSet::new());
-        let sim = Sim { facts: facts.clone(), model, epoch, alive: true, flaw, slowness, running, stalled, loaded };
+        let sim = Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled, loaded };
         self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
@@ -253,8 +244,8 @@ impl Engine {
             }
             Order::Reset { worker, epoch } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
-                let (facts, model) = (sim.facts.clone(), sim.model);
-                Some(self.announce(now, worker, epoch, facts, model))
+                let facts = sim.facts.clone();
+                Some(self.announce(now, worker, epoch, facts))
             }
             Order::LoadShard { worker, epoch, model, order, expects } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
@@ -312,8 +303,8 @@ impl Engine {
                 Some(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) })
             }
             Planned::Up => {
-                let (facts, model) = (sim.facts.clone(), sim.model);
-                Some(self.announce(now, worker, epoch, facts, model))
+                let facts = sim.facts.clone();
+                Some(self.announce(now, worker, epoch, facts))
             }
             Planned::Beat => {
                 self.plan(now + BEAT, worker, epoch, Planned::Beat);

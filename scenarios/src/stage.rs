@@ -68,8 +68,7 @@ pub fn run(script: &Script, handling: &mut dyn Handling) -> Result<Run, String> 
     let mut stage = Stage::new(script);
     let mut first = vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(script.rules.clone()))];
     for (id, facts) in &script.workers {
-        let model = model_of(&script.rules, facts.pool);
-        first.extend(stage.engine.rise(Tick(0), *id, Some((facts, model))).map(Input::Report));
+        first.extend(stage.engine.rise(Tick(0), *id, Some(facts)).map(Input::Report));
     }
     stage.step(Tick(0), first, handling)?;
     let last = script.events.last().map_or(Tick(0), |e| e.at);
@@ -227,21 +226,7 @@ impl Stage {
         inputs
     }
 
-    /// Who comes up unasked comes with what its pool serves. Who was told to begin was told what to load.
-    fn assign(&mut self) {
-        for worker in &self.ledger.workers {
-            if self.engine.lives(worker.id) {
-                continue;
-            }
-            let pool = self.ledger.pools.iter().find(|pool| pool.id == worker.facts.pool);
-            pool.into_iter().for_each(|pool| self.engine.assign(worker.id, pool.model));
-        }
-    }
-
     fn act(&mut self, now: Tick, act: &Act, inputs: &mut Vec<Input>) {
-        if matches!(act, Act::Rise(_) | Act::Heal) {
-            self.assign();
-        }
         let mut befell =
             |kind: &'static str, often: bool| *self.run.faults.entry(kind).or_default() += u64::from(often);
         let said = match act {

@@ -158,7 +158,7 @@ impl Station {
         said: &mut Said,
     ) -> Station {
         let shelf = Shelf::new(build, model);
-        let came_with = model.and_then(|model| Some(build.offer(model)?.facts));
+        let came_with = model.and_then(|model| Some((model, build.offer(model)?.facts)));
         let mut station = Station {
             facts: WorkerFacts { came_with, ..build.facts.clone() },
             epoch,

@@ -137,6 +137,9 @@ pub(crate) struct Pool {
     /// Prompt and answer together, at most; without a number, what the model was trained for.
     pub ctx: Option<u32>,
     pub simd: Simd,
+    /// Tokens that a step tries ahead, for all answers together, where an answer repeats what was there; 0 tries none.
+    /// The tokens of the answer are the same.
+    pub draft_tokens: u32,
 }
 
 /// What a pool computes on. There is no fallback from one to another.
@@ -222,6 +225,7 @@ impl Default for Pool {
             threads: None,
             ctx: None,
             simd: Simd::Auto,
+            draft_tokens: 8,
         }
     }
 }

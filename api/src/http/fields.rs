@@ -25,6 +25,11 @@ const DEFAULT: Sampling = Sampling {
 const STOPS_MOST: usize = 4;
 const STOP_BYTES: usize = 256;
 
+/// What a request's body says of drawing, with 0 for a seed that it does not name; the problem names the field.
+pub fn sampling_of(body: Map<String, Value>) -> Result<Sampling, Problem> {
+    Fields(body).sampling(0)
+}
+
 /// A JSON object that is used up.
 #[derive(Debug)]
 pub(crate) struct Fields(pub(crate) Map<String, Value>);

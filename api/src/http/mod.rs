@@ -13,7 +13,7 @@ mod completions;
 mod deadline;
 mod embeddings;
 pub(crate) mod explain;
-mod fields;
+pub(crate) mod fields;
 pub(crate) mod guard;
 mod health;
 mod jobs;

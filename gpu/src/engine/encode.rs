@@ -36,7 +36,8 @@ impl Engine {
             }
         }
         let is_faulted = |work: &Work<'_>| ids.iter().position(|id| *id == work.sequence).is_some_and(|i| faulted[i]);
-        let answers = work.iter().map(|work| if is_faulted(work) { Err(NumericFault) } else { Ok(None) }).collect();
+        let answers =
+            work.iter().map(|work| vec![if is_faulted(work) { Err(NumericFault) } else { Ok(None) }]).collect();
         Step { answers, logits: &[], vocab: self.model.vocab() }
     }
 }

@@ -51,8 +51,28 @@ pub struct EngineOptions {
 pub struct Work<'a> {
     pub sequence: SequenceId,
     pub tokens: &'a [u32],
-    /// Whether the logits after the last of `tokens` are needed.
-    pub wants_logits: bool,
+    pub wants: Wants,
+}
+
+/// The logits that are needed of a work's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    Nothing,
+    /// Those after the last token.
+    Last,
+    /// So many tokens at the end are a draft: they run, and are not read until they are accepted. Needed are the
+    /// logits after the token before them and after each of them.
+    Draft(usize),
+}
+
+impl Wants {
+    /// Tokens at the end that are a draft.
+    fn draft(self) -> usize {
+        match self {
+            Wants::Nothing | Wants::Last => 0,
+            Wants::Draft(tokens) => tokens,
+        }
+    }
 }
 
 /// Work that cannot run; the step did nothing.
@@ -62,6 +82,8 @@ pub enum StepError {
     UnknownSequence,
     #[error("token {token} is outside a vocabulary of {vocab}")]
     UnknownToken { token: u32, vocab: u32 },
+    #[error("a draft is not the end of its sequence's work")]
+    DraftWithin,
     #[error("position {position} is outside a context of {ctx_max}")]
     ContextExceeded { position: u64, ctx_max: u32 },
     #[error("the model reads an input and makes one vector of it; it goes on from nothing")]
@@ -227,7 +249,7 @@ impl Engine {
 
     /// `step`, with an ear on the residual stream.
     pub fn step_traced(&mut self, work: &[Work<'_>], tap: Tap<'_>) -> Result<Step<'_>, StepError> {
-        let (rows, ids) = self.rows(work)?;
+        let Batch { rows, ids, drafts } = self.batch(work)?;
         self.make_room(&rows, &ids)?;
         let Model::Decoder(model) = &mut self.model else { return Ok(self.encode(work, &rows, &ids, tap)) };
         let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
@@ -241,22 +263,26 @@ impl Engine {
         }
         for (i, id) in ids.into_iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(id) else { continue };
-            let mine = rows.iter().zip(&self.buffers.faulted).filter(|(row, _)| row.sequence == i);
-            if mine.clone().any(|(_, faulted)| *faulted) {
+            let mine = || rows.iter().zip(&self.buffers.faulted).filter(|(row, _)| row.sequence == i);
+            let read = mine().count() - drafts[i];
+            if mine().take(read).any(|(_, faulted)| *faulted) {
                 sequence.spoil();
             }
-            sequence.advance(&mut self.pages, mine.map(|(row, _)| row.token));
+            sequence.advance(&mut self.pages, mine().take(read).map(|(row, _)| row.token));
+            sequence.draft.clear();
+            sequence.draft.extend(mine().skip(read).map(|(row, _)| row.token));
         }
-        let mut answers = Vec::with_capacity(work.len());
-        let (mut row, mut wanted) = (0, 0);
-        for item in work {
-            let faulted = self.buffers.faulted[row..row + item.tokens.len()].contains(&true);
-            row += item.tokens.len();
-            let has_logits = item.wants_logits && !item.tokens.is_empty();
-            answers.push(if faulted { Err(NumericFault) } else { Ok(has_logits.then_some(wanted)) });
-            wanted += usize::from(has_logits);
-        }
+        let answers = answers(work, &self.buffers.faulted);
         Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab() })
+    }
+
+    /// Takes the first `tokens` of the last step's draft as read: they are what follows indeed, and their logits
+    /// were finite.
+    pub fn accept(&mut self, sequence: SequenceId, tokens: usize) {
+        if let Some(sequence) = self.sequences.get_mut(sequence) {
+            let mut draft = std::mem::take(&mut sequence.draft);
+            sequence.advance(&mut self.pages, draft.drain(..tokens.min(draft.len())));
+        }
     }
 
     /// Takes the pages that the rows write to, or none.
@@ -278,9 +304,9 @@ impl Engine {
         Ok(())
     }
 
-    /// The batch's rows, checked, and the sequences they index.
-    fn rows(&self, work: &[Work<'_>]) -> Result<(Vec<Row>, Vec<SequenceId>), StepError> {
-        let (mut rows, mut ids, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+    /// The work's rows, checked.
+    fn batch(&self, work: &[Work<'_>]) -> Result<Batch, StepError> {
+        let (mut rows, mut ids, mut reads, mut drafts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for item in work {
             let found = self.sequences.get(item.sequence).ok_or(StepError::UnknownSequence)?;
             if self.is_encoder() && found.pooled.is_none() {
@@ -289,8 +315,13 @@ impl Engine {
             let sequence = ids.iter().position(|id| *id == item.sequence).unwrap_or_else(|| {
                 ids.push(item.sequence);
                 reads.push(found.read);
+                drafts.push(0);
                 ids.len() - 1
             });
+            if drafts[sequence] > 0 || item.wants.draft() > 0 && item.wants.draft() >= item.tokens.len() {
+                return Err(StepError::DraftWithin);
+            }
+            drafts[sequence] = item.wants.draft();
             let position = reads[sequence];
             let end = u64::from(position) + item.tokens.len() as u64;
             if end > u64::from(self.ctx_max) {
@@ -303,26 +334,54 @@ impl Engine {
                 sequence,
                 position: position + i - 1,
                 token: *token,
-                wants_logits: item.wants_logits && i as usize == item.tokens.len(),
+                wants_logits: item.wants != Wants::Nothing && i as usize + item.wants.draft() >= item.tokens.len(),
             }));
             reads[sequence] = end as u32;
         }
-        Ok((rows, ids))
+        Ok(Batch { rows, ids, drafts })
     }
+}
+
+/// What a step runs.
+struct Batch {
+    rows: Vec<Row>,
+    /// The sequences that the rows index.
+    ids: Vec<SequenceId>,
+    /// Of each one's rows, how many at the end are a draft.
+    drafts: Vec<usize>,
+}
+
+/// For each work and each of the logits that it wants: which logits they are, if all of its numbers up to there are
+/// finite. One for each work that wants none.
+fn answers(work: &[Work<'_>], faulted: &[bool]) -> Vec<Vec<Result<Option<usize>, NumericFault>>> {
+    let (mut row, mut wanted) = (0, 0);
+    let each = |item: &Work<'_>| {
+        let rows = &faulted[row..row + item.tokens.len()];
+        row += rows.len();
+        let has_logits = item.wants != Wants::Nothing && !rows.is_empty();
+        let upto = |draft: usize| {
+            let is_faulted = rows[..rows.len() - draft].contains(&true);
+            let at = has_logits.then_some(wanted);
+            wanted += usize::from(has_logits);
+            if is_faulted { Err(NumericFault) } else { Ok(at) }
+        };
+        (0..=item.wants.draft()).rev().map(upto).collect()
+    };
+    work.iter().map(each).collect()
 }
 
 /// What a step came to.
 #[derive(Debug)]
 pub struct Step<'a> {
-    answers: Vec<Result<Option<usize>, NumericFault>>,
+    answers: Vec<Vec<Result<Option<usize>, NumericFault>>>,
     logits: &'a [f32],
     vocab: usize,
 }
 
 impl Step<'_> {
-    /// The logits of the step's `work`-th item; `None` where they were not wanted.
-    pub fn logits(&self, work: usize) -> Result<Option<&[f32]>, NumericFault> {
-        let Some(answer) = self.answers.get(work) else { return Ok(None) };
+    /// The logits of the step's `work`-th item, after so many tokens of its draft; `None` where they were not wanted.
+    pub fn logits(&self, work: usize, draft: usize) -> Result<Option<&[f32]>, NumericFault> {
+        let Some(answer) = self.answers.get(work).and_then(|answers| answers.get(draft)) else { return Ok(None) };
         let Some(at) = (*answer)? else { return Ok(None) };
         let logits = &self.logits[at * self.vocab..][..self.vocab];
         check_finite(logits).map_err(|_| NumericFault)?;

@@ -9,6 +9,8 @@ use crate::model::pooling::Pooled;
 pub(super) struct Sequence {
     pub(super) table: Vec<PageId>,
     pub(super) read: u32,
+    /// Tokens of the last step behind those, whose place in the pages is written and which may yet be accepted.
+    pub(super) draft: Vec<u32>,
     /// None where it shares with nobody, or what it holds is of no use to anybody.
     chain: Option<Chain>,
     /// What is pooled of its last hidden states, where one vector is to be made of it.
@@ -57,7 +59,8 @@ impl Sequence {
         let read = (table.len() * PAGE).min(prompt.len().saturating_sub(1));
         let whole = read / PAGE;
         let tokens = prompt[whole * PAGE..read].to_vec();
-        Sequence { table, read: read as u32, chain: Some(Chain { last: chain[whole], tokens }), ..Sequence::default() }
+        let chain = Some(Chain { last: chain[whole], tokens });
+        Sequence { table, read: read as u32, chain, ..Sequence::default() }
     }
 
     /// Whether others read the page that it writes to next.

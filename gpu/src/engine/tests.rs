@@ -18,8 +18,8 @@ fn engine(arch: usize, level: Level) -> Engine {
 fn finish(engine: &mut Engine, sequence: SequenceId, tokens: &[u32], chunk: usize) -> Vec<u32> {
     let mut last = Vec::new();
     for tokens in tokens.chunks(chunk) {
-        let step = engine.step(&[Work { sequence, tokens, wants_logits: true }]).unwrap();
-        last = step.logits(0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
+        let step = engine.step(&[Work { sequence, tokens, wants: Wants::Last }]).unwrap();
+        last = step.logits(0, 0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
     }
     last
 }
@@ -109,7 +109,7 @@ fn pages_run_out_by_the_bound_and_a_context_is_no_longer_than_they_are() {
     assert_eq!((engine.ctx_max(), engine.pages().bound), (320, 10));
     let (one, two) = (engine.open(), engine.open());
     let tokens = prompt(3, 300);
-    let work = |sequence, tokens| Work { sequence, tokens, wants_logits: true };
+    let work = |sequence, tokens| Work { sequence, tokens, wants: Wants::Last };
     engine.step(&[work(one, &tokens[..250])]).unwrap();
     let refused = engine.step(&[work(two, &tokens[..60]), work(one, &tokens[..40])]).unwrap_err();
     assert_eq!(refused, StepError::OutOfPages { wanted: 4, available: 2, bound: 10 });
@@ -132,6 +132,35 @@ fn what_is_not_finite_is_not_shared() {
     assert_eq!((pages.held(), pages.idle()), (0, 0));
 }
 
+/// What a draft writes is gone where it was wrong, and is what reading it would have been where it was right.
+#[test]
+fn drafts_are_read_as_far_as_they_are_accepted() {
+    for arch in 0..2 {
+        let mut engine = engine(arch, Level::detect());
+        let tokens = prompt(9, 140);
+        let right: Vec<Vec<u32>> = (60..=140).map(|end| alone(&mut engine, &tokens[..end])).collect();
+        let (sequence, _) = engine.open_after(3, &tokens);
+        let mut read = 59;
+        finish(&mut engine, sequence, &tokens[..read], 40);
+        for (draft, accepted) in [(5, 5), (7, 0), (6, 3), (1, 1), (0, 0), (30, 30), (12, 2)] {
+            let mut run = tokens[read..=read + draft].to_vec();
+            run[accepted + 1..].fill(499);
+            let step = engine.step(&[Work { sequence, tokens: &run, wants: Wants::Draft(draft) }]).unwrap();
+            for at in 0..=accepted {
+                let found: Vec<u32> = step.logits(0, at).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
+                assert!(found == right[read + at - 59], "{draft} after {read}: {at}");
+            }
+            engine.accept(sequence, accepted);
+            read += 1 + accepted;
+        }
+        assert!(finish(&mut engine, sequence, &tokens[read..], 7) == right[80]);
+        // The blocks that others may look up are those of what was read.
+        assert_eq!(engine.open_after(3, &tokens).1, 128);
+        let within = [&tokens[..1], &tokens[..1]].map(|tokens| Work { sequence, tokens, wants: Wants::Draft(1) });
+        assert_eq!(engine.step(&within).unwrap_err(), StepError::DraftWithin);
+    }
+}
+
 /// Bits of the vectors of these inputs, all read in the same steps, each in parts of `chunk` tokens.
 fn vectors(engine: &mut Engine, inputs: &[Vec<u32>], chunk: usize) -> Vec<Vec<u32>> {
     let open: Vec<_> = inputs.iter().map(|input| engine.open_pooled(input.len() as u32)).collect();
@@ -140,11 +169,11 @@ fn vectors(engine: &mut Engine, inputs: &[Vec<u32>], chunk: usize) -> Vec<Vec<u3
         let work: Vec<Work<'_>> = inputs
             .iter()
             .zip(&open)
-            .map(|(input, sequence)| Work { sequence: *sequence, tokens: &input[part(input)], wants_logits: false })
+            .map(|(input, sequence)| Work { sequence: *sequence, tokens: &input[part(input)], wants: Wants::Nothing })
             .filter(|work| !work.tokens.is_empty())
             .collect();
         let step = engine.step(&work).unwrap();
-        (0..work.len()).for_each(|i| assert_eq!(step.logits(i), Ok(None)));
+        (0..work.len()).for_each(|i| assert_eq!(step.logits(i, 0), Ok(None)));
     }
     let bits = |sequence: &SequenceId| engine.pooled(*sequence).unwrap().iter().map(|x| x.to_bits()).collect();
     let vectors = open.iter().map(bits).collect();
@@ -195,10 +224,10 @@ fn an_encoder_refuses_what_it_cannot_read() {
     // 512 positions, and a token that carries the vector.
     assert_eq!(engine.ctx_max(), 513);
     let sequence = engine.open();
-    let work = Work { sequence, tokens: &[1, 2], wants_logits: true };
+    let work = Work { sequence, tokens: &[1, 2], wants: Wants::Last };
     assert_eq!(engine.step(&[work]).unwrap_err(), StepError::NotPooled);
     let (long, tokens) = (engine.open_pooled(514), prompt(1, 514));
-    let work = Work { sequence: long, tokens: &tokens, wants_logits: false };
+    let work = Work { sequence: long, tokens: &tokens, wants: Wants::Nothing };
     let too_long = StepError::ContextExceeded { position: 513, ctx_max: 513 };
     assert_eq!(engine.step(&[work]).unwrap_err(), too_long);
 }

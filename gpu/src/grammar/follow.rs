@@ -21,16 +21,16 @@ pub(super) enum Job {
 
 /// One set of tokens; ids beyond the vocabulary are in none.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Allowed<'a>(&'a [u32]);
+pub struct Allowed<'a>(&'a [u32]);
 
 impl Allowed<'_> {
-    pub(crate) fn has(self, token: usize) -> bool {
+    pub fn has(self, token: usize) -> bool {
         self.0.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
     }
 }
 
 /// See the module's description.
-pub(crate) struct Follower {
+pub struct Follower {
     jobs: flume::Sender<Job>,
     reply: flume::Sender<Place>,
     places: flume::Receiver<Place>,
@@ -46,7 +46,7 @@ impl Follower {
     }
 
     /// The tokens that may come next.
-    pub(crate) fn allowed(&mut self) -> Result<Allowed<'_>, GrammarError> {
+    pub fn allowed(&mut self) -> Result<Allowed<'_>, GrammarError> {
         let place = match self.place.take() {
             Some(place) => place,
             None => self.places.recv().map_err(|_| GrammarError::Gone)??,
@@ -55,7 +55,7 @@ impl Follower {
     }
 
     /// Takes up one of them, which does not end the answer; true where the grammar is complete with it.
-    pub(crate) fn push(&mut self, token: u32) -> Result<bool, GrammarError> {
+    pub fn push(&mut self, token: u32) -> Result<bool, GrammarError> {
         self.allowed()?;
         let Some((mut matcher, _)) = self.place.take() else { return Err(GrammarError::Gone) };
         matcher.consume_token(token).map_err(|_| GrammarError::Stuck)?;

@@ -11,7 +11,7 @@ mod follow;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use follow::{Allowed, Follower};
+pub use follow::{Allowed, Follower};
 
 use crate::tokenizer::Tokenizer;
 use follow::Job;
@@ -90,7 +90,7 @@ impl Grammars {
     }
 
     /// A task's way through its grammar, from the beginning.
-    pub(crate) fn follow(&self, grammar: Arc<Grammar>) -> Result<Follower, GrammarError> {
+    pub fn follow(&self, grammar: Arc<Grammar>) -> Result<Follower, GrammarError> {
         Follower::begin(self.open()?.jobs.clone(), grammar)
     }
 

@@ -1,7 +1,7 @@
 //! What a file must be to become a model, and that a pass does not depend on how it was cut.
 
 use super::*;
-use crate::engine::{Engine, EngineOptions, StepError, Work};
+use crate::engine::{Engine, EngineOptions, StepError, Wants, Work};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
@@ -251,8 +251,8 @@ fn logits(engine: &mut Engine, tokens: &[u32], pieces: &[usize]) -> Vec<u32> {
         if now.is_empty() {
             continue;
         }
-        let step = engine.step(&[Work { sequence, tokens: now, wants_logits: true }]).unwrap();
-        last = step.logits(0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
+        let step = engine.step(&[Work { sequence, tokens: now, wants: Wants::Last }]).unwrap();
+        last = step.logits(0, 0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
     }
     engine.close(sequence);
     last
@@ -264,11 +264,11 @@ fn work_that_cannot_run_changes_nothing() {
     let (sequence, closed) = (engine.open(), engine.open());
     engine.close(closed);
     let mut refused =
-        |sequence, tokens: &[u32]| engine.step(&[Work { sequence, tokens, wants_logits: true }]).unwrap_err();
+        |sequence, tokens: &[u32]| engine.step(&[Work { sequence, tokens, wants: Wants::Last }]).unwrap_err();
     assert_eq!(refused(closed, &[1]), StepError::UnknownSequence);
     assert_eq!(refused(sequence, &[512]), StepError::UnknownToken { token: 512, vocab: 512 });
     assert_eq!(refused(sequence, &[1; 701]), StepError::ContextExceeded { position: 700, ctx_max: 700 });
-    assert!(engine.step(&[Work { sequence, tokens: &[1; 700], wants_logits: false }]).is_ok());
+    assert!(engine.step(&[Work { sequence, tokens: &[1; 700], wants: Wants::Nothing }]).is_ok());
 }
 
 /// Loaded once: every kind of matrix, every architecture. Three layers of gemma have both views.
@@ -306,16 +306,17 @@ proptest! {
         prop_assert_eq!(&logits(&mut fast, &tokens, &pieces), &expected);
         // All at once beside a neighbour, one item for each piece.
         let (mine, other) = (fast.open(), fast.open());
-        let mut work = vec![Work { sequence: other, tokens: &[7, 8, 9], wants_logits: true }];
+        let mut work = vec![Work { sequence: other, tokens: &[7, 8, 9], wants: Wants::Last }];
         let mut rest = tokens.as_slice();
         for piece in pieces.iter().copied().chain([usize::MAX]) {
             let (now, later) = rest.split_at(piece.min(rest.len()));
             rest = later;
-            work.push(Work { sequence: mine, tokens: now, wants_logits: rest.is_empty() && !now.is_empty() });
+            let wants = if rest.is_empty() && !now.is_empty() { Wants::Last } else { Wants::Nothing };
+            work.push(Work { sequence: mine, tokens: now, wants });
         }
-        let at = work.iter().skip(1).position(|w| w.wants_logits).unwrap() + 1;
+        let at = work.iter().skip(1).position(|w| w.wants == Wants::Last).unwrap() + 1;
         let step = fast.step(&work).unwrap();
-        let found: Vec<u32> = step.logits(at).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
+        let found: Vec<u32> = step.logits(at, 0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
         prop_assert_eq!(&found, &expected);
     }
 }

@@ -1,7 +1,7 @@
 //! Folders made for the purpose: one that is a model, and those that are not.
 
 use super::*;
-use crate::engine::{Engine, EngineOptions, Level, Work};
+use crate::engine::{Engine, EngineOptions, Level, Wants, Work};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ fn a_folder_becomes_a_model_that_reads_texts() {
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(2), Some(3)));
     let mut engine = Engine::load(&gguf, EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 99 }).unwrap();
     let (sequence, tokens) = (engine.open_pooled(4), [2, 5, 7, 3]);
-    engine.step(&[Work { sequence, tokens: &tokens, wants_logits: false }]).unwrap();
+    engine.step(&[Work { sequence, tokens: &tokens, wants: Wants::Nothing }]).unwrap();
     assert_eq!(engine.pooled(sequence).unwrap().len() as u64, WIDTH);
     let mut part = Files::valid();
     let renamed = part.header.as_object().unwrap().iter().map(|(name, value)| match name.as_str() {

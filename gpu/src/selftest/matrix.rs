@@ -2,7 +2,7 @@
 //! which is one answer at a time, its prompt whole, on the slowest of the levels asked for.
 
 use super::digest;
-use crate::engine::{Engine, EngineOptions, Level, LoadError, SequenceId, Work};
+use crate::engine::{Engine, EngineOptions, Level, LoadError, NumericFault, SequenceId, Wants, Work};
 use crate::generate::weights::Weights;
 use crate::gguf::Gguf;
 use serde::Serialize;
@@ -21,6 +21,10 @@ pub struct Setting {
     pub cancelled: bool,
     /// Whether prompts have been read before, so that their beginnings are known.
     pub cached: bool,
+    /// Whether steps run drafts, right and wrong ones.
+    pub drafted: bool,
+    /// Whether answers give their pages back at a random moment and read again what they had.
+    pub preempted: bool,
 }
 
 fn name<S: serde::Serializer>(level: &Level, to: S) -> Result<S::Ok, S::Error> {
@@ -72,8 +76,24 @@ const BATCHES: [usize; 5] = [1, 2, 4, 8, 32];
 /// Whose cache it is.
 const CACHE: u64 = 1;
 
-/// Digests of an answer's logits, token by token.
-type Answer = Vec<[u8; 32]>;
+/// Company, in this order: cancelled, cached, drafted, preempted.
+const COMPANY: [[bool; 4]; 7] = {
+    let (no, yes) = (false, true);
+    [
+        [no, no, no, no],
+        [yes, no, no, no],
+        [no, yes, no, no],
+        [yes, yes, no, no],
+        [no, no, yes, no],
+        [no, yes, no, yes],
+        [yes, yes, yes, yes],
+    ]
+};
+/// Tokens of the longest draft.
+const DRAFT: usize = 5;
+
+/// An answer's tokens, each with a digest of the logits that it was drawn from.
+type Answer = Vec<([u8; 32], u32)>;
 
 /// Runs the plan; `progress` hears settings done and all of them.
 pub fn determinism(gguf: &Gguf, plan: &Plan, progress: &mut dyn FnMut(u64, u64)) -> Result<Determinism, LoadError> {
@@ -102,9 +122,9 @@ pub fn determinism(gguf: &Gguf, plan: &Plan, progress: &mut dyn FnMut(u64, u64))
                 .collect();
         }
         if setting.cached {
-            run(&mut current, &prompts, plan.answer, *setting, &mut dice);
+            run(&mut current, &prompts, (plan.answer, &expected), *setting, &mut dice);
         }
-        let answers = run(&mut current, &prompts, plan.answer, *setting, &mut dice);
+        let answers = run(&mut current, &prompts, (plan.answer, &expected), *setting, &mut dice);
         engine = Some(current);
         if expected.is_empty() {
             expected = answers;
@@ -128,9 +148,10 @@ fn settings(levels: &[Level]) -> Vec<Setting> {
         for threads in THREADS {
             for batch in BATCHES {
                 for chunk in CHUNKS {
-                    for (cancelled, cached) in [(false, false), (true, false), (false, true), (true, true)] {
-                        all.push(Setting { level: *level, threads, chunk, batch, cancelled, cached });
-                    }
+                    all.extend(COMPANY.map(|[cancelled, cached, drafted, preempted]| {
+                        let level = *level;
+                        Setting { level, threads, chunk, batch, cancelled, cached, drafted, preempted }
+                    }));
                 }
             }
         }
@@ -141,9 +162,9 @@ fn settings(levels: &[Level]) -> Vec<Setting> {
 /// The first, and of the others always the one with the most pairs that none so far has.
 fn pairs(all: &[Setting]) -> Vec<Setting> {
     let of = |s: &Setting| {
-        let flags = [s.cancelled, s.cached].map(usize::from);
-        let choices = [s.level as usize, s.threads, s.chunk, s.batch, flags[0], flags[1]];
-        let choices: Vec<(usize, usize)> = choices.into_iter().enumerate().collect();
+        let flags = [s.cancelled, s.cached, s.drafted, s.preempted].map(usize::from);
+        let choices = [s.level as usize, s.threads, s.chunk, s.batch].into_iter().chain(flags);
+        let choices: Vec<(usize, usize)> = choices.enumerate().collect();
         let pairs = choices.iter().enumerate().flat_map(|(i, a)| choices[i + 1..].iter().map(move |b| (*a, *b)));
         pairs.collect::<Vec<_>>()
     };
@@ -168,58 +189,103 @@ fn pairs(all: &[Setting]) -> Vec<Setting> {
 struct Asked {
     prompt: usize,
     sequence: SequenceId,
-    /// Tokens of the prompt that were run, or known.
+    /// The prompt, and the answer so far.
+    tokens: Vec<u32>,
+    /// Of those, what was run, or known.
     read: usize,
-    next: u32,
 }
 
-/// Answers all prompts greedily, in a random order, of which some begin while others are at it.
-fn run(engine: &mut Engine, prompts: &[Vec<u32>], answer: usize, setting: Setting, dice: &mut Dice) -> Vec<Answer> {
+impl Asked {
+    fn new(engine: &mut Engine, prompt: usize, tokens: Vec<u32>, cached: bool) -> Asked {
+        let (sequence, read) = if cached { engine.open_after(CACHE, &tokens) } else { (engine.open(), 0) };
+        Asked { prompt, sequence, tokens, read: read as usize }
+    }
+
+    /// What it runs next: a chunk, or its last token and a draft of what may follow, of which half is right.
+    fn next(&self, setting: Setting, right: &[([u8; 32], u32)], dice: &mut Dice) -> (Vec<u32>, Wants) {
+        let rest = &self.tokens[self.read..];
+        let chunk = if setting.chunk == 0 { usize::MAX } else { setting.chunk };
+        if rest.len() > chunk {
+            return (rest[..chunk].to_vec(), Wants::Nothing);
+        }
+        let most = if setting.drafted { right.len().min(DRAFT) } else { 0 };
+        let draft = dice.below(most + 1);
+        let guess = right.iter().take(draft).map(|(_, token)| if dice.below(6) == 0 { 0 } else { *token });
+        (rest.iter().copied().chain(guess).collect(), Wants::Draft(draft))
+    }
+
+    /// Draws from the logits of a step, as far as the draft was right; gives how much of it that was.
+    fn take_up<'a>(
+        &mut self,
+        (tokens, wants): &(Vec<u32>, Wants),
+        logits: impl Fn(usize) -> Result<Option<&'a [f32]>, NumericFault>,
+        answer: &mut Answer,
+        length: usize,
+    ) -> usize {
+        let draft = if let Wants::Draft(draft) = wants { &tokens[tokens.len() - draft..] } else { &[] };
+        self.read += tokens.len() - draft.len();
+        for at in 0..=draft.len() {
+            let Ok(logits) = logits(at) else {
+                answer.resize(length, ([0; 32], 0));
+                return at;
+            };
+            let Some(logits) = logits else { return at };
+            let next = best(logits);
+            answer.push((digest(logits), next));
+            self.tokens.push(next);
+            if answer.len() == length || draft.get(at) != Some(&next) {
+                return at;
+            }
+            self.read += 1;
+        }
+        draft.len()
+    }
+}
+
+/// Answers all prompts greedily, in a random order, of which some begin while others are at it. `right` is what
+/// they are expected to answer, where it is known.
+fn run(
+    engine: &mut Engine,
+    prompts: &[Vec<u32>],
+    (length, right): (usize, &[Answer]),
+    setting: Setting,
+    dice: &mut Dice,
+) -> Vec<Answer> {
     let mut answers: Vec<Answer> = vec![vec![]; prompts.len()];
     let mut waiting: Vec<usize> = (0..prompts.len()).collect();
     let (mut asked, mut others): (Vec<Asked>, Vec<SequenceId>) = (vec![], vec![]);
     while !waiting.is_empty() || !asked.is_empty() {
         while asked.len() < setting.batch && !waiting.is_empty() && (asked.is_empty() || dice.below(2) == 0) {
             let prompt = waiting.swap_remove(dice.below(waiting.len()));
-            let (sequence, read) = match setting.cached {
-                true => engine.open_after(CACHE, &prompts[prompt]),
-                false => (engine.open(), 0),
-            };
-            asked.push(Asked { prompt, sequence, read: read as usize, next: 0 });
+            asked.push(Asked::new(engine, prompt, prompts[prompt].clone(), setting.cached));
         }
         if setting.cancelled {
             disturb(engine, &mut others, dice);
         }
-        let chunk = if setting.chunk == 0 { usize::MAX } else { setting.chunk };
-        let noise: Vec<u32> = (0..4).map(|_| dice.below(engine.vocab() as usize) as u32).collect();
-        let mut work: Vec<Work<'_>> = asked
-            .iter()
-            .map(|a| {
-                let rest = &prompts[a.prompt][a.read..];
-                let part = &rest[..rest.len().min(chunk)];
-                let tokens = if rest.is_empty() { std::slice::from_ref(&a.next) } else { part };
-                Work { sequence: a.sequence, tokens, wants_logits: part.len() == rest.len() }
-            })
-            .collect();
-        work.extend(others.iter().map(|&sequence| Work { sequence, tokens: &noise, wants_logits: false }));
-        let lengths: Vec<usize> = work.iter().map(|w| w.tokens.len()).collect();
-        // Tokens are below the vocabulary's size and positions within the context; a fault is an answer as well.
-        let step = engine.step(&work);
-        for (i, a) in asked.iter_mut().enumerate() {
-            a.read = (a.read + lengths[i]).min(prompts[a.prompt].len());
-            let logits = step.as_ref().ok().map(|step| step.logits(i));
-            match logits {
-                Some(Ok(None)) => {}
-                Some(Ok(Some(logits))) => {
-                    answers[a.prompt].push(digest(logits));
-                    a.next = best(logits);
-                }
-                Some(Err(_)) | None => answers[a.prompt].resize(answer, [0; 32]),
+        for a in asked.iter_mut().filter(|_| setting.preempted) {
+            if dice.below(12) == 0 {
+                engine.close(a.sequence);
+                *a = Asked::new(engine, a.prompt, std::mem::take(&mut a.tokens), setting.cached);
             }
         }
+        let expected = |a: &Asked| right.get(a.prompt).map_or(&[][..], |right| &right[answers[a.prompt].len()..]);
+        let runs: Vec<(Vec<u32>, Wants)> = asked.iter().map(|a| a.next(setting, expected(a), dice)).collect();
+        let noise: Vec<u32> = (0..4).map(|_| dice.below(engine.vocab() as usize) as u32).collect();
+        let own = asked.iter().zip(&runs);
+        let own = own.map(|(a, (tokens, wants))| Work { sequence: a.sequence, tokens, wants: *wants });
+        let noisy = |&sequence| Work { sequence, tokens: &noise, wants: Wants::Nothing };
+        let work: Vec<Work<'_>> = own.chain(others.iter().map(noisy)).collect();
+        // Tokens are below the vocabulary's size and positions within the context; a fault is an answer as well.
+        let step = engine.step(&work);
+        let mut accepted = vec![0; asked.len()];
+        for (i, a) in asked.iter_mut().enumerate() {
+            let logits = |at| step.as_ref().map_or(Err(NumericFault), |step| step.logits(i, at));
+            accepted[i] = a.take_up(&runs[i], logits, &mut answers[a.prompt], length);
+        }
         drop(step);
+        asked.iter().zip(accepted).for_each(|(a, accepted)| engine.accept(a.sequence, accepted));
         asked.retain(|a| {
-            let goes_on = answers[a.prompt].len() < answer;
+            let goes_on = answers[a.prompt].len() < length;
             if !goes_on {
                 engine.close(a.sequence);
             }
@@ -262,7 +328,7 @@ mod tests {
 
     fn plan(coverage: Coverage) -> Plan {
         let levels: Vec<Level> = Level::ALL.into_iter().filter(|level| level.is_supported()).collect();
-        Plan { levels, coverage, prompts: 6, answer: 4, longest: 90, seed: 7 }
+        Plan { levels, coverage, prompts: 6, answer: 6, longest: 90, seed: 7 }
     }
 
     #[test]
@@ -272,7 +338,7 @@ mod tests {
                 Gguf::parse(generate(&GenSpec { context: 4096, ..GenSpec::of(arch).unwrap() }).unwrap()).unwrap();
             let found = determinism(&gguf, &plan(Coverage::Pairs), &mut |_, _| ()).unwrap();
             assert_eq!(found.differences, []);
-            assert_eq!(found.comparisons, (found.settings as u64 - 1) * 6 * 4);
+            assert_eq!(found.comparisons, (found.settings as u64 - 1) * 6 * 6);
             assert!(found.settings >= CHUNKS.len() * BATCHES.len(), "{}", found.settings);
         }
     }
@@ -284,7 +350,16 @@ mod tests {
         assert_eq!(few[0], all[0]);
         assert_eq!(
             all[0],
-            Setting { level: Level::Scalar, threads: 1, chunk: 0, batch: 1, cancelled: false, cached: false }
+            Setting {
+                level: Level::Scalar,
+                threads: 1,
+                chunk: 0,
+                batch: 1,
+                cancelled: false,
+                cached: false,
+                drafted: false,
+                preempted: false
+            }
         );
         assert!(few.len() < all.len() / 4);
         for chunk in CHUNKS {

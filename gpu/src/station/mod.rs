@@ -7,6 +7,7 @@
 //! `run` is the loop and its reports, `task` one answer in the making, `text` its words. This file knows
 //! neither: it is what callers see, and where a panic ends as `WorkerDown`.
 
+mod draft;
 mod run;
 mod task;
 #[cfg(test)]
@@ -56,11 +57,14 @@ pub struct StationSpec {
     pub slots: u16,
     /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
     pub prefill_chunk: u32,
+    /// Tokens that a step drafts, for all answers together; 0 drafts none.
+    pub draft_tokens: u32,
 }
 
 /// What the station runs.
 #[derive(Debug)]
 pub struct StationModel {
+    pub id: ModelId,
     pub engine: Engine,
     pub tokenizer: Arc<Tokenizer>,
     pub grammars: Arc<Grammars>,

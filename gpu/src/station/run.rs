@@ -9,7 +9,7 @@
 
 use super::task::{Made, Task};
 use super::{Order, Outlet, Reception, StationModel, StationSpec};
-use crate::engine::{PageCount, StepError, Work};
+use crate::engine::{PageCount, StepError, Wants, Work};
 use orchestrion_planner::{Limits, Row, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, TaskId};
 use orchestrion_world::payload::{Payload, Token};
@@ -99,11 +99,12 @@ impl<'a> Runner<'a> {
         let speaks = !engine.is_encoder();
         let sequence = if speaks { engine.open() } else { engine.open_pooled(chunk) };
         let begun = Instant::now();
-        engine.step(&[Work { sequence, tokens: &tokens, wants_logits: speaks }])?;
+        let wants = if speaks { Wants::Last } else { Wants::Nothing };
+        engine.step(&[Work { sequence, tokens: &tokens, wants }])?;
         let prefilled = Instant::now();
         let decodes = if speaks { WARM_DECODES.min(engine.ctx_max() - chunk) } else { 0 };
         for _ in 0..decodes {
-            engine.step(&[Work { sequence, tokens: &tokens[..1], wants_logits: true }])?;
+            engine.step(&[Work { sequence, tokens: &tokens[..1], wants: Wants::Last }])?;
         }
         let rate = |tokens: u32, took: Duration| {
             MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)
@@ -126,7 +127,7 @@ impl<'a> Runner<'a> {
     fn facts(&self, model: ModelFacts) -> WorkerFacts {
         let StationSpec { pool, device, device_capacity: capacity, slots, .. } = self.spec;
         let devices = vec![DeviceShare { device, capacity, share: Permille(1000) }];
-        WorkerFacts { pool, devices, slots, came_with: Some(model), loader: None }
+        WorkerFacts { pool, devices, slots, came_with: Some((self.model.id, model)), loader: None }
     }
 
     fn announce(&mut self, facts: &WorkerFacts) {
@@ -235,23 +236,32 @@ impl<'a> Runner<'a> {
             }
             runs.push((i, sequence, count));
         }
+        // Beside many answers a draft costs what it saves.
+        let most = self.spec.draft_tokens / runs.len().max(1) as u32;
+        for (i, ..) in &runs {
+            if self.tasks[*i].answers() {
+                self.tasks[*i].draft(&self.model.engine, most);
+            }
+        }
         for (i, sequence, count) in &mut runs {
-            let (tokens, wants_logits) = self.tasks[*i].next(*count);
-            work.push(Work { sequence: *sequence, tokens, wants_logits });
+            let (tokens, wants) = self.tasks[*i].next(*count);
+            work.push(Work { sequence: *sequence, tokens, wants });
             *count = tokens.len() as u32;
         }
         let step = self.model.engine.step(&work)?;
         let now = Instant::now();
-        let mut answers: Vec<_> = runs
-            .iter()
-            .enumerate()
-            .map(|(at, (i, _, tokens))| (*i, self.tasks[*i].advance(*tokens as usize, step.logits(at), now)))
-            .collect();
-        for ((i, sequence, _), (_, answer)) in runs.iter().zip(&mut answers) {
-            let task = &mut self.tasks[*i];
-            if answer.is_ok() && task.wants_vector() {
-                let vector = self.model.engine.pooled(*sequence);
-                *answer = vector.map(|vector| Some(task.embed(&vector, now))).map_err(|_| FaultClass::InvalidInput);
+        let mut answers = Vec::with_capacity(runs.len());
+        for (at, (i, _, count)) in runs.iter_mut().enumerate() {
+            let (logits, mut answer) = (|draft| step.logits(at, draft), |answer| answers.push((*i, answer)));
+            *count = self.tasks[*i].advance(*count as usize, logits, now, &mut answer) as u32;
+        }
+        for (i, sequence, accepted) in runs {
+            let (engine, task) = (&mut self.model.engine, &mut self.tasks[i]);
+            engine.accept(sequence, accepted as usize);
+            let mut silent = answers.iter_mut().filter(|(of, answer)| *of == i && matches!(answer, Ok(None)));
+            if let Some((_, answer)) = silent.next().filter(|_| task.wants_vector()) {
+                let vector = engine.pooled(sequence).map_err(|_| FaultClass::InvalidInput);
+                *answer = vector.map(|vector| Some(task.embed(&vector, now)));
             }
         }
         self.publish(answers);
@@ -259,7 +269,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
-    /// heard, and no count comes after its task's end.
+    /// heard, and no count comes after its task's end. The answers of a task stand together, tasks in their order.
     fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
         let mut urgent = Vec::new();
         for (i, answer) in &answers {
@@ -277,16 +287,22 @@ impl<'a> Runner<'a> {
         // The others' counts wait for their turn: what is told of a task is read, journalled and followed.
         let told = self.made.extract_if(.., |(task, attempt, _)| urgent.contains(&(*task, *attempt))).collect();
         self.progress(told);
-        for (i, answer) in &mut answers {
+        let mut diverged = None;
+        answers.retain_mut(|(i, answer)| {
+            if diverged == Some(*i) {
+                return false;
+            }
             if let Ok(Some(made)) = answer {
                 let task = &self.tasks[*i];
                 let (likelihood, vector) = (made.likelihood.take(), made.vector.take());
                 let token = Token { index: made.index, id: made.id, text: &made.text, likelihood, vector };
                 if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
                     *answer = Err(FaultClass::Diverged);
+                    diverged = Some(*i);
                 }
             }
-        }
+            true
+        });
         let mut gone = 0;
         for (i, answer) in answers {
             match answer {
@@ -305,3 +321,5 @@ impl<'a> Runner<'a> {
 
 #[cfg(test)]
 mod churn;
+#[cfg(test)]
+mod drafts;

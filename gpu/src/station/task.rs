@@ -3,8 +3,9 @@
 //! Knows how far it has come, which tokens it runs next and when it ends. Sends nothing: `run` does.
 
 use super::StationModel;
+use super::draft::Drafter;
 use super::text::Text;
-use crate::engine::{Engine, NumericFault, SequenceId};
+use crate::engine::{Engine, NumericFault, PageCount, SequenceId, Wants};
 use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
@@ -22,10 +23,13 @@ pub(super) struct Task {
     pub(super) attempt: Attempt,
     /// None while it waits for pages.
     pub(super) sequence: Option<SequenceId>,
-    /// Its prompt, and its answer so far.
+    /// Its prompt, its answer so far and, while a step runs, a draft.
     tokens: Vec<u32>,
     /// Of those, what its sequence has read.
     read: usize,
+    /// Of those, the draft.
+    drafted: usize,
+    drafter: Drafter,
     /// Prompt tokens that were known when it began.
     cached: u32,
     pub(super) made: u32,
@@ -75,6 +79,8 @@ impl Task {
             sequence: None,
             tokens: prompt.to_vec(),
             read: 0,
+            drafted: 0,
+            drafter: Drafter::new(),
             cached: 0,
             made: 0,
             ctx_max: engine.ctx_max(),
@@ -120,11 +126,31 @@ impl Task {
         self.read = 0;
     }
 
-    /// Up to `count` of the tokens that it has to read, and whether another is drawn from them.
-    pub(super) fn next(&self, count: u32) -> (&[u32], bool) {
+    /// Whether it reads the last token that it made, and makes another.
+    pub(super) fn answers(&self) -> bool {
+        self.made > 0 && self.tokens.len() - self.read == 1
+    }
+
+    /// Drafts up to `most` tokens of those that it may still make, where the pages that it holds have room for them.
+    pub(super) fn draft(&mut self, engine: &Engine, most: u32) {
+        let pages = self.sequence.map_or(0, |sequence| engine.pages_of(sequence).0);
+        let known = self.tokens.len();
+        let room = (pages * PageCount::POSITIONS as usize).min(self.ctx_max as usize - 1).saturating_sub(known);
+        let rest = (self.payload.max_tokens - self.made).saturating_sub(1);
+        let draft = self.drafter.draft(&self.tokens, room.min(most.min(rest) as usize));
+        self.drafted = draft.len();
+        self.tokens.extend(draft);
+    }
+
+    /// Up to `count` of the tokens that it has to read, with the draft where they are all, and what is wanted of them.
+    pub(super) fn next(&self, count: u32) -> (&[u32], Wants) {
         let rest = &self.tokens[self.read..];
-        let next = &rest[..rest.len().min(count as usize)];
-        (next, next.len() == rest.len() && self.payload.output == Output::Text)
+        let is_all = rest.len() - self.drafted <= count as usize;
+        match self.payload.output {
+            _ if !is_all => (&rest[..count as usize], Wants::Nothing),
+            Output::Embedding => (rest, Wants::Nothing),
+            Output::Text => (rest, Wants::Draft(self.drafted)),
+        }
     }
 
     /// Notes that its prompt is being read from now on; true the first time.
@@ -132,17 +158,39 @@ impl Task {
         self.begun.replace(self.begun.unwrap_or(now)).is_none()
     }
 
-    /// Takes up what a step of `tokens` tokens came to; a token where all that it knew is read.
-    pub(super) fn advance(
+    /// Takes up what a step of `tokens` tokens came to: a token where all that it knew is read, and others as far as
+    /// the draft was right. Gives how much of it that was.
+    pub(super) fn advance<'a>(
         &mut self,
         tokens: usize,
-        logits: Result<Option<&[f32]>, NumericFault>,
+        logits: impl Fn(usize) -> Result<Option<&'a [f32]>, NumericFault>,
         now: Instant,
-    ) -> Result<Option<Made>, FaultClass> {
-        // The numbers are the same on every try: another would meet them again.
-        let logits = logits.map_err(|NumericFault| FaultClass::InvalidInput)?;
-        self.read += tokens;
-        let Some(logits) = logits else { return Ok(None) };
+        answers: &mut dyn FnMut(Result<Option<Made>, FaultClass>),
+    ) -> usize {
+        let draft = self.tokens.split_off(self.tokens.len() - std::mem::take(&mut self.drafted));
+        self.read += tokens - draft.len();
+        let mut accepted = 0;
+        loop {
+            // The numbers are the same on every try: another would meet them again.
+            let made = match logits(accepted) {
+                Err(NumericFault) => Err(FaultClass::InvalidInput),
+                Ok(None) => Ok(None),
+                Ok(Some(logits)) => self.make(logits, now).map(Some),
+            };
+            let id = made.as_ref().ok().and_then(|made| made.as_ref()).filter(|made| made.finish.is_none());
+            let is_right = id.is_some_and(|made| draft.get(accepted) == Some(&made.id));
+            answers(made);
+            if !is_right {
+                break;
+            }
+            (accepted, self.read) = (accepted + 1, self.read + 1);
+        }
+        self.drafter.fared(draft.len(), accepted);
+        accepted
+    }
+
+    /// The token that these logits give.
+    fn make(&mut self, logits: &[f32], now: Instant) -> Result<Made, FaultClass> {
         self.prefilled = self.prefilled.or(Some(now));
         let position = self.tokens.len() as u32;
         let (id, complete) = self.draw(logits, position).map_err(|error| self.astray(&error))?;
@@ -155,7 +203,7 @@ impl Task {
         let wanted = self.payload.logprobs.filter(|_| !self.tokenizer.is_end(id));
         let likelihood = wanted.map(|top| likelihood(logits, id, top.into(), &self.tokenizer));
         let (text, finish) = self.words(id, full, complete);
-        Ok(Some(Made { index, id, text, likelihood, vector: None, finish }))
+        Ok(Made { index, id, text, likelihood, vector: None, finish })
     }
 
     /// Whether its prompt is read and it waits for what the engine pooled of it.

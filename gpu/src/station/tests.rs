@@ -92,13 +92,23 @@ pub(super) struct Setup {
     pub(super) threads: usize,
     pub(super) slots: u16,
     pub(super) prefill_chunk: u32,
+    pub(super) draft_tokens: u32,
     /// Of context; none for as many as are asked for.
     pub(super) pages: Option<u64>,
 }
 
-pub(super) const SETUP: Setup =
-    Setup { arch: "llama", level: Level::Scalar, threads: 1, slots: 8, prefill_chunk: 64, pages: None };
+pub(super) const SETUP: Setup = Setup {
+    arch: "llama",
+    level: Level::Scalar,
+    threads: 1,
+    slots: 8,
+    prefill_chunk: 64,
+    draft_tokens: 0,
+    pages: None,
+};
 pub(super) const EPOCH: Epoch = Epoch(3);
+
+pub(super) const MODEL: ModelId = ModelId(7);
 
 pub(super) fn model(setup: Setup) -> StationModel {
     let gguf = Gguf::parse(generate(&GenSpec::of(setup.arch).unwrap()).unwrap()).unwrap();
@@ -109,7 +119,8 @@ pub(super) fn model(setup: Setup) -> StationModel {
         engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * pages));
     }
     let grammars = Arc::new(Grammars::new(tokenizer.clone()));
-    StationModel { engine, grammars, tokenizer, digest: gguf.digest(), fingerprint: "a file and an engine".into() }
+    let (digest, fingerprint) = (gguf.digest(), "a file and an engine".into());
+    StationModel { id: MODEL, engine, grammars, tokenizer, digest, fingerprint }
 }
 
 pub(super) fn spec(setup: Setup) -> StationSpec {
@@ -121,6 +132,7 @@ pub(super) fn spec(setup: Setup) -> StationSpec {
         device_capacity: Bytes(1 << 30),
         slots: setup.slots,
         prefill_chunk: setup.prefill_chunk,
+        draft_tokens: setup.draft_tokens,
     }
 }
 
@@ -213,6 +225,8 @@ fn same_in_any_company(arch: &'static str) {
         (Setup { level: Level::detect(), threads: 3, prefill_chunk: 1, ..base }, &all),
         // The pages of two long prompts for eight tasks: who came last makes room, and reads it all again.
         (Setup { level: Level::detect(), pages: Some(19), ..base }, &shuffled),
+        (Setup { level: Level::detect(), draft_tokens: 8, slots: 1, ..base }, &all),
+        (Setup { level: Level::detect(), draft_tokens: 32, pages: Some(19), ..base }, &shuffled),
     ] {
         assert_eq!(answers(setup, order), alone, "{setup:?}");
     }
@@ -258,8 +272,8 @@ fn reports_come_in_the_order_of_the_contract() {
     let Event::Report(Report::WorkerUp { worker: WorkerId(1), epoch: EPOCH, facts }) = &heard[0] else {
         panic!("a worker announces itself first: {:?}", heard[0]);
     };
-    let model = facts.came_with.expect("a station comes with its model");
-    assert_eq!((facts.pool, model.ctx_max, facts.slots), (PoolId(2), 600, 8));
+    let (id, model) = facts.came_with.expect("a station comes with its model");
+    assert_eq!((facts.pool, id, model.ctx_max, facts.slots), (PoolId(2), MODEL, 600, 8));
     // 4 layers of 2 heads of 16: keys and values in two bytes.
     assert_eq!(model.kv_per_token, Bytes(4 * 2 * 16 * 2 * 2));
     assert!(model.prefill.0 > 0 && model.decode.0 > 0 && model.weights.0 > 100_000);

@@ -21,6 +21,7 @@ use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind, context};
 use orchestrion_world::payload::CallForm;
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const MAX_SOURCE: usize = 256 << 10;
 /// A message costs a few dozen steps; two million run in well under a second.
@@ -56,6 +57,11 @@ pub enum TemplateError {
     /// It wrote too much; bytes.
     #[error("the chat template wrote more than {most} bytes")]
     TooMuchOutput { most: usize },
+    /// The engine that compiles and runs templates met a state that it rules out.
+    #[error(
+        "the chat template broke the engine that runs it; another model file, or a prompt on the completions route, goes on"
+    )]
+    Broken,
     /// It failed while running.
     #[error("the chat template failed (line {line}): {kind}")]
     Failed { line: usize, kind: String },
@@ -135,6 +141,11 @@ impl Template {
         }
     }
 
+    /// A template that came with no model file; `bos` and `eos` are what it is told of those tokens.
+    pub fn of_source(source: &str, bos: &str, eos: &str) -> Result<Template, TemplateError> {
+        Template::compile(source, Origin::File, bos.to_owned(), eos.to_owned())
+    }
+
     fn compile(source: &str, origin: Origin, bos: String, eos: String) -> Result<Template, TemplateError> {
         if source.len() > MAX_SOURCE {
             return Err(TemplateError::TooLong { found: source.len(), most: MAX_SOURCE });
@@ -150,7 +161,7 @@ impl Template {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
         });
-        environment.add_template_owned(NAME, source.to_owned()).map_err(syntax)?;
+        guarded(|| environment.add_template_owned(NAME, source.to_owned()))?.map_err(syntax)?;
         let calls = calls::of_template(source);
         Ok(Template { environment, origin, calls, bos, eos })
     }
@@ -187,13 +198,20 @@ impl Template {
         };
         let mut output = Bounded::default();
         let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
-        match template.render_captured_to(given, &mut output) {
+        let rendered = guarded(|| template.render_captured_to(given, &mut output).map(drop))?;
+        match rendered {
             _ if output.full => Err(TemplateError::TooMuchOutput { most: MAX_OUTPUT }),
             Err(e) => Err(failure(&e)),
             // Only strings were written, so this cannot lose anything.
-            Ok(_) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
+            Ok(()) => Ok(String::from_utf8_lossy(&output.bytes).into_owned()),
         }
     }
+}
+
+/// What a stranger's template does to the engine ends here: minijinja 3.0.5 panics where `break` leaves a `with`.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, TemplateError> {
+    // What was half done is not looked at again.
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| TemplateError::Broken)
 }
 
 /// Names the line and the kind of an error: minijinja's own text may quote the template and the messages.

@@ -146,6 +146,8 @@ fn hostile_templates_end_in_typed_errors() {
     assert!(matches!(failed(&"x".repeat(MAX_SOURCE + 1)), TemplateError::TooLong { .. }));
     let deep = "{{ ".to_owned() + &"(".repeat(50_000) + &")".repeat(50_000) + " }}";
     assert!(matches!(failed(&deep), TemplateError::Syntax { .. }));
+    let left = "{% for m in messages %}{% with x = 1 %}{% break %}{% endwith %}{% else %}{% endfor %}";
+    assert_eq!(failed(left), TemplateError::Broken);
     let secret = failed("{{ messages[0].content.nope() }}").to_string();
     assert!(!secret.contains("hi &"), "an error must not quote messages: {secret}");
 }

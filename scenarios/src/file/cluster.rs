@@ -125,14 +125,13 @@ pub(super) fn resolve(read: &Reading<'_>, file: &File, rules: &mut Rules) -> Res
         let place = pool_names.iter().position(|name| *name == pool.name).unwrap_or_default();
         let offers: Vec<Offer> = serves.iter().map(|model| offer(rules, model, device)).collect();
         let loader = (!pool.loads.is_empty()).then(|| loader(&offers));
-        let model = offers.first().map_or(ModelId(0), |offer| offer.model);
         let range: Arc<[Offer]> = offers.into();
         for n in 0..device.count * pool.workers {
             let id = WorkerId(1 + workers.len() as u32);
             let on = DeviceId((first + n / pool.workers) as u32);
             let capacity = Bytes(device.memory_mib << 20);
             let devices = vec![DeviceShare { device: on, capacity, share: Permille(1000) }];
-            let came_with = range.first().map(|offer| offer.facts);
+            let came_with = range.first().map(|offer| (offer.model, offer.facts));
             let facts = WorkerFacts {
                 pool: PoolId(place as u16),
                 devices,
@@ -140,7 +139,7 @@ pub(super) fn resolve(read: &Reading<'_>, file: &File, rules: &mut Rules) -> Res
                 came_with,
                 loader: loader.clone(),
             };
-            workers.push((id, Build { facts, model, range: Arc::clone(&range) }));
+            workers.push((id, Build { facts, range: Arc::clone(&range) }));
         }
     }
     rules.loadable = loadable(models, pools);

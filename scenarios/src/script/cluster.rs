@@ -2,7 +2,7 @@
 
 use super::{Words, number};
 use orchestrion_world::config::{Keep, Loadable, Rules};
-use orchestrion_world::id::{DeviceId, PoolId};
+use orchestrion_world::id::{DeviceId, ModelId, PoolId};
 use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts, WorkerFacts};
 use orchestrion_world::units::{Bytes, MilliRate, Permille, Sha256};
 use std::collections::BTreeSet;
@@ -62,11 +62,13 @@ pub(super) fn worker(rules: &Rules, words: &mut Words<'_>) -> Result<WorkerFacts
     })
 }
 
-fn came_with(rules: &Rules, words: &mut Words<'_>, pool: usize) -> Result<ModelFacts, String> {
-    let digest = digest(rules, &rules.pools[pool].model);
+fn came_with(rules: &Rules, words: &mut Words<'_>, pool: usize) -> Result<(ModelId, ModelFacts), String> {
+    let name = &rules.pools[pool].model;
+    let model = rules.models.binary_search(name).map_err(|_| format!("no model `{name}`"))?;
+    let digest = digest(rules, name);
     let mut fingerprint = digest;
     fingerprint.0[1] = words.or("engine", 0)?;
-    Ok(ModelFacts {
+    let facts = ModelFacts {
         digest,
         fingerprint,
         weights: mib(words.or("weights", 100)?),
@@ -74,7 +76,8 @@ fn came_with(rules: &Rules, words: &mut Words<'_>, pool: usize) -> Result<ModelF
         ctx_max: words.or("ctx", 4096)?,
         prefill: MilliRate(words.or("prefill", 1_000u64)?.saturating_mul(1_000)),
         decode: MilliRate(words.or("decode", 50u64)?.saturating_mul(1_000)),
-    })
+    };
+    Ok((ModelId(model as u16), facts))
 }
 
 /// Rates are MiB of weights in a second: `load` and, for prompts and answers, `prompt` and `answer`.

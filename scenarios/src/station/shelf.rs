@@ -13,8 +13,6 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Build {
     pub facts: WorkerFacts,
-    /// Of its pool: it comes up with this one, unless it is told otherwise.
-    pub model: ModelId,
     /// What it can serve.
     pub range: Arc<[Offer]>,
 }
@@ -30,9 +28,9 @@ pub struct Offer {
 
 impl Build {
     /// A worker that serves what it came with and no other.
-    pub fn fixed(facts: WorkerFacts, model: ModelId, cost: Cost) -> Build {
-        let range = facts.came_with.map(|facts| Offer { model, facts, cost }).into_iter().collect();
-        Build { facts, model, range }
+    pub fn fixed(facts: WorkerFacts, cost: Cost) -> Build {
+        let range = facts.came_with.map(|(model, facts)| Offer { model, facts, cost }).into_iter().collect();
+        Build { facts, range }
     }
 
     pub(crate) fn offer(&self, model: ModelId) -> Option<&Offer> {

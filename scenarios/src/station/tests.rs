@@ -29,8 +29,9 @@ fn build(range: Vec<Offer>) -> Build {
         compute: 0,
         abilities: vec![],
     });
-    let facts = WorkerFacts { pool: PoolId(0), devices, slots: 8, came_with: Some(range[0].facts), loader };
-    Build { facts, model: MODEL, range: range.into() }
+    let facts =
+        WorkerFacts { pool: PoolId(0), devices, slots: 8, came_with: Some((range[0].model, range[0].facts)), loader };
+    Build { facts, range: range.into() }
 }
 
 fn station(cost: Cost) -> Station {

@@ -11,9 +11,6 @@ pub(super) const FAULTS: [&str; 21] = [
     "flaw", "corrupt", "crash", "hang", "fault", "stall", "slow", "mute", "late", "jumble", "twice", "ghost",
     "restart", "rules", "rise", "spoil", "close", "drain", "resume", "purge", "reload",
 ];
-/// Who comes up unasked, and words that are long on their way: an operator's reload reckons with neither.
-const UNASKED: [&str; 3] = ["rise", "crash", "flaw"];
-const DELAYED: [&str; 2] = ["late", "jumble"];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
 /// Tasks of a client are counted within it.
@@ -42,11 +39,7 @@ struct Cluster {
 /// The scenario of a seed, `ticks` long.
 pub fn plan(seed: u64, ticks: u64) -> Plan {
     let draw = &mut Draw::new(seed, 1);
-    let mut rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
-    let drawn = |kinds: &[&str]| rates.iter().any(|(kind, n)| *n > 0 && kinds.contains(kind));
-    if drawn(&UNASKED) && drawn(&DELAYED) {
-        rates.retain(|(kind, _)| *kind != "reload");
-    }
+    let rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
     let told: Vec<String> = rates.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
     let options = if told.is_empty() { "no faults".to_owned() } else { told.join(", ") };
     let mut text = format!("# Storm {seed}, {ticks} ticks: {options}.\n> seed {seed}\n");

@@ -1,11 +1,11 @@
 //! A worker comes up: it is taken in where there is a place and memory for it. What it was before ends.
 
-use super::{change, hear, rearm, take_out, turn};
+use super::{change, hear, lose, rearm, spawn, take_out, turn};
 use crate::memory;
 use orchestrion_world::config::{Keep, Rules};
-use orchestrion_world::health::WorkerState;
+use orchestrion_world::health::{Loss, WorkerState};
 use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
-use orchestrion_world::protocol::{WorkerFacts, WorkerRefusal};
+use orchestrion_world::protocol::{Order, WorkerFacts, WorkerRefusal};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::vram::Resident;
 use orchestrion_world::wheel::{Alarm, Fuse};
@@ -19,10 +19,17 @@ pub(super) fn welcome(
     epoch: Epoch,
     facts: WorkerFacts,
 ) -> Result<(), WorkerRefusal> {
-    let closed = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.closed;
-    let up = if closed { WorkerState::Draining } else { WorkerState::Ready };
+    let pool = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?;
+    let up = if pool.closed { WorkerState::Draining } else { WorkerState::Ready };
+    let other = facts.came_with.is_some_and(|(model, _)| model != pool.model);
     match world.worker(id) {
         Some(known) if known.epoch > epoch || (known.epoch == epoch && !known.state.is_coming()) => return Ok(()),
+        // Not what it was told to load.
+        Some(known) if known.epoch == epoch && other => {
+            world.mail.order(Order::StopWorker { worker: id, epoch });
+            lose(world, rules, id, Loss::NoStart);
+            return Ok(());
+        }
         // Another life of it that nobody saw end.
         Some(known) if known.state.is_up() => take_out(world, id, WorkerState::Failed),
         Some(_) => {}
@@ -31,16 +38,21 @@ pub(super) fn welcome(
         }
         None => {}
     }
-    let residents = room_for(world, rules, &facts);
+    let fit = may_stand(world, &facts);
+    let residents = if other { fit.map(|()| vec![]) } else { fit.and_then(|()| came_with(world, rules, &facts)) };
     let now = world.core.now;
     let fresh = residents.clone().map(|residents| Worker::new(id, epoch, facts, residents, now));
-    begin_life(world, (id, epoch), fresh.ok(), up);
+    begin_life(world, (id, epoch), fresh.ok(), if other { WorkerState::Stopped } else { up });
+    if other && residents.is_ok() {
+        // It came unasked with what its pool served before: it is told what that serves now.
+        spawn(world, rules, id);
+    }
     rearm(world, rules, id);
     residents.map(drop)
 }
 
-/// Whether it can be taken in; its weights are booked then.
-fn room_for(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec<Resident>, WorkerRefusal> {
+/// Whether a worker like it can be taken in, whatever it came with.
+fn may_stand(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal> {
     if facts.slots == 0 {
         return Err(WorkerRefusal::NoSlots);
     }
@@ -51,7 +63,8 @@ fn room_for(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec
     if let Some(device) = facts.devices.iter().map(|part| part.device).find(shut) {
         return Err(WorkerRefusal::Quarantined { device });
     }
-    came_with(world, rules, facts)
+    memory::know_devices(world, facts);
+    Ok(())
 }
 
 /// A known worker keeps what is held against it. One that is not taken in is left stopped; one that was
@@ -97,11 +110,9 @@ pub(super) fn loads(world: &mut World, rules: &Rules, id: WorkerId) {
     }
 }
 
-/// The model that a worker came with, entered on its devices.
+/// The model that a worker came with, entered on its devices: its weights are booked.
 fn came_with(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Vec<Resident>, WorkerRefusal> {
-    memory::know_devices(world, facts);
-    let model = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?.model;
-    let Some(of) = facts.came_with else { return Ok(vec![]) };
+    let Some((model, of)) = facts.came_with else { return Ok(vec![]) };
     let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
     memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
     let pinned = facts.loader.is_none() || rules.loadable(model).is_none_or(|row| row.keep == Keep::Pinned);

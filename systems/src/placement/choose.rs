@@ -231,7 +231,7 @@ mod tests {
                         uses: 0,
                         failures: 0,
                     };
-                    let came_with = Some(facts);
+                    let came_with = Some((ModelId(model), facts));
                     let device = DeviceId((pool + model).into());
                     let devices = vec![DeviceShare { device, capacity: Bytes(0), share: Permille(1000) }];
                     let facts = WorkerFacts { pool: PoolId(pool), devices, slots, came_with, loader: None };

@@ -1,4 +1,4 @@
-//! Throws broken files at everything that reads what strangers, disks and crashes may have written.
+//! Throws broken files and requests at everything that reads what strangers, disks and crashes may have written.
 //!
 //! `fuzz --target T --runs N [--seed S] [--first K]` makes N inputs of a target, each a valid one with something
 //! wrong in it, drawn from the seed and its number alone, so that a finding is two numbers. Prints how they ended
@@ -9,7 +9,11 @@
 
 mod gguf;
 mod journal;
+mod sampler;
+mod schema;
 mod scn;
+mod template;
+mod text;
 mod toml;
 
 use orchestrion_scenarios::storm::draw::Draw;
@@ -21,7 +25,8 @@ use std::time::{Duration, Instant};
 
 /// Inputs are some hundred kilobytes at most; so long for one is a hang in the making.
 const SLOW: Duration = Duration::from_secs(5);
-const USAGE: &str = "usage: fuzz --target gguf|journal|scn|toml --runs N [--seed S] [--first K]";
+const USAGE: &str =
+    "usage: fuzz --target gguf|journal|sampler|schema|scn|template|text|toml --runs N [--seed S] [--first K]";
 /// Bytes of a binary input that are printed; its two numbers make all of it again.
 const SHOWN: usize = 2_000;
 
@@ -40,8 +45,16 @@ struct Target {
 /// From a seed.
 type Begin = fn(u64) -> Result<Target, Box<dyn Error>>;
 
-const TARGETS: [(&str, Begin); 4] =
-    [("gguf", gguf::target), ("journal", journal::target), ("scn", scn::target), ("toml", toml::target)];
+const TARGETS: [(&str, Begin); 8] = [
+    ("gguf", gguf::target),
+    ("journal", journal::target),
+    ("sampler", sampler::target),
+    ("schema", schema::target),
+    ("scn", scn::target),
+    ("template", template::target),
+    ("text", text::target),
+    ("toml", toml::target),
+];
 
 /// What to run.
 struct Ask {

@@ -8,7 +8,7 @@ use crate::cli::BenchEngineArgs;
 use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::progress::{Progress, stage_of};
-use orchestrion_gpu::engine::{Ceilings, Engine, EngineOptions, Level, Work};
+use orchestrion_gpu::engine::{Ceilings, Engine, EngineOptions, Level, Wants, Work};
 use orchestrion_gpu::supply::{self, ModelRef};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use rustix::time::ClockId;
@@ -149,7 +149,7 @@ fn prefill(engine: &mut Engine) -> Result<Spent, Failure> {
     let sequence = engine.open();
     let mark = Mark::of(ClockId::ProcessCPUTime);
     for tokens in prompt.chunks(CHUNK) {
-        engine.step(&[Work { sequence, tokens, wants_logits: false }]).map_err(Failure::of(Code::Failed))?;
+        engine.step(&[Work { sequence, tokens, wants: Wants::Nothing }]).map_err(Failure::of(Code::Failed))?;
     }
     let spent = mark.spent();
     engine.close(sequence);
@@ -161,7 +161,7 @@ fn decode(engine: &mut Engine, answers: usize) -> Result<Spent, Failure> {
     let sequences: Vec<_> = (0..answers).map(|_| engine.open()).collect();
     let mark = Mark::of(ClockId::ProcessCPUTime);
     for tokens in answer.chunks(1) {
-        let work = sequences.iter().map(|&sequence| Work { sequence, tokens, wants_logits: true });
+        let work = sequences.iter().map(|&sequence| Work { sequence, tokens, wants: Wants::Last });
         engine.step(&work.collect::<Vec<_>>()).map_err(Failure::of(Code::Failed))?;
     }
     let spent = mark.spent();

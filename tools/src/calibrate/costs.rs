@@ -89,7 +89,7 @@ impl Costs {
 fn guess(facts: &WorkerFacts) -> Cost {
     let ns = |milli: u64| 1_000_000_000_000 / milli.max(1);
     // A worker that came without a model does no work here: its cost is nobody's.
-    let (prefill, decode) = facts.came_with.map_or((0, 0), |model| (model.prefill.0, model.decode.0));
+    let (prefill, decode) = facts.came_with.map_or((0, 0), |(_, model)| (model.prefill.0, model.decode.0));
     let chunk = (prefill.saturating_mul(STEP_MS) / 1_000_000).clamp(1, CHUNK);
     let (token, step) = (ns(prefill), ns(decode));
     Cost {

@@ -106,7 +106,8 @@ impl Attempts {
                 Act::Up(worker, facts) => {
                     lives.entry(*worker).or_insert(Epoch(0)).0 += 1;
                     stage.cluster.crash(*worker, &mut stage.said);
-                    let build = Build::fixed((**facts).clone(), MODEL, *cost);
+                    let came_with = facts.came_with.map(|(_, model)| (MODEL, model));
+                    let build = Build::fixed(WorkerFacts { came_with, ..(**facts).clone() }, *cost);
                     stage.cluster.rise(*at, *worker, Some(build), &mut stage.said);
                 }
                 Act::Down(worker) => stage.cluster.crash(*worker, &mut stage.said),

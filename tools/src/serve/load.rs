@@ -133,7 +133,10 @@ impl Loader {
             }
             Some(_) | None => own,
         };
-        let (mut model, template) = load(pool, &self.options)?;
+        let name = pool.model_name();
+        let unknown = || Failure::new(Code::Failed, format!("the configuration names no model {name}"));
+        let id = self.kitchen.id_of(&name).ok_or_else(unknown)?;
+        let (mut model, template) = load(pool, id, &self.options)?;
         model.engine.limit_contexts(self.contexts(pool, &model.engine));
         let chats = match &template {
             Ok(template) => template.origin().to_string(),
@@ -148,7 +151,7 @@ impl Loader {
             is_encoder: model.engine.is_encoder(),
             fingerprint: model.fingerprint.clone(),
         };
-        if self.kitchen.put(&pool.model_name(), recipe) {
+        if self.kitchen.put(&name, recipe) {
             return Ok(Loaded { model, chats });
         }
         let problem = format!("{}: the file is another than the one first loaded; restart the server", pool.model);
@@ -176,6 +179,7 @@ impl Loader {
             device_capacity: self.device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
+            draft_tokens: pool.draft_tokens,
         };
         Ok(Station::spawn(spec, model, Arc::clone(&self.outlet))?)
     }
@@ -188,7 +192,11 @@ impl Loader {
     }
 }
 
-fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<Template, TemplateError>), Failure> {
+fn load(
+    pool: &Pool,
+    id: ModelId,
+    options: &supply::Options,
+) -> Result<(StationModel, Result<Template, TemplateError>), Failure> {
     let model = ModelRef::from(pool.model.as_str());
     let mut progress = Progress::default();
     let mut show = |stage: supply::Stage, done, total| progress.show(&stage_of(&pool.model, stage), done, total);
@@ -214,5 +222,5 @@ fn load(pool: &Pool, options: &supply::Options) -> Result<(StationModel, Result<
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
     let digest = gguf.digest();
     let fingerprint = format!("{digest}/{DEFINITION}");
-    Ok((StationModel { engine, tokenizer, grammars, digest, fingerprint }, template))
+    Ok((StationModel { id, engine, tokenizer, grammars, digest, fingerprint }, template))
 }

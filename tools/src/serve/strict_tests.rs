@@ -19,7 +19,7 @@ use orchestrion_gpu::station::{Station, StationModel, StationSpec};
 use orchestrion_gpu::template::TemplateError;
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::config::{EvictionRule, PoolRules, Rules};
-use orchestrion_world::id::{DeviceId, Epoch, PoolId, WorkerId};
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, WorkerId};
 use orchestrion_world::protocol::Order;
 use orchestrion_world::units::Bytes;
 use reqwest::Client;
@@ -77,10 +77,19 @@ async fn house(seeds: [u64; 2]) -> House {
         let recipe =
             Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, is_encoder: false, fingerprint };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());
-        let model = StationModel { engine, tokenizer, grammars, digest, fingerprint };
+        let model = StationModel { id: ModelId(0), engine, tokenizer, grammars, digest, fingerprint };
         kitchen.put(MODEL, recipe);
         let (pool, device, device_capacity) = (PoolId(0), DeviceId(worker.0), Bytes(1 << 30));
-        let spec = StationSpec { worker, pool, device, epoch: Epoch(1), device_capacity, slots: 1, prefill_chunk: 64 };
+        let spec = StationSpec {
+            worker,
+            pool,
+            device,
+            epoch: Epoch(1),
+            device_capacity,
+            slots: 1,
+            prefill_chunk: 64,
+            draft_tokens: 8,
+        };
         depot.add(worker, Station::spawn(spec, model, Arc::clone(&wires) as _).unwrap());
     }
     let parts = DoorParts {

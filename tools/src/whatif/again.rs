@@ -11,7 +11,7 @@ use orchestrion_scenarios::cluster::Cluster;
 use orchestrion_scenarios::station::{Build, Job, Said};
 use orchestrion_systems::Simulation;
 use orchestrion_world::config::{Rules, overrides};
-use orchestrion_world::id::{ModelId, TaskId};
+use orchestrion_world::id::TaskId;
 use orchestrion_world::protocol::{Class, Effect, Finish, Input, Intent, Notice, Order};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Digest;
@@ -120,10 +120,7 @@ impl Run<'_> {
             Event::Cancel(task, reason) => Some(Input::Intent(Intent::Cancel { task: *task, reason: *reason })),
             Event::Up(worker, facts) => {
                 let cost = self.costs.of(self.names, facts);
-                let pool = self.names.pools.get(usize::from(facts.pool.0));
-                let model = pool.and_then(|pool| self.names.models.binary_search(&pool.model).ok());
-                let model = ModelId(model.unwrap_or_default() as u16);
-                self.cluster.rise(now, *worker, Some(Build::fixed(facts.clone(), model, cost)), &mut self.said);
+                self.cluster.rise(now, *worker, Some(Build::fixed(facts.clone(), cost)), &mut self.said);
                 None
             }
             Event::Down(worker) => {

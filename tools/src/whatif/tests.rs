@@ -33,7 +33,7 @@ fn facts(slots: u16) -> WorkerFacts {
         decode,
     };
     let devices = vec![DeviceShare { device: DeviceId(0), capacity: Bytes(4 << 30), share: Permille(1000) }];
-    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some(model), loader: None }
+    WorkerFacts { pool: PoolId(0), devices, slots, came_with: Some((ModelId(0), model)), loader: None }
 }
 
 /// Arrivals of both classes, some of them cancelled, at about two thirds of what a worker of four slots does.

@@ -1,6 +1,6 @@
 //! What workers are and what models take, as stations measured it.
 
-use crate::id::{DeviceId, PoolId};
+use crate::id::{DeviceId, ModelId, PoolId};
 use crate::units::{Bytes, MilliRate, Permille, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,8 @@ pub struct WorkerFacts {
     pub devices: Vec<DeviceShare>,
     /// Tasks at a time, of all its models together.
     pub slots: u16,
-    /// Of the pool's model, where the worker came with it loaded.
-    pub came_with: Option<ModelFacts>,
+    /// The model that it came with loaded. Where it begins by itself that may be another than its pool's.
+    pub came_with: Option<(ModelId, ModelFacts)>,
     /// What it can load on order; none where it serves the model it came with and no other.
     pub loader: Option<Loader>,
 }

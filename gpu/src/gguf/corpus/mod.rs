@@ -96,7 +96,9 @@ fn of_template(error: &TemplateError) -> String {
         TemplateError::TooLong { .. } => "template too long".to_owned(),
         TemplateError::Syntax { line, .. } => format!("template line {line}"),
         TemplateError::Refused { .. } | TemplateError::OutOfSteps { .. } => "template ran".to_owned(),
-        TemplateError::TooMuchOutput { .. } | TemplateError::Failed { .. } => "template ran".to_owned(),
+        TemplateError::TooMuchOutput { .. } | TemplateError::Failed { .. } | TemplateError::Broken => {
+            "template ran".to_owned()
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::engine::Level;
 use crate::station::tests::{EPOCH, SETUP, Setup, model, payload, spec, task};
 
-struct Deaf;
+pub(super) struct Deaf;
 
 impl Outlet for Deaf {
     fn report(&self, _: Report) {}
