@@ -188,13 +188,13 @@ fn what_an_input_comes_to_depends_on_nothing_else() {
         let spec = GenSpec { matrices: kind, embedding: kind, ..GenSpec::of("bert").unwrap() };
         let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
         let encoder = |level, threads| Engine::load(&gguf, EngineOptions { level, threads, ctx_max: 600 }).unwrap();
-        let inputs: Vec<Vec<u32>> = [1, 512, 40, 257, 8].into_iter().map(|len| prompt(len as u64, len)).collect();
+        let inputs: Vec<Vec<u32>> = [1, 290, 40, 8].into_iter().map(|len| prompt(len as u64, len)).collect();
         let mut scalar = encoder(Level::Scalar, 1);
         let alone: Vec<Vec<u32>> =
             inputs.iter().flat_map(|input| vectors(&mut scalar, std::slice::from_ref(input), 1000)).collect();
         assert_ne!(alone[0], alone[1]);
         for level in Level::ALL.into_iter().filter(|level| level.is_supported()) {
-            for (threads, chunk) in [(1, 1000), (2, 64), (2, 7)] {
+            for (threads, chunk) in [(1, 1000), (2, 64)] {
                 assert_eq!(vectors(&mut encoder(level, threads), &inputs, chunk), alone, "{level}, {threads}, {chunk}");
             }
         }
