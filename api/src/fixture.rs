@@ -176,7 +176,7 @@ impl Recorder {
             tick += 1;
             let mut orders = self.step(tick, vec![beat(1), beat(2), submit(task)]);
             while let Some(order) = orders.pop() {
-                if let Order::Start { worker, epoch, task, attempt } = order {
+                if let Order::Start { worker, epoch, task, attempt, .. } = order {
                     for report in life(worker, epoch, task, attempt) {
                         tick += 10;
                         orders.extend(self.step(tick, vec![Input::Report(report)]));

@@ -4,8 +4,9 @@
 //!
 //! The core knows that a worker did not come up and not why: whoever loads it says that here beforehand.
 
+use crate::loads::Loads;
 use orchestrion_world::id::{JobId, WorkerId};
-use orchestrion_world::job::{Job, JobFault, JobState};
+use orchestrion_world::job::{Job, JobFault, JobState, StepStatus};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -83,8 +84,15 @@ fn fault(job: &Job) -> Option<JobFault> {
 }
 
 /// A job as its readers see it.
-pub(crate) fn view(Told { job, why }: &Told, pools: &[String]) -> Value {
-    let steps = job.steps.iter().map(|step| json!({"name": step.name.label(), "status": step.status.label()}));
+pub(crate) fn view(Told { job, why }: &Told, pools: &[String], loads: &Loads) -> Value {
+    let steps = job.steps.iter().map(|step| {
+        let mut view = json!({"name": step.name.label(), "status": step.status.label()});
+        let running = step.status == StepStatus::Running;
+        if let Some((done, total)) = loads.of_all(&job.waiting).filter(|_| running) {
+            (view["bytes_done"], view["bytes_total"]) = (done.into(), total.into());
+        }
+        view
+    });
     let mut view = json!({
         "id": job.id.to_string(),
         "kind": job.action.label(),

@@ -12,6 +12,7 @@ mod fixture;
 mod http;
 pub(crate) mod jobs;
 pub mod journal;
+mod loads;
 pub mod port;
 pub mod problem;
 pub mod pulse;

@@ -7,6 +7,7 @@
 
 use crate::clock::wall_ms;
 use crate::jobs::Jobs;
+use crate::loads::Loads;
 use crate::pulse::Audience;
 use crate::recovery::Past;
 use crate::spool::{Finished, Wanted};
@@ -14,7 +15,7 @@ use crate::task_entry::{Admission, Begun, Entry, Opening, Phase, Surface};
 use crate::telemetry::Telemetry;
 use crate::token_log::Pushed;
 use orchestrion_systems::Gauges;
-use orchestrion_world::id::{Attempt, PoolId, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Notice, Outcome, ShardChange};
 use orchestrion_world::time::{Tick, Ticks};
@@ -61,6 +62,7 @@ pub struct Switchboard {
     ready: Mutex<BTreeMap<PoolId, u16>>,
     telemetry: Arc<Telemetry>,
     jobs: Jobs,
+    loads: Loads,
     opened: AtomicU64,
 }
 
@@ -78,6 +80,7 @@ impl Switchboard {
             ready: Mutex::default(),
             telemetry,
             jobs: Jobs::default(),
+            loads: Loads::default(),
             opened,
         }
     }
@@ -279,6 +282,20 @@ impl Switchboard {
     /// A worker does not come up; told before the core hears so.
     pub fn not_up(&self, worker: WorkerId, why: String) {
         self.jobs.not_up(worker, why);
+    }
+
+    /// A model is being read: so many bytes of so many.
+    pub fn loading(&self, worker: WorkerId, model: ModelId, done: u64, total: u64) {
+        self.loads.hear(worker, model, (done, total));
+    }
+
+    /// It is loaded, or it failed.
+    pub fn loading_over(&self, worker: WorkerId, model: ModelId) {
+        self.loads.over(worker, model);
+    }
+
+    pub(crate) fn loads(&self) -> &Loads {
+        &self.loads
     }
 
     /// What operators asked for.

@@ -53,7 +53,7 @@ impl Toy {
 }
 
 fn run(board: &Switchboard, lanes: &Lanes, order: &Order, tokens: u32) {
-    let Order::Start { worker, epoch, task, attempt } = *order else { return };
+    let Order::Start { worker, epoch, task, attempt, .. } = *order else { return };
     let report = |report| lanes.urgent.send(Urgent::Report(report)).unwrap();
     report(Report::Started { worker, epoch, task, attempt });
     report(Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] });

@@ -151,6 +151,12 @@ impl Names {
                 "has other bytes than it should: it is not served".to_owned()
             }
             ShardChange::Failed { fault: ShardFault::Transient } => "could not be loaded".to_owned(),
+            ShardChange::Failed { fault: ShardFault::Missing } => {
+                "could not be loaded: its file is not there or cannot be read".to_owned()
+            }
+            ShardChange::Failed { fault: ShardFault::NoMemory } => {
+                "could not be loaded: the machine has no room for it".to_owned()
+            }
             ShardChange::Yielding { to } => format!("takes no more tasks, to make way for {}", self.model(*to)),
             ShardChange::Stays => "stays after all".to_owned(),
             ShardChange::Evicting { reason: EvictionReason::Demand { by } } => {

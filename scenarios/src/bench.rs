@@ -148,7 +148,7 @@ impl Bench {
         let mut ended = 0;
         for effect in &step.effects {
             match effect {
-                Effect::Order(Order::Start { worker, epoch: _, task, attempt }) => {
+                Effect::Order(Order::Start { worker, task, attempt, .. }) => {
                     self.leases[worker.0 as usize] += 1;
                     self.ordered.push_back(Leased { worker: *worker, task: *task, attempt: *attempt });
                 }

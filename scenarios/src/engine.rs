@@ -203,7 +203,7 @@ impl Engine {
     /// If it is given more than its slots hold, or a model that it has not: the core promises that it never is.
     pub fn order(&mut self, now: Tick, order: &Order, spec: Option<&TaskSpec>) -> Option<Report> {
         match *order {
-            Order::Start { worker, epoch, task, attempt } => {
+            Order::Start { worker, epoch, task, attempt, .. } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
                 sim.running.insert(task, attempt);
                 assert!(sim.running.len() <= usize::from(sim.facts.slots), "{worker} was given more than its slots");

@@ -19,7 +19,7 @@ pub(crate) fn dispatch(mut world: ResMut<'_, World>) {
         assert!(legal.is_ok(), "audit `at most one live attempt`: {id}: {legal:?}");
         task.attempts += 1;
         (task.placed, task.heard) = (now, now);
-        let (attempt, session, class) = (task.attempt(), task.spec.session, task.spec.class);
+        let (attempt, model, session, class) = (task.attempt(), task.spec.model, task.spec.session, task.spec.class);
         if let Some(session) = session
             && let Some(mut session) = world.session_mut(session)
         {
@@ -31,7 +31,7 @@ pub(crate) fn dispatch(mut world: ResMut<'_, World>) {
         }
         let mail = &mut world.mail;
         mail.notice(Notice::Placed { task: id, attempt, pool, worker });
-        mail.order(Order::Start { worker, epoch, task: id, attempt });
+        mail.order(Order::Start { worker, epoch, task: id, attempt, model });
     }
     world.mail.placed = placed;
 }

@@ -112,7 +112,7 @@ fn fail(world: &mut World, id: WorkerId, resident: &Resident, fault: ShardFault)
     let now = world.core.now;
     memory::let_go(world, &facts, resident.facts.digest);
     let failures = match fault {
-        ShardFault::Transient => resident.failures.saturating_add(1),
+        ShardFault::Transient | ShardFault::Missing | ShardFault::NoMemory => resident.failures.saturating_add(1),
         ShardFault::Fixed | ShardFault::Corrupt => LOADS_MAX,
     };
     let until = now + Ticks(LOAD_BACKOFF.0 << failures.min(LOADS_MAX).saturating_sub(1));

@@ -20,11 +20,14 @@ pub(crate) fn devices_add_up(facts: &WorkerFacts) -> bool {
         && shares.sum::<u64>() == 1000
 }
 
-/// Devices that nobody knew come with the first worker on them.
+/// Devices that nobody knew come with the first worker on them. What may be used of one is said anew by whoever
+/// comes while nothing stands on it.
 pub(crate) fn know_devices(world: &mut World, facts: &WorkerFacts) {
     for &DeviceShare { device: id, capacity, share: _ } in &facts.devices {
-        if world.device(id).is_none() {
-            world.enlist(Key::Device(id), Device::new(id, capacity));
+        match world.device(id).map(|device| device.weights.0 + device.reserved.0 == 0 && device.capacity != capacity) {
+            None => world.enlist(Key::Device(id), Device::new(id, capacity)),
+            Some(true) => world.device_mut(id).into_iter().for_each(|mut device| device.capacity = capacity),
+            Some(false) => {}
         }
     }
 }

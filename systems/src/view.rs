@@ -3,6 +3,8 @@
 use orchestrion_world::health::{Breaker, Loss, WorkerState};
 use orchestrion_world::id::{DeviceId, Epoch, JobId, ModelId, PoolId, WorkerId};
 use orchestrion_world::store::World;
+use orchestrion_world::units::Bytes;
+use orchestrion_world::vram::Residence;
 
 /// One pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,18 @@ pub struct WorkerView {
     pub leases: u16,
     pub slots: u16,
     pub ctx_max: u32,
+    /// Its models, by id.
+    pub models: Vec<ModelView>,
+}
+
+/// A model on a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelView {
+    pub model: ModelId,
+    pub life: Residence,
+    /// Of its weights.
+    pub bytes: Bytes,
+    pub leases: u16,
 }
 
 /// Every pool, by id.
@@ -63,5 +77,15 @@ fn worker(world: &World, id: WorkerId) -> Option<WorkerView> {
         leases: worker.leases.len() as u16,
         slots: worker.facts.slots,
         ctx_max: worker.residents.iter().map(|resident| resident.facts.ctx_max).max().unwrap_or_default(),
+        models: worker
+            .residents
+            .iter()
+            .map(|resident| ModelView {
+                model: resident.model,
+                life: resident.life,
+                bytes: resident.facts.weights,
+                leases: worker.leases_of(resident.model) as u16,
+            })
+            .collect(),
     })
 }

@@ -313,7 +313,7 @@ impl Config {
                 wall: Ticks(timeouts.wall_ms),
             },
             eviction: eviction.rules(),
-            // Stations serve one model at a time: what is loadable comes by a reload, not by itself.
+            // What each takes is known when its file was read.
             loadable: vec![],
         }
     }

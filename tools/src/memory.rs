@@ -22,6 +22,11 @@ pub(crate) fn memory() -> Result<Memory> {
     Ok(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
 }
 
+/// What models and their contexts may take where nobody says: the rest is for what reads and serves them.
+pub(crate) fn budget() -> Result<u64> {
+    Ok(memory()?.available / 4 * 3)
+}
+
 /// The most that this process has had in memory at a time.
 pub(crate) fn peak() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;

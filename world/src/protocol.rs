@@ -172,6 +172,7 @@ pub enum Order {
         epoch: Epoch,
         task: TaskId,
         attempt: Attempt,
+        model: ModelId,
     },
     Cancel {
         worker: WorkerId,

@@ -135,6 +135,18 @@ impl Residence {
         Ok(())
     }
 
+    /// The name on the wire.
+    pub fn label(self) -> &'static str {
+        match self {
+            Residence::Staging => "loading",
+            Residence::Sealed => "serving",
+            Residence::Yielding { .. } => "yielding",
+            Residence::Evicting { .. } => "evicting",
+            Residence::Condemned => "corrupt",
+            Residence::Failed { .. } => "failed",
+        }
+    }
+
     /// Whether its weights take memory.
     pub fn takes_memory(self) -> bool {
         match self {

@@ -11,8 +11,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
-use orchestrion_systems::view::{PoolView, WorkerView};
-use orchestrion_world::id::{ModelId, PoolId};
+use orchestrion_systems::view::{ModelView, PoolView, WorkerView};
+use orchestrion_world::id::{ModelId, PoolId, WorkerId};
 use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::time::Ticks;
 use serde_json::{Value, json};
@@ -57,6 +57,7 @@ fn whole(door: &Door, pool: &PoolView) -> Value {
     let name = door.parts.telemetry.pools().get(usize::from(pool.id.0));
     let model = door.parts.prepare.models().get(usize::from(pool.model.0)).map(|model| model.name.clone());
     let workers = pool.workers.iter().map(|worker| {
+        let models = worker.models.iter().map(|model| model_on(door, worker.id, model));
         json!({
             "id": worker.id.to_string(),
             "devices": worker.devices.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -67,6 +68,7 @@ fn whole(door: &Door, pool: &PoolView) -> Value {
             "life": worker.epoch.0,
             "leases": worker.leases,
             "slots": worker.slots,
+            "models": models.collect::<Vec<_>>(),
         })
     });
     json!({
@@ -79,6 +81,16 @@ fn whole(door: &Door, pool: &PoolView) -> Value {
         "job_id": pool.job.map(|job| job.to_string()),
         "workers": workers.collect::<Vec<_>>(),
     })
+}
+
+/// A model on a worker; one that is being loaded, with how far it is.
+fn model_on(door: &Door, worker: WorkerId, ModelView { model, life, bytes, leases }: &ModelView) -> Value {
+    let name = door.parts.prepare.models().get(usize::from(model.0)).map(|model| model.name.clone());
+    let mut view = json!({"model": name, "state": life.label(), "bytes": bytes.0, "leases": leases});
+    if let Some((done, total)) = door.parts.switchboard.loads().of(worker, *model) {
+        (view["bytes_done"], view["bytes_total"]) = (done.into(), total.into());
+    }
+    view
 }
 
 fn unknown() -> Problem {

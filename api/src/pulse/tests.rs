@@ -7,7 +7,7 @@ use crate::journal::tests::{Forgetful, Quota};
 use crate::journal::{Entry, Fsync, Outcome, RunReader, runs};
 use crate::port::{Envelope, Urgent, Verdict};
 use crate::replay::{ReplayOptions, replay};
-use orchestrion_world::id::{Attempt, Epoch};
+use orchestrion_world::id::{Attempt, Epoch, ModelId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Order, Outcome as End, Refusal, Report};
 use std::path::{Path, PathBuf};
@@ -168,7 +168,8 @@ fn verdicts_orders_and_acknowledgements_come_after_the_record_and_in_order() {
     stage.cancel(2).blocking_recv().unwrap();
     assert_eq!(*stage.ear.heard.lock().unwrap(), ["accepted 1", "accepted 2", "cancelled 2"]);
     assert!(inputs(stage.dir.path()).iter().any(|input| matches!(input, Input::Intent(Intent::Cancel { .. }))));
-    let start = Order::Start { worker: WorkerId(1), epoch: Epoch(1), task: TaskId(1), attempt: Attempt::of(1, 1) };
+    let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(1), Attempt::of(1, 1));
+    let start = Order::Start { worker, epoch, task, attempt, model: ModelId(0) };
     assert_eq!(*stage.ear.orders.lock().unwrap(), [start]);
     stage.pulse.stop().unwrap();
     let report = replay(stage.dir.path(), ReplayOptions::default()).unwrap();

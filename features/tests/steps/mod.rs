@@ -7,6 +7,7 @@ mod cancelling;
 mod clients;
 mod commands;
 mod explaining;
+mod loading;
 mod operating;
 mod pulling;
 mod recorded;

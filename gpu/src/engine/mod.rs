@@ -21,6 +21,7 @@ pub use crate::numerics::DEFINITION;
 use crate::gguf::Gguf;
 use crate::kernel::Kernels;
 use crate::kernel::drive::Exec;
+use crate::kernel::matrix::Packing;
 use crate::kernel::pool::Pool;
 use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
@@ -101,6 +102,8 @@ pub struct PageCount {
     pub held: usize,
     /// Kept for prompts that begin like one before, until they are needed.
     pub idle: usize,
+    /// That take memory, held or not.
+    pub made: usize,
 }
 
 impl PageCount {
@@ -134,7 +137,7 @@ impl Engine {
     pub fn load(gguf: &Gguf, options: EngineOptions) -> Result<Engine, LoadError> {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
-        let model = Model::load(gguf, (options.level, options.threads), options.ctx_max)?;
+        let model = Model::load(gguf, Packing::new(options.level, options.threads), options.ctx_max)?;
         let ctx_max = options.ctx_max.min(model.context());
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
@@ -185,14 +188,25 @@ impl Engine {
     /// Bounds the memory of all contexts. One sequence alone always finds room: where its longest context
     /// would not fit, that is shorter from here on.
     pub fn limit_contexts(&mut self, memory: Bytes) {
-        let page = self.kv_per_token().0 * PAGE as u64;
-        let pages = usize::try_from(memory.0 / page).unwrap_or(usize::MAX).max(1);
+        let pages = usize::try_from(memory.0 / self.page().0.max(1)).unwrap_or(usize::MAX).max(1);
         self.pages.limit(pages);
         self.ctx_max = self.ctx_max.min(u32::try_from(pages.saturating_mul(PAGE)).unwrap_or(u32::MAX));
     }
 
     pub fn pages(&self) -> PageCount {
-        PageCount { bound: self.pages.bound(), held: self.pages.held(), idle: self.pages.idle() }
+        let pages = &self.pages;
+        PageCount { bound: pages.bound(), held: pages.held(), idle: pages.idle(), made: pages.made() }
+    }
+
+    /// What a page takes in memory.
+    pub fn page(&self) -> Bytes {
+        Bytes(self.kv_per_token().0 * PAGE as u64)
+    }
+
+    /// Gives the memory of up to so many pages back that nobody holds. What was kept for later prompts is read
+    /// again then.
+    pub fn give_back(&mut self, pages: usize) {
+        self.pages.give_back(pages);
     }
 
     /// A sequence that has read nothing and shares with nobody.

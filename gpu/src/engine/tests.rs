@@ -117,7 +117,7 @@ fn pages_run_out_by_the_bound_and_a_context_is_no_longer_than_they_are() {
     assert_eq!(engine.pages().available(), 0);
     engine.step(&[work(two, &tokens[..64]), work(one, &tokens[..6])]).unwrap();
     engine.close(one);
-    assert_eq!(engine.pages(), PageCount { bound: 10, held: 2, idle: 0 });
+    assert_eq!(engine.pages(), PageCount { bound: 10, held: 2, idle: 0, made: 10 });
 }
 
 /// What a sequence with a number that is not finite has made is of no use to others.

@@ -44,7 +44,7 @@ pub(super) fn tile<const T: usize>(
             let Range { start, end } = here(seen[t]);
             weights[t][..start].fill(f32::NEG_INFINITY);
             weights[t][end..].fill(f32::NEG_INFINITY);
-            maxima[t] = weights[t].iter().fold(f32::NEG_INFINITY, |m, s| if *s > m { *s } else { m });
+            maxima[t] = maximum(&weights[t]);
             for w in &mut weights[t][start / LANES * LANES..end.next_multiple_of(LANES)] {
                 *w = exp(*w - maxima[t]);
             }
@@ -62,4 +62,15 @@ pub(super) fn tile<const T: usize>(
     for chain in chains {
         chain.finish();
     }
+}
+
+/// Lane by lane, so that no comparison waits for the one before: a maximum has no order.
+#[inline(always)]
+fn maximum(scores: &[f32; SPLIT]) -> f32 {
+    let larger = |m: f32, s: f32| if s > m { s } else { m };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for scores in scores.as_chunks::<LANES>().0 {
+        lanes = std::array::from_fn(|i| larger(lanes[i], scores[i]));
+    }
+    lanes.into_iter().fold(f32::NEG_INFINITY, larger)
 }

@@ -9,7 +9,6 @@
 // An index names a register here; iterators over arrays of registers say less.
 #![allow(clippy::needless_range_loop)]
 
-use super::TileOut;
 use super::avx2::widen_eight;
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
@@ -18,7 +17,7 @@ use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
+pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
         Body::Packed(w) => {
@@ -352,7 +351,7 @@ fn signed<const T: usize>(n: impl Fn(usize) -> __m256i, x: [&Rounded; T]) -> [__
 /// Weights that are no codes: one fma for each column.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut TileOut, load: fn(&[W; GROUP]) -> [__m256; 2]) {
+fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut [[f32; GROUP]], load: fn(&[W; GROUP]) -> [__m256; 2]) {
     for (x, out) in acts.iter().zip(out) {
         let mut tot = [_mm256_setzero_ps(); 2];
         for (w, x) in w.chunks(SEGMENT * BLOCK).zip(x.x.chunks(SEGMENT * BLOCK)) {

@@ -8,7 +8,7 @@
 
 use super::matrix::{GROUP, Matrix};
 use super::pool::{Pool, Scatter};
-use super::{Kernels, Query, TILE, TileOut};
+use super::{Kernels, Query, ROWS};
 use crate::kv::Head;
 use crate::numerics::attention::seen;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite, Rounded, check_finite};
@@ -57,7 +57,7 @@ pub(crate) struct Asked {
     /// Which sequence of the batch.
     pub(crate) sequence: usize,
     pub(crate) kv_head: usize,
-    /// (row, query head, position), at most `TILE`.
+    /// (row, query head, position), at most `super::TILE`.
     pub(crate) queries: Vec<(usize, usize, usize)>,
 }
 
@@ -126,19 +126,23 @@ impl Exec {
         let kernels = self.kernels;
         self.pool.run(parts.len(), &|part| {
             let (weights, at, groups) = &parts[part];
-            let mut tile: TileOut = [[0.0; GROUP]; TILE];
+            let mut tile = [[0.0; GROUP]; ROWS];
             for group in groups.clone() {
                 let first = group * GROUP;
                 let width = GROUP.min(weights.rows - first);
-                for (t, acts) in rows.chunks(TILE).enumerate() {
-                    (kernels.tile)(weights, group, acts, &mut tile);
-                    for (i, sums) in tile[..acts.len()].iter().enumerate() {
-                        let start = (t * TILE + i) * stride + at + first;
+                for (t, acts) in rows.chunks(ROWS).enumerate() {
+                    let tile = &mut tile[..acts.len()];
+                    (kernels.tile)(weights, group, acts, tile);
+                    for (i, sums) in tile.iter().enumerate() {
+                        let start = (t * ROWS + i) * stride + at + first;
                         // SAFETY: outputs of a group belong to the one part that holds the group.
                         let out = unsafe { out.part(start..start + width) };
-                        match write {
-                            Write::Set => out.copy_from_slice(&sums[..width]),
-                            Write::Add => out.iter_mut().zip(sums).for_each(|(o, s)| *o += *s),
+                        match (write, <&mut [f32; GROUP]>::try_from(&mut *out)) {
+                            // Of a length known here: no call for sixteen numbers.
+                            (Write::Set, Ok(out)) => *out = *sums,
+                            (Write::Set, Err(_)) => out.copy_from_slice(&sums[..width]),
+                            (Write::Add, Ok(out)) => *out = std::array::from_fn(|i| out[i] + sums[i]),
+                            (Write::Add, Err(_)) => out.iter_mut().zip(sums).for_each(|(o, s)| *o += *s),
                         }
                     }
                 }

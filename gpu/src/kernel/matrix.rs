@@ -7,6 +7,7 @@
 //! Reads GGUF bytes once, at load; that their scales are finite is checked before (`gguf::check_finite`).
 
 use super::Level;
+use super::arena::{Arena, Plain, Stretch};
 use super::packed::Packed;
 use crate::gguf::TensorKind;
 use crate::numerics::from_f16;
@@ -20,9 +21,23 @@ pub(crate) const GROUP: usize = 16;
 pub(crate) enum Body {
     Native(TensorKind, Vec<u8>),
     Packed(Packed),
-    F32(Vec<[f32; GROUP]>),
-    F16(Vec<[u16; GROUP]>),
-    BF16(Vec<[u16; GROUP]>),
+    F32(Stretch<[f32; GROUP]>),
+    F16(Stretch<[u16; GROUP]>),
+    BF16(Stretch<[u16; GROUP]>),
+}
+
+/// How weights are brought into a layout: the level that reads them, the threads that pack, the memory they get.
+#[derive(Debug)]
+pub(crate) struct Packing {
+    level: Level,
+    pub(super) threads: usize,
+    pub(super) arena: Arena,
+}
+
+impl Packing {
+    pub(crate) fn new(level: Level, threads: usize) -> Packing {
+        Packing { level, threads, arena: Arena::default() }
+    }
 }
 
 /// A matrix of `rows` outputs and `cols` inputs.
@@ -35,22 +50,20 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// Takes rows of `cols` elements as GGUF stores them, with as many threads; `bytes` is exactly `rows` rows.
-    pub(crate) fn new(
-        (level, threads): (Level, usize),
-        kind: TensorKind,
-        rows: usize,
-        cols: usize,
-        bytes: &[u8],
-    ) -> Self {
+    /// Takes rows of `cols` elements as GGUF stores them; `bytes` is exactly `rows` rows.
+    pub(crate) fn new(packing: &mut Packing, kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Self {
         debug_assert_eq!(bytes.len(), rows * linear::row_bytes(kind, cols));
         let quantized = linear::is_quantized(kind);
-        let body = match (level, kind) {
+        let body = match (packing.level, kind) {
             (Level::Scalar, _) => Body::Native(kind, bytes.to_vec()),
-            (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(kind, rows, cols, bytes, threads)),
-            (Level::Avx2 | Level::Vnni, TensorKind::BF16) => Body::BF16(interleave(cols, bytes, u16::from_le_bytes)),
-            (Level::Avx2 | Level::Vnni, TensorKind::F16) => Body::F16(interleave(cols, bytes, u16::from_le_bytes)),
-            (Level::Avx2 | Level::Vnni, _) => Body::F32(interleave(cols, bytes, f32::from_le_bytes)),
+            (Level::Avx2 | Level::Vnni, _) if quantized => Body::Packed(Packed::new(packing, kind, rows, cols, bytes)),
+            (Level::Avx2 | Level::Vnni, TensorKind::BF16) => {
+                Body::BF16(interleave(packing, cols, bytes, u16::from_le_bytes))
+            }
+            (Level::Avx2 | Level::Vnni, TensorKind::F16) => {
+                Body::F16(interleave(packing, cols, bytes, u16::from_le_bytes))
+            }
+            (Level::Avx2 | Level::Vnni, _) => Body::F32(interleave(packing, cols, bytes, f32::from_le_bytes)),
         };
         Matrix { rows, cols, body, quantized }
     }
@@ -69,8 +82,8 @@ impl Matrix {
         match &self.body {
             Body::Native(_, b) => b.len(),
             Body::Packed(b) => b.bytes(),
-            Body::F32(b) => size_of_val(b.as_slice()),
-            Body::F16(b) | Body::BF16(b) => size_of_val(b.as_slice()),
+            Body::F32(b) => size_of_val(&**b),
+            Body::F16(b) | Body::BF16(b) => size_of_val(&**b),
         }
     }
 
@@ -92,13 +105,17 @@ impl Matrix {
 }
 
 /// For each 16 rows of `cols` numbers of `N` bytes, each column's numbers.
-fn interleave<const N: usize, T: Copy + Default>(cols: usize, bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<[T; GROUP]> {
-    let mut packed = Vec::new();
-    for group in bytes.as_chunks::<N>().0.chunks(GROUP * cols) {
-        let start = packed.len();
-        packed.resize(start + cols, [T::default(); GROUP]);
+fn interleave<const N: usize, T: Plain>(
+    packing: &mut Packing,
+    cols: usize,
+    bytes: &[u8],
+    read: fn([u8; N]) -> T,
+) -> Stretch<[T; GROUP]> {
+    let numbers = bytes.as_chunks::<N>().0;
+    let mut packed: Stretch<[T; GROUP]> = packing.arena.take((numbers.len() / cols).div_ceil(GROUP) * cols);
+    for (group, columns) in numbers.chunks(GROUP * cols).zip(packed.chunks_exact_mut(cols)) {
         for (r, row) in group.chunks_exact(cols).enumerate() {
-            packed[start..].iter_mut().zip(row).for_each(|(column, number)| column[r] = read(*number));
+            columns.iter_mut().zip(row).for_each(|(column, number)| column[r] = read(*number));
         }
     }
     packed

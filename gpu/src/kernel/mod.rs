@@ -5,9 +5,10 @@
 //! matrices), so the choice is one of speed alone.
 //!
 //! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C, `vnni` is AVX-512 with its byte products;
-//! `matrix` and `packed` hold weights in the layout of their level, `pool` the threads, `drive` spreads work over
+//! `matrix` and `packed` hold weights in the layout of their level, `arena` their memory, `pool` the threads, `drive` spreads work over
 //! them. A new level is a file and a row.
 
+mod arena;
 mod attend;
 
 #[cfg(target_arch = "x86_64")]
@@ -38,8 +39,10 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// Activation rows a matrix kernel takes at a time, and queries an attention kernel does.
+/// Queries an attention kernel takes at a time.
 pub(crate) const TILE: usize = 8;
+/// Activation rows a matrix kernel takes at a time: what a group of weights is read for while a near cache holds it.
+pub(crate) const ROWS: usize = 64;
 
 /// Which instructions the engine uses. The tokens are the same at every level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,9 +121,6 @@ pub(crate) struct Query<'a> {
     pub(crate) out: &'a mut [f32],
 }
 
-/// Outputs of one group of weight rows for up to `TILE` rows of activations.
-pub(crate) type TileOut = [[f32; GROUP]; TILE];
-
 type Quantize = fn(&[f32], &mut [Rounded]) -> Result<(), NonFinite>;
 
 /// The functions of a level. Each equals the function of the same name in `numerics`, bit for bit.
@@ -129,8 +129,8 @@ pub(crate) struct Kernels {
     pub(crate) level: Level,
     /// int8 blocks of one row.
     pub(crate) quantize: Quantize,
-    /// One group of weight rows times 1 … `TILE` rows of activations.
-    pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut TileOut),
+    /// One group of weight rows times up to `ROWS` rows of activations, outputs of each side by side.
+    pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut [[f32; GROUP]]),
     /// x, weight, eps, out.
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// x in place, weight, eps.

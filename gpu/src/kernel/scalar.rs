@@ -3,7 +3,7 @@
 //! What every other level is compared with, and what runs where no other does.
 
 use super::matrix::{Body, GROUP, Matrix};
-use super::{Kernels, Level, Query, TileOut};
+use super::{Kernels, Level, Query};
 use crate::kv::Head;
 use crate::numerics::linear::{self, ActRow};
 use crate::numerics::{self, attention};
@@ -24,7 +24,7 @@ pub(super) static TABLE: Kernels = Kernels {
     attend,
 };
 
-fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
+fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let Body::Native(kind, bytes) = &weights.body else { unreachable!("the scalar level loads native rows") };
     let stored = linear::row_bytes(*kind, weights.cols);
     for (r, row) in bytes.chunks_exact(stored).skip(group * GROUP).take(GROUP).enumerate() {

@@ -2,7 +2,7 @@
 //! any number of threads.
 
 use super::drive::{Acts, Exec, Write};
-use super::matrix::Matrix;
+use super::matrix::{Matrix, Packing};
 use super::pool::Pool;
 use super::*;
 use crate::gguf::TensorKind;
@@ -71,9 +71,9 @@ proptest! {
             (noise.weights(kind, rows * cols), noise.wild(count * cols))
         };
         let scalar = Kernels::of(Level::Scalar).unwrap();
-        let native = Matrix::new((Level::Scalar, 1), kind, rows, cols, &bytes);
+        let native = Matrix::new(&mut Packing::new(Level::Scalar, 1), kind, rows, cols, &bytes);
         for kernels in levels() {
-            let matrix = Matrix::new((kernels.level, threads), kind, rows, cols, &bytes);
+            let matrix = Matrix::new(&mut Packing::new(kernels.level, threads), kind, rows, cols, &bytes);
             for write in [Write::Set, Write::Add] {
                 let expected = through(scalar, 1, &native, &x, count, write);
                 let found = through(kernels, threads, &matrix, &x, count, write);
@@ -207,7 +207,8 @@ fn saturated_blocks_are_bit_identical() {
                     block[*at..at + 2].copy_from_slice(&half::f16::from_f32(scale).to_le_bytes());
                 }
             }
-            let [native, packed] = [Level::Scalar, kernels.level].map(|l| Matrix::new((l, 1), kind, 16, COLS, &bytes));
+            let [native, packed] =
+                [Level::Scalar, kernels.level].map(|l| Matrix::new(&mut Packing::new(l, 1), kind, 16, COLS, &bytes));
             for (sign, count) in [1.0, -1.0].into_iter().flat_map(|sign| (1..=TILE).map(move |n| (sign, n))) {
                 let x = vec![sign; count * COLS];
                 let expected = through(scalar, 1, &native, &x, count, Write::Set);
@@ -223,7 +224,7 @@ fn a_row_that_is_not_finite_is_marked_and_disturbs_no_other() {
     let mut noise = Noise(9);
     let bytes = noise.weights(TensorKind::Q8_0, 16 * 64);
     let kernels = Kernels::of(Level::detect()).unwrap();
-    let matrix = Matrix::new((kernels.level, 1), TensorKind::Q8_0, 16, 64, &bytes);
+    let matrix = Matrix::new(&mut Packing::new(kernels.level, 1), TensorKind::Q8_0, 16, 64, &bytes);
     let good = noise.evens(64);
     let alone = through(kernels, 1, &matrix, &good, 1, Write::Set);
     let mut exec = Exec { kernels, pool: Pool::new(2).unwrap() };

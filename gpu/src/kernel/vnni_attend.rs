@@ -10,6 +10,9 @@ use crate::numerics::attention::SEGMENT;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+/// Of a segment of dims.
+const HALF: usize = 16;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) fn attend(queries: &mut [Query<'_>], head: Head<'_>) {
     if !head.dim().is_multiple_of(16) {
@@ -44,15 +47,18 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn scores<const T: usize>(queries: &[&[f32]; T], split: Split<'_>, seen: Range<usize>, out: &mut Weights<T>) {
     for g in seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS) {
-        let dims = split.keys(g).as_chunks::<LANE_POSITIONS>().0;
+        // Sixteen dims at a time, a length the compiler knows: no index is checked within.
+        let dims = split.keys(g).as_chunks::<LANE_POSITIONS>().0.as_chunks::<HALF>().0;
         let mut tot = [_mm512_setzero_ps(); T];
-        for (s, segment) in dims.chunks(SEGMENT).enumerate() {
+        for (s, segment) in dims.chunks(SEGMENT / HALF).enumerate() {
             let mut p = [_mm512_setzero_ps(); T];
-            let asks: [&[f32]; T] = std::array::from_fn(|t| &queries[t][s * SEGMENT..][..segment.len()]);
-            for (i, lanes) in segment.iter().enumerate() {
-                let k = widen(lanes);
-                for t in 0..T {
-                    p[t] = _mm512_fmadd_ps(_mm512_set1_ps(asks[t][i]), k, p[t]);
+            for (half, dims) in segment.iter().enumerate() {
+                let asks = queries.map(|query| &query.as_chunks::<HALF>().0[s * SEGMENT / HALF + half]);
+                for i in 0..HALF {
+                    let k = widen(&dims[i]);
+                    for t in 0..T {
+                        p[t] = _mm512_fmadd_ps(_mm512_set1_ps(asks[t][i]), k, p[t]);
+                    }
                 }
             }
             for t in 0..T {

@@ -8,7 +8,6 @@
 // An index names a register here; iterators over arrays of registers say less.
 #![allow(clippy::needless_range_loop)]
 
-use super::TileOut;
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
 use crate::gguf::TensorKind;
@@ -16,7 +15,7 @@ use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut TileOut) {
+pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
         Body::Packed(w) => rows(w, group, acts, out),
@@ -29,23 +28,32 @@ pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mu
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
-    match acts {
-        [] => {}
-        [a] => packed(w, group, [*a], out),
-        [a, b] => packed(w, group, [*a, *b], out),
-        [a, b, c] => packed(w, group, [*a, *b, *c], out),
-        [a, b, c, d] => packed(w, group, [*a, *b, *c, *d], out),
-        [a, b, c, d, e, f, g, h] => packed(w, group, [*a, *b, *c, *d, *e, *f, *g, *h], out),
-        _ => {
-            let (four, rest) = acts.split_at(4);
-            rows(w, group, four, &mut out[..4]);
-            rows(w, group, rest, &mut out[4..]);
-        }
+    let (acts, out) = each::<8>(w, group, acts, out);
+    let (acts, out) = each::<4>(w, group, acts, out);
+    let (acts, out) = each::<3>(w, group, acts, out);
+    let (acts, out) = each::<2>(w, group, acts, out);
+    each::<1>(w, group, acts, out);
+}
+
+/// As many rows as there are `T` at a time; answers with those that are left.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn each<'a, 'b, const T: usize>(
+    w: &Packed,
+    group: usize,
+    acts: &'a [ActRow<'b>],
+    out: &'a mut [[f32; GROUP]],
+) -> (&'a [ActRow<'b>], &'a mut [[f32; GROUP]]) {
+    let (acts, rest) = acts.as_chunks::<T>();
+    let (out, left) = out.split_at_mut(acts.len() * T);
+    for (acts, out) in acts.iter().zip(out.as_chunks_mut::<T>().0) {
+        packed(w, group, acts, out);
     }
+    (rest, left)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn packed<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+fn packed<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
     match w.kind {
         TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
         TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
@@ -60,7 +68,12 @@ fn packed<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mu
 
 /// u = d·f + m·g.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn affine<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+fn affine<const T: usize, const BITS: usize>(
+    w: &Packed,
+    group: usize,
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
+) {
     let (q, s) = (w.codes::<BITS>(group), Scales::of(w, group));
     run(q, x, out, |b, q, x| {
         let (d, m) = s.at(b);
@@ -74,7 +87,7 @@ fn affine<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRo
 
 /// u = d·f, where codes name integers, which the table here has with `SIGN` added.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn named<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+fn named<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
     let (q, s) = (w.codes::<4>(group), Scales::of(w, group));
     let table = broadcast(&w.table().map(|n| (n as u8) ^ 0x80));
     run(q, x, out, |b, q, x| {
@@ -86,7 +99,12 @@ fn named<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut
 
 /// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+fn halves<const T: usize, const BITS: usize>(
+    w: &Packed,
+    group: usize,
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
+) {
     let (q, s, offset) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group), f32::from(w.offset()));
     run(q, x, out, |b, q, x| {
         let s = &s[b / SEGMENT];
@@ -102,7 +120,7 @@ fn halves<const T: usize, const BITS: usize>(w: &Packed, group: usize, x: [ActRo
 
 /// u = d·(scale₀·f₀ + scale₁·f₁) + m·(min₀·g₀ + min₁·g₁), where both sums are exact.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: [ActRow<'_>; T], out: &mut [[f32; GROUP]]) {
+fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
     let (q, s) = (w.codes::<2>(group), w.scales::<SUPER_LANES>(group));
     run(q, x, out, |b, q, x| {
         let s = &s[b / SEGMENT];
@@ -180,17 +198,18 @@ impl Scales<'_> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn run<const T: usize, const BITS: usize>(
     codes: &[[Line; BITS]],
-    x: [ActRow<'_>; T],
-    out: &mut [[f32; GROUP]],
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
     u: impl Fn(usize, &[Line; BITS], [&Rounded; T]) -> [__m512; T],
 ) {
     // Of a length the compiler knows to be the loop's, so that no index is checked there.
-    let x = x.map(|x| &x.blocks[..codes.len()]);
+    let x: [&[Rounded]; T] = std::array::from_fn(|t| &x[t].blocks[..codes.len()]);
     let mut tot = [_mm512_setzero_ps(); T];
     for start in (0..codes.len()).step_by(SEGMENT) {
         let mut p = [_mm512_setzero_ps(); T];
         for b in start..codes.len().min(start + SEGMENT) {
-            let x = x.map(|x| &x[b]);
+            let x: [&Rounded; T] = std::array::from_fn(|t| &x[t][b]);
+            ahead(&codes[b]);
             let u = u(b, &codes[b], x);
             for t in 0..T {
                 p[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t].d), u[t], p[t]);
@@ -202,6 +221,17 @@ fn run<const T: usize, const BITS: usize>(
     }
     for (out, tot) in out.iter_mut().zip(&tot) {
         store(out, *tot);
+    }
+}
+
+/// Asks for the lines a small page further on, which the processor's own prefetcher has not reached: it stops at the
+/// end of each. Those of the next group, or of the next matrix, which lies behind this one, come in turn.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn ahead<const BITS: usize>(lines: &[Line; BITS]) {
+    const DISTANCE: usize = 4096 / size_of::<Line>();
+    for line in lines {
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).wrapping_add(DISTANCE).cast());
     }
 }
 
@@ -255,7 +285,7 @@ fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
 /// Weights that are no codes: one fma for each column.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut TileOut, load: fn(&[W; GROUP]) -> __m512) {
+fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut [[f32; GROUP]], load: fn(&[W; GROUP]) -> __m512) {
     for (x, out) in acts.iter().zip(out) {
         let mut tot = _mm512_setzero_ps();
         for (w, x) in w.chunks(SEGMENT * BLOCK).zip(x.x.chunks(SEGMENT * BLOCK)) {

@@ -60,9 +60,21 @@ impl Store {
 
     /// One more page: zeroed memory that the system fills in when it is touched.
     fn make(&mut self) -> PageId {
-        let halves = self.shape.layers * self.shape.heads * 2 * self.shape.plane();
-        self.pages.push(vec![0; halves].into_boxed_slice());
+        self.pages.push(self.blank());
         PageId(self.pages.len() as u32 - 1)
+    }
+
+    fn blank(&self) -> Box<[u16]> {
+        vec![0; self.shape.layers * self.shape.heads * 2 * self.shape.plane()].into_boxed_slice()
+    }
+
+    /// Gives its memory back, until it is remade.
+    fn empty(&mut self, page: PageId) {
+        self.pages[page.0 as usize] = Box::default();
+    }
+
+    fn remake(&mut self, page: PageId) {
+        self.pages[page.0 as usize] = self.blank();
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {

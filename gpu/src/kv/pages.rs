@@ -46,6 +46,8 @@ pub(crate) struct Pages {
     bound: usize,
     pages: Vec<Page>,
     free: Vec<PageId>,
+    /// Without memory.
+    bare: Vec<PageId>,
     held: usize,
     known: BTreeMap<Block, PageId>,
     idle: BTreeMap<u64, PageId>,
@@ -55,10 +57,11 @@ pub(crate) struct Pages {
 
 impl Pages {
     pub(crate) fn new(shape: KvShape) -> Pages {
-        let (pages, free, known, idle) = (Vec::new(), Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (pages, free, bare) = (Vec::new(), Vec::new(), Vec::new());
+        let (known, idle) = (BTreeMap::new(), BTreeMap::new());
         // As many as a page's name can tell apart.
         let bound = u32::MAX as usize;
-        Pages { store: Store::new(shape), bound, pages, free, held: 0, known, idle, clock: 0 }
+        Pages { store: Store::new(shape), bound, pages, free, bare, held: 0, known, idle, clock: 0 }
     }
 
     /// From here on no more pages than these are made.
@@ -93,15 +96,36 @@ impl Pages {
     pub(crate) fn take(&mut self) -> Option<PageId> {
         let page = match self.free.pop() {
             Some(page) => page,
-            None if self.pages.len() < self.bound => {
-                self.pages.push(Page::default());
-                self.store.make()
-            }
+            None if self.made() < self.bound => self.make(),
             None => self.forget()?,
         };
         self.held += 1;
         self.pages[page.0 as usize].holders = 1;
         Some(page)
+    }
+
+    fn make(&mut self) -> PageId {
+        if let Some(page) = self.bare.pop() {
+            self.store.remake(page);
+            return page;
+        }
+        self.pages.push(Page::default());
+        self.store.make()
+    }
+
+    /// Pages that take memory.
+    pub(crate) fn made(&self) -> usize {
+        self.pages.len() - self.bare.len()
+    }
+
+    /// Gives the memory of up to so many pages back that nobody holds; what is known goes last, the longest let go
+    /// first.
+    pub(crate) fn give_back(&mut self, pages: usize) {
+        for _ in 0..pages {
+            let Some(page) = self.free.pop().or_else(|| self.forget()) else { return };
+            self.store.empty(page);
+            self.bare.push(page);
+        }
     }
 
     fn forget(&mut self) -> Option<PageId> {
@@ -237,7 +261,7 @@ mod tests {
     proptest! {
         /// Whatever is done, every page is held, idle or free, and no two tables have one to write.
         #[test]
-        fn pages_add_up(acts in prop::collection::vec((0u8..6, 0usize..4, 0u32..6), 1..200)) {
+        fn pages_add_up(acts in prop::collection::vec((0u8..7, 0usize..4, 0u32..6), 1..200)) {
             let mut pool = pool(8);
             let mut tables = vec![Vec::<PageId>::new(); 4];
             for (act, of, n) in acts {
@@ -255,12 +279,14 @@ mod tests {
                             *last = pool.own(*last).unwrap_or(*last);
                         }
                     }
+                    5 => pool.give_back(of),
                     _ => pool.let_all_go(&std::mem::take(&mut tables[of])),
                 }
                 let named: std::collections::BTreeSet<PageId> = tables.iter().flatten().copied().collect();
                 prop_assert_eq!(named.len(), pool.held());
-                prop_assert_eq!(pool.held() + pool.idle() + pool.free.len(), pool.pages.len());
-                prop_assert!(pool.pages.len() <= 8 && pool.available() == 8 - pool.held());
+                prop_assert_eq!(pool.held() + pool.idle() + pool.free.len(), pool.made());
+                let with_memory = pool.store.pages.iter().filter(|page| !page.is_empty()).count();
+                prop_assert!(with_memory == pool.made() && pool.made() <= 8 && pool.available() == 8 - pool.held());
                 for page in &named {
                     let holders = tables.iter().flatten().filter(|p| *p == page).count();
                     prop_assert_eq!(pool.is_own(*page), holders == 1);

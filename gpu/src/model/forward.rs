@@ -14,6 +14,9 @@ use crate::kernel::drive::{Acts, Asked, Exec, Write};
 use crate::kernel::matrix::Matrix;
 use crate::kv::Kvs;
 
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
 /// One token to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -159,15 +162,17 @@ impl Decoder {
         exec.activate(&mut b.acts, (n, h.width), quantized, &mut b.faulted, &|row, out| {
             (kernels.rms_norm)(&b.x[row * h.width..][..h.width], &w.ffn_norm, h.eps, out);
         });
-        b.gate_up.resize(n * 2 * h.feed, 0.0);
+        // Rows a power of two apart would share the few places that a near cache has for such addresses.
+        let stride = 2 * h.feed + LINE;
+        b.gate_up.resize(n * stride, 0.0);
         let parts = [(&w.gate, 0), (&w.up, h.feed)];
-        exec.linear(&parts, &b.acts, n, (&mut b.gate_up, 2 * h.feed), Write::Set);
+        exec.linear(&parts, &b.acts, n, (&mut b.gate_up, stride), Write::Set);
         let gated = match h.arch.gate {
             Gate::Silu => kernels.swiglu,
             Gate::Gelu => kernels.geglu,
         };
         exec.activate(&mut b.acts, (n, h.feed), w.down.is_quantized(), &mut b.faulted, &|row, out| {
-            let (gate, up) = b.gate_up[row * 2 * h.feed..][..2 * h.feed].split_at(h.feed);
+            let (gate, up) = b.gate_up[row * stride..][..2 * h.feed].split_at(h.feed);
             gated(gate, up, out);
         });
         self.join(exec, (&w.down, w.post_ffn_norm.as_deref()), n, b);

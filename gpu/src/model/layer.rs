@@ -7,8 +7,7 @@ use super::LoadError;
 use super::arch::Factors;
 use super::hyper::Hyper;
 use crate::gguf::{Gguf, Tensor, TensorKind, check_finite};
-use crate::kernel::Level;
-use crate::kernel::matrix::Matrix;
+use crate::kernel::matrix::{Matrix, Packing};
 use crate::numerics::linear::row_bytes;
 
 /// Weights of one layer.
@@ -48,8 +47,7 @@ impl Layer {
 /// Takes tensors by name, checked, and counts them.
 pub(super) struct Loader<'a> {
     pub(super) gguf: &'a Gguf,
-    /// The level whose layout weights get, and the threads that put them there.
-    pub(super) packing: (Level, usize),
+    pub(super) packing: Packing,
     pub(super) used: usize,
 }
 
@@ -151,7 +149,7 @@ impl<'a> Loader<'a> {
         Ok(outputs.map(|rows| {
             let (bytes, others) = rest.split_at(rows * row_bytes(tensor.kind, inputs));
             rest = others;
-            Matrix::new(self.packing, tensor.kind, rows, inputs, bytes)
+            Matrix::new(&mut self.packing, tensor.kind, rows, inputs, bytes)
         }))
     }
 

@@ -15,8 +15,8 @@ mod layer;
 pub(crate) mod pooling;
 
 use crate::gguf::{Gguf, GgufError};
-use crate::kernel::matrix::Matrix;
-use crate::kernel::{Level, LevelError};
+use crate::kernel::LevelError;
+use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
 use crate::numerics::rope_angles;
 use encoder::Encoder;
@@ -49,7 +49,7 @@ pub(crate) enum Model {
 
 impl Model {
     /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
-    pub(crate) fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Model, LoadError> {
+    pub(crate) fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Model, LoadError> {
         if gguf.str("general.architecture")? == arch::ENCODER {
             return Encoder::load(gguf, packing).map(|encoder| Model::Encoder(Box::new(encoder)));
         }
@@ -141,7 +141,7 @@ impl Angles {
 }
 
 impl Decoder {
-    fn load(gguf: &Gguf, packing: (Level, usize), ctx_max: u32) -> Result<Decoder, LoadError> {
+    fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Decoder, LoadError> {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;

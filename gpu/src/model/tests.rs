@@ -5,6 +5,7 @@ use crate::engine::{Engine, EngineOptions, StepError, Wants, Work};
 use crate::generate::{GenSpec, generate};
 use crate::gguf::TensorKind;
 use crate::gguf::write::{Meta, Writer};
+use crate::kernel::Level;
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -39,7 +40,7 @@ fn altered_of(arch: &str, change: impl FnOnce(&mut Pairs, &mut Tensors)) -> Gguf
 }
 
 fn refusal(change: impl FnOnce(&mut Pairs, &mut Tensors)) -> String {
-    Model::load(&altered(change), (Level::Scalar, 1), u32::MAX).unwrap_err().to_string()
+    Model::load(&altered(change), Packing::new(Level::Scalar, 1), u32::MAX).unwrap_err().to_string()
 }
 
 /// Another value for a key.
@@ -50,7 +51,7 @@ fn set(pairs: &mut Pairs, key: &str, value: Meta) {
 
 #[test]
 fn what_would_run_as_something_else_is_refused() {
-    assert!(Model::load(&altered(|_, _| {}), (Level::Scalar, 1), u32::MAX).is_ok());
+    assert!(Model::load(&altered(|_, _| {}), Packing::new(Level::Scalar, 1), u32::MAX).is_ok());
     let set = |key: &str, value: Meta| refusal(|pairs, _| set(pairs, key, value));
     let text = |s: &str| Meta::Str(s.to_owned());
     assert_eq!(
@@ -69,7 +70,7 @@ fn what_would_run_as_something_else_is_refused() {
     let windowed = altered_of("qwen2", |pairs, _| {
         pairs.push(("qwen2.attention.sliding_window".to_owned(), Meta::U32(512)));
     });
-    let refused = Model::load(&windowed, (Level::Scalar, 1), u32::MAX).unwrap_err();
+    let refused = Model::load(&windowed, Packing::new(Level::Scalar, 1), u32::MAX).unwrap_err();
     assert!(refused.to_string().contains("expected no window"));
     assert!(set("llama.rope.scaling.attn_factor", Meta::F32(1.2)).contains("expected no such factor"));
     assert!(set("llama.attention.causal", Meta::Bool(false)).contains("llama.attention.causal"));
@@ -88,7 +89,7 @@ fn what_would_run_as_something_else_is_refused() {
             pairs.push((format!("llama.{key}"), value));
         }
     });
-    assert!(Model::load(&quiet, (Level::Scalar, 1), u32::MAX).is_ok());
+    assert!(Model::load(&quiet, Packing::new(Level::Scalar, 1), u32::MAX).is_ok());
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn what_an_architecture_adds_is_used() {
     ] {
         let name = format!("blk.1.{part}");
         let missing = altered_of(arch, |_, tensors| tensors.retain(|(found, ..)| *found != name));
-        let refused = Model::load(&missing, (Level::Scalar, 1), u32::MAX).unwrap_err().to_string();
+        let refused = Model::load(&missing, Packing::new(Level::Scalar, 1), u32::MAX).unwrap_err().to_string();
         assert_eq!(refused, format!("the file has no tensor `{name}`"));
         let other = altered_of(arch, |_, tensors| {
             let (.., bytes) = tensors.iter_mut().find(|(found, ..)| *found == name).unwrap();
@@ -148,7 +149,7 @@ fn what_an_architecture_adds_is_used() {
     let factors = altered_of("qwen2", |_, tensors| {
         tensors.push(("rope_freqs.weight".to_owned(), TensorKind::F32, vec![8], 1f32.to_le_bytes().repeat(8)));
     });
-    let refused = Model::load(&factors, (Level::Scalar, 1), u32::MAX).unwrap_err();
+    let refused = Model::load(&factors, Packing::new(Level::Scalar, 1), u32::MAX).unwrap_err();
     assert_eq!(refused, LoadError::UnknownTensors { found: 1 });
 }
 
@@ -199,7 +200,7 @@ fn two_sets_of_rope_factors_one_attention_factor_and_a_part_of_each_head() {
         assert_ne!(after(&other, 256), short, "{key}");
     }
     let one_set = altered_of("phi3", |_, tensors| tensors.retain(|(name, ..)| name != "rope_factors_long.weight"));
-    let refused = Model::load(&one_set, (Level::Scalar, 1), 256).unwrap_err().to_string();
+    let refused = Model::load(&one_set, Packing::new(Level::Scalar, 1), 256).unwrap_err().to_string();
     assert_eq!(refused, "the file has no tensor `rope_factors_long.weight`");
 }
 
@@ -323,7 +324,7 @@ proptest! {
 
 #[test]
 fn an_encoder_that_would_run_as_something_else_is_refused() {
-    let load = |gguf: &Gguf| Model::load(gguf, (Level::Scalar, 1), u32::MAX);
+    let load = |gguf: &Gguf| Model::load(gguf, Packing::new(Level::Scalar, 1), u32::MAX);
     assert!(load(&altered_of("bert", |_, _| {})).is_ok());
     for (key, value) in [
         ("bert.attention.causal", Meta::Bool(true)),

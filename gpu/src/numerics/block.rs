@@ -31,6 +31,7 @@ pub(crate) const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -
 
 impl Block {
     /// Block `b` of a row of a quantized type.
+    #[inline(always)]
     pub(crate) fn of(kind: TensorKind, row: &[u8], b: usize) -> Block {
         let (per_stored, bytes) = (kind.block_elems() as usize / BLOCK, kind.block_bytes() as usize);
         let (s, j) = (&row[b / per_stored * bytes..][..bytes], b % per_stored);
@@ -101,10 +102,12 @@ impl Block {
     }
 }
 
+#[inline(always)]
 fn symmetric(d: f32, n: [i8; BLOCK]) -> Block {
     Block { n, d, scale: [1; 2], m: 0.0, min: [0; 2] }
 }
 
+#[inline(always)]
 fn affine(d: f32, m: f32, n: [i8; BLOCK]) -> Block {
     Block { n, d, scale: [1; 2], m, min: [1; 2] }
 }
@@ -122,6 +125,7 @@ fn super_block(s: &[u8], j: usize, n: [i8; BLOCK]) -> Block {
 }
 
 /// Byte i holds elements i and i + 16.
+#[inline(always)]
 fn nibbles(bytes: &[u8]) -> [i8; BLOCK] {
     std::array::from_fn(|i| (bytes[i % 16] >> (i / 16 * 4) & 15) as i8)
 }

@@ -4,7 +4,7 @@ use super::digest;
 use crate::generate::weights::Weights;
 use crate::gguf::TensorKind;
 use crate::kernel::drive::{Acts, Exec, Write};
-use crate::kernel::matrix::Matrix;
+use crate::kernel::matrix::{Matrix, Packing};
 use crate::kernel::pool::Pool;
 use crate::kernel::{Kernels, Level, Query, TILE};
 use crate::kv::{KvShape, Kvs, PAGE, Pages};
@@ -76,7 +76,7 @@ fn numbers(seed: u64, n: usize) -> Vec<f32> {
 fn linear(kind: TensorKind, kernels: &'static Kernels) -> Result<Vec<f32>, LoadError> {
     let (rows, cols) = (40, if kind.block_elems() > 32 { 768 } else { 608 });
     let bytes = Weights::new(1).matrix(kind, cols as u64, rows as u64, |_| false);
-    let matrix = Matrix::new((kernels.level, 2), kind, rows, cols, &bytes);
+    let matrix = Matrix::new(&mut Packing::new(kernels.level, 2), kind, rows, cols, &bytes);
     let pool = Pool::new(2).map_err(|error| LoadError::Threads(error.kind()))?;
     let mut exec = Exec { kernels, pool };
     let x = numbers(2, (TILE + 1) * cols);

@@ -4,10 +4,18 @@
 //! is answered by exactly one `Finished` or `Faulted`, also after a cancel; after `reset` the old work is
 //! dropped without a word and the worker announces itself anew. An idle station sleeps.
 //!
-//! `run` is the loop and its reports, `task` one answer in the making, `text` its words. This file knows
-//! neither: it is what callers see, and where a panic ends as `WorkerDown`.
+//! Several models may stand on it, each with an engine of its own; further ones come and go on order, beside
+//! the work.
+//!
+//! `run` is the loop and its reports, `bench` a model that stands, `loads` how one comes and goes, `task` one
+//! answer in the making, `text` its words. This file knows none of it: it is what callers see, and where a panic
+//! ends as `WorkerDown`.
 
+mod bench;
 mod draft;
+mod loads;
+#[cfg(test)]
+mod loads_tests;
 mod run;
 mod task;
 #[cfg(test)]
@@ -17,15 +25,17 @@ mod text;
 use crate::engine::Engine;
 use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
+use loads::{Arrival, Load, Loads};
 use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
-use orchestrion_world::protocol::{FaultClass, Report};
+use orchestrion_world::protocol::{FaultClass, Report, ShardFault};
 use orchestrion_world::units::{Bytes, Sha256};
 use run::Runner;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Where a station's words go.
 pub trait Outlet: Send + Sync + 'static {
@@ -41,6 +51,12 @@ pub enum Reception {
     Taken,
     /// Readers have another in its place: the attempt is at fault.
     Contradicted,
+}
+
+/// Where a station gets further models from. Called on a thread of its own; it says itself how far it is, and why
+/// it failed.
+pub trait Source: Send + Sync + 'static {
+    fn load(&self, worker: WorkerId, model: ModelId) -> Result<StationModel, ShardFault>;
 }
 
 /// Who the station is and how much it takes on.
@@ -72,6 +88,8 @@ pub struct StationModel {
     pub digest: Sha256,
     /// Model file, engine and numerics: what tokens depend on besides their request.
     pub fingerprint: String,
+    /// How long it took to read and pack it.
+    pub took: Duration,
 }
 
 /// What a station is told.
@@ -81,6 +99,7 @@ enum Order {
         task: TaskId,
         attempt: Attempt,
         epoch: Epoch,
+        model: ModelId,
         payload: Payload,
     },
     Cancel {
@@ -91,12 +110,14 @@ enum Order {
         epoch: Epoch,
     },
     Probe,
-    /// Load or free a model.
-    Change {
+    Load(Load),
+    Free {
         epoch: Epoch,
         model: ModelId,
         order: ShardOrder,
     },
+    /// Its own: what came of a load.
+    Arrived(Box<Arrival>),
 }
 
 /// An order that did not reach its station.
@@ -118,18 +139,31 @@ pub struct Station {
 }
 
 impl Station {
-    /// Starts the thread. It measures the engine by a short warm-up, then announces `WorkerUp`.
-    pub fn spawn(spec: StationSpec, model: StationModel, outlet: Arc<dyn Outlet>) -> std::io::Result<Station> {
-        // A slot means a start and a cancel; a reset or two more may wait.
-        let (orders, inbox) = flume::bounded(usize::from(spec.slots) * 4 + 16);
+    /// Starts the thread. It measures the engine by a short warm-up, then announces `WorkerUp`. Without a source it
+    /// serves the model that it has and no other.
+    pub fn spawn(
+        spec: StationSpec,
+        model: StationModel,
+        source: Option<Arc<dyn Source>>,
+        outlet: Arc<dyn Outlet>,
+    ) -> std::io::Result<Station> {
+        // A slot means a start and a cancel; a reset or two more may wait, and orders to load and free.
+        let (orders, inbox) = flume::bounded(usize::from(spec.slots) * 4 + 64);
+        let loads = source.map(|source| Loads::new(source, orders.downgrade(), Arc::clone(&outlet), spec));
         let name = format!("station-{}", spec.worker);
-        let thread = std::thread::Builder::new().name(name).spawn(move || top(spec, model, &inbox, outlet))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || top(spec, model, loads, &inbox, outlet))?;
         Ok(Station { orders, thread })
     }
 
-    /// One attempt at a task, for the life `epoch` of the worker.
-    pub fn start(&self, task: TaskId, attempt: Attempt, epoch: Epoch, payload: Payload) -> Result<(), OrderError> {
-        self.send(Order::Start { task, attempt, epoch, payload })
+    /// One attempt at a task of a model that stands, for the life `epoch` of the worker.
+    pub fn start(
+        &self,
+        (task, attempt): (TaskId, Attempt),
+        epoch: Epoch,
+        model: ModelId,
+        payload: Payload,
+    ) -> Result<(), OrderError> {
+        self.send(Order::Start { task, attempt, epoch, model, payload })
     }
 
     /// Ends an attempt at the next step.
@@ -142,9 +176,14 @@ impl Station {
         self.send(Order::Reset { epoch })
     }
 
-    /// Another model instead of its own, or beside it: a station serves the one it started with, and says so.
-    pub fn change(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
-        self.send(Order::Change { epoch, model, order })
+    /// Another model beside its own.
+    pub fn load(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
+        self.send(Order::Load(Load { epoch, model, order }))
+    }
+
+    /// Lets a model go that no task runs on.
+    pub fn free(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
+        self.send(Order::Free { epoch, model, order })
     }
 
     /// Has it say that it lives, as soon as its step is over.
@@ -174,9 +213,17 @@ impl Station {
 }
 
 /// The thread's top: whatever happens below, the last word is `WorkerDown`.
-fn top(spec: StationSpec, model: StationModel, inbox: &flume::Receiver<Order>, outlet: Arc<dyn Outlet>) {
+fn top(
+    spec: StationSpec,
+    model: StationModel,
+    loads: Option<Loads>,
+    inbox: &flume::Receiver<Order>,
+    outlet: Arc<dyn Outlet>,
+) {
     let epoch = AtomicU32::new(spec.epoch.0);
-    let ended = catch_unwind(AssertUnwindSafe(|| Runner::new(spec, model, outlet.clone(), &epoch).run(inbox)));
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        Runner::new(spec, model, loads, outlet.clone(), &epoch).and_then(|runner| runner.run(inbox))
+    }));
     let error = match ended {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {

@@ -2,20 +2,24 @@
 //!
 //! What a step runs is `orchestrion_planner`'s: one token of every answer in progress and at most one chunk of
 //! prompt tokens, so that a long prompt delays nobody by more than a chunk. What a task answers does not depend
-//! on its company (see `engine`), so the mix is free to be whatever is at hand.
+//! on its company (see `engine`), so the mix is free to be whatever is at hand. Where several models stand, a turn
+//! is a step of each that has tasks, one after another.
 //!
 //! Keeps the time for beats, batches of progress and usage. Decides nothing about who comes first among
 //! tasks: that was the core's, and the order of arrival is kept.
 
+use super::bench::{self, Bench, through};
+use super::loads::{Arrival, Load, Loads, let_go};
 use super::task::{Made, Task};
 use super::{Order, Outlet, Reception, StationModel, StationSpec};
-use crate::engine::{PageCount, StepError, Wants, Work};
+use crate::engine::{PageCount, StepError, Work};
 use orchestrion_planner::{Limits, Row, StepPlan, Turn};
-use orchestrion_world::id::{Attempt, Epoch, TaskId};
+use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId};
 use orchestrion_world::payload::{Payload, Token};
-use orchestrion_world::protocol::{DeviceShare, FaultClass, Finish, ModelFacts, Report, ShardFault, WorkerFacts};
-use orchestrion_world::units::{MilliRate, Permille, Sha256};
-use sha2::{Digest, Sha256 as Hasher};
+use orchestrion_world::protocol::{
+    DeviceShare, FaultClass, Finish, Loader, ModelFacts, Report, ShardFault, WorkerFacts,
+};
+use orchestrion_world::units::{Bytes, Permille};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -23,19 +27,17 @@ use std::time::{Duration, Instant};
 const BEAT_BUSY: Duration = Duration::from_secs(1);
 const BEAT_IDLE: Duration = Duration::from_secs(5);
 const PROGRESS: Duration = Duration::from_millis(100);
-/// A step should take no longer: cancels, beats and neighbours' tokens wait for its end. A slow machine gets
-/// shorter chunks for it, which changes no token.
-const STEP: Duration = Duration::from_millis(250);
-/// Steps of the warm-up: one prompt chunk, then single tokens.
-const WARM_DECODES: u32 = 8;
 
 pub(super) struct Runner<'a> {
     spec: StationSpec,
-    model: StationModel,
+    /// What it came with.
+    first: ModelId,
+    benches: Vec<Bench>,
+    loads: Option<Loads>,
+    /// How fast it loads and runs what it may be told to load.
+    loader: Option<Loader>,
     outlet: Arc<dyn Outlet>,
     epoch: &'a AtomicU32,
-    /// In order of arrival.
-    tasks: Vec<Task>,
     /// Tokens made and not yet reported.
     made: Vec<(TaskId, Attempt, u32)>,
     /// Kept from step to step for their memory's sake.
@@ -46,93 +48,77 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    pub(super) fn new(spec: StationSpec, model: StationModel, outlet: Arc<dyn Outlet>, epoch: &'a AtomicU32) -> Self {
-        let now = Instant::now();
-        let (tasks, made, rows, plan) = Default::default();
-        Runner { spec, model, outlet, epoch, tasks, made, rows, plan, last_beat: now, last_progress: now }
+    /// Measures the model.
+    pub(super) fn new(
+        spec: StationSpec,
+        model: StationModel,
+        loads: Option<Loads>,
+        outlet: Arc<dyn Outlet>,
+        epoch: &'a AtomicU32,
+    ) -> Result<Self, StepError> {
+        let (first, took) = (model.id, model.took);
+        let bench = Bench::new(model, spec.prefill_chunk)?;
+        let loader = loads.is_some().then(|| loader(&bench.facts, took));
+        let (now, benches) = (Instant::now(), vec![bench]);
+        let (made, rows, plan) = Default::default();
+        let (last_beat, last_progress) = (now, now);
+        Ok(Runner { spec, first, benches, loads, loader, outlet, epoch, made, rows, plan, last_beat, last_progress })
     }
 
     /// Until the handle is gone.
     pub(super) fn run(mut self, inbox: &flume::Receiver<Order>) -> Result<(), StepError> {
-        let model = self.measure()?;
-        // Thousandths of tokens a second, times milliseconds.
-        let in_a_step = model.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
-        self.spec.prefill_chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, self.spec.prefill_chunk.max(1));
-        let facts = self.facts(model);
-        self.announce(&facts);
+        self.announce();
         loop {
-            let order = if self.tasks.is_empty() {
+            let order = if self.is_idle() {
                 inbox.recv_deadline(self.last_beat + BEAT_IDLE).map_err(|e| e == flume::RecvTimeoutError::Disconnected)
             } else {
                 inbox.try_recv().map_err(|e| e == flume::TryRecvError::Disconnected)
             };
             match order {
                 Ok(order) => {
-                    self.obey(order, &facts);
+                    self.obey(order);
                     continue;
                 }
                 Err(true) => return Ok(()),
                 Err(false) => {}
             }
-            if !self.tasks.is_empty() {
-                self.step()?;
+            for at in 0..self.benches.len() {
+                if !self.benches[at].tasks.is_empty() {
+                    self.step(at)?;
+                }
             }
             let now = Instant::now();
             if now - self.last_progress >= PROGRESS {
                 self.flush(now);
             }
-            if now - self.last_beat >= if self.tasks.is_empty() { BEAT_IDLE } else { BEAT_BUSY } {
+            if now - self.last_beat >= if self.is_idle() { BEAT_IDLE } else { BEAT_BUSY } {
                 self.beat(now);
             }
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.benches.iter().all(|bench| bench.tasks.is_empty())
     }
 
     fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::Relaxed))
     }
 
-    /// What the model is and how fast it reads and writes here and now.
-    fn measure(&mut self) -> Result<ModelFacts, StepError> {
-        let engine = &mut self.model.engine;
-        let chunk = self.spec.prefill_chunk.min(engine.ctx_max().saturating_sub(WARM_DECODES)).max(1);
-        let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
-        let speaks = !engine.is_encoder();
-        let sequence = if speaks { engine.open() } else { engine.open_pooled(chunk) };
-        let begun = Instant::now();
-        let wants = if speaks { Wants::Last } else { Wants::Nothing };
-        engine.step(&[Work { sequence, tokens: &tokens, wants }])?;
-        let prefilled = Instant::now();
-        let decodes = if speaks { WARM_DECODES.min(engine.ctx_max() - chunk) } else { 0 };
-        for _ in 0..decodes {
-            engine.step(&[Work { sequence, tokens: &tokens[..1], wants: Wants::Last }])?;
-        }
-        let rate = |tokens: u32, took: Duration| {
-            MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)
-        };
-        let prefill = rate(chunk, prefilled - begun);
-        // The one token of a vector takes no step of its own.
-        let decode = if speaks { rate(decodes.max(1), prefilled.elapsed()) } else { prefill };
-        engine.close(sequence);
-        Ok(ModelFacts {
-            digest: self.model.digest,
-            fingerprint: Sha256(Hasher::digest(self.model.fingerprint.as_bytes()).into()),
-            weights: engine.weights(),
-            kv_per_token: engine.kv_per_token(),
-            ctx_max: engine.ctx_max(),
-            prefill,
-            decode,
-        })
+    fn bench(&self, model: ModelId) -> Option<usize> {
+        self.benches.iter().position(|bench| bench.model.id == model)
     }
 
-    fn facts(&self, model: ModelFacts) -> WorkerFacts {
+    fn facts(&self) -> WorkerFacts {
         let StationSpec { pool, device, device_capacity: capacity, slots, .. } = self.spec;
         let devices = vec![DeviceShare { device, capacity, share: Permille(1000) }];
-        WorkerFacts { pool, devices, slots, came_with: Some((self.model.id, model)), loader: None }
+        let came_with = self.bench(self.first).map(|at| (self.first, self.benches[at].facts));
+        WorkerFacts { pool, devices, slots, came_with, loader: self.loader.clone() }
     }
 
-    fn announce(&mut self, facts: &WorkerFacts) {
-        let (worker, epoch) = (self.spec.worker, self.epoch());
-        self.outlet.report(Report::WorkerUp { worker, epoch, facts: facts.clone() });
+    fn announce(&mut self) {
+        let (worker, epoch, facts) = (self.spec.worker, self.epoch(), self.facts());
+        self.outlet.report(Report::WorkerUp { worker, epoch, facts });
         self.last_beat = Instant::now();
     }
 
@@ -141,37 +127,85 @@ impl<'a> Runner<'a> {
         self.last_beat = now;
     }
 
-    fn obey(&mut self, order: Order, facts: &WorkerFacts) {
+    fn obey(&mut self, order: Order) {
         match order {
             // An order for another life is nobody's.
-            Order::Start { epoch, .. } if epoch != self.epoch() => {}
-            Order::Start { task, attempt, payload, .. } => self.start(task, attempt, payload),
+            Order::Start { epoch, .. } | Order::Free { epoch, .. } | Order::Load(Load { epoch, .. })
+                if epoch != self.epoch() => {}
+            Order::Start { task, attempt, model, payload, .. } => self.start(task, attempt, model, payload),
             Order::Cancel { task, attempt } => {
-                if let Some(i) = self.tasks.iter().position(|t| (t.task, t.attempt) == (task, attempt)) {
+                let of = |t: &Task| (t.task, t.attempt) == (task, attempt);
+                let mut all = self.benches.iter().enumerate();
+                if let Some((at, i)) = all.find_map(|(at, bench)| Some((at, bench.tasks.iter().position(of)?))) {
                     self.flush(Instant::now());
-                    self.finish(i, Finish::Cancelled);
+                    self.finish(at, i, Finish::Cancelled);
                 }
             }
-            Order::Change { epoch, model, order } => {
-                let (worker, fault) = (self.spec.worker, ShardFault::Fixed);
-                self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault });
-            }
+            Order::Load(load) => self.load(load),
+            Order::Free { model, order, .. } => self.free(model, order),
+            Order::Arrived(arrival) => self.take(*arrival),
             Order::Probe => self.beat(Instant::now()),
-            Order::Reset { epoch } => {
-                self.tasks.drain(..).for_each(|mut task| task.leave(&mut self.model.engine));
-                self.made.clear();
-                self.epoch.store(epoch.0, Ordering::Relaxed);
-                self.announce(facts);
-            }
+            Order::Reset { epoch } => self.reset(epoch),
         }
     }
 
-    fn start(&mut self, task: TaskId, attempt: Attempt, payload: Payload) {
-        if self.tasks.len() >= usize::from(self.spec.slots) {
-            return self.fault(task, attempt, FaultClass::Retryable);
+    fn load(&mut self, load: Load) {
+        if let Some(loads) = &mut self.loads {
+            return loads.order(load);
         }
-        match Task::new(&mut self.model, (task, attempt), payload) {
-            Some(task) => self.tasks.push(task),
+        let (worker, Load { epoch, model, order }) = (self.spec.worker, load);
+        self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });
+    }
+
+    /// What came of a load. One that another life ordered is of no use.
+    fn take(&mut self, Arrival { load: Load { epoch, model, order }, bench }: Arrival) {
+        self.loads.iter_mut().for_each(Loads::over);
+        let worker = self.spec.worker;
+        match bench {
+            Ok(bench) if epoch != self.epoch() => let_go(worker, &self.outlet, bench.model, None),
+            Ok(bench) => {
+                let facts = bench.facts;
+                self.benches.push(bench);
+                self.outlet.report(Report::ShardLoaded { worker, epoch, model, order, facts });
+            }
+            Err(fault) => self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault }),
+        }
+    }
+
+    fn free(&mut self, model: ModelId, order: ShardOrder) {
+        let (worker, epoch) = (self.spec.worker, self.epoch());
+        let freed = Report::ShardFreed { worker, epoch, model, order };
+        match self.bench(model) {
+            Some(at) if self.loads.is_none() || !self.benches[at].tasks.is_empty() => {
+                self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });
+            }
+            Some(at) => let_go(worker, &self.outlet, self.benches.remove(at).model, Some(freed)),
+            None => self.outlet.report(freed),
+        }
+    }
+
+    /// All work is dropped, and all models but the one that it came with.
+    fn reset(&mut self, epoch: Epoch) {
+        for Bench { model, tasks, .. } in &mut self.benches {
+            tasks.drain(..).for_each(|mut task| task.leave(&mut model.engine));
+        }
+        let first = self.first;
+        for gone in self.benches.extract_if(.., |bench| bench.model.id != first) {
+            let_go(self.spec.worker, &self.outlet, gone.model, None);
+        }
+        self.loads.iter_mut().for_each(Loads::forget);
+        self.made.clear();
+        self.epoch.store(epoch.0, Ordering::Relaxed);
+        self.announce();
+    }
+
+    fn start(&mut self, task: TaskId, attempt: Attempt, model: ModelId, payload: Payload) {
+        let running: usize = self.benches.iter().map(|bench| bench.tasks.len()).sum();
+        let Some(at) = self.bench(model).filter(|_| running < usize::from(self.spec.slots)) else {
+            return self.fault(task, attempt, FaultClass::Retryable);
+        };
+        match Task::new(&mut self.benches[at].model, (task, attempt), payload) {
+            Some(task) => self.benches[at].tasks.push(task),
             None => self.fault(task, attempt, FaultClass::InvalidInput),
         }
     }
@@ -180,10 +214,11 @@ impl<'a> Runner<'a> {
         self.outlet.report(Report::Faulted { worker: self.spec.worker, epoch: self.epoch(), task, attempt, class });
     }
 
-    fn finish(&mut self, i: usize, finish: Finish) {
-        let mut t = self.tasks.remove(i);
+    fn finish(&mut self, at: usize, i: usize, finish: Finish) {
+        let Bench { model, tasks, .. } = &mut self.benches[at];
+        let mut t = tasks.remove(i);
         let usage = t.usage(finish);
-        t.leave(&mut self.model.engine);
+        t.leave(&mut model.engine);
         self.outlet.report(Report::Finished {
             worker: self.spec.worker,
             epoch: self.epoch(),
@@ -207,31 +242,32 @@ impl<'a> Runner<'a> {
     }
 
     /// Which tasks run and how many tokens each. Who gives way has left, who begins has entered by then.
-    fn plan(&mut self) -> Vec<(usize, u32)> {
-        let engine = &mut self.model.engine;
+    fn plan(&mut self, at: usize) -> Vec<(usize, u32)> {
+        let free = bench::free_pages(&mut self.benches, at, self.spec.device_capacity);
+        let Bench { model: StationModel { engine, .. }, tasks, chunk, .. } = &mut self.benches[at];
         self.rows.clear();
-        self.rows.extend(self.tasks.iter().map(|task| task.row(engine)));
-        let free = u32::try_from(engine.pages().available()).unwrap_or(u32::MAX);
-        self.plan.plan(&self.rows, Limits { budget: self.spec.prefill_chunk, free, page: PageCount::POSITIONS });
+        self.rows.extend(tasks.iter().map(|task| task.row(engine)));
+        self.plan.plan(&self.rows, Limits { budget: *chunk, free, page: PageCount::POSITIONS });
         let turns = || self.plan.turns.iter().enumerate();
         for (i, _) in turns().filter(|(_, turn)| **turn == Turn::GiveWay) {
-            self.tasks[i].leave(engine);
+            tasks[i].leave(engine);
         }
         for (i, _) in turns().filter(|(_, turn)| matches!(turn, Turn::Begin(_))) {
-            self.tasks[i].enter(engine);
+            tasks[i].enter(engine);
         }
         turns().map(|(i, turn)| (i, turn.tokens())).filter(|(_, tokens)| *tokens > 0).collect()
     }
 
-    fn step(&mut self) -> Result<(), StepError> {
-        let (plan, begun) = (self.plan(), Instant::now());
+    fn step(&mut self, at: usize) -> Result<(), StepError> {
+        let (plan, begun) = (self.plan(at), Instant::now());
+        let (worker, epoch) = (self.spec.worker, self.epoch());
+        let Bench { model: StationModel { engine, .. }, tasks, .. } = &mut self.benches[at];
         let mut work = Vec::with_capacity(plan.len());
         let mut runs = Vec::with_capacity(plan.len());
         for (i, count) in plan {
-            let Some(sequence) = self.tasks[i].sequence else { continue };
-            if self.tasks[i].begin(begun) {
-                let Task { task, attempt, .. } = self.tasks[i];
-                let (worker, epoch) = (self.spec.worker, self.epoch());
+            let Some(sequence) = tasks[i].sequence else { continue };
+            if tasks[i].begin(begun) {
+                let Task { task, attempt, .. } = tasks[i];
                 self.outlet.report(Report::Started { worker, epoch, task, attempt });
             }
             runs.push((i, sequence, count));
@@ -239,24 +275,24 @@ impl<'a> Runner<'a> {
         // Beside many answers a draft costs what it saves.
         let most = self.spec.draft_tokens / runs.len().max(1) as u32;
         for (i, ..) in &runs {
-            if self.tasks[*i].answers() {
-                self.tasks[*i].draft(&self.model.engine, most);
+            if tasks[*i].answers() {
+                tasks[*i].draft(engine, most);
             }
         }
         for (i, sequence, count) in &mut runs {
-            let (tokens, wants) = self.tasks[*i].next(*count);
+            let (tokens, wants) = tasks[*i].next(*count);
             work.push(Work { sequence: *sequence, tokens, wants });
             *count = tokens.len() as u32;
         }
-        let step = self.model.engine.step(&work)?;
+        let step = engine.step(&work)?;
         let now = Instant::now();
         let mut answers = Vec::with_capacity(runs.len());
-        for (at, (i, _, count)) in runs.iter_mut().enumerate() {
-            let (logits, mut answer) = (|draft| step.logits(at, draft), |answer| answers.push((*i, answer)));
-            *count = self.tasks[*i].advance(*count as usize, logits, now, &mut answer) as u32;
+        for (n, (i, _, count)) in runs.iter_mut().enumerate() {
+            let (logits, mut answer) = (|draft| step.logits(n, draft), |answer| answers.push((*i, answer)));
+            *count = tasks[*i].advance(*count as usize, logits, now, &mut answer) as u32;
         }
         for (i, sequence, accepted) in runs {
-            let (engine, task) = (&mut self.model.engine, &mut self.tasks[i]);
+            let task = &mut tasks[i];
             engine.accept(sequence, accepted as usize);
             let mut silent = answers.iter_mut().filter(|(of, answer)| *of == i && matches!(answer, Ok(None)));
             if let Some((_, answer)) = silent.next().filter(|_| task.wants_vector()) {
@@ -264,16 +300,16 @@ impl<'a> Runner<'a> {
                 *answer = vector.map(|vector| Some(task.embed(&vector, now)));
             }
         }
-        self.publish(answers);
+        self.publish(at, answers);
         Ok(())
     }
 
     /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
     /// heard, and no count comes after its task's end. The answers of a task stand together, tasks in their order.
-    fn publish(&mut self, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
+    fn publish(&mut self, at: usize, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
         let mut urgent = Vec::new();
         for (i, answer) in &answers {
-            let task = &self.tasks[*i];
+            let task = &self.benches[at].tasks[*i];
             if !matches!(answer, Ok(None | Some(Made { index: 1.., finish: None, .. }))) {
                 urgent.push((task.task, task.attempt));
             }
@@ -293,7 +329,7 @@ impl<'a> Runner<'a> {
                 return false;
             }
             if let Ok(Some(made)) = answer {
-                let task = &self.tasks[*i];
+                let task = &self.benches[at].tasks[*i];
                 let (likelihood, vector) = (made.likelihood.take(), made.vector.take());
                 let token = Token { index: made.index, id: made.id, text: &made.text, likelihood, vector };
                 if self.outlet.token(task.task, task.attempt, token) == Reception::Contradicted {
@@ -306,16 +342,29 @@ impl<'a> Runner<'a> {
         let mut gone = 0;
         for (i, answer) in answers {
             match answer {
-                Ok(Some(Made { finish: Some(finish), .. })) => self.finish(i - gone, finish),
+                Ok(Some(Made { finish: Some(finish), .. })) => self.finish(at, i - gone, finish),
                 Ok(_) => continue,
                 Err(class) => {
-                    let mut task = self.tasks.remove(i - gone);
-                    task.leave(&mut self.model.engine);
+                    let Bench { model, tasks, .. } = &mut self.benches[at];
+                    let mut task = tasks.remove(i - gone);
+                    task.leave(&mut model.engine);
                     self.fault(task.task, task.attempt, class);
                 }
             }
             gone += 1;
         }
+    }
+}
+
+/// What the worker would do with a model that it loads, as it does with the one that it came with.
+fn loader(facts: &ModelFacts, took: Duration) -> Loader {
+    let load = u128::from(facts.weights.0) * 1_000_000 / took.as_micros().max(1);
+    Loader {
+        load: Bytes(u64::try_from(load).unwrap_or(u64::MAX)),
+        prompt: through(facts.weights, facts.prefill),
+        answer: through(facts.weights, facts.decode),
+        compute: 0,
+        abilities: vec![],
     }
 }
 

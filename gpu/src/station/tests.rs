@@ -14,7 +14,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug, PartialEq)]
-enum Event {
+pub(super) enum Event {
     Report(Report),
     Token { task: TaskId, index: u32, id: u32, text: String, likelihood: Option<Likelihood> },
     Vector { task: TaskId, id: u32, vector: Box<[u32]> },
@@ -22,7 +22,7 @@ enum Event {
 
 /// Keeps everything it hears, in order.
 #[derive(Default)]
-struct Ear {
+pub(super) struct Ear {
     heard: Mutex<Vec<Event>>,
     more: Condvar,
     /// Panics at the token of this index.
@@ -51,7 +51,7 @@ impl Outlet for Ear {
 
 impl Ear {
     /// Everything heard, once `done` holds of it.
-    fn wait(&self, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub(super) fn wait(&self, done: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut heard = self.heard.lock().unwrap();
         while !done(&heard) {
@@ -62,7 +62,7 @@ impl Ear {
     }
 }
 
-fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
+pub(super) fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
     events
         .iter()
         .filter_map(|e| match e {
@@ -73,7 +73,7 @@ fn ends(events: &[Event]) -> Vec<(TaskId, Result<Usage, FaultClass>)> {
         .collect()
 }
 
-fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
+pub(super) fn tokens(events: &[Event], of: TaskId) -> Vec<(u32, String)> {
     let made: Vec<(u32, u32, &String)> = events
         .iter()
         .filter_map(|e| match e {
@@ -107,7 +107,6 @@ pub(super) const SETUP: Setup = Setup {
     pages: None,
 };
 pub(super) const EPOCH: Epoch = Epoch(3);
-
 pub(super) const MODEL: ModelId = ModelId(7);
 
 pub(super) fn model(setup: Setup) -> StationModel {
@@ -119,8 +118,8 @@ pub(super) fn model(setup: Setup) -> StationModel {
         engine.limit_contexts(Bytes(engine.kv_per_token().0 * 32 * pages));
     }
     let grammars = Arc::new(Grammars::new(tokenizer.clone()));
-    let (digest, fingerprint) = (gguf.digest(), "a file and an engine".into());
-    StationModel { id: MODEL, engine, grammars, tokenizer, digest, fingerprint }
+    let (digest, fingerprint, took) = (gguf.digest(), "a file and an engine".into(), Duration::from_millis(1));
+    StationModel { id: MODEL, engine, grammars, tokenizer, digest, fingerprint, took }
 }
 
 pub(super) fn spec(setup: Setup) -> StationSpec {
@@ -137,7 +136,7 @@ pub(super) fn spec(setup: Setup) -> StationSpec {
 }
 
 fn station(setup: Setup, ear: &Arc<Ear>) -> Station {
-    Station::spawn(spec(setup), model(setup), ear.clone()).unwrap()
+    Station::spawn(spec(setup), model(setup), None, ear.clone()).unwrap()
 }
 
 /// Prompts of 1 to 300 tokens with their own seeds; every third answer is greedy, every fourth penalised, every
@@ -176,13 +175,13 @@ pub(super) fn task(i: u64) -> TaskId {
 type Stream = Vec<(u32, String)>;
 
 /// The answers to `of`, asked all at once as far as there are slots, else one after another.
-fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
+pub(super) fn answers(setup: Setup, of: &[u64]) -> BTreeMap<u64, Stream> {
     let ear = Arc::new(Ear::default());
     let station = station(setup, &ear);
     let mut ended = 0;
     for group in of.chunks(usize::from(setup.slots)) {
         for i in group {
-            station.start(task(*i), Attempt::of(1, 1), EPOCH, payload(*i)).unwrap();
+            station.start((task(*i), Attempt::of(1, 1)), EPOCH, MODEL, payload(*i)).unwrap();
         }
         ended += group.len();
         ear.wait(|heard| ends(heard).len() == ended);
@@ -240,7 +239,7 @@ fn a_beginning_read_before_is_looked_up_by_its_own_and_changes_no_token() {
     let longer = Payload { prompt: [&payload(3).prompt[..150], &[7; 20]].concat().into(), ..of(Some(1)) };
     let all = [of(Some(1)), of(Some(1)), of(Some(2)), of(None), longer.clone()];
     for (i, payload) in all.into_iter().enumerate() {
-        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
+        station.start((task(i as u64), Attempt::of(1, 1)), EPOCH, MODEL, payload).unwrap();
         ear.wait(|heard| ends(heard).len() == i + 1);
     }
     station.stop();
@@ -253,7 +252,7 @@ fn a_beginning_read_before_is_looked_up_by_its_own_and_changes_no_token() {
     assert!((0..4).all(|i| tokens(&heard, task(i)) == cold));
     let ear = Arc::new(Ear::default());
     let fresh = self::station(SETUP, &ear);
-    fresh.start(task(9), Attempt::of(1, 1), EPOCH, longer).unwrap();
+    fresh.start((task(9), Attempt::of(1, 1)), EPOCH, MODEL, longer).unwrap();
     let alone = ear.wait(|heard| !ends(heard).is_empty());
     assert_eq!(tokens(&heard, task(4)), tokens(&alone, task(9)));
     fresh.stop();
@@ -264,7 +263,7 @@ fn reports_come_in_the_order_of_the_contract() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     for i in 0..4 {
-        station.start(task(i), Attempt::of(1, 1), EPOCH, payload(i)).unwrap();
+        station.start((task(i), Attempt::of(1, 1)), EPOCH, MODEL, payload(i)).unwrap();
     }
     ear.wait(|heard| ends(heard).len() == 4);
     station.stop();
@@ -310,14 +309,14 @@ fn a_cancel_ends_an_answer_once_and_no_token_follows() {
     let station = station(SETUP, &ear);
     let endless = |i| Payload { max_tokens: 500, ..payload(i) };
     for i in [0, 1] {
-        station.start(task(i), Attempt::of(1, 1), EPOCH, endless(i)).unwrap();
+        station.start((task(i), Attempt::of(1, 1)), EPOCH, MODEL, endless(i)).unwrap();
     }
     ear.wait(|heard| tokens(heard, task(0)).len() > 3);
     station.cancel(task(0), Attempt::of(1, 1)).unwrap();
     station.cancel(task(0), Attempt::of(1, 1)).unwrap();
     station.cancel(task(9), Attempt::of(1, 1)).unwrap();
     // The slot is free: another runs, and the neighbour is not disturbed.
-    station.start(task(2), Attempt::of(1, 1), EPOCH, payload(2)).unwrap();
+    station.start((task(2), Attempt::of(1, 1)), EPOCH, MODEL, payload(2)).unwrap();
     ear.wait(|heard| ends(heard).len() == 3);
     station.stop();
     let heard = ear.wait(|_| true);
@@ -335,12 +334,12 @@ fn a_cancel_ends_an_answer_once_and_no_token_follows() {
 fn a_reset_drops_the_work_and_starts_a_new_life() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
-    station.start(task(0), Attempt::of(1, 1), EPOCH, Payload { max_tokens: 500, ..payload(0) }).unwrap();
+    station.start((task(0), Attempt::of(1, 1)), EPOCH, MODEL, Payload { max_tokens: 500, ..payload(0) }).unwrap();
     ear.wait(|heard| tokens(heard, task(0)).len() > 2);
     station.reset(Epoch(4)).unwrap();
     // What is meant for the old life is nobody's.
-    station.start(task(1), Attempt::of(1, 1), EPOCH, payload(1)).unwrap();
-    station.start(task(2), Attempt::of(1, 2), Epoch(4), payload(2)).unwrap();
+    station.start((task(1), Attempt::of(1, 1)), EPOCH, MODEL, payload(1)).unwrap();
+    station.start((task(2), Attempt::of(1, 2)), Epoch(4), MODEL, payload(2)).unwrap();
     let heard = ear.wait(|heard| !ends(heard).is_empty());
     station.stop();
     assert_eq!(ends(&heard).len(), 1);
@@ -369,13 +368,13 @@ fn what_cannot_run_is_refused() {
         Payload { sampling: penalty, ..base.clone() },
     ];
     for (i, payload) in bad.into_iter().enumerate() {
-        station.start(task(i as u64), Attempt::of(1, 1), EPOCH, payload).unwrap();
+        station.start((task(i as u64), Attempt::of(1, 1)), EPOCH, MODEL, payload).unwrap();
         let heard = ear.wait(|heard| ends(heard).len() == i + 1);
         assert_eq!(ends(&heard)[i], (task(i as u64), Err(FaultClass::InvalidInput)));
     }
     // More than its slots.
-    station.start(task(50), Attempt::of(1, 1), EPOCH, Payload { max_tokens: 500, ..base.clone() }).unwrap();
-    station.start(task(51), Attempt::of(1, 1), EPOCH, base).unwrap();
+    station.start((task(50), Attempt::of(1, 1)), EPOCH, MODEL, Payload { max_tokens: 500, ..base.clone() }).unwrap();
+    station.start((task(51), Attempt::of(1, 1)), EPOCH, MODEL, base).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 6);
     assert_eq!(ends(&heard)[5], (task(51), Err(FaultClass::Retryable)));
     station.stop();
@@ -387,9 +386,9 @@ fn an_embedding_is_one_token_with_a_vector_that_company_does_not_change() {
     let vectors = |setup: Setup, beside: u64| {
         let ear = Arc::new(Ear::default());
         let station = station(setup, &ear);
-        (1..=beside).for_each(|i| station.start(task(i), Attempt::of(1, 1), EPOCH, payload(i)).unwrap());
+        (1..=beside).for_each(|i| station.start((task(i), Attempt::of(1, 1)), EPOCH, MODEL, payload(i)).unwrap());
         let asked = Payload { output: Output::Embedding, max_tokens: 1, ..payload(3) };
-        station.start(task(0), Attempt::of(1, 1), EPOCH, asked).unwrap();
+        station.start((task(0), Attempt::of(1, 1)), EPOCH, MODEL, asked).unwrap();
         let heard = ear.wait(|heard| ends(heard).len() as u64 == 1 + beside);
         station.stop();
         let usage = ends(&heard).into_iter().find(|(of, _)| *of == task(0)).unwrap().1.unwrap();
@@ -414,8 +413,8 @@ fn likelihoods_come_with_each_token_and_change_none() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     let greedy = Payload { bias: [Bias { token: 7, by: 100_000 }].into(), ..payload(0) };
-    station.start(task(0), Attempt::of(1, 1), EPOCH, Payload { logprobs: Some(3), ..payload(0) }).unwrap();
-    station.start(task(1), Attempt::of(1, 1), EPOCH, Payload { logprobs: Some(1), ..greedy }).unwrap();
+    station.start((task(0), Attempt::of(1, 1)), EPOCH, MODEL, Payload { logprobs: Some(3), ..payload(0) }).unwrap();
+    station.start((task(1), Attempt::of(1, 1)), EPOCH, MODEL, Payload { logprobs: Some(1), ..greedy }).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 2);
     station.stop();
     assert_eq!(tokens(&heard, task(0)), answers(SETUP, &[0])[&0]);
@@ -445,9 +444,9 @@ fn a_stop_string_ends_the_text_before_it_and_the_context_ends_any() {
     let ear = Arc::new(Ear::default());
     let station = station(SETUP, &ear);
     let stops: Arc<[Box<str>]> = Arc::new(["never said".into(), stop.clone().into_boxed_str()]);
-    station.start(task(2), Attempt::of(1, 1), EPOCH, Payload { stop: stops, ..payload(2) }).unwrap();
+    station.start((task(2), Attempt::of(1, 1)), EPOCH, MODEL, Payload { stop: stops, ..payload(2) }).unwrap();
     let full = Payload { prompt: vec![5; 590].into(), max_tokens: 100, ..payload(3) };
-    station.start(task(3), Attempt::of(1, 1), EPOCH, full).unwrap();
+    station.start((task(3), Attempt::of(1, 1)), EPOCH, MODEL, full).unwrap();
     let heard = ear.wait(|heard| ends(heard).len() == 2);
     station.stop();
     let said: String = tokens(&heard, task(2)).into_iter().map(|(_, text)| text).collect();
@@ -469,7 +468,7 @@ fn a_grammar_shapes_its_answer_and_ends_it() {
     for (i, grammar) in grammars.into_iter().chain([Grammar::Regex("(".into())]).enumerate() {
         let (grammar, i) = (Some(Arc::new(grammar)), i as u64);
         let asked = Payload { grammar, max_tokens: 30, ..payload(1) };
-        station.start(task(i), Attempt::of(1, 1), EPOCH, asked).unwrap();
+        station.start((task(i), Attempt::of(1, 1)), EPOCH, MODEL, asked).unwrap();
     }
     let heard = ear.wait(|heard| ends(heard).len() == 4);
     station.stop();
@@ -488,7 +487,7 @@ fn an_attempt_that_contradicts_another_is_at_fault_and_its_neighbour_is_not() {
     let ear = Arc::new(Ear { contradicts: Some((Attempt::of(1, 2), 5)), ..Ear::default() });
     let station = station(SETUP, &ear);
     for (i, attempt) in [(0, Attempt::of(1, 2)), (1, Attempt::of(1, 1))] {
-        station.start(task(i), attempt, EPOCH, payload(i)).unwrap();
+        station.start((task(i), attempt), EPOCH, MODEL, payload(i)).unwrap();
     }
     let heard = ear.wait(|heard| ends(heard).len() == 2);
     station.stop();
@@ -502,11 +501,11 @@ fn an_attempt_that_contradicts_another_is_at_fault_and_its_neighbour_is_not() {
 fn a_panic_becomes_a_fatal_worker_down() {
     let ear = Arc::new(Ear { bomb: Some(3), ..Ear::default() });
     let station = station(SETUP, &ear);
-    station.start(task(0), Attempt::of(1, 1), EPOCH, payload(0)).unwrap();
+    station.start((task(0), Attempt::of(1, 1)), EPOCH, MODEL, payload(0)).unwrap();
     let down = Report::WorkerDown { worker: WorkerId(1), epoch: EPOCH, error: Some(FaultClass::Fatal) };
     ear.wait(|heard| heard.last() == Some(&Event::Report(down.clone())));
     // The queue is gone with the thread.
-    while station.start(task(1), Attempt::of(1, 1), EPOCH, payload(1)) != Err(OrderError::Gone) {
+    while station.start((task(1), Attempt::of(1, 1)), EPOCH, MODEL, payload(1)) != Err(OrderError::Gone) {
         std::thread::yield_now();
     }
     station.stop();

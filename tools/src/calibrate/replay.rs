@@ -116,7 +116,10 @@ impl Attempts {
                     let epoch = lives.get(&worker).copied().unwrap_or(Epoch(1));
                     let (order, job) = match act {
                         Act::Cancel(..) => (Order::Cancel { worker, epoch, task, attempt }, None),
-                        _ => (Order::Start { worker, epoch, task, attempt }, self.known.get(*number).map(|k| k.job)),
+                        _ => (
+                            Order::Start { worker, epoch, task, attempt, model: MODEL },
+                            self.known.get(*number).map(|k| k.job),
+                        ),
                     };
                     stage.cluster.order(*at, &order, job, &mut stage.said);
                 }

@@ -1,7 +1,9 @@
-//! `[models]`: where model files are kept, and which there are besides those that pools begin with.
+//! `[models]`: where model files are kept, which there are besides those that pools begin with, and what memory
+//! all of them may take.
 
 use super::Pool;
 use crate::failure::{Code, Failure};
+use orchestrion_world::config::Keep;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,11 @@ const LOADABLE_MOST: usize = 256;
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Models {
     pub cache_dir: Option<PathBuf>,
-    /// Models that no pool begins with; `POST /v1/pools/{id}/reload` brings them to a worker.
+    /// Of the host, for weights and contexts of all pools together; without a number, three quarters of what is
+    /// free when the server starts.
+    pub memory_bytes: Option<u64>,
+    /// Models that no pool begins with. A request for one has it loaded, and `POST /v1/pools/{id}/reload` makes it
+    /// the one that a pool begins with.
     pub loadable: Vec<Loadable>,
 }
 
@@ -26,6 +32,15 @@ pub(crate) struct Loadable {
     /// What clients call it; without one, the catalog name or the file's.
     #[serde(default)]
     pub model_name: Option<String>,
+    /// Pools whose workers may load it; without any, all.
+    #[serde(default)]
+    pub pools: Vec<String>,
+    #[serde(default = "on_demand")]
+    pub keep: Keep,
+}
+
+fn on_demand() -> Keep {
+    Keep::OnDemand
 }
 
 impl Loadable {
@@ -46,6 +61,9 @@ impl Models {
         for row in &self.loadable {
             if row.model.is_empty() {
                 return bad("`models.loadable`: `model` must be a catalog name or the path of a GGUF file".to_owned());
+            }
+            if let Some(pool) = row.pools.iter().find(|name| pools.iter().all(|pool| pool.id != **name)) {
+                return bad(format!("`models.loadable`: there is no pool `{pool}`"));
             }
             let file = *files.entry(row.name()).or_insert(&row.model);
             if file != row.model {
@@ -76,9 +94,9 @@ mod tests {
     fn models(rows: &[(&str, Option<&str>)]) -> Models {
         let row = |&(model, name): &(&str, Option<&str>)| {
             let (model, model_name) = (model.to_owned(), name.map(str::to_owned));
-            Loadable { model, model_name }
+            Loadable { model, model_name, pools: vec![], keep: Keep::OnDemand }
         };
-        Models { cache_dir: None, loadable: rows.iter().map(row).collect() }
+        Models { loadable: rows.iter().map(row).collect(), ..Models::default() }
     }
 
     #[test]
@@ -90,6 +108,12 @@ mod tests {
             assert!(of(wrong).is_err(), "{wrong:?}");
         }
         assert!(models(&vec![("a", None); 257]).check(&pools).is_err());
+        let of_pool = |name: &str| {
+            let mut models = models(&[("a", None)]);
+            models.loadable[0].pools = vec![name.to_owned()];
+            models.check(&pools).is_ok()
+        };
+        assert_eq!([of_pool("default"), of_pool("nobody's")], [true, false]);
         let models = models(&[("/m/small.gguf", None), ("tiny", Some("t"))]);
         let rules = Config { models, pools, ..Config::default() }.rules();
         assert_eq!(rules.models, ["big", "small", "t"]);

@@ -11,6 +11,7 @@ mod load;
 mod stations;
 #[cfg(test)]
 mod strict_tests;
+mod survey;
 
 use crate::cli::ServeArgs;
 use crate::configuration::{Config, LogFormat};
@@ -71,7 +72,7 @@ async fn live(config: Config) -> Result<(), Failure> {
     let listener = listen(bind, config.server.limits.connections).map_err(|error| taken(bind, &error))?;
     let address = listener.local_addr()?;
 
-    let rules = config.rules();
+    let mut rules = config.rules();
     let pool_names: Vec<String> = rules.pools.iter().map(|pool| pool.name.clone()).collect();
     let telemetry = Arc::new(Telemetry::new(&pool_names, rules.eviction.policy));
     let switchboard = Arc::new(Switchboard::new(config.server.keep(), Arc::clone(&telemetry)));
@@ -79,6 +80,16 @@ async fn live(config: Config) -> Result<(), Failure> {
     let depot = Arc::new(Depot::default());
     let (lanes, inlets) = lanes(URGENT_LANE, config.queue.ingress_max);
     let urgent = lanes.urgent.clone();
+    let loader = load::Loader::new(&config, &kitchen, urgent.clone(), &switchboard)?;
+    let surveying = tokio::task::spawn_blocking({
+        let loader = Arc::clone(&loader.0);
+        move || survey::survey(&loader)
+    });
+    let surveyed = tokio::select! {
+        found = surveying => found.map_err(Failure::of(Code::Failed))??,
+        () = until(signals.clone()) => return Ok(()),
+    };
+    rules.loadable.clone_from(&surveyed.rows);
     let journal = config.journal()?;
     let journal_dir = journal.dir.clone();
     let pulse = PulseConfig {
@@ -95,7 +106,7 @@ async fn live(config: Config) -> Result<(), Failure> {
         lanes,
         health: pulse.health(),
         switchboard: Arc::clone(&switchboard),
-        prepare: Arc::clone(&kitchen) as _,
+        prepare: kitchen as _,
         explain: Arc::new(FromJournal(journal_dir.clone())),
         telemetry,
         auth,
@@ -110,8 +121,8 @@ async fn live(config: Config) -> Result<(), Failure> {
     let (stopper, heritage) = (pulse.stopper(), pulse.heritage());
     let mut ended = tokio::task::spawn_blocking(move || pulse.join());
     let mut loading = tokio::task::spawn_blocking({
-        let (depot, urgent, switchboard) = (Arc::clone(&depot), urgent.clone(), Arc::clone(&switchboard));
-        move || load::pools(&config, &kitchen, &depot, &heritage, urgent, switchboard)
+        let (depot, urgent) = (Arc::clone(&depot), urgent.clone());
+        move || load::pools(loader, surveyed, &depot, &heritage, &urgent)
     });
 
     let mut early = None;

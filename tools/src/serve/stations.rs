@@ -26,8 +26,8 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(crate) struct Depot {
     floor: Arc<Floor>,
-    /// Once the first loading is over; who loads, and who is told why that failed.
-    loader: OnceLock<(Arc<Loader>, Arc<Switchboard>)>,
+    /// Once the first loading is over.
+    loader: OnceLock<Arc<Loader>>,
 }
 
 #[derive(Default)]
@@ -68,7 +68,7 @@ impl Floor {
     }
 
     /// Waits for the old station's end, loads the model and starts the new one; none where it was called off.
-    fn load(&self, loader: &Loader, worker: WorkerId, model: ModelId) -> Result<(), Failure> {
+    fn load(&self, loader: &Arc<Loader>, worker: WorkerId, model: ModelId) -> Result<(), Failure> {
         let began = Instant::now();
         self.retire(worker);
         while !self.is_clear(worker) {
@@ -93,9 +93,9 @@ impl Depot {
     }
 
     /// From here on workers can begin anew.
-    pub(crate) fn reload_by(&self, loader: Arc<Loader>, switchboard: Arc<Switchboard>) {
+    pub(crate) fn reload_by(&self, loader: Arc<Loader>) {
         // There is one start-up.
-        let _ = self.loader.set((loader, switchboard));
+        let _ = self.loader.set(loader);
     }
 
     /// Ends all stations and waits for them.
@@ -107,7 +107,7 @@ impl Depot {
 
     /// On a thread of its own: the pulse waits for nothing.
     fn spawn(&self, worker: WorkerId, epoch: Epoch, model: ModelId) {
-        let Some((loader, switchboard)) = self.loader.get().cloned() else {
+        let Some(loader) = self.loader.get().cloned() else {
             return tracing::error!(%worker, "told to begin anew before the first start was over");
         };
         let floor = Arc::clone(&self.floor);
@@ -126,7 +126,7 @@ impl Depot {
             };
             tracing::error!(%worker, problem, "the worker could not begin anew");
             let Some(epoch) = floor.loading().remove(&worker) else { return };
-            switchboard.not_up(worker, problem);
+            loader.switchboard.not_up(worker, problem);
             loader.outlet().report(Report::WorkerDown { worker, epoch, error: Some(FaultClass::Transient) });
         });
         if let Err(error) = spawned {
@@ -155,16 +155,15 @@ impl Stations for Depot {
         let depot = self.floor.read();
         let Some(station) = depot.get(&worker) else { return };
         let sent = match (&order, payload) {
-            (Order::Start { task, attempt, epoch, .. }, Some(payload)) => {
-                station.start(*task, *attempt, *epoch, payload)
+            (Order::Start { task, attempt, epoch, model, .. }, Some(payload)) => {
+                station.start((*task, *attempt), *epoch, *model, payload)
             }
             // The task ended between the decision and here: its cancel follows.
             (Order::Start { .. }, None) => return,
             (Order::Cancel { task, attempt, .. }, _) => station.cancel(*task, *attempt),
             (Order::Reset { epoch, .. }, _) => station.reset(*epoch),
-            (Order::LoadShard { epoch, model, order, .. } | Order::FreeShard { epoch, model, order, .. }, _) => {
-                station.change(*epoch, *model, *order)
-            }
+            (Order::LoadShard { epoch, model, order, .. }, _) => station.load(*epoch, *model, *order),
+            (Order::FreeShard { epoch, model, order, .. }, _) => station.free(*epoch, *model, *order),
             (Order::Probe { .. }, _) => station.probe(),
             (Order::SpawnWorker { .. } | Order::StopWorker { .. }, _) => return,
         };
@@ -254,16 +253,16 @@ mod tests {
             kitchen: Arc::new(Kitchen::new(vec![pool.model_name()])),
             pools: vec![pool],
             loadable: vec![],
+            switchboard: Arc::new(Switchboard::new(
+                DoorConfig::default().keep(),
+                Arc::new(Telemetry::new(&[], orchestrion_world::config::EvictionRule::Lru)),
+            )),
             outlet: Arc::new(Ear(ear)),
         };
-        let (depot, worker) = (Depot::default(), WorkerId(1));
-        let loaded = loader.load(worker, None).unwrap();
+        let (loader, depot, worker) = (Arc::new(loader), Depot::default(), WorkerId(1));
+        let loaded = loader.load(worker, None).map_err(Failure::from).unwrap();
         depot.add(worker, loader.station(worker, Epoch(1), loaded.model).unwrap());
-        let switchboard = Switchboard::new(
-            DoorConfig::default().keep(),
-            Arc::new(Telemetry::new(&[], orchestrion_world::config::EvictionRule::Lru)),
-        );
-        depot.reload_by(Arc::new(loader), Arc::new(switchboard));
+        depot.reload_by(loader);
         let order = |order| depot.order(order, None);
         assert_eq!(told(&words), (1, "up"));
         order(Order::StopWorker { worker, epoch: Epoch(1) });

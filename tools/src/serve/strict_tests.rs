@@ -77,7 +77,8 @@ async fn house(seeds: [u64; 2]) -> House {
         let recipe =
             Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, is_encoder: false, fingerprint };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());
-        let model = StationModel { id: ModelId(0), engine, tokenizer, grammars, digest, fingerprint };
+        let (id, took) = (ModelId(0), Duration::from_millis(1));
+        let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };
         kitchen.put(MODEL, recipe);
         let (pool, device, device_capacity) = (PoolId(0), DeviceId(worker.0), Bytes(1 << 30));
         let spec = StationSpec {
@@ -90,7 +91,7 @@ async fn house(seeds: [u64; 2]) -> House {
             prefill_chunk: 64,
             draft_tokens: 8,
         };
-        depot.add(worker, Station::spawn(spec, model, Arc::clone(&wires) as _).unwrap());
+        depot.add(worker, Station::spawn(spec, model, None, Arc::clone(&wires) as _).unwrap());
     }
     let parts = DoorParts {
         lanes,

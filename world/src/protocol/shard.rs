@@ -13,6 +13,10 @@ pub enum ShardFault {
     Corrupt,
     /// Another try may work.
     Transient,
+    /// There is no file of it, or none that can be read.
+    Missing,
+    /// The machine has no room for it.
+    NoMemory,
 }
 
 /// What happens to a model on a worker.

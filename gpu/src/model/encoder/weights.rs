@@ -3,8 +3,7 @@
 //! Everything that the pass would not do is refused with its key; every tensor is one the pass uses.
 
 use crate::gguf::Gguf;
-use crate::kernel::Level;
-use crate::kernel::matrix::Matrix;
+use crate::kernel::matrix::{Matrix, Packing};
 use crate::model::LoadError;
 use crate::model::arch;
 use crate::model::hyper::Keys;
@@ -125,7 +124,7 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    pub(crate) fn load(gguf: &Gguf, packing: (Level, usize)) -> Result<Encoder, LoadError> {
+    pub(crate) fn load(gguf: &Gguf, packing: Packing) -> Result<Encoder, LoadError> {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, packing, used: 0 };
         let rows = |name: &str| Ok::<_, LoadError>(gguf.tensor(name)?.ne[1] as usize);

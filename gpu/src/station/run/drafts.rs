@@ -3,18 +3,18 @@
 use super::churn::Deaf;
 use super::*;
 use crate::engine::Level;
-use crate::station::tests::{EPOCH, SETUP, Setup, model, payload, spec, task};
+use crate::station::tests::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
 use orchestrion_world::payload::Bias;
 
 /// Steps that an answer took.
 fn steps(draft_tokens: u32, payload: &Payload) -> u32 {
     let epoch = AtomicU32::new(EPOCH.0);
     let setup = Setup { level: Level::detect(), draft_tokens, ..SETUP };
-    let mut runner = Runner::new(spec(setup), model(setup), Arc::new(Deaf), &epoch);
-    runner.start(task(1), Attempt::of(1, 1), payload.clone());
+    let mut runner = Runner::new(spec(setup), model(setup), None, Arc::new(Deaf), &epoch).unwrap();
+    runner.start(task(1), Attempt::of(1, 1), MODEL, payload.clone());
     let mut steps = 0;
-    while !runner.tasks.is_empty() {
-        runner.step().unwrap();
+    while !runner.is_idle() {
+        runner.step(0).unwrap();
         steps += 1;
     }
     steps

@@ -1,0 +1,115 @@
+//! A model that stands on a station: its engine, what was measured of it, and its tasks.
+//!
+//! The warm-up that measures runs on whatever thread makes the bench. Runs nothing else (see `run`).
+
+use super::StationModel;
+use super::task::Task;
+use crate::engine::{PageCount, StepError, Wants, Work};
+use orchestrion_world::protocol::ModelFacts;
+use orchestrion_world::units::{Bytes, MilliRate, Sha256};
+use sha2::{Digest, Sha256 as Hasher};
+use std::time::{Duration, Instant};
+
+/// A step should take no longer: cancels, beats and neighbours' tokens wait for its end. A slow machine gets
+/// shorter chunks for it, which changes no token.
+const STEP: Duration = Duration::from_millis(250);
+/// Steps of the warm-up: one prompt chunk, then single tokens.
+const WARM_DECODES: u32 = 8;
+
+#[derive(Debug)]
+pub(super) struct Bench {
+    pub(super) model: StationModel,
+    pub(super) facts: ModelFacts,
+    /// Prompt tokens in a step at most.
+    pub(super) chunk: u32,
+    /// In order of arrival.
+    pub(super) tasks: Vec<Task>,
+}
+
+impl Bench {
+    /// Measures the model; `chunk` as a fast machine would have it.
+    pub(super) fn new(mut model: StationModel, chunk: u32) -> Result<Bench, StepError> {
+        let facts = measure(&mut model, chunk)?;
+        // Thousandths of tokens a second, times milliseconds.
+        let in_a_step = facts.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
+        let chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, chunk.max(1));
+        Ok(Bench { model, facts, chunk, tasks: Vec::new() })
+    }
+
+    /// What it takes in memory: weights and all pages of context that were made.
+    pub(super) fn takes(&self) -> u64 {
+        let engine = &self.model.engine;
+        engine.weights().0 + engine.pages().made as u64 * engine.page().0
+    }
+
+    /// Pages that its tasks could still come to want in the next step.
+    pub(super) fn wants(&self) -> usize {
+        let engine = &self.model.engine;
+        let more = |task: &Task| {
+            let row = task.row(engine);
+            ((row.known + 1).div_ceil(PageCount::POSITIONS) as usize + 1).saturating_sub(row.pages as usize)
+        };
+        self.tasks.iter().map(more).sum()
+    }
+}
+
+/// Pages that the tasks of a bench may take. They are booked by the token and held by the page, so that each may be a
+/// page beyond the books. What other models keep for later prompts makes way.
+pub(super) fn free_pages(benches: &mut [Bench], at: usize, memory: Bytes) -> u32 {
+    let wanted = benches[at].wants();
+    let slack = |bench: &Bench| bench.tasks.len() as u64 * bench.model.engine.page().0;
+    let most = memory.0.saturating_add(benches.iter().map(slack).sum());
+    let room = |benches: &[Bench]| most.saturating_sub(benches.iter().map(Bench::takes).sum());
+    let engine = &benches[at].model.engine;
+    let (page, pages) = (engine.page().0.max(1), engine.pages());
+    let own = pages.made - pages.held;
+    let mut short = (wanted.saturating_sub(own) as u64 * page).saturating_sub(room(benches));
+    for (n, other) in benches.iter_mut().enumerate() {
+        let engine = &mut other.model.engine;
+        if n != at && short > 0 {
+            let (page, before) = (engine.page().0.max(1), engine.pages().made);
+            engine.give_back(usize::try_from(short.div_ceil(page)).unwrap_or(usize::MAX));
+            short = short.saturating_sub((before - engine.pages().made) as u64 * page);
+        }
+    }
+    let new = usize::try_from(room(benches) / page).unwrap_or(usize::MAX);
+    u32::try_from(pages.available().min(own.saturating_add(new))).unwrap_or(u32::MAX)
+}
+
+/// What the model is and how fast it reads and writes here and now.
+fn measure(model: &mut StationModel, chunk: u32) -> Result<ModelFacts, StepError> {
+    let engine = &mut model.engine;
+    let chunk = chunk.min(engine.ctx_max().saturating_sub(WARM_DECODES)).max(1);
+    let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
+    let speaks = !engine.is_encoder();
+    let sequence = if speaks { engine.open() } else { engine.open_pooled(chunk) };
+    let wants = if speaks { Wants::Last } else { Wants::Nothing };
+    let begun = Instant::now();
+    engine.step(&[Work { sequence, tokens: &tokens, wants }])?;
+    let prefilled = Instant::now();
+    let decodes = if speaks { WARM_DECODES.min(engine.ctx_max() - chunk) } else { 0 };
+    for _ in 0..decodes {
+        engine.step(&[Work { sequence, tokens: &tokens[..1], wants: Wants::Last }])?;
+    }
+    let rate = |tokens: u32, took: Duration| {
+        MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)
+    };
+    let prefill = rate(chunk, prefilled - begun);
+    // The one token of a vector takes no step of its own.
+    let decode = if speaks { rate(decodes.max(1), prefilled.elapsed()) } else { prefill };
+    engine.close(sequence);
+    Ok(ModelFacts {
+        digest: model.digest,
+        fingerprint: Sha256(Hasher::digest(model.fingerprint.as_bytes()).into()),
+        weights: engine.weights(),
+        kv_per_token: engine.kv_per_token(),
+        ctx_max: engine.ctx_max(),
+        prefill,
+        decode,
+    })
+}
+
+/// Bytes of weights that such a rate goes through in a second, at every token all of them.
+pub(super) fn through(weights: Bytes, rate: MilliRate) -> Bytes {
+    Bytes(u64::try_from(u128::from(weights.0) * u128::from(rate.0) / 1_000).unwrap_or(u64::MAX))
+}
