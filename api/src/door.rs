@@ -222,7 +222,8 @@ impl Door {
         let fingerprint = prepared.fingerprint.into();
         // What is computed for one tenant is looked up by nobody else.
         let payload = Payload { class, salt: Some(tenant.0), ..prepared.payload };
-        let opening = Opening { task, body, surface, class, fingerprint, payload };
+        let dropped = prepared.dropped;
+        let opening = Opening { task, body, surface, class, fingerprint, dropped, payload };
         let entry = match self.parts.switchboard.open(opening) {
             Opened::New(entry) => entry,
             Opened::Same(entry) => return Ok(self.submitted(entry, None, None)),

@@ -104,6 +104,24 @@ pub struct Words {
     pub tools: Vec<Value>,
     /// What the answer begins with, as a part of the prompt.
     pub opening: &'static str,
+    pub truncation: Truncation,
+}
+
+/// What becomes of a prompt that the context has no room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// It is refused.
+    #[default]
+    Disabled,
+    /// Its oldest part is left out, and the answer says so: of a chat turns, of a prompt tokens.
+    Auto,
+}
+
+/// What was left out of a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub messages: u32,
+    pub tokens: u32,
 }
 
 /// What the answer has to look like.
@@ -152,6 +170,7 @@ pub struct Prepared {
     pub prompt_digest: Sha256,
     /// Model digest, engine digest, numerics mode: what the tokens depend on besides the request.
     pub fingerprint: String,
+    pub dropped: Dropped,
 }
 
 /// Why a request could not be turned into tokens.

@@ -10,6 +10,7 @@ mod reader;
 
 pub(crate) use reader::{BYTES_A_TAKE, Reader};
 
+use crate::port::Dropped;
 use crate::token_log::{Answer, Pushed, TokenLog};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
 use orchestrion_world::payload::{Likelihood, Payload, Token};
@@ -38,6 +39,7 @@ pub(crate) struct Opening {
     pub(crate) surface: Surface,
     pub(crate) class: Class,
     pub(crate) fingerprint: Arc<str>,
+    pub(crate) dropped: Dropped,
     pub(crate) payload: Payload,
 }
 
@@ -156,6 +158,8 @@ pub(crate) struct Entry {
     pub(crate) class: Class,
     pub(crate) seed: u64,
     pub(crate) fingerprint: Arc<str>,
+    /// Of its prompt; forgotten with the process, since it was said when the task came.
+    pub(crate) dropped: Dropped,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
     /// Whether readers are told how likely its tokens were.
@@ -174,6 +178,7 @@ impl Entry {
             class: opening.class,
             seed: payload.sampling.seed,
             fingerprint: opening.fingerprint,
+            dropped: opening.dropped,
             prompt_tokens: u32::try_from(payload.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: payload.max_tokens,
             logprobs: payload.logprobs.is_some(),

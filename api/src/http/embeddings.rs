@@ -11,7 +11,7 @@ use super::openai;
 use super::task_submit::seed_of;
 use super::{body, budget, deadline};
 use crate::door::{Admitted, Door, Ticket, Wish};
-use crate::port::{Content, Words};
+use crate::port::{Content, Truncation, Words};
 use crate::problem::Problem;
 use crate::sse::result;
 use crate::task_entry::Surface;
@@ -106,6 +106,7 @@ fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<
             output: Output::Embedding,
             tools: Vec::new(),
             opening: "",
+            truncation: Truncation::Disabled,
         };
         Ok(Wish { ticket, ctx: None, words })
     };

@@ -3,11 +3,11 @@
 //! Both surfaces read through this, so that `temperature` means the same on each. `null` is absence, as
 //! clients of many languages write it. Fields that nobody takes are ignored.
 
-use crate::port::{Content, Message};
+use crate::port::{Content, Dropped, Message, Truncation};
 use crate::problem::Problem;
 use orchestrion_world::payload::Sampling;
 use orchestrion_world::units::Permille;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::ops::RangeInclusive;
 
 /// What a request leaves out: at OpenAI's 1.0 over the whole vocabulary a small model wanders off, so the
@@ -24,6 +24,11 @@ const DEFAULT: Sampling = Sampling {
 /// As many and as long as OpenAI takes, with room.
 const STOPS_MOST: usize = 4;
 const STOP_BYTES: usize = 256;
+
+/// What the client is told of it; null where nothing was left out.
+pub(crate) fn dropped(Dropped { messages, tokens }: Dropped) -> Value {
+    if tokens == 0 { Value::Null } else { json!({ "dropped_messages": messages, "dropped_tokens": tokens }) }
+}
 
 /// What a request's body says of drawing, with 0 for a seed that it does not name; the problem names the field.
 pub fn sampling_of(body: Map<String, Value>) -> Result<Sampling, Problem> {
@@ -106,6 +111,15 @@ impl Fields {
             return Err(Problem::invalid("stop", problem));
         }
         Ok(stops)
+    }
+
+    /// As in OpenAI's Responses API.
+    pub(crate) fn truncation(&mut self) -> Result<Truncation, Problem> {
+        match self.string("truncation")?.as_deref() {
+            None | Some("disabled") => Ok(Truncation::Disabled),
+            Some("auto") => Ok(Truncation::Auto),
+            Some(_) => Err(Problem::invalid("truncation", "must be `auto` or `disabled`")),
+        }
     }
 
     /// How to draw, with `seed` where the request names none.

@@ -7,7 +7,7 @@
 use super::calls::{Call, Calls};
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
-use super::fields::{Fields, Unsupported, is_zero};
+use super::fields::{Fields, Unsupported, dropped, is_zero};
 use super::keeper::Caller;
 use super::logprobs;
 use super::shape::shape;
@@ -15,7 +15,7 @@ use super::task_submit::seed_of;
 use super::tools::Tools;
 use super::{body, budget};
 use crate::door::{Admitted, Door, Ticket, Wish};
-use crate::port::{Content, Words};
+use crate::port::{Content, Dropped, Words};
 use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
 use crate::task_entry::{Frames, Reader, Surface};
@@ -180,11 +180,24 @@ pub(crate) fn read(
         placement: None,
     };
     let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
-    let (bias, shape) = (logprobs::bias(&mut fields)?, shape(&mut fields)?);
+    let (bias, shape, truncation) = (logprobs::bias(&mut fields)?, shape(&mut fields)?, fields.truncation()?);
     let words = |content| {
         let (model, stop, bias, shape) = (model.clone(), stop.clone(), bias.clone(), shape.clone());
         let (output, tools) = (Output::Text, Vec::new());
-        Words { model, content, max_tokens, stop, sampling, bias, logprobs, shape, output, tools, opening: "" }
+        Words {
+            model,
+            content,
+            max_tokens,
+            stop,
+            sampling,
+            bias,
+            logprobs,
+            shape,
+            output,
+            tools,
+            opening: "",
+            truncation,
+        }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();
@@ -237,6 +250,13 @@ async fn answer(
         "model": form.model,
         "system_fingerprint": &*fingerprint,
     });
+    // Of several prompts, what was left out of all of them; a prompt's choices have the same.
+    let prompts = admitted.iter().step_by(form.each as usize).map(|admitted| admitted.entry.dropped);
+    let sum = |a: Dropped, b: Dropped| Dropped { messages: a.messages + b.messages, tokens: a.tokens + b.tokens };
+    let left_out = prompts.fold(Dropped::default(), sum);
+    if left_out != Dropped::default() {
+        frame["truncation"] = dropped(left_out);
+    }
     if form.stream {
         let joint = Joint::new(form.kind, frame, (form.each, form.choices), form.include_usage, calls);
         let (mut readers, mut tethers) = (Vec::new(), Vec::new());

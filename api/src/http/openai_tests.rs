@@ -34,6 +34,23 @@ async fn chat_answers_in_one_piece() {
 }
 
 #[tokio::test]
+async fn what_is_left_out_of_a_prompt_is_said() {
+    let rig = Rig::new();
+    let said = json!({"dropped_messages": 2, "dropped_tokens": 30});
+    let answer = json_of(rig.post(CHAT, chat("org/answer", json!({"truncation": "auto"}))).await, 200).await;
+    assert_eq!(answer["truncation"], said);
+    let answer = json_of(rig.post(CHAT, chat("org/answer", json!({"truncation": "disabled"}))).await, 200).await;
+    assert!(answer.get("truncation").is_none());
+    let streamed = chat("org/answer", json!({"truncation": "auto", "stream": true}));
+    let (chunks, done) = chunks(&text_of(rig.post(CHAT, streamed).await).await);
+    assert!(done && chunks.iter().all(|chunk| chunk["truncation"] == said));
+    let task = json!({"model_ref": "org/answer", "prompt": "hi", "truncation": "auto"});
+    assert_eq!(json_of(rig.post("/v1/tasks", task).await, 202).await["truncation"], said);
+    let refused = json_of(rig.post(CHAT, chat("org/answer", json!({"truncation": "middle"}))).await, 400).await;
+    assert_eq!(refused["error"]["param"], "truncation");
+}
+
+#[tokio::test]
 async fn chat_streams_chunks() {
     let rig = Rig::new();
     let more = json!({"stream": true, "stream_options": {"include_usage": true}});

@@ -5,7 +5,8 @@ use super::task_id;
 use crate::auth::Auth;
 use crate::door::{Door, DoorConfig, DoorParts};
 use crate::port::{
-    Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Urgent, Verdict, Words,
+    Dropped, Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Truncation, Urgent, Verdict,
+    Words,
 };
 use crate::pulse::{Audience, Health, Lanes};
 use crate::switchboard::Switchboard;
@@ -65,7 +66,12 @@ impl Prepare for Words2Tokens {
             output: words.output,
         };
         let model = ModelId(model as u16);
-        Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into() })
+        // As if two turns had been too many.
+        let dropped = match words.truncation {
+            Truncation::Auto => Dropped { messages: 2, tokens: 30 },
+            Truncation::Disabled => Dropped::default(),
+        };
+        Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into(), dropped })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `GET /v1/tasks/{id}`: where a task stands, and its result while it is kept.
 
+use super::fields::dropped;
 use super::guard::CorrelationId;
 use super::{logprobs, task_id};
 use crate::door::Door;
@@ -49,6 +50,7 @@ pub(crate) fn facts(entry: &Entry, view: &View) -> Value {
         "worker_id": view.worker.map(|worker| worker.to_string()),
         "seed": entry.seed,
         "fingerprint": &*entry.fingerprint,
+        "truncation": dropped(entry.dropped),
         "tokens": view.tokens,
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
 
-use super::fields::{Fields, Unsupported, is_empty};
+use super::fields::{Fields, Unsupported, dropped, is_empty};
 use super::keeper::Caller;
 use super::session::session_id;
 use super::shape::shape;
@@ -52,6 +52,7 @@ pub(crate) async fn submit(
         "predicted_start_ms": predicted_start.0,
         "backoff_ms": 0,
         "seed": entry.seed,
+        "truncation": dropped(entry.dropped),
         "streams": {"sse": format!("/v1/tasks/{id}/stream")},
     });
     let location = [(header::LOCATION, format!("/v1/tasks/{id}"))];
@@ -109,6 +110,7 @@ fn read(
             output: Output::Text,
             tools: Vec::new(),
             opening: "",
+            truncation: fields.truncation()?,
         },
     };
     // This surface gives an answer as the model writes it, its calls too.

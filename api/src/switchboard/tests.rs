@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fixture::token;
+use crate::port::Dropped;
 use crate::task_entry::{Ending, Frames, Reader};
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::EvictionRule;
@@ -32,7 +33,7 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
     let (class, salt, max_tokens, output) = (Class::Interactive, None, 1 << 20, Output::Text);
     let (logprobs, grammar) = (None, None);
     let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
-    Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), payload }
+    Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), dropped: Dropped::default(), payload }
 }
 
 fn admit(board: &Switchboard, task: TaskId, surface: Surface) -> Arc<Entry> {

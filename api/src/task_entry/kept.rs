@@ -3,6 +3,7 @@
 //! Pure conversions under the entry's lock; when they happen is the switchboard's to say.
 
 use super::{Admission, Begun, Entry, Phase, State, Surface};
+use crate::port::Dropped;
 use crate::recovery::Unfinished;
 use crate::spool::{Card, Finished, Wanted};
 use crate::token_log::TokenLog;
@@ -104,6 +105,7 @@ impl Entry {
             class: card.class,
             seed: card.seed,
             fingerprint: card.fingerprint.as_str().into(),
+            dropped: Dropped::default(),
             prompt_tokens: card.prompt_tokens,
             max_tokens: card.max_tokens,
             logprobs: card.logprobs,
