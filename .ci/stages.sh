@@ -16,7 +16,8 @@ stage() {
 # Python packages of the independent implementations: llama.cpp, numpy, the gguf reader.
 oracle_python() {
   python3 -m venv target/oracle
-  target/oracle/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0
+  target/oracle/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0 \
+    tokenizers==0.23.3
 }
 
 # The official client of OpenAI's API, against a server of this build.

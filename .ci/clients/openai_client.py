@@ -261,6 +261,21 @@ def case_embeddings_are_vectors_of_length_one(s):
     assert error.param == "input", error.body
 
 
+def case_an_encoder_makes_vectors_and_no_text(s):
+    ask = lambda **more: s.client.embeddings.create(model="encoder", **more)
+    texts = ["the barrel organ", "a cat and a dog", "the barrel organ"]
+    many = ask(input=texts)
+    vectors = [one.embedding for one in many.data]
+    assert vectors[0] == vectors[2] != vectors[1] and many.usage.prompt_tokens == 5 + 7 + 5
+    assert ask(input=texts[1]).data[0].embedding == vectors[1], "a vector depends on its company"
+    error = refused(openai.BadRequestError, lambda: ask(input="cat " * 511))
+    assert error.param == "input" and "at most 512" in error.message, error.body
+    assert ask(input="cat " * 510).usage.prompt_tokens == 512
+    error = refused(openai.BadRequestError, lambda: s.client.chat.completions.create(
+        model="encoder", messages=[{"role": "user", "content": "hello"}]))
+    assert error.param == "model" and "/v1/embeddings" in error.message, error.body
+
+
 def case_what_is_not_served_is_404(s):
     refused(openai.NotFoundError, lambda: s.client.moderations.create(input="x"))
 

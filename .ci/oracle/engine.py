@@ -17,7 +17,7 @@ def tokenize(trace, model, path):
 
 
 def layers(trace, model, llama, tokens, level="avx2", threads=2):
-    """{stage: array} of the engine for the stages of `Llama.run`."""
+    """{stage: array} of the engine for the stages of `Llama.run`, or of an encoder's, which has no logits."""
     with tempfile.TemporaryDirectory() as folder:
         with open(folder + "/tokens", "w") as f:
             f.write(" ".join(map(str, tokens)))
@@ -26,7 +26,7 @@ def layers(trace, model, llama, tokens, level="avx2", threads=2):
         flat = np.fromfile(out, np.float32)
     stages, at = {}, 0
     names = ["embedding"] + [f"{part} {i}" for i in range(llama.layers) for part in ("attention", "layer")]
-    for name in names + ["logits"]:
+    for name in names + ["logits"] * hasattr(llama, "logits"):
         width = llama.vocab if name == "logits" else llama.width
         stages[name] = flat[at : at + len(tokens) * width].reshape(len(tokens), width)
         at += len(tokens) * width

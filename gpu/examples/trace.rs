@@ -2,7 +2,7 @@
 //!
 //! `layers MODEL LEVEL THREADS TOKENS OUT` runs the token ids in the file TOKENS (decimal, separated by
 //! white space) as one prompt and writes f32, little endian: the residual stream of all positions after
-//! the embedding, then after the attention and after the whole of each layer, at last all logits.
+//! the embedding, then after the attention and after the whole of each layer, at last all logits (of an encoder none).
 //!
 //! `tokenize MODEL plain|special` reads JSON strings, one per line, from the standard input and prints the
 //! ids of each as a JSON array; `special` reads control tokens in the text. `detokenize MODEL` is the way back.
@@ -45,9 +45,11 @@ fn layers(model: &str, level: &str, threads: &str, tokens: &str, out: &str) -> A
     let tokens: Vec<u32> =
         std::fs::read_to_string(tokens)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
-    let sequence = engine.open();
+    let is_encoder = engine.is_encoder();
+    let sequence = if is_encoder { engine.open_pooled(tokens.len() as u32) } else { engine.open() };
     // A work item for each token, so that each has its logits.
-    let work: Vec<Work<'_>> = tokens.chunks(1).map(|tokens| Work { sequence, tokens, wants: Wants::Last }).collect();
+    let wants = if is_encoder { Wants::Nothing } else { Wants::Last };
+    let work: Vec<Work<'_>> = tokens.chunks(1).map(|tokens| Work { sequence, tokens, wants }).collect();
     let mut written = Ok(());
     let step = engine.step_traced(&work, &mut |_, x| {
         if written.is_ok() {
@@ -66,7 +68,7 @@ fn embed(model: &str, tokens: &str) -> Answer {
     let mut engine = engine(model, &Level::detect().to_string(), "2")?;
     let tokens: Vec<u32> =
         std::fs::read_to_string(tokens)?.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
-    let sequence = engine.open_pooled();
+    let sequence = engine.open_pooled(tokens.len() as u32);
     engine.step(&[Work { sequence, tokens: &tokens, wants: Wants::Nothing }])?;
     let vector = engine.pooled(sequence)?;
     Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&vector)?)?)

@@ -9,6 +9,7 @@ mod kv;
 mod likelihood;
 mod model;
 mod numerics;
+pub mod safetensors;
 pub mod sampler;
 pub mod selftest;
 pub mod station;

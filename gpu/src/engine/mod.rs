@@ -2,11 +2,13 @@
 //!
 //! The caller says what a step runs: several sequences at once, a prompt in chunks or whole. What a
 //! sequence answers does not depend on any of it, nor on the level or the number of threads, nor on whether
-//! a beginning was read before by another sequence and is only looked up (see `kv`).
+//! a beginning was read before by another sequence and is only looked up (see `kv`). An encoder reads an input as a
+//! whole, once its last token is there (see `encode`).
 //!
 //! Reads and writes its own memory only. Draws no tokens (see `sampler`), keeps no time, decides no order
 //! of work (see `station`).
 
+mod encode;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -85,6 +87,8 @@ pub enum StepError {
     DraftWithin,
     #[error("position {position} is outside a context of {ctx_max}")]
     ContextExceeded { position: u64, ctx_max: u32 },
+    #[error("the model reads an input and makes one vector of it; it goes on from nothing")]
+    NotPooled,
     #[error("the work takes {wanted} pages of context, and {available} of {bound} are left")]
     OutOfPages { wanted: usize, available: usize, bound: usize },
 }
@@ -134,7 +138,7 @@ impl Engine {
         let kernels = Kernels::of(options.level)?;
         let pool = Pool::new(options.threads).map_err(|e| LoadError::Threads(e.kind()))?;
         let model = Model::load(gguf, Packing::new(options.level, options.threads), options.ctx_max)?;
-        let ctx_max = options.ctx_max.min(model.hyper.context);
+        let ctx_max = options.ctx_max.min(model.context());
         let exec = Exec { kernels, pool };
         let (buffers, sequences, pages) = (Buffers::default(), SlotMap::with_key(), Pages::new(model.kv_shape()));
         Ok(Engine { model, exec, buffers, sequences, pages, ctx_max })
@@ -149,7 +153,12 @@ impl Engine {
     }
 
     pub fn vocab(&self) -> u32 {
-        self.model.vocab as u32
+        self.model.vocab() as u32
+    }
+
+    /// Whether it makes vectors of inputs and no text.
+    pub fn is_encoder(&self) -> bool {
+        matches!(self.model, Model::Encoder(_))
     }
 
     pub fn ctx_max(&self) -> u32 {
@@ -205,9 +214,9 @@ impl Engine {
         self.sequences.insert(Sequence::default())
     }
 
-    /// A sequence of which one vector is made: the tokens it reads are pooled as its model says.
-    pub fn open_pooled(&mut self) -> SequenceId {
-        self.sequences.insert(Sequence::pooled())
+    /// A sequence of which one vector is made: the `tokens` that it reads are pooled as its model says.
+    pub fn open_pooled(&mut self, tokens: u32) -> SequenceId {
+        self.sequences.insert(Sequence::pooled(tokens))
     }
 
     /// The vector of a pooled sequence that has read something, of length one.
@@ -256,13 +265,14 @@ impl Engine {
     pub fn step_traced(&mut self, work: &[Work<'_>], tap: Tap<'_>) -> Result<Step<'_>, StepError> {
         let Batch { rows, ids, drafts } = self.batch(work)?;
         self.make_room(&rows, &ids)?;
+        let Model::Decoder(model) = &mut self.model else { return Ok(self.encode(work, &rows, &ids, tap)) };
         let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
         let tables = ids.iter().map(|id| table(*id)).collect();
         let mut kvs = Kvs { store: self.pages.store_mut(), tables };
-        self.model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
+        model.forward(&mut self.exec, &rows, &mut kvs, &mut self.buffers, tap);
         for (row, place) in rows.iter().zip(0..) {
             if let Some(Sequence { pooled: Some(pooled), .. }) = self.sequences.get_mut(ids[row.sequence]) {
-                self.model.pool(self.exec.kernels, &self.buffers, place, pooled);
+                model.pool(self.exec.kernels, &self.buffers, place, pooled);
             }
         }
         for (i, id) in ids.into_iter().enumerate() {
@@ -277,7 +287,7 @@ impl Engine {
             sequence.draft.extend(mine().skip(read).map(|(row, _)| row.token));
         }
         let answers = answers(work, &self.buffers.faulted);
-        Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab })
+        Ok(Step { answers, logits: &self.buffers.logits, vocab: self.model.vocab() })
     }
 
     /// Takes the first `tokens` of the last step's draft as read: they are what follows indeed, and their logits
@@ -313,6 +323,9 @@ impl Engine {
         let (mut rows, mut ids, mut reads, mut drafts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for item in work {
             let found = self.sequences.get(item.sequence).ok_or(StepError::UnknownSequence)?;
+            if self.is_encoder() && found.pooled.is_none() {
+                return Err(StepError::NotPooled);
+            }
             let sequence = ids.iter().position(|id| *id == item.sequence).unwrap_or_else(|| {
                 ids.push(item.sequence);
                 reads.push(found.read);

@@ -15,6 +15,9 @@ pub(super) struct Sequence {
     chain: Option<Chain>,
     /// What is pooled of its last hidden states, where one vector is to be made of it.
     pub(super) pooled: Option<Pooled>,
+    /// What an encoder has of an input that is not whole, and how long that is.
+    input: Vec<u32>,
+    input_tokens: u32,
 }
 
 /// Tokens on their way to becoming a block.
@@ -27,8 +30,19 @@ struct Chain {
 
 impl Sequence {
     /// A sequence of which one vector is made. It shares with nobody: all its hidden states are needed.
-    pub(super) fn pooled() -> Sequence {
-        Sequence { pooled: Some(Pooled::default()), ..Sequence::default() }
+    pub(super) fn pooled(tokens: u32) -> Sequence {
+        Sequence { pooled: Some(Pooled::default()), input_tokens: tokens, ..Sequence::default() }
+    }
+
+    /// Keeps a token of an input that is read as a whole.
+    pub(super) fn gather(&mut self, token: u32) {
+        self.read += 1;
+        self.input.push(token);
+    }
+
+    /// The input, once, where all of it is there.
+    pub(super) fn whole(&mut self) -> Option<Vec<u32>> {
+        (self.input.len() == self.input_tokens as usize).then(|| std::mem::take(&mut self.input))
     }
 
     /// A sequence about to read `prompt`, whose blocks it takes as far as they are known. The last token is

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::generate::{GenSpec, generate};
+use crate::gguf::TensorKind;
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -158,4 +159,75 @@ fn drafts_are_read_as_far_as_they_are_accepted() {
         let within = [&tokens[..1], &tokens[..1]].map(|tokens| Work { sequence, tokens, wants: Wants::Draft(1) });
         assert_eq!(engine.step(&within).unwrap_err(), StepError::DraftWithin);
     }
+}
+
+/// Bits of the vectors of these inputs, all read in the same steps, each in parts of `chunk` tokens.
+fn vectors(engine: &mut Engine, inputs: &[Vec<u32>], chunk: usize) -> Vec<Vec<u32>> {
+    let open: Vec<_> = inputs.iter().map(|input| engine.open_pooled(input.len() as u32)).collect();
+    for at in (0..inputs.iter().map(Vec::len).max().unwrap()).step_by(chunk) {
+        let part = |input: &'_ [u32]| at.min(input.len())..(at + chunk).min(input.len());
+        let work: Vec<Work<'_>> = inputs
+            .iter()
+            .zip(&open)
+            .map(|(input, sequence)| Work { sequence: *sequence, tokens: &input[part(input)], wants: Wants::Nothing })
+            .filter(|work| !work.tokens.is_empty())
+            .collect();
+        let step = engine.step(&work).unwrap();
+        (0..work.len()).for_each(|i| assert_eq!(step.logits(i, 0), Ok(None)));
+    }
+    let bits = |sequence: &SequenceId| engine.pooled(*sequence).unwrap().iter().map(|x| x.to_bits()).collect();
+    let vectors = open.iter().map(bits).collect();
+    open.into_iter().for_each(|sequence| engine.close(sequence));
+    assert_eq!(engine.pages().held, 0);
+    vectors
+}
+
+#[test]
+fn what_an_input_comes_to_depends_on_nothing_else() {
+    for kind in [TensorKind::F32, TensorKind::Q8_0] {
+        let spec = GenSpec { matrices: kind, embedding: kind, ..GenSpec::of("bert").unwrap() };
+        let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
+        let encoder = |level, threads| Engine::load(&gguf, EngineOptions { level, threads, ctx_max: 600 }).unwrap();
+        let inputs: Vec<Vec<u32>> = [1, 290, 40, 8].into_iter().map(|len| prompt(len as u64, len)).collect();
+        let mut scalar = encoder(Level::Scalar, 1);
+        let alone: Vec<Vec<u32>> =
+            inputs.iter().flat_map(|input| vectors(&mut scalar, std::slice::from_ref(input), 1000)).collect();
+        assert_ne!(alone[0], alone[1]);
+        for level in Level::ALL.into_iter().filter(|level| level.is_supported()) {
+            for (threads, chunk) in [(1, 1000), (2, 64)] {
+                assert_eq!(vectors(&mut encoder(level, threads), &inputs, chunk), alone, "{level}, {threads}, {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_token_of_an_input_counts_and_so_does_its_place() {
+    let gguf = Gguf::parse(generate(&GenSpec::of("bert").unwrap()).unwrap()).unwrap();
+    let mut engine = Engine::load(&gguf, EngineOptions { level: Level::detect(), threads: 1, ctx_max: 600 }).unwrap();
+    let input = prompt(1, 40);
+    let mut swapped = input.clone();
+    swapped.swap(0, 39);
+    let mut paired = input.clone();
+    // A separator: what stands behind it is of another type.
+    paired[20] = 3;
+    let mut last = input.clone();
+    last[39] += 1;
+    let all = vectors(&mut engine, &[input, swapped, paired, last], 1000);
+    assert!((1..4).all(|i| !all[..i].contains(&all[i])));
+}
+
+#[test]
+fn an_encoder_refuses_what_it_cannot_read() {
+    let gguf = Gguf::parse(generate(&GenSpec::of("bert").unwrap()).unwrap()).unwrap();
+    let mut engine = Engine::load(&gguf, EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 600 }).unwrap();
+    // 512 positions, and a token that carries the vector.
+    assert_eq!(engine.ctx_max(), 513);
+    let sequence = engine.open();
+    let work = Work { sequence, tokens: &[1, 2], wants: Wants::Last };
+    assert_eq!(engine.step(&[work]).unwrap_err(), StepError::NotPooled);
+    let (long, tokens) = (engine.open_pooled(514), prompt(1, 514));
+    let work = Work { sequence: long, tokens: &tokens, wants: Wants::Nothing };
+    let too_long = StepError::ContextExceeded { position: 513, ctx_max: 513 };
+    assert_eq!(engine.step(&[work]).unwrap_err(), too_long);
 }

@@ -1,13 +1,15 @@
 //! A tiny random model of any architecture that runs, for every quick test and for `orch gen`.
 //!
 //! [`generate`] writes a complete GGUF: hyperparameters, a byte-level BPE tokenizer with chat tokens, a
-//! ChatML template, weights. Which tensors there are is `model::arch`'s to say. It draws integers only and
+//! ChatML template, weights. Which tensors there are is `model::arch`'s to say; those of an encoder, with a
+//! vocabulary of its own, stand in `encoder`. It draws integers only and
 //! builds each float from bits, so that one spec gives the same bytes on every machine; a golden digest
 //! holds it to that. The file loads in llama.cpp too.
 //!
 //! What it says is noise. Rows of control tokens are scaled down, so that greedy answers practically never
 //! end by themselves and a test's length is its `max_tokens`.
 
+mod encoder;
 mod vocabulary;
 pub(crate) mod weights;
 
@@ -105,6 +107,9 @@ impl GenSpec {
     /// cross them, and heads that together are wider than the model, as gemma's are.
     pub fn of(arch: &str) -> Result<GenSpec, GenError> {
         let spec = GenSpec { arch: arch.to_owned(), ..GenSpec::default() };
+        if arch == arch::ENCODER {
+            return Ok(GenSpec { kv_heads: spec.heads, context: 512, ..spec });
+        }
         Ok(match spec.spec()?.windows {
             Windows::Pattern { .. } => {
                 let window = Some(GenWindow { size: 24, pattern: Some(3) });
@@ -143,6 +148,11 @@ impl GenSpec {
         if let Some(expected) = expected {
             return Err(GenError::Window { arch: arch.name, expected });
         }
+        self.sizes()?;
+        Ok(arch)
+    }
+
+    fn sizes(&self) -> Result<(), GenError> {
         let range = |field, found, least, most| match found {
             found if (least..=most).contains(&found) => Ok(()),
             found => Err(GenError::Range { field, least, most, found }),
@@ -176,12 +186,15 @@ impl GenSpec {
             range("window.size", size, 1, 1 << 20)?;
             range("window.pattern", pattern.unwrap_or(1), 1, 512)?;
         }
-        Ok(arch)
+        Ok(())
     }
 }
 
 /// The bytes of a GGUF file; the same for the same spec, always.
 pub fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
+    if spec.arch == arch::ENCODER {
+        return encoder::generate(spec);
+    }
     let arch = spec.check()?;
     let mut file = Writer::default();
     hyperparameters(&mut file, spec, arch);
@@ -353,9 +366,10 @@ mod tests {
             "heads × head_dim: expected a multiple of 32, found 48"
         );
         assert_eq!(
-            refused(GenSpec { arch: "bert".into(), ..spec() }),
-            "arch: expected one of llama, qwen2, qwen3, phi3, gemma3, found `bert`"
+            refused(GenSpec { arch: "gpt5".into(), ..spec() }),
+            "arch: expected one of llama, qwen2, qwen3, phi3, gemma3, bert, found `gpt5`"
         );
+        assert_eq!(refused(GenSpec { arch: "bert".into(), ..spec() }), "kv_heads: expected 4 to 4, found 2");
         assert_eq!(
             refused(GenSpec { arch: "gemma3".into(), ..spec() }),
             "window: `gemma3` models have one on some layers"

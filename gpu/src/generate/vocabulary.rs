@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 /// Control and byte tokens.
 pub(crate) const LEAST: u32 = 259;
-const NORMAL_TYPE: i32 = 1;
-const CONTROL_TYPE: i32 = 3;
+pub(super) const NORMAL_TYPE: i32 = 1;
+pub(super) const CONTROL_TYPE: i32 = 3;
 
-const TEXT: &str = "the barrel organ in the square plays a song that no one wrote down and every child knows the \
+pub(super) const TEXT: &str = "the barrel organ in the square plays a song that no one wrote down and every child knows the \
     clockwork turns the pinned cylinder moves the levers and the pipes sing in their order when the crank is still \
     there is no music and when it turns there is always the same music this is what we want from a machine that \
     answers questions give it the same words and the same seed and it should say the same thing today tomorrow and \

@@ -135,12 +135,16 @@ pub(crate) struct Kernels {
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// x in place, weight, eps.
     pub(crate) rms_norm_each: fn(&mut [f32], &[f32], f32),
+    /// x in place, weight, bias, eps.
+    pub(crate) layer_norm: fn(&mut [f32], &[f32], &[f32], f32),
     /// Heads in place, angles.
     pub(crate) rope: fn(&mut [f32], &[[f32; 2]]),
     pub(crate) rope_halves: fn(&mut [f32], &[[f32; 2]]),
     /// gate, up, out.
     pub(crate) swiglu: fn(&[f32], &[f32], &mut [f32]),
     pub(crate) geglu: fn(&[f32], &[f32], &mut [f32]),
+    /// x, bias, out.
+    pub(crate) biased_gelu: fn(&[f32], &[f32], &mut [f32]),
     /// f32 to f16 bits.
     pub(crate) narrow: fn(&[f32], &mut [u16]),
     /// 1 … `TILE` queries on one head.

@@ -14,10 +14,12 @@ pub(super) static TABLE: Kernels = Kernels {
     tile,
     rms_norm: numerics::rms_norm,
     rms_norm_each: numerics::rms_norm_each,
+    layer_norm: numerics::layer_norm,
     rope: numerics::rope,
     rope_halves: numerics::rope_halves,
     swiglu: numerics::swiglu,
     geglu: numerics::geglu,
+    biased_gelu: numerics::biased_gelu,
     narrow,
     attend,
 };

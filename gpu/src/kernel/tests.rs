@@ -134,7 +134,7 @@ proptest! {
         let table: Vec<[f32; 2]> = (0..n / 2).map(|_| [noise.even(), noise.even()]).collect();
         let all = |kernels: &Kernels| {
             let blocks = n / 32;
-            let mut outs = vec![vec![POISON; n]; 6];
+            let mut outs = vec![vec![POISON; n]; 8];
             (kernels.rms_norm)(&x, &y, 1e-6, &mut outs[0]);
             (kernels.swiglu)(&x, &y, &mut outs[1]);
             outs[2].copy_from_slice(&x);
@@ -144,6 +144,9 @@ proptest! {
             (kernels.geglu)(&x, &y, &mut outs[4]);
             outs[5].copy_from_slice(&x);
             (kernels.rms_norm_each)(&mut outs[5], &y[..n / 2], 1e-6);
+            (kernels.biased_gelu)(&x, &y, &mut outs[6]);
+            outs[7].copy_from_slice(&x);
+            (kernels.layer_norm)(&mut outs[7], &y, &x, 1e-6);
             let mut narrow = vec![0xdead; n];
             (kernels.narrow)(&x, &mut narrow);
             let mut rounded = vec![Rounded { q: [99; 32], d: POISON, g: POISON, halves: [POISON; 2] }; blocks];
@@ -166,8 +169,10 @@ proptest! {
             (kernels.swiglu)(&x, &vec![1.0; x.len()], &mut out);
             let mut gelu = vec![POISON; x.len()];
             (kernels.geglu)(&x, &vec![1.0; x.len()], &mut gelu);
+            let mut exact = vec![POISON; x.len()];
+            (kernels.biased_gelu)(&x, &vec![0.0; x.len()], &mut exact);
             (kernels.narrow)(&x, &mut narrow);
-            (bits(&out), bits(&gelu), narrow)
+            (bits(&out), bits(&gelu), bits(&exact), narrow)
         };
         let expected = all(Kernels::of(Level::Scalar).unwrap());
         for kernels in levels() {

@@ -1,7 +1,7 @@
 //! Which architectures run, as data.
 //!
-//! An architecture is a row of `ARCHS`; the forward pass is one function over it, and so is the generator
-//! of test models. What a row says was read from llama.cpp's graphs, and is compared with them by
+//! A decoder is a row of `ARCHS`; the forward pass is one function over it, and so is the generator
+//! of test models. Encoders are one architecture, whose pass is in `encoder`. What a row says was read from llama.cpp's graphs, and is compared with them by
 //! `.ci/oracle`.
 
 /// What the forward pass has to know about an architecture.
@@ -68,7 +68,10 @@ pub(crate) enum Windows {
     },
 }
 
-/// The architectures that run. All are pre-norm decoders with grouped-query attention and a gated
+/// The encoders that run: BERT and what has its shape.
+pub(crate) const ENCODER: &str = "bert";
+
+/// The decoders that run. All are pre-norm decoders with grouped-query attention and a gated
 /// feed-forward layer; the output head is the embedding where the file has none.
 pub(crate) const ARCHS: [ArchSpec; 5] = [
     // Mistral's models are llamas too, the first of them with a window.
@@ -150,5 +153,6 @@ impl ArchSpec {
 
 /// The names, as messages list them.
 pub(crate) fn names() -> String {
-    ARCHS.map(|arch| arch.name).join(", ")
+    let decoders = ARCHS.map(|arch| arch.name).join(", ");
+    format!("{decoders}, {ENCODER}")
 }

@@ -7,7 +7,7 @@
 //! Reads weights and caches, writes caches at the rows' positions and logits of the rows that want them.
 //! A row that meets an infinity or a NaN is marked and carries zeros on; the others are untouched.
 
-use super::Model;
+use super::Decoder;
 use super::arch::{Gate, Rope};
 use crate::kernel::TILE;
 use crate::kernel::drive::{Acts, Asked, Exec, Write};
@@ -44,15 +44,15 @@ pub type Tap<'a> = &'a mut dyn FnMut(Stage, &[f32]);
 /// Memory a pass works in, kept from pass to pass.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
-    acts: Acts,
+    pub(super) acts: Acts,
     /// The residual stream.
     pub(super) x: Vec<f32>,
     /// Queries, keys and values side by side.
-    qkv: Vec<f32>,
-    halves: Vec<u16>,
-    attended: Vec<f32>,
+    pub(super) qkv: Vec<f32>,
+    pub(super) halves: Vec<u16>,
+    pub(super) attended: Vec<f32>,
     /// Gate and up side by side.
-    gate_up: Vec<f32>,
+    pub(super) gate_up: Vec<f32>,
     /// What a part of a layer made, where it is normalised before it joins the residual stream.
     made: Vec<f32>,
     /// Logits of the rows that wanted them, in their order.
@@ -61,7 +61,7 @@ pub(crate) struct Buffers {
     pub(crate) faulted: Vec<bool>,
 }
 
-impl Model {
+impl Decoder {
     pub(crate) fn forward(&mut self, exec: &mut Exec, rows: &[Row], kvs: &mut Kvs<'_>, b: &mut Buffers, tap: Tap<'_>) {
         let (h, n) = (self.hyper, rows.len());
         self.reach(rows);
@@ -210,7 +210,7 @@ impl Model {
 
 /// The batch's queries, `TILE` at a time, each tile on one head of one sequence. Rows of a sequence stand
 /// next to each other, so its keys are read once for several of them.
-fn asked(rows: &[Row], heads: usize, kv_heads: usize) -> Vec<Asked> {
+pub(super) fn asked(rows: &[Row], heads: usize, kv_heads: usize) -> Vec<Asked> {
     let per_kv = heads / kv_heads;
     let mut asked = Vec::new();
     let mut first = 0;

@@ -151,17 +151,17 @@ impl Hyper {
 }
 
 /// Keys of one architecture, with bounds.
-struct Keys<'a> {
-    gguf: &'a Gguf,
-    arch: &'static str,
+pub(super) struct Keys<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) arch: &'static str,
 }
 
 impl Keys<'_> {
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.arch)
     }
 
-    fn refuse(&self, key: &str, expected: &'static str) -> LoadError {
+    pub(super) fn refuse(&self, key: &str, expected: &'static str) -> LoadError {
         LoadError::Hyper { key: self.key(key), expected }
     }
 
@@ -226,11 +226,11 @@ impl Keys<'_> {
         }
     }
 
-    fn within(&self, key: &str, least: usize, most: usize) -> Result<usize, LoadError> {
+    pub(super) fn within(&self, key: &str, least: usize, most: usize) -> Result<usize, LoadError> {
         self.check(key, self.gguf.u32(&self.key(key))? as usize, least, most)
     }
 
-    fn or(&self, key: &str, default: usize, least: usize, most: usize) -> Result<usize, LoadError> {
+    pub(super) fn or(&self, key: &str, default: usize, least: usize, most: usize) -> Result<usize, LoadError> {
         let found = self.gguf.opt_u32(&self.key(key))?.map_or(default, |n| n as usize);
         self.check(key, found, least, most)
     }

@@ -117,6 +117,14 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// Refuses tensors that nobody took.
+    pub(super) fn all_used(&self) -> Result<(), LoadError> {
+        match self.gguf.tensors().len().saturating_sub(self.used) {
+            0 => Ok(()),
+            found => Err(LoadError::UnknownTensors { found }),
+        }
+    }
+
     fn tensor(&mut self, name: &str, ne: [u64; 4]) -> Result<Tensor<'a>, LoadError> {
         let tensor = self.gguf.tensor(name)?;
         tensor.expect_shape(ne)?;

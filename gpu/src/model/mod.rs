@@ -4,10 +4,11 @@
 //! with finite scales: a file with anything more is another model than the one that would run.
 //! GGUF lists `ne[0]`, the contiguous row length, first: a matrix is `[inputs, outputs]`.
 //!
-//! Reads `gguf`, writes nothing. Architectures are rows of `arch`, `hyper` reads what a file says of one,
-//! `layer` takes the tensors, the forward pass is in `forward`.
+//! Reads `gguf`, writes nothing. Decoders are rows of `arch`, `hyper` reads what a file says of one,
+//! `layer` takes the tensors, the forward pass is in `forward`. Encoders are in `encoder`.
 
 pub(crate) mod arch;
+pub(crate) mod encoder;
 pub(crate) mod forward;
 mod hyper;
 mod layer;
@@ -18,6 +19,7 @@ use crate::kernel::LevelError;
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
 use crate::numerics::rope_angles;
+use encoder::Encoder;
 use hyper::Hyper;
 use layer::{Layer, Loader};
 
@@ -40,7 +42,70 @@ pub enum LoadError {
 
 /// A loaded model.
 #[derive(Debug)]
-pub(crate) struct Model {
+pub(crate) enum Model {
+    Decoder(Box<Decoder>),
+    Encoder(Box<Encoder>),
+}
+
+impl Model {
+    /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
+    pub(crate) fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Model, LoadError> {
+        if gguf.str("general.architecture")? == arch::ENCODER {
+            return Encoder::load(gguf, packing).map(|encoder| Model::Encoder(Box::new(encoder)));
+        }
+        Decoder::load(gguf, packing, ctx_max).map(|decoder| Model::Decoder(Box::new(decoder)))
+    }
+
+    /// Prompt and answer together. That of an encoder is the token which carries what it makes of its input.
+    pub(crate) fn context(&self) -> u32 {
+        match self {
+            Model::Decoder(model) => model.hyper.context,
+            Model::Encoder(model) => model.hyper.context as u32 + 1,
+        }
+    }
+
+    pub(crate) fn vocab(&self) -> usize {
+        match self {
+            Model::Decoder(model) => model.vocab,
+            Model::Encoder(model) => model.vocab,
+        }
+    }
+
+    pub(crate) fn kv_shape(&self) -> KvShape {
+        match self {
+            Model::Decoder(model) => model.kv_shape(),
+            Model::Encoder(model) => model.kv_shape(),
+        }
+    }
+
+    /// What a pass reads: all but embeddings, unless they are the output head too.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        match self {
+            Model::Decoder(model) => model.bytes_read(),
+            Model::Encoder(model) => model.bytes_read(),
+        }
+    }
+
+    /// Elements of the layers' matrices.
+    pub(crate) fn products(&self) -> u64 {
+        match self {
+            Model::Decoder(model) => model.products(),
+            Model::Encoder(model) => model.products(),
+        }
+    }
+
+    /// What the weights take in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Model::Decoder(model) => model.bytes(),
+            Model::Encoder(model) => model.bytes(),
+        }
+    }
+}
+
+/// A model that goes on from what it has read, token by token.
+#[derive(Debug)]
+pub(crate) struct Decoder {
     pub(crate) hyper: Hyper,
     pub(crate) vocab: usize,
     embed: Matrix,
@@ -75,9 +140,8 @@ impl Angles {
     }
 }
 
-impl Model {
-    /// `ctx_max`: of the engine, by which a model with two sets of rope factors takes one.
-    pub(crate) fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Model, LoadError> {
+impl Decoder {
+    fn load(gguf: &Gguf, packing: Packing, ctx_max: u32) -> Result<Decoder, LoadError> {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
@@ -89,32 +153,26 @@ impl Model {
         let factors = load.factors(&hyper, ctx_max)?;
         let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;
         let norm = load.vector("output_norm.weight", hyper.width)?;
-        let found = gguf.tensors().len().saturating_sub(load.used);
-        if found > 0 {
-            return Err(LoadError::UnknownTensors { found });
-        }
+        load.all_used()?;
         let angles = |base, factors| Angles { base, scale: hyper.rope_scale, factors, by_position: Vec::new() };
         let windowed_angles = hyper.window.and_then(|window| window.rope_base).map(|base| angles(base, None));
         let angles = angles(hyper.rope_base, factors);
-        Ok(Model { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })
+        Ok(Decoder { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })
     }
 
-    pub(crate) fn kv_shape(&self) -> KvShape {
+    fn kv_shape(&self) -> KvShape {
         KvShape { layers: self.hyper.layers, heads: self.hyper.kv_heads, head_dim: self.hyper.head_dim }
     }
 
-    /// What a pass reads: all but embeddings, unless they are the output head too.
-    pub(crate) fn bytes_read(&self) -> u64 {
+    fn bytes_read(&self) -> u64 {
         self.bytes() - if self.head.is_some() { self.embed.bytes() as u64 } else { 0 }
     }
 
-    /// Elements of the layers' matrices.
-    pub(crate) fn products(&self) -> u64 {
+    fn products(&self) -> u64 {
         self.layers.iter().flat_map(Layer::matrices).map(|m| (m.rows * m.cols) as u64).sum()
     }
 
-    /// What the weights take in memory.
-    pub(crate) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();
         let ends: usize = [&self.embed].into_iter().chain(&self.head).map(Matrix::bytes).sum();
         (layers + ends + self.norm.len() * size_of::<f32>()) as u64

@@ -4,7 +4,7 @@
 //! A sequence's rows come in ascending order and are added one by one, so that the vector does not depend on
 //! how its prompt was cut or on what ran beside it.
 
-use super::Model;
+use super::Decoder;
 use super::forward::Buffers;
 use crate::kernel::Kernels;
 use crate::numerics::sum_squares;
@@ -13,6 +13,8 @@ use crate::numerics::sum_squares;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pooling {
     Mean,
+    /// That of the first token, which encoders are trained to say all in.
+    First,
     /// That of the last token, which has seen all others: of a decoder whose file does not say.
     Last,
 }
@@ -22,10 +24,11 @@ pub(crate) enum Pooling {
 pub(crate) struct Pooled(Vec<f32>);
 
 impl Pooled {
-    fn take(&mut self, pooling: Pooling, hidden: Vec<f32>) {
+    pub(super) fn take(&mut self, pooling: Pooling, hidden: Vec<f32>) {
         match pooling {
             Pooling::Mean if !self.0.is_empty() => self.0.iter_mut().zip(hidden).for_each(|(sum, x)| *sum += x),
-            Pooling::Mean | Pooling::Last => self.0 = hidden,
+            Pooling::First if !self.0.is_empty() => {}
+            Pooling::Mean | Pooling::First | Pooling::Last => self.0 = hidden,
         }
     }
 
@@ -37,7 +40,7 @@ impl Pooled {
     }
 }
 
-impl Model {
+impl Decoder {
     /// Takes up row `row` of the pass that `buffers` holds.
     pub(crate) fn pool(&self, kernels: &Kernels, buffers: &Buffers, row: usize, pooled: &mut Pooled) {
         let width = self.hyper.width;
@@ -59,6 +62,7 @@ mod tests {
             pooled.vector().unwrap()
         };
         assert_eq!(of(Pooling::Mean), [0.6, 0.8]);
+        assert_eq!(of(Pooling::First), [1.0, 0.0]);
         assert_eq!(of(Pooling::Last), [3.0f32, 8.0].map(|x| x / 73.0f32.sqrt()));
         assert_eq!(Pooled::default().vector(), None);
         assert_eq!(Pooled(vec![0.0; 3]).vector(), None);

@@ -23,6 +23,7 @@ fn altered_of(arch: &str, change: impl FnOnce(&mut Pairs, &mut Tensors)) -> Gguf
     for key in gguf.keys().filter(|k| k.starts_with(&format!("{arch}."))) {
         let value = match gguf.opt_u32(key) {
             Ok(Some(n)) => Meta::U32(n),
+            _ if gguf.opt_bool(key).is_ok() => Meta::Bool(gguf.opt_bool(key).unwrap().unwrap()),
             _ => Meta::F32(gguf.f32(key).unwrap()),
         };
         pairs.push((key.to_owned(), value));
@@ -55,7 +56,7 @@ fn what_would_run_as_something_else_is_refused() {
     let text = |s: &str| Meta::Str(s.to_owned());
     assert_eq!(
         set("general.architecture", text("mamba\n<2>")),
-        "architecture `mamba2` is not supported: expected one of llama, qwen2, qwen3, phi3, gemma3"
+        "architecture `mamba2` is not supported: expected one of llama, qwen2, qwen3, phi3, gemma3, bert"
     );
     assert!(set("llama.rope.scaling.type", text("yarn")).contains("llama.rope.scaling.type"));
     assert!(set("llama.expert_count", Meta::U32(8)).contains("expected no experts"));
@@ -318,5 +319,32 @@ proptest! {
         let step = fast.step(&work).unwrap();
         let found: Vec<u32> = step.logits(at, 0).unwrap().unwrap().iter().map(|v| v.to_bits()).collect();
         prop_assert_eq!(&found, &expected);
+    }
+}
+
+#[test]
+fn an_encoder_that_would_run_as_something_else_is_refused() {
+    let load = |gguf: &Gguf| Model::load(gguf, Packing::new(Level::Scalar, 1), u32::MAX);
+    assert!(load(&altered_of("bert", |_, _| {})).is_ok());
+    for (key, value) in [
+        ("bert.attention.causal", Meta::Bool(true)),
+        ("bert.pooling_type", Meta::U32(0)),
+        ("bert.pooling_type", Meta::U32(4)),
+        ("bert.attention.head_count", Meta::U32(5)),
+        ("bert.attention.head_count_kv", Meta::U32(2)),
+        ("bert.attention.key_length", Meta::U32(8)),
+        ("bert.attention.layer_norm_epsilon", Meta::F32(1.0)),
+    ] {
+        let refused = load(&altered_of("bert", |pairs, _| set(pairs, key, value))).unwrap_err().to_string();
+        let named = key.strip_prefix("bert.").unwrap();
+        assert!(refused.contains(named), "{key}: {refused}");
+    }
+    let short = altered_of("bert", |pairs, _| set(pairs, "bert.context_length", Meta::U32(511)));
+    assert!(load(&short).unwrap_err().to_string().contains("position_embd.weight"));
+    let fewer = altered_of("bert", |pairs, _| set(pairs, "bert.block_count", Meta::U32(3)));
+    assert_eq!(load(&fewer).unwrap_err(), LoadError::UnknownTensors { found: 16 });
+    for missing in ["blk.0.attn_k.bias", "blk.1.layer_output_norm.bias", "token_types.weight"] {
+        let without = altered_of("bert", |_, tensors| tensors.retain(|(name, ..)| name != missing));
+        assert!(load(&without).unwrap_err().to_string().contains(missing));
     }
 }

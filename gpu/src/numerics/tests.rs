@@ -218,6 +218,32 @@ fn gelu_is_the_tanh_form() {
 }
 
 #[test]
+fn gelu_erf_is_the_exact_form() {
+    for i in -8000..8000i16 {
+        let x = f32::from(i) / 1000.0;
+        let wide = f64::from(x);
+        let exact = wide / 2.0 * (1.0 + libm::erf(wide / std::f64::consts::SQRT_2));
+        let error = (f64::from(gelu_erf(x)) - exact).abs();
+        assert!(error <= 3e-7 * wide.abs() + 1e-12, "gelu_erf({x}) is off by {error}");
+    }
+    assert_eq!(bits([gelu_erf(1e30), gelu_erf(40.0)]), bits([1e30, 40.0]));
+    assert!(gelu_erf(-1e30).abs() < 1e-7 && gelu_erf(f32::NAN).is_nan());
+}
+
+#[test]
+fn a_layer_norm_has_mean_zero_and_variance_one() {
+    let x = Noise(4).evens(300);
+    let wide: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+    let mean = wide.iter().sum::<f64>() / 300.0;
+    let variance = wide.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 300.0;
+    let mut normed = x.clone();
+    layer_norm(&mut normed, &[2.0; 300], &[0.5; 300], 1e-12);
+    for (found, v) in normed.iter().zip(wide) {
+        assert!((f64::from(*found) - (2.0 * (v - mean) / variance.sqrt() + 0.5)).abs() < 1e-5);
+    }
+}
+
+#[test]
 fn a_window_counts_its_own_position() {
     assert_eq!(attention::seen(0, None), 0..1);
     assert_eq!(attention::seen(600, None), 0..601);

@@ -26,10 +26,10 @@ pub struct Op {
 
 /// What `digest` has to be: those of linear layers in the order of
 /// [`TensorKind::all`], then the others.
-const GOLDEN: [&str; 21] = [
+const GOLDEN: [&str; 23] = [
     "e1ab8e3a", "e1ab8e3a", "d9488edd", "4c565a6b", "6273e26e", "cad232c4", "962f00b6", "0b9d746d", "73db8dba",
     "ea05c412", "c86cac22", "32138fc6", "76f8126b", "12f92435", "e1ab8e3a", "6d9c9c6a", "761e9e73", "2f95c2d1",
-    "efd531a5", "0c24327a", "73a63c79",
+    "efd531a5", "0c24327a", "73a63c79", "a60ef0ec", "605cf1a5",
 ];
 
 type Plain = fn(&'static Kernels) -> Vec<f32>;
@@ -39,12 +39,14 @@ type Make = Box<dyn Fn(&'static Kernels) -> Result<Vec<f32>, LoadError>>;
 pub fn ops() -> Result<Vec<Op>, LoadError> {
     let kinds =
         TensorKind::all().map(|kind| (format!("linear {}", kind.name()), Box::new(move |k| linear(kind, k)) as Make));
-    let others: [(&str, Plain); 5] = [
+    let others: [(&str, Plain); 7] = [
         ("attention", attention),
         ("norm", |k| in_place(k, |k, x, w, _| (k.rms_norm_each)(x, &w[..100], 1e-5))),
         ("rotary embedding", |k| in_place(k, |k, x, _, angles| (k.rope)(x, angles))),
         ("SiLU", |k| gated(k.swiglu)),
         ("GELU", |k| gated(k.geglu)),
+        ("exact GELU", |k| gated(k.biased_gelu)),
+        ("layer norm", |k| in_place(k, |k, x, w, _| (k.layer_norm)(x, w, w, 1e-12))),
     ];
     let others = others.map(|(name, make)| (name.to_owned(), Box::new(move |k| Ok(make(k))) as Make));
     kinds.chain(others).zip(GOLDEN).map(|((name, make), golden)| op(name, &make, golden)).collect()
@@ -142,7 +144,7 @@ mod tests {
     #[test]
     fn every_operation_is_the_definition_and_the_definition_is_what_it_was() {
         let found = ops().unwrap();
-        assert_eq!(found.len(), TensorKind::all().count() + 5);
+        assert_eq!(found.len(), TensorKind::all().count() + 7);
         let wrong: Vec<&Op> = found.iter().filter(|op| !op.golden || !op.differing.is_empty()).collect();
         assert_eq!(wrong, Vec::<&Op>::new());
     }

@@ -81,18 +81,22 @@ fn measure(model: &mut StationModel, chunk: u32) -> Result<ModelFacts, StepError
     let engine = &mut model.engine;
     let chunk = chunk.min(engine.ctx_max().saturating_sub(WARM_DECODES)).max(1);
     let tokens: Vec<u32> = (0..chunk).map(|i| i % engine.vocab()).collect();
-    let sequence = engine.open();
+    let speaks = !engine.is_encoder();
+    let sequence = if speaks { engine.open() } else { engine.open_pooled(chunk) };
+    let wants = if speaks { Wants::Last } else { Wants::Nothing };
     let begun = Instant::now();
-    engine.step(&[Work { sequence, tokens: &tokens, wants: Wants::Last }])?;
+    engine.step(&[Work { sequence, tokens: &tokens, wants }])?;
     let prefilled = Instant::now();
-    let decodes = WARM_DECODES.min(engine.ctx_max() - chunk);
+    let decodes = if speaks { WARM_DECODES.min(engine.ctx_max() - chunk) } else { 0 };
     for _ in 0..decodes {
         engine.step(&[Work { sequence, tokens: &tokens[..1], wants: Wants::Last }])?;
     }
     let rate = |tokens: u32, took: Duration| {
         MilliRate((u128::from(tokens) * 1_000_000_000_000 / took.as_nanos().max(1)) as u64)
     };
-    let (prefill, decode) = (rate(chunk, prefilled - begun), rate(decodes.max(1), prefilled.elapsed()));
+    let prefill = rate(chunk, prefilled - begun);
+    // The one token of a vector takes no step of its own.
+    let decode = if speaks { rate(decodes.max(1), prefilled.elapsed()) } else { prefill };
     engine.close(sequence);
     Ok(ModelFacts {
         digest: model.digest,

@@ -67,7 +67,8 @@ impl Task {
         let prompt = &payload.prompt;
         let fits = !prompt.is_empty() && prompt.len() < engine.ctx_max() as usize;
         let known = prompt.iter().chain(payload.bias.iter().map(|b| &b.token)).all(|token| *token < engine.vocab());
-        if !fits || !known || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
+        let speaks = payload.output == Output::Embedding || !engine.is_encoder();
+        if !fits || !known || !speaks || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
         let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
@@ -108,7 +109,7 @@ impl Task {
             (Output::Text, Some(salt)) => engine.open_after(salt, &self.tokens),
             (Output::Text, None) => (engine.open(), 0),
             // All of its hidden states are needed, so none is known before.
-            (Output::Embedding, _) => (engine.open_pooled(), 0),
+            (Output::Embedding, _) => (engine.open_pooled(self.tokens.len() as u32), 0),
         };
         (self.sequence, self.read) = (Some(sequence), read as usize);
         if !engine.reserve(sequence, self.tokens.len() as u32) {

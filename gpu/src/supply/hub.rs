@@ -23,11 +23,11 @@ const BUFFER: usize = 256 << 10;
 
 pub(crate) fn fetch(
     entry: &Entry,
+    [repository, revision, file]: [&str; 3],
     options: &Options,
     partial: &mut Partial<'_>,
     progress: Progress<'_>,
 ) -> Result<(), Failure> {
-    let [repository, revision, file] = entry.hub;
     let url = format!("{}/{repository}/resolve/{revision}/{file}", options.hub.trim_end_matches('/'));
     progress(Stage::Hub, 0, entry.bytes);
     let mut body = fetch_url(&url, options)?;

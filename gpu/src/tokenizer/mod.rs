@@ -2,7 +2,7 @@
 //!
 //! Reads `tokenizer.ggml.*` of a GGUF and gives the ids llama.cpp gives: special tokens are split off first
 //! (`special`), and what lies between is merged, by byte-level BPE (`byte_level`, after cutting it into words
-//! with `pre`) or by SentencePiece's scores (`spm`). Ids turn back into text as a stream (`detokenizer`). A file
+//! with `pre`), by SentencePiece's scores (`spm`) or into the longest pieces (`wordpiece`). Ids turn back into text as a stream (`detokenizer`). A file
 //! with another kind or an unknown pre-tokenizer is refused by name, for wrong ids are worse than none.
 //!
 //! It does not render chats (see `template`) and adds no token of its own: whoever builds a prompt asks
@@ -16,6 +16,7 @@ mod pre;
 mod special;
 mod spm;
 mod vocabulary;
+mod wordpiece;
 
 pub use detokenizer::Detokenizer;
 pub use vocabulary::TokenizerError;
@@ -25,6 +26,7 @@ use special::{Fragment, Specials};
 use spm::{Prefix, Spm};
 use std::collections::BTreeSet;
 use vocabulary::{Kind, Vocabulary};
+use wordpiece::WordPiece;
 
 /// Cuts a control token's name in what a user wrote. Unicode keeps this one out of all text.
 const DEFUSED: char = '\u{fdd0}';
@@ -45,6 +47,7 @@ pub struct Tokenizer {
 enum Scheme {
     ByteLevel(Box<ByteLevel>),
     Spm(Box<Spm>),
+    WordPiece(Box<WordPiece>),
 }
 
 impl Tokenizer {
@@ -69,6 +72,7 @@ impl Tokenizer {
                     *prefix = Prefix::Space;
                 }
                 (Fragment::Text(text), Scheme::ByteLevel(scheme)) => scheme.encode(text, ids),
+                (Fragment::Text(text), Scheme::WordPiece(scheme)) => scheme.encode(text, ids),
                 (Fragment::Text(text), Scheme::Spm(scheme)) => {
                     scheme.encode(text, *prefix, ids);
                     *prefix = Prefix::None;
@@ -126,12 +130,12 @@ impl Tokenizer {
         self.vocabulary.ends.binary_search(&id).is_ok()
     }
 
-    /// Beginning of text.
+    /// Beginning of text; of an encoder the token that stands before every input.
     pub fn bos(&self) -> Option<u32> {
         self.vocabulary.bos
     }
 
-    /// End of text.
+    /// End of text; of an encoder the separator.
     pub fn eos(&self) -> Option<u32> {
         self.vocabulary.eos
     }

@@ -155,9 +155,9 @@ fn bad_vocabularies_are_refused_by_name() {
     let empty = Tokenizer::from_gguf(&Gguf::parse(Writer::default().finish()).unwrap());
     assert!(matches!(empty, Err(TokenizerError::Gguf(GgufError::Missing { .. }))));
     let mut other = Writer::default();
-    other.pair("tokenizer.ggml.model", Meta::Str("bert".to_owned()));
+    other.pair("tokenizer.ggml.model", Meta::Str("t5".to_owned()));
     let other = Tokenizer::from_gguf(&Gguf::parse(other.finish()).unwrap()).unwrap_err();
-    assert_eq!(other.to_string(), "tokenizer.ggml.model: expected `gpt2` or `llama`, found `bert`");
+    assert_eq!(other.to_string(), "tokenizer.ggml.model: expected `gpt2`, `llama` or `bert`, found `t5`");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::bytes::byte_of;
 use super::pre::PreTokenizer;
 use super::special::Specials;
 use super::spm::{self, Spm};
+use super::wordpiece::WordPiece;
 use super::{Scheme, Tokenizer};
 use crate::gguf::{Gguf, GgufError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,8 +24,8 @@ const MAX_TOKEN_BYTES: usize = 4_096;
 pub enum TokenizerError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Neither byte-level BPE nor SentencePiece's merging.
-    #[error("tokenizer.ggml.model: expected `gpt2` or `llama`, found `{found}`")]
+    /// Neither byte-level BPE nor SentencePiece's merging nor WordPiece.
+    #[error("tokenizer.ggml.model: expected `gpt2`, `llama` or `bert`, found `{found}`")]
     Model { found: String },
     /// No one knows how this family cuts text into words.
     #[error("tokenizer.ggml.pre: `{found}` is not supported; supported are {expected}")]
@@ -44,6 +45,12 @@ pub enum TokenizerError {
     /// The BPE model refused what passed the checks above.
     #[error("the merges make no byte-pair model")]
     Bpe,
+    /// A token with a meaning that the family cannot do without.
+    #[error("{what}: the vocabulary has no such token")]
+    Missing { what: &'static str },
+    /// The WordPiece model refused what passed the checks above.
+    #[error("the tokens make no WordPiece model")]
+    Pieces,
 }
 
 /// GGUF's token types, as far as they matter here.
@@ -132,6 +139,7 @@ impl Tokenizer {
         let family = match gguf.str("tokenizer.ggml.model")? {
             "gpt2" => Family::ByteLevel(pre_tokenizer(gguf)?),
             "llama" => Family::Spm,
+            "bert" => Family::WordPiece,
             found => return Err(TokenizerError::Model { found: shortened(found) }),
         };
         let texts = gguf.strs("tokenizer.ggml.tokens")?;
@@ -165,6 +173,7 @@ impl Tokenizer {
         let scheme = match family {
             Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids, &vocabulary)?)),
             Family::Spm => Scheme::Spm(Box::new(Spm::new(gguf, &texts, &vocabulary)?)),
+            Family::WordPiece => Scheme::WordPiece(Box::new(WordPiece::new(&texts, &vocabulary)?)),
         };
         Ok(Tokenizer { vocabulary, scheme, specials, user_defined, greedy })
     }
@@ -175,22 +184,37 @@ impl Tokenizer {
 enum Family {
     ByteLevel(&'static PreTokenizer),
     Spm,
+    WordPiece,
 }
 
 impl Family {
-    /// Beginning, end, unknown, where the file names none: SentencePiece's first three.
-    fn ids(self) -> [Option<u32>; 3] {
+    /// Beginning, end, unknown, where the file names none: SentencePiece's first three, BERT's by their names.
+    fn ids(self, ids: &BTreeMap<&str, u32>) -> [Option<u32>; 3] {
         match self {
             Family::ByteLevel(_) => [None; 3],
             Family::Spm => [Some(1), Some(2), Some(0)],
+            Family::WordPiece => ["[CLS]", "[SEP]", "[UNK]"].map(|name| ids.get(name).copied()),
+        }
+    }
+
+    /// The keys that name what ends a text, the second whether it is added. The first of WordPiece's is the
+    /// format's spelling.
+    fn end(self) -> [&'static str; 2] {
+        match self {
+            Family::ByteLevel(_) | Family::Spm => ["eos", "tokenizer.ggml.add_eos_token"],
+            Family::WordPiece => ["seperator", "tokenizer.ggml.add_sep_token"],
         }
     }
 
     fn add_bos(self) -> bool {
         match self {
             Family::ByteLevel(pre) => pre.add_bos,
-            Family::Spm => true,
+            Family::Spm | Family::WordPiece => true,
         }
+    }
+
+    fn add_end(self) -> bool {
+        matches!(self, Family::WordPiece)
     }
 
     /// A token's kind by GGUF's type id.
@@ -209,7 +233,7 @@ impl Family {
         match self {
             // Characters outside the alphabet are left as they stand: such a token is not byte-level.
             Family::ByteLevel(_) => text.chars().map(byte_of).collect(),
-            Family::Spm => Some(text.replace(spm::SPACE, " ").into_bytes()),
+            Family::Spm | Family::WordPiece => Some(text.replace(spm::SPACE, " ").into_bytes()),
         }
     }
 }
@@ -240,8 +264,8 @@ fn vocabulary(
         let id = gguf.opt_u32(&format!("tokenizer.ggml.{key}_token_id"))?;
         Ok(id.or(custom).filter(|id| (*id as usize) < texts.len()))
     };
-    let [bos, eos, unknown] = family.ids();
-    let (bos, eos, unknown) = (id_or("bos", bos)?, id_or("eos", eos)?, id_or("unknown", unknown)?);
+    let ([bos, eos, unknown], [end, add_end]) = (family.ids(ids), family.end());
+    let (bos, eos, unknown) = (id_or("bos", bos)?, id_or(end, eos)?, id_or("unknown", unknown)?);
     let eot = id_or("eot", None)?;
     let by_text: Vec<u32> = TURN_ENDS.iter().filter_map(|text| ids.get(text).copied()).collect();
     let eot = eot.or_else(|| by_text.first().copied());
@@ -254,8 +278,9 @@ fn vocabulary(
         // One that stands for text on purpose is left.
         *kind = if *kind == Kind::Normal { Kind::Control } else { *kind };
     }
-    // A text without a token must not become one that steers.
-    let unknown = unknown.filter(|id| kinds[*id as usize] != Kind::Control);
+    // A text without a token must not become one that steers; BERT's unknown token is marked so, and steers nothing.
+    let steers = |id: &u32| kinds[*id as usize] == Kind::Control && !matches!(family, Family::WordPiece);
+    let unknown = unknown.filter(|id| !steers(id));
     let ends: BTreeSet<u32> = named.into_iter().chain(eos).chain(eot).chain(id_or("eom", None)?).collect();
 
     let mut text = Vec::new();
@@ -271,7 +296,7 @@ fn vocabulary(
     }
     let adds = |what: &str, custom| Ok::<_, GgufError>(gguf.opt_bool(what)?.unwrap_or(custom));
     let add_bos = adds("tokenizer.ggml.add_bos_token", family.add_bos())? && bos.is_some();
-    let add_eos = adds("tokenizer.ggml.add_eos_token", false)? && eos.is_some();
+    let add_eos = adds(add_end, family.add_end())? && eos.is_some();
     let ends = ends.into_iter().collect();
     Ok(Vocabulary { text, text_ends, kinds, bos, eos, eot, unknown, add_bos, add_eos, ends })
 }

@@ -12,6 +12,8 @@ pub(crate) struct Served {
     pub engine: String,
     /// Where its chat template comes from.
     pub chats: String,
+    /// It makes vectors and no text.
+    pub embeds: bool,
 }
 
 pub(crate) fn opened(address: SocketAddr, journal: &Path) {
@@ -20,14 +22,17 @@ pub(crate) fn opened(address: SocketAddr, journal: &Path) {
 }
 
 pub(crate) fn ready(address: SocketAddr, models: &[Served]) {
-    for Served { name, engine, chats } in models {
+    for Served { name, engine, chats, .. } in models {
         say(&format!("model     {name}, {engine}, {chats}"));
     }
-    let name = models.first().map_or("", |served| &served.name);
+    let (name, embeds) = models.first().map_or(("", false), |served| (&*served.name, served.embeds));
     say(&format!("dashboard http://{address}/ui"));
     say("ready. Try:");
-    say(&format!("  curl -N http://{address}/v1/chat/completions -H 'content-type: application/json' \\"));
-    let body = r#""stream":true,"messages":[{"role":"user","content":"Name three colours."}]"#;
+    let (path, body) = match embeds {
+        false => ("chat/completions", r#""stream":true,"messages":[{"role":"user","content":"Name three colours."}]"#),
+        true => ("embeddings", r#""input":["a cat sat on the mat","a feline on a rug"]"#),
+    };
+    say(&format!("  curl -N http://{address}/v1/{path} -H 'content-type: application/json' \\"));
     say(&format!("    -d '{{\"model\":\"{name}\",{body}}}'"));
 }
 

@@ -29,6 +29,8 @@ pub(crate) struct Recipe {
     /// Or why chats are refused; bare prompts need none.
     pub template: Result<Template, TemplateError>,
     pub ctx_max: u32,
+    /// Whether it makes vectors of texts, and no text.
+    pub is_encoder: bool,
     pub fingerprint: String,
 }
 
@@ -106,6 +108,11 @@ impl Prepare for Kitchen {
             truncation,
         } = words;
         let (id, recipe) = self.recipe(&model)?;
+        if recipe.is_encoder && output == Output::Text {
+            let problem =
+                "this model makes vectors and no text: ask `POST /v1/embeddings`, or name a model that answers";
+            return Err(PrepareError::Invalid { field: "model", problem: problem.to_owned() });
+        }
         let tokens = |content: &Content| recipe.tokens(content, output, &tools, opening);
         let (mut prompt, mut dropped) = (tokens(&content)?, Dropped::default());
         if truncation == Truncation::Auto {
@@ -113,7 +120,14 @@ impl Prepare for Kitchen {
         }
         let left = recipe.ctx_max.saturating_sub(u32::try_from(prompt.len()).unwrap_or(u32::MAX));
         if left == 0 {
-            let problem = format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max);
+            let problem = match output {
+                Output::Text => format!("it takes {} tokens, and the context is {}", prompt.len(), recipe.ctx_max),
+                // The last place is for the token that carries the vector.
+                Output::Embedding => {
+                    let most = recipe.ctx_max.saturating_sub(1);
+                    format!("it takes {} tokens, and this model reads at most {most} at once; cut it up", prompt.len())
+                }
+            };
             return Err(PrepareError::Invalid { field: content.field(), problem });
         }
         recipe.known("logit_bias", bias.iter().map(|bias| bias.token))?;
@@ -294,7 +308,8 @@ mod tests {
         let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-        let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, fingerprint: String::new() };
+        let recipe =
+            Recipe { tokenizer, grammars, template, ctx_max: 64, is_encoder: false, fingerprint: String::new() };
         let hello = port::Message { role: "user".to_owned(), content: "hello".to_owned(), more: Vec::new() };
         let chat = recipe.tokens(&Content::Messages(vec![hello]), Output::Text, &[], "");
         let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
@@ -306,12 +321,57 @@ mod tests {
     }
 
     #[test]
+    fn an_encoder_reads_texts_up_to_its_limit_and_answers_none() {
+        let gguf = Gguf::parse(generate(&GenSpec::of("bert").unwrap()).unwrap()).unwrap();
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
+        let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
+        let template = Err(TemplateError::Absent { known: String::new() });
+        let recipe = Recipe { tokenizer, grammars, template, ctx_max: 7, is_encoder: true, fingerprint: String::new() };
+        let kitchen = Kitchen::new(vec!["m".to_owned()]);
+        assert!(kitchen.put("m", recipe));
+        let prepare = |text: &str, output| {
+            let sampling = orchestrion_world::payload::Sampling {
+                seed: 0,
+                temperature: orchestrion_world::units::Permille(0),
+                top_k: 0,
+                top_p: orchestrion_world::units::Permille(1000),
+                min_p: orchestrion_world::units::Permille(0),
+                repetition_penalty: orchestrion_world::units::Permille(1000),
+            };
+            let (model, content, stop) = ("m".to_owned(), Content::Prompt(text.to_owned()), Vec::new());
+            let (bias, logprobs, shape, tools, max_tokens) = (Vec::new(), None, None, Vec::new(), Some(1));
+            let words = Words {
+                model,
+                content,
+                max_tokens,
+                stop,
+                sampling,
+                bias,
+                logprobs,
+                shape,
+                output,
+                tools,
+                opening: "",
+                truncation: Truncation::Disabled,
+            };
+            kitchen.prepare(words)
+        };
+        // [CLS] the cat and a dog [SEP]: one too many.
+        assert_eq!(prepare("the cat and a", Output::Embedding).unwrap().payload.prompt.len(), 6);
+        let long = prepare("the cat and a dog", Output::Embedding).unwrap_err().to_string();
+        assert_eq!(long, "prompt: it takes 7 tokens, and this model reads at most 6 at once; cut it up");
+        let chat = prepare("hello", Output::Text).unwrap_err().to_string();
+        assert!(chat.contains("/v1/embeddings"), "{chat}");
+    }
+
+    #[test]
     fn what_is_oldest_is_left_out_and_what_the_system_says_stays() {
         let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
         let template = Template::from_gguf(&gguf);
         let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-        let recipe = Recipe { tokenizer, grammars, template, ctx_max: 200, fingerprint: String::new() };
+        let recipe =
+            Recipe { tokenizer, grammars, template, ctx_max: 200, is_encoder: false, fingerprint: String::new() };
         let tokens = |content: &Content| recipe.tokens(content, Output::Text, &[], "");
         let shortened =
             |content: &Content, answer| recipe.shortened(tokens(content).unwrap(), content, Some(answer), &tokens);

@@ -52,7 +52,8 @@ pub(crate) fn pools(
         };
         let Loaded { model, chats, .. } = loaded;
         let kernels = format!("host engine ({}, {} threads)", model.engine.level(), model.engine.threads());
-        served.push(Served { name: pool.model_name(), engine: kernels, chats });
+        let embeds = model.engine.is_encoder();
+        served.push(Served { name: pool.model_name(), engine: kernels, chats, embeds });
         // In the lane before the worker, so that it is not given one of them.
         leave(&heritage.strangers(model.id, &model.fingerprint), urgent);
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), model)?);
@@ -227,13 +228,16 @@ impl Loader {
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let template = match Template::from_gguf(gguf) {
             Err(absent @ TemplateError::Absent { .. }) => {
-                tracing::warn!(model = pool.model, "{absent}");
+                if !engine.is_encoder() {
+                    tracing::warn!(model = pool.model, "{absent}");
+                }
                 Err(absent)
             }
             found => Ok(found.map_err(|error| bad(error.to_string()))?),
         };
         let chats = match &template {
             Ok(template) => template.origin().to_string(),
+            Err(_) if engine.is_encoder() => "makes vectors of texts".to_owned(),
             Err(_) => "no chat template".to_owned(),
         };
         let recipe = Recipe {
@@ -241,6 +245,7 @@ impl Loader {
             grammars: Arc::clone(&grammars),
             template,
             ctx_max: engine.ctx_max(),
+            is_encoder: engine.is_encoder(),
             fingerprint: fingerprint.clone(),
         };
         if !self.kitchen.put(&name, recipe) {
@@ -294,7 +299,7 @@ impl Loader {
 fn fault_of(error: &SupplyError) -> ShardFault {
     match error {
         SupplyError::Gguf { source: GgufError::Memory { .. }, .. } => ShardFault::NoMemory,
-        SupplyError::Gguf { .. } => ShardFault::Corrupt,
+        SupplyError::Gguf { .. } | SupplyError::Folder { .. } => ShardFault::Corrupt,
         SupplyError::Unknown { .. } | SupplyError::File { .. } | SupplyError::Nowhere { .. } => ShardFault::Missing,
         SupplyError::Cache { .. } | SupplyError::NoSpace { .. } => ShardFault::Transient,
     }

@@ -25,7 +25,9 @@ type Case = (&'static str, fn(&mut Parts), &'static str);
 
 /// The smallest generated file of an architecture: everything a real one has, in a few kilobytes.
 fn valid(arch: &str) -> Parts {
-    let spec = GenSpec { layers: 1, dim: 32, heads: 2, kv_heads: 1, ffn: 32, vocab: 270, ..GenSpec::of(arch).unwrap() };
+    // An encoder has keys and values for each head.
+    let kv_heads = if arch == "bert" { 2 } else { 1 };
+    let spec = GenSpec { layers: 1, dim: 32, heads: 2, kv_heads, ffn: 32, vocab: 270, ..GenSpec::of(arch).unwrap() };
     Parts::of(&generate(&spec).unwrap())
 }
 
@@ -82,6 +84,8 @@ fn of_tokenizer(error: &TokenizerError) -> String {
         TokenizerError::Merge { index } => format!("merge {index}"),
         TokenizerError::Score { id } => format!("score {id}"),
         TokenizerError::Bpe => "bpe".to_owned(),
+        TokenizerError::Missing { what } => format!("no token {what}"),
+        TokenizerError::Pieces => "pieces".to_owned(),
     }
 }
 
@@ -103,6 +107,8 @@ fn the_file_that_is_changed_is_valid() {
     for arch in ["llama", "qwen2", "qwen3", "phi3", "gemma3"] {
         assert_eq!(refusal(valid(arch).bytes()), Ok(()), "{arch}");
     }
+    // Encoders chat with nobody.
+    assert_eq!(refusal(valid("bert").bytes()), Err("template absent".to_owned()));
     let mut spm = valid("llama");
     spm.sentencepiece();
     assert_eq!(refusal(spm.bytes()), Ok(()));
