@@ -19,6 +19,7 @@ use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Notice, Outcome, ShardChange};
 use orchestrion_world::time::{Tick, Ticks};
+use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,6 +84,11 @@ impl Switchboard {
             loads: Loads::default(),
             opened,
         }
+    }
+
+    /// What a station says of its contexts, with each beat.
+    pub fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes) {
+        self.telemetry.contexts(worker, held, bound);
     }
 
     /// A station made a token.

@@ -9,14 +9,16 @@
 use orchestrion_systems::Gauges;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::health::Loss;
-use orchestrion_world::id::PoolId;
+use orchestrion_world::id::{PoolId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, EvictionReason, Failure, Outcome, Refusal};
+use orchestrion_world::units::Bytes;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +51,12 @@ struct ByPolicyAndReason {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPriority {
     priority: &'static str,
+}
+
+/// One for each worker of this process, which the configuration counts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWorker {
+    worker_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -97,6 +105,7 @@ pub struct Telemetry {
     queues_held: Gauge,
     active_leases: Gauge,
     vram_used: Gauge,
+    kv_usage: Family<ByWorker, Gauge<f64, AtomicU64>>,
     journal_writable: Gauge,
     pool_ready: Vec<Gauge>,
     /// By pool; of `Loss::ALL`, in its order.
@@ -165,6 +174,7 @@ impl Telemetry {
             queues_held: Gauge::default(),
             active_leases: Gauge::default(),
             vram_used: Gauge::default(),
+            kv_usage: Family::default(),
             journal_writable: Gauge::default(),
             pool_ready: pools.iter().map(|pool| ready.get_or_create_owned(&ByPool { pool_id: pool.clone() })).collect(),
             restarts: pools
@@ -209,6 +219,11 @@ impl Telemetry {
         registry.register("queues_held", "Queues that refuse who would wait too long", telemetry.queues_held.clone());
         registry.register("active_leases", "Tasks on a worker's slot", telemetry.active_leases.clone());
         registry.register("vram_used_bytes", "Memory that workers hold on all devices", telemetry.vram_used.clone());
+        registry.register(
+            "kv_cache_usage_ratio",
+            "Of the memory that contexts may take, what running tasks hold",
+            telemetry.kv_usage.clone(),
+        );
         let writable = telemetry.journal_writable.clone();
         registry.register("journal_writable", "Whether steps can be recorded: 0 refuses new work", writable);
         registry.register("pool_ready", "Ready workers of a pool", ready);
@@ -234,6 +249,12 @@ impl Telemetry {
         self.active_leases.set(level(gauges.leases));
         self.vram_used.set(level(gauges.vram_used_bytes));
         self.tick_us.observe(step_us as f64);
+    }
+
+    /// How full the contexts of a worker are.
+    pub(crate) fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes) {
+        let ratio = held.0 as f64 / bound.0.max(1) as f64;
+        self.kv_usage.get_or_create_owned(&ByWorker { worker_id: worker.to_string() }).set(ratio);
     }
 
     pub(crate) fn enqueued(&self, prompt_tokens: u64) {

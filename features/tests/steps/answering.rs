@@ -116,6 +116,7 @@ async fn metrics(session: &mut Session) {
     let metrics = session.get("/metrics").await.text().await.unwrap();
     assert!(metrics.contains("orchestrion_tasks_finished_total{outcome=\"done\"} 1"), "{metrics}");
     assert!(metrics.contains("orchestrion_tokens_out_total 5"), "{metrics}");
+    assert!(metrics.contains("orchestrion_kv_cache_usage_ratio{worker_id="), "{metrics}");
 }
 
 #[when(regex = r"^I read (\d+) tokens of its stream(?: and lose the connection)?$")]

@@ -42,6 +42,8 @@ pub trait Outlet: Send + Sync + 'static {
     fn report(&self, report: Report);
     /// A token of the task's attempt; they come in order, from the first on for every attempt.
     fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception;
+    /// Of what contexts may take, what running tasks hold; said with each beat.
+    fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes);
 }
 
 /// What became of a token.

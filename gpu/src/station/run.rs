@@ -119,12 +119,23 @@ impl<'a> Runner<'a> {
     fn announce(&mut self) {
         let (worker, epoch, facts) = (self.spec.worker, self.epoch(), self.facts());
         self.outlet.report(Report::WorkerUp { worker, epoch, facts });
+        self.tell_contexts();
         self.last_beat = Instant::now();
     }
 
     fn beat(&mut self, now: Instant) {
         self.outlet.report(Report::Beat { worker: self.spec.worker, epoch: self.epoch() });
+        self.tell_contexts();
         self.last_beat = now;
+    }
+
+    fn tell_contexts(&self) {
+        let pages = |of: fn(PageCount) -> usize| {
+            let bytes =
+                |bench: &Bench| (of(bench.model.engine.pages()) as u64).saturating_mul(bench.model.engine.page().0);
+            Bytes(self.benches.iter().map(bytes).fold(0, u64::saturating_add))
+        };
+        self.outlet.contexts(self.spec.worker, pages(|pages| pages.held), pages(|pages| pages.bound));
     }
 
     fn obey(&mut self, order: Order) {

@@ -47,6 +47,10 @@ impl Outlet for Ear {
         self.more.notify_all();
         if self.contradicts == Some((attempt, index)) { Reception::Contradicted } else { Reception::Taken }
     }
+
+    fn contexts(&self, _: WorkerId, held: Bytes, bound: Bytes) {
+        assert!(held <= bound);
+    }
 }
 
 impl Ear {

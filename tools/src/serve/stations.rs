@@ -12,6 +12,7 @@ use orchestrion_gpu::station::{OrderError, Outlet, Reception, Station};
 use orchestrion_world::id::{Attempt, Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Order, Report};
+use orchestrion_world::units::Bytes;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -202,6 +203,10 @@ impl Outlet for Wires {
             Pushed::Diverged => Reception::Contradicted,
         }
     }
+
+    fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes) {
+        self.switchboard.contexts(worker, held, bound);
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +218,6 @@ mod tests {
     use orchestrion_api::telemetry::Telemetry;
     use orchestrion_gpu::generate::{GenSpec, generate};
     use orchestrion_gpu::supply;
-    use orchestrion_world::units::Bytes;
 
     struct Ear(flume::Sender<Report>);
 
@@ -225,6 +229,8 @@ mod tests {
         fn token(&self, _: TaskId, _: Attempt, _: Token<'_>) -> Reception {
             Reception::Taken
         }
+
+        fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
     }
 
     /// The life that a word is of, and what it says.

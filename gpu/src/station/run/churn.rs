@@ -3,6 +3,7 @@
 use super::*;
 use crate::engine::Level;
 use crate::station::tests::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
+use orchestrion_world::id::WorkerId;
 
 pub(super) struct Deaf;
 
@@ -12,6 +13,8 @@ impl Outlet for Deaf {
     fn token(&self, _: TaskId, _: Attempt, _: Token<'_>) -> Reception {
         Reception::Taken
     }
+
+    fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
 }
 
 #[test]
