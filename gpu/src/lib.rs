@@ -10,6 +10,7 @@ mod likelihood;
 mod model;
 mod numerics;
 pub mod sampler;
+mod seal;
 pub mod selftest;
 pub mod station;
 pub mod supply;

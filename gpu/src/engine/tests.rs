@@ -159,3 +159,18 @@ fn drafts_are_read_as_far_as_they_are_accepted() {
         assert_eq!(engine.step(&within).unwrap_err(), StepError::DraftWithin);
     }
 }
+
+#[test]
+fn released_memory_holds_nothing_of_what_was_in_it() {
+    for level in [Level::Scalar, Level::detect()] {
+        let gguf = Gguf::parse(generate(&GenSpec::default()).unwrap()).unwrap();
+        let mut engine = Engine::load(&gguf, EngineOptions { level, threads: 1, ctx_max: 600 }).unwrap();
+        let seal = engine.seal();
+        assert_eq!(engine.seal().root(), seal.root());
+        let bytes: usize = engine.model.stretches().iter().map(|stretch| stretch.len()).sum();
+        assert_eq!(bytes as u64, engine.weights().0, "all weights are sealed, and nothing else");
+        // What its end does, read back before the memory is gone.
+        engine.model.wipe();
+        assert!(engine.model.stretches().iter().all(|stretch| stretch.iter().all(|byte| *byte == 0)));
+    }
+}

@@ -18,6 +18,7 @@ use crate::kernel::LevelError;
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
 use crate::numerics::rope_angles;
+use crate::seal;
 use hyper::Hyper;
 use layer::{Layer, Loader};
 
@@ -103,6 +104,28 @@ impl Model {
         KvShape { layers: self.hyper.layers, heads: self.hyper.kv_heads, head_dim: self.hyper.head_dim }
     }
 
+    /// The weights' bytes as they lie in memory, in the order in which a pass reads them.
+    pub(crate) fn stretches(&self) -> Vec<&[u8]> {
+        let ends = [&self.embed].into_iter().chain(&self.head).flat_map(Matrix::stretches);
+        let layers = self.layers.iter().flat_map(Layer::stretches);
+        ends.chain(layers).chain([seal::of(&self.norm)]).collect()
+    }
+
+    pub(crate) fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
+        let ends = [&mut self.embed].into_iter().chain(&mut self.head).flat_map(Matrix::stretches_mut);
+        let layers = self.layers.iter_mut().flat_map(Layer::stretches_mut);
+        ends.chain(layers).chain([seal::of_mut(&mut self.norm)]).collect()
+    }
+
+    /// Nothing of the weights is left.
+    pub(crate) fn wipe(&mut self) {
+        for stretch in self.stretches_mut() {
+            stretch.fill(0);
+            // Somebody might read them: a compiler that thinks otherwise would leave them as they are.
+            std::hint::black_box(stretch);
+        }
+    }
+
     /// What a pass reads: all but embeddings, unless they are the output head too.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes() - if self.head.is_some() { self.embed.bytes() as u64 } else { 0 }
@@ -118,6 +141,13 @@ impl Model {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();
         let ends: usize = [&self.embed].into_iter().chain(&self.head).map(Matrix::bytes).sum();
         (layers + ends + self.norm.len() * size_of::<f32>()) as u64
+    }
+}
+
+/// Memory goes back without what was in it.
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 
