@@ -21,10 +21,11 @@ pub(crate) fn devices_add_up(facts: &WorkerFacts) -> bool {
 }
 
 /// Devices that nobody knew come with the first worker on them. What may be used of one is said anew by whoever
-/// comes while nothing stands on it.
+/// comes while nobody else is up on it, as after a restart of the server.
 pub(crate) fn know_devices(world: &mut World, facts: &WorkerFacts) {
     for &DeviceShare { device: id, capacity, share: _ } in &facts.devices {
-        match world.device(id).map(|device| device.weights.0 + device.reserved.0 == 0 && device.capacity != capacity) {
+        let is_used = world.crews.on_device(id).any(|id| world.worker(id).is_some_and(|worker| worker.state.is_up()));
+        match world.device(id).map(|device| device.capacity != capacity && !is_used) {
             None => world.enlist(Key::Device(id), Device::new(id, capacity)),
             Some(true) => world.device_mut(id).into_iter().for_each(|mut device| device.capacity = capacity),
             Some(false) => {}
