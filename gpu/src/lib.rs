@@ -11,6 +11,7 @@ mod model;
 mod numerics;
 pub mod safetensors;
 pub mod sampler;
+mod seal;
 pub mod selftest;
 pub mod station;
 pub mod supply;

@@ -28,6 +28,7 @@ use crate::model::Model;
 use crate::model::forward::{Buffers, Row};
 use crate::model::pooling::Pooled;
 use crate::numerics::linear::check_finite;
+use crate::seal::{Broken, Seal};
 use orchestrion_world::units::Bytes;
 use sequence::Sequence;
 use slotmap::{SlotMap, new_key_type};
@@ -196,6 +197,24 @@ impl Engine {
     pub fn pages(&self) -> PageCount {
         let pages = &self.pages;
         PageCount { bound: pages.bound(), held: pages.held(), idle: pages.idle(), made: pages.made() }
+    }
+
+    /// Of the weights as they are now.
+    pub(crate) fn seal(&self) -> Seal {
+        Seal::of(&self.model.stretches())
+    }
+
+    /// Looks at so many leaves of the weights.
+    pub(crate) fn check(&self, seal: &mut Seal, leaves: usize) -> Result<(), Broken> {
+        seal.check(&self.model.stretches(), leaves)
+    }
+
+    /// A bit of the weights flips.
+    #[cfg(test)]
+    pub(crate) fn tamper(&mut self) {
+        let mut stretches = self.model.stretches_mut();
+        let last = stretches.len() - 1;
+        stretches[last / 2][3] ^= 0x10;
     }
 
     /// What a page takes in memory.

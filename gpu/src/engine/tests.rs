@@ -231,3 +231,18 @@ fn an_encoder_refuses_what_it_cannot_read() {
     let too_long = StepError::ContextExceeded { position: 513, ctx_max: 513 };
     assert_eq!(engine.step(&[work]).unwrap_err(), too_long);
 }
+
+#[test]
+fn released_memory_holds_nothing_of_what_was_in_it() {
+    for (arch, level) in [("llama", Level::Scalar), ("gemma3", Level::detect()), ("bert", Level::detect())] {
+        let gguf = Gguf::parse(generate(&GenSpec::of(arch).unwrap()).unwrap()).unwrap();
+        let mut engine = Engine::load(&gguf, EngineOptions { level, threads: 1, ctx_max: 600 }).unwrap();
+        let seal = engine.seal();
+        assert_eq!(engine.seal().root(), seal.root());
+        let bytes: usize = engine.model.stretches().iter().map(|stretch| stretch.len()).sum();
+        assert_eq!(bytes as u64, engine.weights().0, "all weights are sealed, and nothing else");
+        // What its end does, read back before the memory is gone.
+        engine.model.wipe();
+        assert!(engine.model.stretches().iter().all(|stretch| stretch.iter().all(|byte| *byte == 0)));
+    }
+}

@@ -12,6 +12,7 @@ use super::packed::Packed;
 use crate::gguf::TensorKind;
 use crate::numerics::from_f16;
 use crate::numerics::linear::{self, from_bf16};
+use crate::seal;
 
 /// Rows interleaved, and the rows a kernel computes at a time.
 pub(crate) const GROUP: usize = 16;
@@ -84,6 +85,25 @@ impl Matrix {
             Body::Packed(b) => b.bytes(),
             Body::F32(b) => size_of_val(&**b),
             Body::F16(b) | Body::BF16(b) => size_of_val(&**b),
+        }
+    }
+
+    /// Its bytes as they lie in memory.
+    pub(crate) fn stretches(&self) -> [&[u8]; 2] {
+        match &self.body {
+            Body::Native(_, b) => [b, &[]],
+            Body::Packed(b) => b.stretches(),
+            Body::F32(b) => [seal::of(b), &[]],
+            Body::F16(b) | Body::BF16(b) => [seal::of(b), &[]],
+        }
+    }
+
+    pub(crate) fn stretches_mut(&mut self) -> [&mut [u8]; 2] {
+        match &mut self.body {
+            Body::Native(_, b) => [b, &mut []],
+            Body::Packed(b) => b.stretches_mut(),
+            Body::F32(b) => [seal::of_mut(b), &mut []],
+            Body::F16(b) | Body::BF16(b) => [seal::of_mut(b), &mut []],
         }
     }
 

@@ -8,7 +8,7 @@
 //! `matrix` and `packed` hold weights in the layout of their level, `arena` their memory, `pool` the threads, `drive` spreads work over
 //! them. A new level is a file and a row.
 
-mod arena;
+pub(crate) mod arena;
 mod attend;
 
 #[cfg(target_arch = "x86_64")]

@@ -15,6 +15,7 @@ use crate::gguf::TensorKind;
 use crate::numerics::block::{Block, E2M1, UNEVEN};
 use crate::numerics::linear::{self, BLOCK, SEGMENT, from_bf16};
 use crate::numerics::{from_f16, to_f16};
+use crate::seal;
 
 /// One dword of each of 16 rows.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,15 @@ impl Packed {
     /// What it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.codes) + size_of_val(&*self.scales)
+    }
+
+    /// Its bytes as they lie in memory.
+    pub(crate) fn stretches(&self) -> [&[u8]; 2] {
+        [seal::of(&self.codes), seal::of(&self.scales)]
+    }
+
+    pub(crate) fn stretches_mut(&mut self) -> [&mut [u8]; 2] {
+        [seal::of_mut(&mut self.codes), seal::of_mut(&mut self.scales)]
     }
 
     /// What is added to `n` to make a code.

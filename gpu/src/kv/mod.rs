@@ -68,8 +68,9 @@ impl Store {
         vec![0; self.shape.layers * self.shape.heads * 2 * self.shape.plane()].into_boxed_slice()
     }
 
-    /// Gives its memory back, until it is remade.
+    /// Gives its memory back, wiped, until it is remade.
     fn empty(&mut self, page: PageId) {
+        wipe(&mut self.pages[page.0 as usize]);
         self.pages[page.0 as usize] = Box::default();
     }
 
@@ -89,6 +90,19 @@ impl Store {
     pub(crate) fn poison(&mut self, page: PageId) {
         self.pages[page.0 as usize].fill(0x7e00);
     }
+}
+
+/// What sequences said is nobody's who has the memory next.
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.pages.iter_mut().for_each(|page| wipe(page));
+    }
+}
+
+fn wipe(page: &mut [u16]) {
+    page.fill(0);
+    // Somebody might read it: a compiler that thinks otherwise would leave it as it is.
+    std::hint::black_box(page);
 }
 
 /// What a pass reads and writes: the store, and the tables of its sequences.

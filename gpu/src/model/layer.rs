@@ -9,6 +9,7 @@ use super::hyper::Hyper;
 use crate::gguf::{Gguf, Tensor, TensorKind, check_finite};
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::numerics::linear::row_bytes;
+use crate::seal;
 
 /// Weights of one layer.
 #[derive(Debug)]
@@ -33,6 +34,24 @@ pub(super) struct Layer {
 impl Layer {
     pub(super) fn matrices(&self) -> [&Matrix; 7] {
         [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    }
+
+    /// Their bytes as they lie in memory, matrices first.
+    pub(super) fn stretches(&self) -> Vec<&[u8]> {
+        let optional = [&self.qkv_bias, &self.post_attn_norm, &self.post_ffn_norm].into_iter().flatten();
+        let vectors =
+            [&self.attn_norm, &self.ffn_norm].into_iter().chain(optional).chain(self.qk_norm.iter().flatten());
+        let matrices = self.matrices().into_iter().flat_map(Matrix::stretches);
+        matrices.chain(vectors.map(|vector| seal::of(vector))).collect()
+    }
+
+    pub(super) fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
+        let optional = [&mut self.qkv_bias, &mut self.post_attn_norm, &mut self.post_ffn_norm].into_iter().flatten();
+        let vectors = [&mut self.attn_norm, &mut self.ffn_norm].into_iter().chain(optional);
+        let vectors = vectors.chain(self.qk_norm.iter_mut().flatten()).map(|vector| seal::of_mut(vector));
+        let matrices =
+            [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down];
+        matrices.into_iter().flat_map(Matrix::stretches_mut).chain(vectors).collect()
     }
 
     /// What they take in memory.

@@ -19,6 +19,7 @@ use crate::kernel::LevelError;
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
 use crate::numerics::rope_angles;
+use crate::seal;
 use encoder::Encoder;
 use hyper::Hyper;
 use layer::{Layer, Loader};
@@ -75,6 +76,30 @@ impl Model {
         match self {
             Model::Decoder(model) => model.kv_shape(),
             Model::Encoder(model) => model.kv_shape(),
+        }
+    }
+
+    /// The weights' bytes as they lie in memory.
+    pub(crate) fn stretches(&self) -> Vec<&[u8]> {
+        match self {
+            Model::Decoder(model) => model.stretches(),
+            Model::Encoder(model) => model.stretches(),
+        }
+    }
+
+    pub(crate) fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
+        match self {
+            Model::Decoder(model) => model.stretches_mut(),
+            Model::Encoder(model) => model.stretches_mut(),
+        }
+    }
+
+    /// Nothing of the weights is left.
+    pub(crate) fn wipe(&mut self) {
+        for stretch in self.stretches_mut() {
+            stretch.fill(0);
+            // Somebody might read them: a compiler that thinks otherwise would leave them as they are.
+            std::hint::black_box(stretch);
         }
     }
 
@@ -164,6 +189,18 @@ impl Decoder {
         KvShape { layers: self.hyper.layers, heads: self.hyper.kv_heads, head_dim: self.hyper.head_dim }
     }
 
+    fn stretches(&self) -> Vec<&[u8]> {
+        let ends = [&self.embed].into_iter().chain(&self.head).flat_map(Matrix::stretches);
+        let layers = self.layers.iter().flat_map(Layer::stretches);
+        ends.chain(layers).chain([seal::of(&self.norm)]).collect()
+    }
+
+    fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
+        let ends = [&mut self.embed].into_iter().chain(&mut self.head).flat_map(Matrix::stretches_mut);
+        let layers = self.layers.iter_mut().flat_map(Layer::stretches_mut);
+        ends.chain(layers).chain([seal::of_mut(&mut self.norm)]).collect()
+    }
+
     fn bytes_read(&self) -> u64 {
         self.bytes() - if self.head.is_some() { self.embed.bytes() as u64 } else { 0 }
     }
@@ -176,6 +213,13 @@ impl Decoder {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();
         let ends: usize = [&self.embed].into_iter().chain(&self.head).map(Matrix::bytes).sum();
         (layers + ends + self.norm.len() * size_of::<f32>()) as u64
+    }
+}
+
+/// Memory goes back without what was in it.
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
 

@@ -5,6 +5,7 @@
 use super::StationModel;
 use super::task::Task;
 use crate::engine::{PageCount, StepError, Wants, Work};
+use crate::seal::{Broken, Seal};
 use orchestrion_world::protocol::ModelFacts;
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use sha2::{Digest, Sha256 as Hasher};
@@ -24,6 +25,7 @@ pub(super) struct Bench {
     pub(super) chunk: u32,
     /// In order of arrival.
     pub(super) tasks: Vec<Task>,
+    seal: Seal,
 }
 
 impl Bench {
@@ -33,7 +35,18 @@ impl Bench {
         // Thousandths of tokens a second, times milliseconds.
         let in_a_step = facts.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000;
         let chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, chunk.max(1));
-        Ok(Bench { model, facts, chunk, tasks: Vec::new() })
+        let begun = Instant::now();
+        let seal = model.engine.seal();
+        let (root, leaves, took) = (seal.root(), seal.len(), begun.elapsed());
+        tracing::info!(model = model.id.0, %root, leaves, ms = took.as_millis(), "weights are sealed");
+        Ok(Bench { model, facts, chunk, tasks: Vec::new(), seal })
+    }
+
+    /// Looks at the part of the weights that is due after so much of the time of a round, at a leaf at least.
+    pub(super) fn check(&mut self, since: Duration, round: Duration) -> Result<(), Broken> {
+        let due = self.seal.len() as u128 * since.as_micros() / round.as_micros().max(1);
+        let due = usize::try_from(due).unwrap_or(usize::MAX).clamp(1, self.seal.len());
+        self.model.engine.check(&mut self.seal, due)
     }
 
     /// What it takes in memory: weights and all pages of context that were made.

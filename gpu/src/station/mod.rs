@@ -75,6 +75,8 @@ pub struct StationSpec {
     pub slots: u16,
     /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
     pub prefill_chunk: u32,
+    /// In this time all weights are looked at once, a part with each beat.
+    pub verify_round: Duration,
     /// Tokens that a step drafts, for all answers together; 0 drafts none.
     pub draft_tokens: u32,
 }

@@ -92,6 +92,7 @@ impl<'a> Runner<'a> {
                 self.flush(now);
             }
             if now - self.last_beat >= if self.is_idle() { BEAT_IDLE } else { BEAT_BUSY } {
+                self.verify(now - self.last_beat);
                 self.beat(now);
             }
         }
@@ -136,6 +137,20 @@ impl<'a> Runner<'a> {
             Bytes(self.benches.iter().map(bytes).fold(0, u64::saturating_add))
         };
         self.outlet.contexts(self.spec.worker, pages(|pages| pages.held), pages(|pages| pages.bound));
+    }
+
+    /// Looks at a part of all weights, so that each is looked at within a round. A model whose weights are not what was
+    /// sealed is gone at once, with its tasks: the core has them run elsewhere, or here once it is loaded anew.
+    fn verify(&mut self, since: Duration) {
+        let (worker, epoch, round) = (self.spec.worker, self.epoch(), self.spec.verify_round);
+        for at in (0..self.benches.len()).rev() {
+            let Err(error) = self.benches[at].check(since, round) else { continue };
+            let Bench { model, tasks, .. } = self.benches.remove(at);
+            tracing::error!(%worker, model = model.id.0, digest = %model.digest, %error, "corrupt weights: served no more");
+            self.made.retain(|(task, ..)| tasks.iter().all(|of| of.task != *task));
+            self.outlet.report(Report::ShardCorrupt { worker, epoch, digest: model.digest });
+            let_go(worker, &self.outlet, model, None);
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -383,3 +398,5 @@ fn loader(facts: &ModelFacts, took: Duration) -> Loader {
 mod churn;
 #[cfg(test)]
 mod drafts;
+#[cfg(test)]
+mod tampered;

@@ -135,6 +135,7 @@ pub(super) fn spec(setup: Setup) -> StationSpec {
         device_capacity: Bytes(1 << 30),
         slots: setup.slots,
         prefill_chunk: setup.prefill_chunk,
+        verify_round: Duration::from_secs(3_600),
         draft_tokens: setup.draft_tokens,
     }
 }

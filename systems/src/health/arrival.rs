@@ -1,7 +1,7 @@
 //! A worker comes up: it is taken in where there is a place and memory for it. What it was before ends.
 
 use super::{change, hear, lose, rearm, spawn, take_out, turn};
-use crate::memory;
+use crate::{eviction, memory};
 use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::health::{Loss, WorkerState};
 use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
@@ -20,7 +20,8 @@ pub(super) fn welcome(
     facts: WorkerFacts,
 ) -> Result<(), WorkerRefusal> {
     let pool = world.pool(facts.pool).ok_or(WorkerRefusal::UnknownPool)?;
-    let up = if pool.closed { WorkerState::Draining } else { WorkerState::Ready };
+    let closed = pool.closed;
+    let up = if closed { WorkerState::Draining } else { WorkerState::Ready };
     let other = facts.came_with.is_some_and(|(model, _)| model != pool.model);
     match world.worker(id) {
         Some(known) if known.epoch > epoch || (known.epoch == epoch && !known.state.is_coming()) => return Ok(()),
@@ -46,6 +47,9 @@ pub(super) fn welcome(
     if other && residents.is_ok() {
         // It came unasked with what its pool served before: it is told what that serves now.
         spawn(world, rules, id);
+    } else if closed && residents.is_ok() {
+        // It takes no tasks, and what it came with takes memory all the same.
+        eviction::survey(world, id);
     }
     rearm(world, rules, id);
     residents.map(drop)

@@ -8,19 +8,29 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// A week.
+const ROUND_MOST_S: u64 = 604_800;
 /// As many may be named.
 const LOADABLE_MOST: usize = 256;
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Models {
     pub cache_dir: Option<PathBuf>,
     /// Of the host, for weights and contexts of all pools together; without a number, three quarters of what is
     /// free when the server starts.
     pub memory_bytes: Option<u64>,
+    /// In this time the weights in memory are compared once with what was loaded, a part with each beat of a station.
+    pub verify_round_s: u64,
     /// Models that no pool begins with. A request for one has it loaded, and `POST /v1/pools/{id}/reload` makes it
     /// the one that a pool begins with.
     pub loadable: Vec<Loadable>,
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Models { cache_dir: None, memory_bytes: None, verify_round_s: 3_600, loadable: vec![] }
+    }
 }
 
 /// A model that may be loaded.
@@ -53,6 +63,9 @@ impl Models {
     /// That each name stands for one file, and that there are not too many.
     pub(super) fn check(&self, pools: &[Pool]) -> Result<(), Failure> {
         let bad = |problem| Err(Failure::new(Code::BadConfig, problem));
+        if !(1..=ROUND_MOST_S).contains(&self.verify_round_s) {
+            return bad(format!("`models.verify_round_s` is {}; it must be 1 to {ROUND_MOST_S}", self.verify_round_s));
+        }
         if self.loadable.len() > LOADABLE_MOST {
             return bad(format!("`models.loadable` names {} models; at most {LOADABLE_MOST}", self.loadable.len()));
         }

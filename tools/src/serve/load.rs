@@ -96,6 +96,7 @@ pub(crate) struct Loader {
     pub(super) loadable: Vec<Loadable>,
     pub(super) options: supply::Options,
     pub(super) device_capacity: Bytes,
+    pub(super) verify_round_s: u64,
     pub(super) kitchen: Arc<Kitchen>,
     pub(super) switchboard: Arc<Switchboard>,
     pub(super) outlet: Arc<dyn Outlet>,
@@ -150,6 +151,7 @@ impl Loader {
                 Some(bytes) => bytes,
                 None => budget()?,
             }),
+            verify_round_s: config.models.verify_round_s,
             kitchen: Arc::clone(kitchen),
             switchboard: Arc::clone(switchboard),
             outlet: Arc::new(wires),
@@ -281,6 +283,7 @@ impl Loader {
             device_capacity: self.device_capacity,
             slots: pool.slots,
             prefill_chunk: PREFILL_CHUNK,
+            verify_round: Duration::from_secs(self.verify_round_s),
             draft_tokens: pool.draft_tokens,
         };
         let source = (!self.loadable.is_empty()).then(|| Arc::clone(self) as Arc<dyn Source>);

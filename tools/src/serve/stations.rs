@@ -256,6 +256,7 @@ mod tests {
         let loader = Loader {
             options: supply::Options::from_env(dir.path().join("cache")),
             device_capacity: Bytes(1 << 40),
+            verify_round_s: 3_600,
             kitchen: Arc::new(Kitchen::new(vec![pool.model_name()])),
             pools: vec![pool],
             loadable: vec![],

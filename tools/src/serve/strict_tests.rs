@@ -89,6 +89,7 @@ async fn house(seeds: [u64; 2]) -> House {
             device_capacity,
             slots: 1,
             prefill_chunk: 64,
+            verify_round: Duration::from_secs(3_600),
             draft_tokens: 8,
         };
         depot.add(worker, Station::spawn(spec, model, None, Arc::clone(&wires) as _).unwrap());

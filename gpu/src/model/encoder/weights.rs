@@ -9,6 +9,7 @@ use crate::model::arch;
 use crate::model::hyper::Keys;
 use crate::model::layer::Loader;
 use crate::model::pooling::Pooling;
+use crate::seal;
 
 /// The sizes of one encoder.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,6 +75,14 @@ pub(super) struct Norm {
 }
 
 impl Norm {
+    fn vectors(&self) -> [&Vec<f32>; 2] {
+        [&self.weight, &self.bias]
+    }
+
+    fn vectors_mut(&mut self) -> [&mut Vec<f32>; 2] {
+        [&mut self.weight, &mut self.bias]
+    }
+
     pub(super) fn bytes(&self) -> usize {
         (self.weight.len() + self.bias.len()) * size_of::<f32>()
     }
@@ -100,6 +109,22 @@ pub(super) struct Layer {
 impl Layer {
     pub(super) fn matrices(&self) -> [&Matrix; 6] {
         [&self.q, &self.k, &self.v, &self.o, &self.up, &self.down]
+    }
+
+    /// Their bytes as they lie in memory.
+    fn stretches(&self) -> impl Iterator<Item = &[u8]> {
+        let norms = [&self.attn_norm, &self.ffn_norm].into_iter().flat_map(Norm::vectors);
+        let biases = [&self.qkv_bias, &self.o_bias, &self.up_bias, &self.down_bias];
+        let vectors = biases.into_iter().chain(norms).map(|vector| seal::of(vector));
+        self.matrices().into_iter().flat_map(Matrix::stretches).chain(vectors)
+    }
+
+    fn stretches_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let matrices = [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.up, &mut self.down];
+        let norms = [&mut self.attn_norm, &mut self.ffn_norm].into_iter().flat_map(Norm::vectors_mut);
+        let biases = [&mut self.qkv_bias, &mut self.o_bias, &mut self.up_bias, &mut self.down_bias];
+        let vectors = biases.into_iter().chain(norms).map(|vector| seal::of_mut(vector));
+        matrices.into_iter().flat_map(Matrix::stretches_mut).chain(vectors)
     }
 
     /// What they take in memory.
@@ -140,6 +165,18 @@ impl Encoder {
         };
         load.all_used()?;
         Ok(encoder)
+    }
+
+    pub(crate) fn stretches(&self) -> Vec<&[u8]> {
+        let ends = [&self.tokens, &self.positions, &self.types].into_iter().flat_map(Matrix::stretches);
+        let norm = self.norm.vectors().map(|vector| seal::of(vector));
+        ends.chain(norm).chain(self.layers.iter().flat_map(Layer::stretches)).collect()
+    }
+
+    pub(crate) fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
+        let ends = [&mut self.tokens, &mut self.positions, &mut self.types].into_iter().flat_map(Matrix::stretches_mut);
+        let norm = self.norm.vectors_mut().map(|vector| seal::of_mut(vector));
+        ends.chain(norm).chain(self.layers.iter_mut().flat_map(Layer::stretches_mut)).collect()
     }
 }
 

@@ -1,0 +1,44 @@
+//! A bit of the weights flips behind the engine's back.
+
+use super::*;
+use crate::station::tests::{EPOCH, MODEL, SETUP, model, payload, spec, task};
+use std::sync::Mutex;
+
+#[derive(Default)]
+struct Ear(Mutex<(Vec<Report>, usize)>);
+
+impl Outlet for Ear {
+    fn report(&self, report: Report) {
+        self.0.lock().unwrap().0.push(report);
+    }
+
+    fn token(&self, _: TaskId, _: Attempt, _: Token<'_>) -> Reception {
+        self.0.lock().unwrap().1 += 1;
+        Reception::Taken
+    }
+}
+
+#[test]
+fn flipped_weights_are_found_within_a_round_and_never_served_from_again() {
+    let (epoch, ear) = (AtomicU32::new(EPOCH.0), Arc::new(Ear::default()));
+    let mut runner = Runner::new(spec(SETUP), model(SETUP), None, ear.clone(), &epoch).unwrap();
+    let round = runner.spec.verify_round;
+    // A prompt of five chunks is being read: nobody saw a token.
+    runner.start(task(1), Attempt::of(1, 1), MODEL, payload(3));
+    runner.step(0).unwrap();
+    (0..9).for_each(|_| runner.verify(round / 3));
+    assert_eq!(runner.benches.len(), 1, "what is sound stays");
+    let digest = runner.benches[0].model.digest;
+    runner.benches[0].model.engine.tamper();
+    (0..3).for_each(|_| runner.verify(round / 3 + Duration::from_secs(1)));
+    assert!(runner.benches.is_empty() && runner.is_idle());
+    runner.start(task(2), Attempt::of(1, 1), MODEL, payload(1));
+    let told = ear.0.lock().unwrap();
+    let (worker, epoch) = (runner.spec.worker, EPOCH);
+    let expected = [
+        Report::Started { worker, epoch, task: task(1), attempt: Attempt::of(1, 1) },
+        Report::ShardCorrupt { worker, epoch, digest },
+        Report::Faulted { worker, epoch, task: task(2), attempt: Attempt::of(1, 1), class: FaultClass::Retryable },
+    ];
+    assert_eq!((told.0.as_slice(), told.1), (&expected[..], 0));
+}
