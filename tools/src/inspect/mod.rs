@@ -225,11 +225,16 @@ mod tests {
         assert!(large.speed.is_none());
         let mut other = Writer::default();
         other.pair("general.architecture", Meta::Str("elephant".to_owned()));
-        other.pair("tokenizer.ggml.model", Meta::Str("bert".to_owned()));
+        other.pair("tokenizer.ggml.model", Meta::Str("t5".to_owned()));
         let other = examine(&Gguf::parse(other.finish()).unwrap(), "e.gguf".to_owned(), &args(1, None));
         let text = other.to_string();
         assert!(text.contains("architecture  elephant"), "{text}");
-        assert!(text.contains("verdict       refused: tokenizer.ggml.model: expected `gpt2` or `llama`"), "{text}");
+        assert!(
+            text.contains(
+                "verdict       refused: tokenizer.ggml.model: expected `gpt2`, `llama` or `bert`, found `t5`"
+            ),
+            "{text}"
+        );
         assert!(other.memory.is_none() && other.speed.is_none());
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::station::tests::{EPOCH, MODEL, SETUP, model, payload, spec, task};
+use orchestrion_world::id::WorkerId;
 use std::sync::Mutex;
 
 #[derive(Default)]
@@ -16,6 +17,8 @@ impl Outlet for Ear {
         self.0.lock().unwrap().1 += 1;
         Reception::Taken
     }
+
+    fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
 }
 
 #[test]
