@@ -180,13 +180,21 @@ pub(crate) fn drain(world: &mut World, id: WorkerId) {
 }
 
 /// Forgets what is held against a worker and its device, and lets it take tasks again; whether it has to come up
-/// first.
+/// first. Whoever else was stopped with the device begins anew, if its pool is open.
 pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     let Some(worker) = world.worker(id) else { return false };
     let (state, devices) = (worker.state, worker.facts.devices.clone());
     for part in devices {
-        if let Some(mut device) = world.device_mut(part.device) {
-            (device.fatals, device.corruptions, device.quarantined) = (vec![], 0, false);
+        let Some(mut device) = world.device_mut(part.device) else { continue };
+        let was_shut = device.quarantined;
+        (device.fatals, device.corruptions, device.quarantined) = (vec![], 0, false);
+        let neighbours = world.crews.on_device(part.device).filter(|other| was_shut && *other != id);
+        for other in neighbours.collect::<Vec<_>>() {
+            let stopped = world.worker(other).filter(|worker| worker.state == WorkerState::Stopped);
+            let pool = stopped.and_then(|worker| world.pool(worker.facts.pool));
+            if pool.is_some_and(|pool| !pool.closed) {
+                loss::spawn(world, rules, other);
+            }
         }
     }
     breaker::set(world, id, Breaker::CLOSED);
