@@ -11,7 +11,7 @@ use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::{Keep, Loadable, Rules};
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, ShardOrder, WorkerId};
 use orchestrion_world::mail::{Answers, ShardWord};
-use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault};
+use orchestrion_world::protocol::{EvictionReason, ModelFacts, Notice, Order, ShardChange, ShardFault, WorkerFacts};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
@@ -206,7 +206,7 @@ pub(crate) fn relieve(world: &mut World, rules: &Rules) {
         }
         let all = tenants(world, rules, [id].into_iter(), now);
         let idle = |t: &&Tenant| t.leases == 0 && t.keep == Keep::OnDemand && t.waiting.is_none();
-        let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, Ticks(0)).is_none();
+        let free_to_go = |t: &&Tenant| stays(rules.eviction, now, t, None).is_none();
         let mut line: Vec<&Tenant> = all.iter().filter(idle).filter(free_to_go).collect();
         line.sort_by_key(|t| (room::order(rules.eviction.policy)(t), t.worker, t.model));
         let mut going: Vec<&Tenant> = vec![];
@@ -375,7 +375,12 @@ fn may_load(rules: &Rules, row: &Loadable, pool: PoolId) -> bool {
 /// The model as it would stand on a worker that may and can load it.
 fn loads(rules: &Rules, worker: &Worker, row: &Loadable) -> Option<ModelFacts> {
     let loader = worker.facts.loader.as_ref()?;
-    (may_load(rules, row, worker.facts.pool) && loader.can_run(row)).then(|| loader.expects(row))
+    could_load(rules, &worker.facts, row).then(|| loader.expects(row))
+}
+
+/// Whether a worker of these facts may load the model and can run it.
+pub(crate) fn could_load(rules: &Rules, facts: &WorkerFacts, row: &Loadable) -> bool {
+    may_load(rules, row, facts.pool) && facts.loader.as_ref().is_some_and(|loader| loader.can_run(row))
 }
 
 /// The longest context that the model could hold on the worker with all else gone from its devices but what is

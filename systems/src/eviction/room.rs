@@ -71,17 +71,22 @@ pub(crate) enum Stays {
     },
 }
 
+/// Work that wants a tenant's place: how long it has waited, and for which model. Of those that came at the same time
+/// the model of the lower number goes first, or two would wait for each other.
+pub(crate) type Rival = (Ticks, Reverse<ModelId>);
+
 /// Hysteresis, in one sentence: a model makes way only after its minimum residency, and only for work that has
 /// waited longer than any of its own.
-pub(crate) fn stays(rules: EvictionRules, now: Tick, tenant: &Tenant, waited: Ticks) -> Option<Stays> {
+pub(crate) fn stays(rules: EvictionRules, now: Tick, tenant: &Tenant, rival: Option<Rival>) -> Option<Stays> {
     let resident = now.since(tenant.since);
     if tenant.pinned {
         Some(Stays::Pinned)
     } else if resident < rules.residency_min {
         Some(Stays::TooFresh { resident, min: rules.residency_min })
     } else {
-        let own = tenant.waiting.filter(|own| *own >= waited)?;
-        Some(Stays::OwnWork { waited: own, other: waited })
+        let goes_first = |own: &Ticks| rival.is_none_or(|rival| (*own, Reverse(tenant.model)) >= rival);
+        let own = tenant.waiting.filter(goes_first)?;
+        Some(Stays::OwnWork { waited: own, other: rival.map_or(Ticks(0), |(waited, _)| waited) })
     }
 }
 
@@ -199,13 +204,17 @@ mod tests {
     fn a_model_makes_way_after_its_time_and_for_older_work() {
         let rules = Rules::default().eviction;
         let resident = tenant(0, 0, 0, 1);
-        let at = |now, tenant: &Tenant, waited| stays(rules, Tick(now), tenant, Ticks(waited));
+        let at =
+            |now, tenant: &Tenant, waited| stays(rules, Tick(now), tenant, Some((Ticks(waited), Reverse(ModelId(9)))));
         let min = rules.residency_min;
         assert_eq!(at(min.0 - 1, &resident, 9), Some(Stays::TooFresh { resident: Ticks(min.0 - 1), min }));
         assert_eq!(at(min.0, &resident, 0), None);
         let wanted = Tenant { waiting: Some(Ticks(5)), ..resident.clone() };
         assert_eq!(at(min.0, &wanted, 5), Some(Stays::OwnWork { waited: Ticks(5), other: Ticks(5) }));
         assert_eq!(at(min.0, &wanted, 6), None);
+        // Of two that came together the one of the lower number goes first, and the other waits for it.
+        let last = Tenant { model: ModelId(10), ..wanted.clone() };
+        assert_eq!(at(min.0, &last, 5), None);
         assert_eq!(at(min.0, &Tenant { pinned: true, ..resident }, 6), Some(Stays::Pinned));
     }
 }

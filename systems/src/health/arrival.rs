@@ -119,6 +119,8 @@ fn came_with(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Ve
     let Some((model, of)) = facts.came_with else { return Ok(vec![]) };
     let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
     memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
-    let pinned = facts.loader.is_none() || rules.loadable(model).is_none_or(|row| row.keep == Keep::Pinned);
+    // Whoever could not load it again keeps it.
+    let row = rules.loadable(model).filter(|row| eviction::could_load(rules, facts, row));
+    let pinned = row.is_none_or(|row| row.keep == Keep::Pinned);
     Ok(vec![Resident::came(model, of, pinned, world.core.now)])
 }

@@ -193,7 +193,7 @@ pub(crate) fn pardon(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
             let stopped = world.worker(other).filter(|worker| worker.state == WorkerState::Stopped);
             let pool = stopped.and_then(|worker| world.pool(worker.facts.pool));
             if pool.is_some_and(|pool| !pool.closed) {
-                loss::spawn(world, rules, other);
+                spawn(world, rules, other);
             }
         }
     }

@@ -20,6 +20,7 @@ use orchestrion_world::units::Bytes;
 use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::wheel::TimerKey;
 use orchestrion_world::worker::{Model, Worker};
+use std::cmp::Reverse;
 
 /// Short against any load, long against a step.
 const WEIGH: Ticks = Ticks(100);
@@ -138,9 +139,12 @@ fn way(
         Some(Demand { device, needed, free: Bytes(free.0.saturating_sub(promised.0)) })
     };
     let demands = booked.zip(worker.parts(kv)).map(demand).collect::<Option<Vec<Demand>>>()?;
+    let rival = (waited, Reverse(request.spec.model));
     let tenants: Vec<Tenant> = tenants(world, rules, worker.facts.devices.iter().map(|part| part.device), now)
         .into_iter()
-        .filter(|tenant| tenant.model != request.spec.model && stays(rules.eviction, now, tenant, waited).is_none())
+        .filter(|tenant| {
+            tenant.model != request.spec.model && stays(rules.eviction, now, tenant, Some(rival)).is_none()
+        })
         .collect();
     let going = make_room(rules.eviction.policy, &demands, &tenants)?;
     let run = estimate::run(&request.spec, &facts, worker.leases.len() as u64 + 1);
