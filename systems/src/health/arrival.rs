@@ -43,7 +43,14 @@ pub(super) fn welcome(
     let residents = if other { fit.map(|()| vec![]) } else { fit.and_then(|()| came_with(world, rules, &facts)) };
     let now = world.core.now;
     let fresh = residents.clone().map(|residents| Worker::new(id, epoch, facts, residents, now));
+    let is_known = world.worker(id).is_some();
     begin_life(world, (id, epoch), fresh.ok(), if other { WorkerState::Stopped } else { up });
+    match residents {
+        // Others took its place meanwhile. They may let go of it: it begins again after its backoff.
+        Err(WorkerRefusal::NoMemory { .. }) if is_known => lose(world, rules, id, Loss::NoStart),
+        Err(_) if is_known => change(world, id, |worker| turn(worker, WorkerState::Stopped)),
+        Err(_) | Ok(_) => {}
+    }
     if other && residents.is_ok() {
         // It came unasked with what its pool served before: it is told what that serves now.
         spawn(world, rules, id);
@@ -71,7 +78,7 @@ fn may_stand(world: &mut World, facts: &WorkerFacts) -> Result<(), WorkerRefusal
     Ok(())
 }
 
-/// A known worker keeps what is held against it. One that is not taken in is left stopped; one that was
+/// A known worker keeps what is held against it. One that is not taken in is left on its way; one that was
 /// never taken in is nobody.
 fn begin_life(world: &mut World, (id, epoch): (WorkerId, Epoch), fresh: Option<Worker>, up: WorkerState) {
     let key = Key::Worker(id);
@@ -91,7 +98,6 @@ fn begin_life(world: &mut World, (id, epoch): (WorkerId, Epoch), fresh: Option<W
     let Some(fresh) = fresh else {
         return change(world, id, |worker| {
             (worker.state, worker.epoch, worker.restarts.due) = (state, epoch, None);
-            turn(worker, WorkerState::Stopped);
         });
     };
     let crews = &mut world.crews;
