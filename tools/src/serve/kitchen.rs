@@ -11,6 +11,7 @@ use orchestrion_gpu::template::{Chat, Message, Template, TemplateError};
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
 use orchestrion_world::payload::{CallForm, Output, Payload};
+use orchestrion_world::prefix;
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use serde_json::Value;
@@ -136,6 +137,11 @@ impl Prepare for Kitchen {
             recipe.grammars.check(grammar).map_err(invalid)?;
         }
         let prompt_digest = digest(&prompt);
+        let prefix = match output {
+            Output::Text => prefix::of_prompt(&prompt),
+            // Every token of it is read.
+            Output::Embedding => Box::default(),
+        };
         let payload = Payload {
             prompt: prompt.into(),
             stop: stop.into_iter().map(String::into_boxed_str).collect(),
@@ -149,7 +155,8 @@ impl Prepare for Kitchen {
             salt: None,
             output,
         };
-        Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone(), dropped })
+        let fingerprint = recipe.fingerprint.clone();
+        Ok(Prepared { model: id, payload, prompt_digest, prefix, fingerprint, dropped })
     }
 }
 
