@@ -77,6 +77,11 @@ overload() {
   ORCH_OVERLOAD_S=$1 trial ten_times_the_load
 }
 
+# So many seconds.
+mixed() {
+  ORCH_SOAK_S=$1 trial a_mixed_load
+}
+
 # The models, for `oracle` and what else needs them: $model, which is the product's own, and $gemma, for tests alone.
 models() {
   stage "oracle: python" oracle_python
