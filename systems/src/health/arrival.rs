@@ -1,6 +1,6 @@
 //! A worker comes up: it is taken in where there is a place and memory for it. What it was before ends.
 
-use super::{change, hear, lose, rearm, spawn, take_out, turn};
+use super::{change, hear, lose, loss, rearm, spawn, take_out, turn};
 use crate::{eviction, memory};
 use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::health::{Loss, WorkerState};
@@ -33,7 +33,8 @@ pub(super) fn welcome(
         }
         // Another life of it that nobody saw end.
         Some(known) if known.state.is_up() => take_out(world, id, WorkerState::Failed),
-        Some(_) => {}
+        // What was kept for it makes place for what it came with.
+        Some(_) => loss::empty(world, id),
         None if world.crews.len() >= rules.health.workers_max as usize => {
             return Err(WorkerRefusal::TooMany);
         }
