@@ -1,7 +1,7 @@
 //! A worker is lost: what it held is given back, and by why it was lost it is told to begin again, left
 //! down, or its device goes into quarantine.
 
-use super::{breaker, change, rearm, turn};
+use super::{arrival, breaker, change, rearm, turn};
 use crate::{eviction, memory};
 use orchestrion_world::config::Rules;
 use orchestrion_world::dice;
@@ -127,6 +127,10 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
         Loss::Silence => Order::Reset { worker: id, epoch },
         Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => Order::SpawnWorker { worker: id, epoch, model },
     });
+    if loss != Loss::Silence {
+        let expected = expected(world, rules, id);
+        keep(world, id, expected);
+    }
 }
 
 /// The next life of a worker begins; whoever calls says how.
@@ -153,6 +157,8 @@ pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     let Some(model) = model else { return false };
     let epoch = begin(world, rules, id);
     world.mail.order(Order::SpawnWorker { worker: id, epoch, model });
+    let expected = expected(world, rules, id);
+    keep(world, id, expected);
     true
 }
 
@@ -178,11 +184,19 @@ fn own(worker: &Worker) -> Option<Resident> {
     }
 }
 
-/// Its weights stay where they are while the worker is on its way back, so nobody else is given their place.
+/// What a worker that is told to load its pool's model comes with, if it came with that before.
+fn expected(world: &World, rules: &Rules, id: WorkerId) -> Option<Resident> {
+    let facts = &world.worker(id)?.facts;
+    let came_with =
+        facts.came_with.filter(|(model, _)| world.pool(facts.pool).is_some_and(|pool| pool.model == *model));
+    Some(arrival::as_it_comes(rules, facts, came_with?, world.core.now))
+}
+
+/// While a worker is on its way, nobody else is given the place of its weights. Where others have it already, it is
+/// seen when it comes whether they have let go.
 fn keep(world: &mut World, id: WorkerId, kept: Option<Resident>) {
     let coming = world.worker(id).filter(|worker| worker.state.is_coming());
     let Some((facts, kept)) = coming.map(|worker| worker.facts.clone()).zip(kept) else { return };
-    // They were taken off the books in this very step.
     if memory::hold(world, &facts, kept.facts.digest, kept.facts.weights).is_ok()
         && let Some(mut worker) = world.worker_mut(id)
     {
