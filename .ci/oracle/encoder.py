@@ -1,15 +1,18 @@
-"""Compares an encoder's layers with plain numpy, its vectors with llama.cpp's, and its token ids with HF `tokenizers`.
+"""Compares an encoder's layers with plain numpy, its vectors or scores with llama.cpp's, and its token ids with HF
+`tokenizers`.
 
 encoder.py --trace TRACE --model MODEL.gguf --text FILE [--bar 0.9999] [--tokenizer tokenizer.json]
 
 The second forward pass is BERT's formulae in float32 over dequantized weights; it shares nothing with the engine but
 the file. Keys and values are rounded to f16 here as there. Exits with 1 where a stage adds more than 5e-3 of what the
 same weights add here (relative RMS; a layer alone, on the engine's own stream), or where a cosine is below the bar.
-llama.cpp takes GELU in its tanh form, whatever the model was trained with.
+llama.cpp takes GELU in its tanh form, whatever the model was trained with. It ends a pair without a separator and knows
+one type of text: it is compared on such pairs, with a copy of the model whose types are the same.
 """
 
 import argparse
 import math
+import shutil
 import sys
 import tempfile
 
@@ -23,7 +26,7 @@ import perplexity
 import tokenizer as strings
 
 PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-STAGE_BAR = 5e-3
+STAGE_BAR, SCORE_BAR = 5e-3, 1e-2
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -48,6 +51,7 @@ class Bert:
         self.layers, self.width = field("bert.block_count"), field("bert.embedding_length")
         self.heads, self.eps = field("bert.attention.head_count"), field("bert.attention.layer_norm_epsilon")
         self.separator = field("tokenizer.ggml.seperator_token_id")
+        self.first = field("tokenizer.ggml.bos_token_id")
         self.pooling = field("bert.pooling_type")
         self.w, self.rounds = {}, set()
         for t in reader.tensors:
@@ -97,6 +101,13 @@ class Bert:
             yield f"layer {i}", x
 
 
+    def score(self, hidden):
+        x = hidden[:1]
+        if "cls.weight" in self.w:
+            x = np.tanh(self.linear(x, "cls"))
+        return float(self.linear(x, "cls.output")[0, 0])
+
+
 def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
@@ -119,6 +130,34 @@ def stages(args, bert, tokens):
             print(f"{stage}: off by {off:.2e}  MISSED")
     print(f"{len(tokens)} positions, {len(ours)} stages, each alone: {worst:.2e} at most (bar {STAGE_BAR:.0e})")
     return missed, theirs
+
+
+def ranks(args, bert):
+    """How many scores missed; of the text's lines, as documents for its first words."""
+    with open(args.text, encoding="utf-8") as f:
+        lines = [line.strip() for line in f if line.strip()][:8]
+    query = " ".join(lines[0].split()[:5])
+    asked, *documents = strings.ours(args.trace, args.model, [query] + lines, False)
+    missed, errors = 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(args.model, f"{folder}/typeless.gguf")
+        types = next(t for t in GGUFReader(copy, "r+").tensors if t.name == "token_types.weight")
+        types.data[:] = types.data[0]
+        types.data.flush()
+        score = lambda path, pair: embedding.ours(args.trace, path, pair, folder)[0]
+        last = lambda bert, pair: bert.score(list(bert.run(pair))[-1][1])
+        typeless, theirs = Bert(copy), embedding.ranks(copy, query, lines)
+        spread = np.std(theirs)
+        for document, there in zip(documents, theirs):
+            pair = [bert.first] + asked + [bert.separator] + document
+            whole = pair + [bert.separator]
+            errors.append((abs(score(args.model, whole) - last(bert, whole)), abs(score(copy, pair) - last(typeless, pair)),
+                           abs(score(copy, pair) - there)))
+    here, same, there = np.max(errors, axis=0) / spread
+    missed = max(here, same) > SCORE_BAR or there > args.score_bar
+    print(f"scores of {len(documents)} documents, in their standard deviation: {max(here, same):.2e} from numpy at most "
+          f"(bar {SCORE_BAR:.0e}), {there:.2e} from llama.cpp (bar {args.score_bar:.0e})" + "  MISSED" * missed)
+    return missed
 
 
 def ids(args):
@@ -145,6 +184,7 @@ def main():
     args.add_argument("--text", required=True)
     args.add_argument("--level", default="avx2")
     args.add_argument("--bar", type=float, default=0.9999)
+    args.add_argument("--score-bar", type=float, default=2e-2)
     args.add_argument("--tokenizer")
     args = args.parse_args()
     bert = Bert(args.model)
@@ -152,6 +192,8 @@ def main():
     missed, hidden = stages(args, bert, tokens)
     # A pair, whose second text is of another type. llama.cpp knows one only.
     missed += stages(args, bert, tokens[:100] + [bert.separator] + tokens[100:200])[0]
+    if bert.pooling == 4:
+        sys.exit(1 if missed + ranks(args, bert) else 0)
     with tempfile.TemporaryDirectory() as folder:
         for name, kind, pool in (("mean", 1, lambda h: h.mean(axis=0)), ("first", 2, lambda h: h[0])):
             path = f"{folder}/{name}.gguf"
