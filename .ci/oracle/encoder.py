@@ -26,7 +26,7 @@ import perplexity
 import tokenizer as strings
 
 PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-STAGE_BAR, SCORE_BAR = 5e-3, 1e-2
+STAGE_BAR = 5e-3
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -133,30 +133,26 @@ def stages(args, bert, tokens):
 
 
 def ranks(args, bert):
-    """How many scores missed; of the text's lines, as documents for its first words."""
+    """Whether a score missed; of pieces of the text, for its first words."""
     with open(args.text, encoding="utf-8") as f:
-        lines = [line.strip() for line in f if line.strip()][:8]
-    query = " ".join(lines[0].split()[:5])
-    asked, *documents = strings.ours(args.trace, args.model, [query] + lines, False)
-    missed, errors = 0, []
+        words = f.read().split()
+    query, *texts = [" ".join(words[9 * i :][: 6 + 3 * i]) for i in range(9)]
+    asked, *documents = strings.ours(args.trace, args.model, [query] + texts, False)
     with tempfile.TemporaryDirectory() as folder:
         copy = shutil.copy(args.model, f"{folder}/typeless.gguf")
         types = next(t for t in GGUFReader(copy, "r+").tensors if t.name == "token_types.weight")
         types.data[:] = types.data[0]
         types.data.flush()
-        score = lambda path, pair: embedding.ours(args.trace, path, pair, folder)[0]
-        last = lambda bert, pair: bert.score(list(bert.run(pair))[-1][1])
-        typeless, theirs = Bert(copy), embedding.ranks(copy, query, lines)
-        spread = np.std(theirs)
-        for document, there in zip(documents, theirs):
-            pair = [bert.first] + asked + [bert.separator] + document
-            whole = pair + [bert.separator]
-            errors.append((abs(score(args.model, whole) - last(bert, whole)), abs(score(copy, pair) - last(typeless, pair)),
-                           abs(score(copy, pair) - there)))
-    here, same, there = np.max(errors, axis=0) / spread
-    missed = max(here, same) > SCORE_BAR or there > args.score_bar
-    print(f"scores of {len(documents)} documents, in their standard deviation: {max(here, same):.2e} from numpy at most "
-          f"(bar {SCORE_BAR:.0e}), {there:.2e} from llama.cpp (bar {args.score_bar:.0e})" + "  MISSED" * missed)
+        pairs = [[bert.first] + asked + [bert.separator] + document for document in documents]
+        last = lambda pair: engine.layers(args.trace, args.model, bert, pair, args.level)[f"layer {bert.layers - 1}"]
+        whole = [pair + [bert.separator] for pair in pairs]
+        heads = [embedding.ours(args.trace, args.model, pair, folder)[0] - bert.score(last(pair)) for pair in whole]
+        mine = [embedding.ours(args.trace, copy, pair, folder)[0] for pair in pairs]
+        theirs = embedding.ranks(copy, query, texts)
+    here, there = np.max(np.abs([heads, mine - theirs]), axis=1) / np.std(theirs)
+    missed = not (here <= STAGE_BAR and there <= args.score_bar)
+    print(f"scores of {len(documents)} documents, in their standard deviation: the head {here:.1e} from numpy at most (bar"
+          f" {STAGE_BAR:.0e}), all {there:.1e} from llama.cpp (bar {args.score_bar})" + "  MISSED" * missed)
     return missed
 
 
