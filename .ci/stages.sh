@@ -4,9 +4,14 @@ table=()
 # What random stages draw from: SEED, or 1, so that a commit that passed passes again. .ci/soak draws anew.
 seed=${SEED:-1}
 
+# What a log's last lines say where a stage ends the script.
+now="the beginning"
+trap 'code=$?; [ $code = 0 ] || echo "FAILED after $SECONDS s, with $code, in: $now" >&2' EXIT
+
 stage() {
   local name=$1; shift
   local began=$SECONDS
+  now=$name
   echo "== $name"
   echo "+ $*"
   "$@"
@@ -16,13 +21,13 @@ stage() {
 # Python packages of the independent implementations: llama.cpp, numpy, the gguf reader.
 oracle_python() {
   python3 -m venv target/oracle
-  target/oracle/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0 \
+  .ci/pip target/oracle/bin/python install xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0 \
     tokenizers==0.23.3
 }
 
 # The official client of OpenAI's API, against a server of this build.
 client_python() {
-  target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0 jsonschema==4.26.0
+  .ci/pip target/oracle/bin/python install openai==3.54.0 jsonschema==4.26.0
 }
 
 # A target, so many runs. In memory where there is such a folder: journals are files.
@@ -70,6 +75,11 @@ instructions() {
 # So many seconds.
 overload() {
   ORCH_OVERLOAD_S=$1 trial ten_times_the_load
+}
+
+# So many seconds.
+mixed() {
+  ORCH_SOAK_S=$1 trial a_mixed_load
 }
 
 # The models, for `oracle` and what else needs them: $model, which is the product's own, and $gemma, for tests alone.

@@ -230,6 +230,7 @@ impl Door {
             session,
             prompt_tokens: tokens(&prepared),
             prompt_digest: prepared.prompt_digest,
+            prefix: prepared.prefix.iter().map(|key| key.of(tenant)).collect(),
             max_tokens: prepared.payload.max_tokens,
             deadline,
             seed: prepared.payload.sampling.seed,

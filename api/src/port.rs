@@ -9,6 +9,7 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::payload::{Bias, CallForm, Grammar, Output, Payload, Sampling};
+use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
@@ -193,6 +194,8 @@ pub struct Prepared {
     pub model: ModelId,
     pub payload: Payload,
     pub prompt_digest: Sha256,
+    /// Beginnings of the prompt that an engine may know, whoever asks.
+    pub prefix: Box<[PrefixKey]>,
     /// Model digest, engine digest, numerics mode: what the tokens depend on besides the request.
     pub fingerprint: String,
     pub dropped: Dropped,

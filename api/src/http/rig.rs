@@ -19,6 +19,7 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{CallForm, Likelihood, Likely, Output, Payload, Token};
+use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{
     CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
 };
@@ -79,7 +80,8 @@ impl Prepare for Words2Tokens {
             Truncation::Auto => Dropped { messages: 2, tokens: 30 },
             Truncation::Disabled => Dropped::default(),
         };
-        Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into(), dropped })
+        let (prompt_digest, prefix) = (Sha256::default(), [PrefixKey(7)].into());
+        Ok(Prepared { model, payload, prompt_digest, prefix, fingerprint: "fp".into(), dropped })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Turns a request's words into tokens, with the tokenizer and the template of the model it names.
 //!
-//! Fills the door's `Prepare` port; what a model makes of words is its `recipe`. A model is put on the shelf when it is loaded; until then requests
-//! for it are told to come back.
+//! Fills the door's `Prepare` port; what a model makes of words is its `recipe`. A model is put on the shelf when it is
+//! loaded; until then requests for it are told to come back.
 
 mod recipe;
 
@@ -10,7 +10,8 @@ use orchestrion_gpu::grammar::{GrammarError, Grammars};
 use orchestrion_gpu::template::Template;
 use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::ModelId;
-use orchestrion_world::payload::{CallForm, Payload};
+use orchestrion_world::payload::{CallForm, Output, Payload};
+use orchestrion_world::prefix;
 use orchestrion_world::protocol::Class;
 use orchestrion_world::units::Sha256;
 use sha2::{Digest, Sha256 as Hasher};
@@ -109,6 +110,11 @@ impl Prepare for Kitchen {
             recipe.grammars.check(grammar).map_err(invalid)?;
         }
         let prompt_digest = digest(&prompt);
+        let prefix = match output {
+            Output::Text => prefix::of_prompt(&prompt),
+            // Every token of it is read.
+            Output::Embedding | Output::Score => Box::default(),
+        };
         let payload = Payload {
             prompt: prompt.into(),
             stop: stop.into_iter().map(String::into_boxed_str).collect(),
@@ -122,7 +128,8 @@ impl Prepare for Kitchen {
             salt: None,
             output,
         };
-        Ok(Prepared { model: id, payload, prompt_digest, fingerprint: recipe.fingerprint.clone(), dropped })
+        let fingerprint = recipe.fingerprint.clone();
+        Ok(Prepared { model: id, payload, prompt_digest, prefix, fingerprint, dropped })
     }
 }
 
