@@ -14,6 +14,7 @@ use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A client's submission on its way to the pulse. The lane is bounded; full means 429 at the door.
@@ -108,13 +109,34 @@ pub struct Words {
     pub truncation: Truncation,
 }
 
+impl Words {
+    /// That ask for nothing but `output`.
+    pub fn new(model: String, content: Content, sampling: Sampling, output: Output) -> Words {
+        Words {
+            model,
+            content,
+            max_tokens: None,
+            stop: Vec::new(),
+            sampling,
+            bias: Vec::new(),
+            logprobs: None,
+            shape: None,
+            output,
+            tools: Vec::new(),
+            opening: "",
+            truncation: Truncation::Disabled,
+        }
+    }
+}
+
 /// What becomes of a prompt that the context has no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Truncation {
     /// It is refused.
     #[default]
     Disabled,
-    /// Its oldest part is left out, and the answer says so: of a chat turns, of a prompt tokens.
+    /// Its oldest part is left out, and the answer says so: of a chat turns, of a prompt tokens. Of a document, its
+    /// end.
     Auto,
 }
 
@@ -142,6 +164,8 @@ pub enum Content {
     Tokens(Vec<u32>),
     /// Rendered with the model's chat template.
     Messages(Vec<Message>),
+    /// Read together, as the model was trained to tell how well the one answers the other.
+    Pair { query: Arc<str>, document: String },
 }
 
 /// A message of a chat.
@@ -159,6 +183,7 @@ impl Content {
         match self {
             Content::Prompt(_) | Content::Tokens(_) => "prompt",
             Content::Messages(_) => "messages",
+            Content::Pair { .. } => "documents",
         }
     }
 }
