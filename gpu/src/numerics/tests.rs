@@ -284,11 +284,11 @@ proptest! {
     #[test]
     fn a_quantized_activation_is_near(seed: u64) {
         let row = Owned::new(Noise(seed).wild(96));
-        for (Rounded { q, d, g, halves }, x) in row.blocks.iter().zip(row.x.chunks(BLOCK)) {
+        for (Rounded { q, d, g, halves, starts }, x) in row.blocks.iter().zip(row.x.chunks(BLOCK)) {
             prop_assert!(q.iter().all(|q| *q >= -127));
-            let sum = |half: Range<usize>| q[half].iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
-            prop_assert_eq!(bits(*halves), bits([sum(0..16), sum(16..32)]));
-            prop_assert_eq!(g.to_bits(), sum(0..32).to_bits());
+            let sums = [0..32, 0..16, 16..32].map(|part: Range<usize>| q[part].iter().map(|q| i32::from(*q)).sum::<i32>());
+            prop_assert_eq!(bits([*g, halves[0], halves[1]]), bits(sums.map(|sum| sum as f32)));
+            prop_assert_eq!(*starts, sums.map(|sum| -8 * sum));
             for (x, q) in x.iter().zip(q) {
                 prop_assert!((x - d * f32::from(*q)).abs() <= d * 0.5001 + f32::MIN_POSITIVE);
             }
