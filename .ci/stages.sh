@@ -4,9 +4,14 @@ table=()
 # What random stages draw from: SEED, or 1, so that a commit that passed passes again. .ci/soak draws anew.
 seed=${SEED:-1}
 
+# What a log's last lines say where a stage ends the script.
+now="the beginning"
+trap 'code=$?; [ $code = 0 ] || echo "FAILED after $SECONDS s, with $code, in: $now" >&2' EXIT
+
 stage() {
   local name=$1; shift
   local began=$SECONDS
+  now=$name
   echo "== $name"
   echo "+ $*"
   "$@"
@@ -16,13 +21,13 @@ stage() {
 # Python packages of the independent implementations: llama.cpp, numpy, the gguf reader.
 oracle_python() {
   python3 -m venv target/oracle
-  target/oracle/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0 \
+  .ci/pip target/oracle/bin/python install xllamacpp==2026.10.11549 numpy==2.4.6 gguf==0.19.0 \
     tokenizers==0.23.3
 }
 
 # The official client of OpenAI's API, against a server of this build.
 client_python() {
-  target/oracle/bin/pip install --quiet --disable-pip-version-check openai==3.54.0 jsonschema==4.26.0
+  .ci/pip target/oracle/bin/python install openai==3.54.0 jsonschema==4.26.0
 }
 
 # A target, so many runs. In memory where there is such a folder: journals are files.
@@ -32,9 +37,10 @@ fuzz() {
   TMPDIR=$folder target/release/examples/fuzz --target "$1" --runs "$2" --seed "$seed"
 }
 
-# Trials of the binary that is released, longer than `cargo test` has time for.
+# Trials of the binary that is released, longer than `cargo test` has time for. Of the whole workspace, as all tests
+# are: a package alone has other features, and everything below it would be built once more.
 trial() {
-  ORCH_TEST_BINARY=$PWD/target/release/orch cargo test -p orchestrion --test trials "$1" -- --nocapture
+  ORCH_TEST_BINARY=$PWD/target/release/orch cargo test --workspace --test trials "$1" -- --nocapture
 }
 
 # So many tasks.
@@ -44,7 +50,7 @@ crash() {
 
 # So many random requests over random workers.
 choices() {
-  PROPTEST_CASES=$1 cargo test -p orchestrion-systems choose_and_explain
+  PROPTEST_CASES=$1 cargo test --workspace --lib choose_and_explain
 }
 
 # The released build decides as the debug build that `cargo test` held to the same file: scenarios/tests/it/digests.rs
@@ -70,6 +76,11 @@ instructions() {
 # So many seconds.
 overload() {
   ORCH_OVERLOAD_S=$1 trial ten_times_the_load
+}
+
+# So many seconds.
+mixed() {
+  ORCH_SOAK_S=$1 trial a_mixed_load
 }
 
 # The models, for `oracle` and what else needs them: $model, which is the product's own, and $gemma, for tests alone.

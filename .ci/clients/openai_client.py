@@ -276,6 +276,25 @@ def case_an_encoder_makes_vectors_and_no_text(s):
     assert error.param == "model" and "/v1/embeddings" in error.message, error.body
 
 
+def case_a_reranker_orders_documents(s):
+    # The client has no name for it; the shape is that of Cohere's and Jina's.
+    ask = lambda **more: s.client.post("/rerank", cast_to=object, body={
+        "model": "reranker", "query": "who ran?", "documents": ["a cat", {"text": "the barrel organ"}, "a cat and a dog"], **more})
+    answer = ask()
+    scores = [one["relevance_score"] for one in answer["results"]]
+    assert answer["model"] == "reranker" and answer["usage"]["total_tokens"] > 0 and answer["id"], answer
+    assert sorted(one["index"] for one in answer["results"]) == [0, 1, 2] and scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+    best = ask(top_n=1, return_documents=True)["results"]
+    assert len(best) == 1 and best[0].pop("document")["text"] and best[0] == answer["results"][0]
+    raw = [one["relevance_score"] for one in ask(raw_scores=True)["results"]]
+    assert all(abs(1 / (1 + math.exp(-x)) - score) < 1e-6 for x, score in zip(raw, scores, strict=True))
+    error = refused(openai.BadRequestError, lambda: ask(documents=["a cat", "cat " * 511]))
+    assert error.param == "documents[1]" and "truncation" in error.message, error.body
+    error = refused(openai.BadRequestError, lambda: ask(model="encoder"))
+    assert error.param == "model" and "/v1/embeddings" in error.message, error.body
+
+
 def case_what_is_not_served_is_404(s):
     refused(openai.NotFoundError, lambda: s.client.moderations.create(input="x"))
 

@@ -27,7 +27,7 @@ def ours(trace, model, tokens, folder):
     return np.array(json.loads(done.stdout))
 
 
-def theirs(model, tokens):
+def options(model):
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.embedding = True
@@ -36,10 +36,24 @@ def theirs(model, tokens):
     params.cpuparams.n_threads = 2
     params.warmup = False
     params.verbosity = -1
-    answer = xllamacpp.Server(params).handle_embeddings({"input": [tokens]})
+    return params
+
+
+def theirs(model, tokens):
+    answer = xllamacpp.Server(options(model)).handle_embeddings({"input": [tokens]})
     if "data" not in answer:
         sys.exit(f"llama.cpp: {answer}")
     return np.array(answer["data"][0]["embedding"])
+
+
+def ranks(model, query, documents):
+    """The scores that a model's head gives the documents."""
+    params = options(model)
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    answer = xllamacpp.Server(params).handle_rerank({"query": query, "documents": documents})
+    if "results" not in answer:
+        sys.exit(f"llama.cpp: {answer}")
+    return np.array([r["relevance_score"] for r in sorted(answer["results"], key=lambda r: r["index"])])
 
 
 def main():

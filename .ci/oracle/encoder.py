@@ -1,15 +1,18 @@
-"""Compares an encoder's layers with plain numpy, its vectors with llama.cpp's, and its token ids with HF `tokenizers`.
+"""Compares an encoder's layers with plain numpy, its vectors or scores with llama.cpp's, and its token ids with HF
+`tokenizers`.
 
 encoder.py --trace TRACE --model MODEL.gguf --text FILE [--bar 0.9999] [--tokenizer tokenizer.json]
 
 The second forward pass is BERT's formulae in float32 over dequantized weights; it shares nothing with the engine but
 the file. Keys and values are rounded to f16 here as there. Exits with 1 where a stage adds more than 5e-3 of what the
 same weights add here (relative RMS; a layer alone, on the engine's own stream), or where a cosine is below the bar.
-llama.cpp takes GELU in its tanh form, whatever the model was trained with.
+llama.cpp takes GELU in its tanh form, whatever the model was trained with. It ends a pair without a separator and knows
+one type of text: it is compared on such pairs, with a copy of the model whose types are the same.
 """
 
 import argparse
 import math
+import shutil
 import sys
 import tempfile
 
@@ -48,6 +51,7 @@ class Bert:
         self.layers, self.width = field("bert.block_count"), field("bert.embedding_length")
         self.heads, self.eps = field("bert.attention.head_count"), field("bert.attention.layer_norm_epsilon")
         self.separator = field("tokenizer.ggml.seperator_token_id")
+        self.first = field("tokenizer.ggml.bos_token_id")
         self.pooling = field("bert.pooling_type")
         self.w, self.rounds = {}, set()
         for t in reader.tensors:
@@ -97,6 +101,13 @@ class Bert:
             yield f"layer {i}", x
 
 
+    def score(self, hidden):
+        x = hidden[:1]
+        if "cls.weight" in self.w:
+            x = np.tanh(self.linear(x, "cls"))
+        return float(self.linear(x, "cls.output")[0, 0])
+
+
 def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
@@ -119,6 +130,30 @@ def stages(args, bert, tokens):
             print(f"{stage}: off by {off:.2e}  MISSED")
     print(f"{len(tokens)} positions, {len(ours)} stages, each alone: {worst:.2e} at most (bar {STAGE_BAR:.0e})")
     return missed, theirs
+
+
+def ranks(args, bert):
+    """Whether a score missed; of pieces of the text, for its first words."""
+    with open(args.text, encoding="utf-8") as f:
+        words = f.read().split()
+    query, *texts = [" ".join(words[9 * i :][: 6 + 3 * i]) for i in range(9)]
+    asked, *documents = strings.ours(args.trace, args.model, [query] + texts, False)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(args.model, f"{folder}/typeless.gguf")
+        types = next(t for t in GGUFReader(copy, "r+").tensors if t.name == "token_types.weight")
+        types.data[:] = types.data[0]
+        types.data.flush()
+        pairs = [[bert.first] + asked + [bert.separator] + document for document in documents]
+        last = lambda pair: engine.layers(args.trace, args.model, bert, pair, args.level)[f"layer {bert.layers - 1}"]
+        whole = [pair + [bert.separator] for pair in pairs]
+        heads = [embedding.ours(args.trace, args.model, pair, folder)[0] - bert.score(last(pair)) for pair in whole]
+        mine = [embedding.ours(args.trace, copy, pair, folder)[0] for pair in pairs]
+        theirs = embedding.ranks(copy, query, texts)
+    here, there = np.max(np.abs([heads, mine - theirs]), axis=1) / np.std(theirs)
+    missed = not (here <= STAGE_BAR and there <= args.score_bar)
+    print(f"scores of {len(documents)} documents, in their standard deviation: the head {here:.1e} from numpy at most (bar"
+          f" {STAGE_BAR:.0e}), all {there:.1e} from llama.cpp (bar {args.score_bar})" + "  MISSED" * missed)
+    return missed
 
 
 def ids(args):
@@ -145,6 +180,7 @@ def main():
     args.add_argument("--text", required=True)
     args.add_argument("--level", default="avx2")
     args.add_argument("--bar", type=float, default=0.9999)
+    args.add_argument("--score-bar", type=float, default=2e-2)
     args.add_argument("--tokenizer")
     args = args.parse_args()
     bert = Bert(args.model)
@@ -152,6 +188,8 @@ def main():
     missed, hidden = stages(args, bert, tokens)
     # A pair, whose second text is of another type. llama.cpp knows one only.
     missed += stages(args, bert, tokens[:100] + [bert.separator] + tokens[100:200])[0]
+    if bert.pooling == 4:
+        sys.exit(1 if missed + ranks(args, bert) else 0)
     with tempfile.TemporaryDirectory() as folder:
         for name, kind, pool in (("mean", 1, lambda h: h.mean(axis=0)), ("first", 2, lambda h: h[0])):
             path = f"{folder}/{name}.gguf"

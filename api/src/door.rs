@@ -115,6 +115,22 @@ pub(crate) struct Ticket {
     pub(crate) placement: Option<Box<Placement>>,
 }
 
+impl Ticket {
+    /// Of a task that lives with its connection. Nobody can send its id again: it has just been made.
+    pub(crate) fn of_connection(deadline: Option<Ticks>) -> Ticket {
+        Ticket {
+            task: TaskId(uuid::Uuid::now_v7().as_u128()),
+            body: [0; 32],
+            surface: Surface::OpenAi,
+            class: Class::Interactive,
+            session: None,
+            deadline,
+            determinism: Determinism::BestEffort,
+            placement: None,
+        }
+    }
+}
+
 /// A request, read and checked.
 #[derive(Debug)]
 pub(crate) struct Wish {
@@ -170,27 +186,28 @@ impl Door {
     }
 
     /// `each` answers to every wish: tasks of their own, each with the seed that [`choice`] derives. Where one
-    /// is refused, all are.
+    /// is refused, all are; words that cannot be prepared come with their place.
     pub(crate) async fn admit_choices(
         self: &Arc<Self>,
         tenant: TenantId,
         wishes: Vec<Wish>,
         each: u32,
-    ) -> Result<Vec<Admitted>, Problem> {
-        let _seats = self.seat(each.saturating_mul(wishes.len() as u32))?;
+    ) -> Result<Vec<Admitted>, (usize, Problem)> {
+        let whole = |problem| (0, problem);
+        let _seats = self.seat(each.saturating_mul(wishes.len() as u32)).map_err(whole)?;
         let mut submitted = Vec::new();
-        for Wish { ticket, ctx, words } in wishes {
-            let prepared = self.prepare(words, ctx).await?;
+        for (place, Wish { ticket, ctx, words }) in wishes.into_iter().enumerate() {
+            let prepared = self.prepare(words, ctx).await.map_err(|problem| (place, problem))?;
             for _ in 0..each {
                 let mut prepared = prepared.clone();
                 let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, submitted.len() as u32);
                 prepared.payload.sampling.seed = seed;
-                submitted.push(self.submit(tenant, Ticket { task, ..ticket.clone() }, prepared)?);
+                submitted.push(self.submit(tenant, Ticket { task, ..ticket.clone() }, prepared).map_err(whole)?);
             }
         }
         let mut admitted = Vec::new();
         for submitted in submitted {
-            admitted.push(self.verdict(submitted).await?);
+            admitted.push(self.verdict(submitted).await.map_err(whole)?);
         }
         Ok(admitted)
     }
@@ -213,6 +230,7 @@ impl Door {
             session,
             prompt_tokens: tokens(&prepared),
             prompt_digest: prepared.prompt_digest,
+            prefix: prepared.prefix.iter().map(|key| key.of(tenant)).collect(),
             max_tokens: prepared.payload.max_tokens,
             deadline,
             seed: prepared.payload.sampling.seed,

@@ -72,6 +72,7 @@ pub(crate) fn spec() -> TaskSpec {
         session: None,
         prompt_tokens: 5,
         prompt_digest: Sha256([1; 32]),
+        prefix: Box::default(),
         max_tokens: 16,
         deadline: None,
         seed: 3,

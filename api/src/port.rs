@@ -9,10 +9,12 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::id::{JobId, ModelId, PoolId, SessionId, TaskId};
 use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::payload::{Bias, CallForm, Grammar, Output, Payload, Sampling};
+use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// A client's submission on its way to the pulse. The lane is bounded; full means 429 at the door.
@@ -107,13 +109,34 @@ pub struct Words {
     pub truncation: Truncation,
 }
 
+impl Words {
+    /// That ask for nothing but `output`.
+    pub fn new(model: String, content: Content, sampling: Sampling, output: Output) -> Words {
+        Words {
+            model,
+            content,
+            max_tokens: None,
+            stop: Vec::new(),
+            sampling,
+            bias: Vec::new(),
+            logprobs: None,
+            shape: None,
+            output,
+            tools: Vec::new(),
+            opening: "",
+            truncation: Truncation::Disabled,
+        }
+    }
+}
+
 /// What becomes of a prompt that the context has no room for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Truncation {
     /// It is refused.
     #[default]
     Disabled,
-    /// Its oldest part is left out, and the answer says so: of a chat turns, of a prompt tokens.
+    /// Its oldest part is left out, and the answer says so: of a chat turns, of a prompt tokens. Of a document, its
+    /// end.
     Auto,
 }
 
@@ -141,6 +164,8 @@ pub enum Content {
     Tokens(Vec<u32>),
     /// Rendered with the model's chat template.
     Messages(Vec<Message>),
+    /// Read together, as the model was trained to tell how well the one answers the other.
+    Pair { query: Arc<str>, document: String },
 }
 
 /// A message of a chat.
@@ -158,6 +183,7 @@ impl Content {
         match self {
             Content::Prompt(_) | Content::Tokens(_) => "prompt",
             Content::Messages(_) => "messages",
+            Content::Pair { .. } => "documents",
         }
     }
 }
@@ -168,6 +194,8 @@ pub struct Prepared {
     pub model: ModelId,
     pub payload: Payload,
     pub prompt_digest: Sha256,
+    /// Beginnings of the prompt that an engine may know, whoever asks.
+    pub prefix: Box<[PrefixKey]>,
     /// Model digest, engine digest, numerics mode: what the tokens depend on besides the request.
     pub fingerprint: String,
     pub dropped: Dropped,

@@ -18,6 +18,8 @@ mod server;
 #[cfg(test)]
 mod slow;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod sse;
 
 #[cfg(test)]

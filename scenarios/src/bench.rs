@@ -191,6 +191,7 @@ impl Bench {
             session: None,
             prompt_tokens: 64 + (spread % 448) as u32,
             prompt_digest: Sha256([spread as u8; 32]),
+            prefix: Box::default(),
             max_tokens: 16 + (spread >> 32) as u32 % 240,
             deadline: Some(Ticks(3_600_000)),
             seed: spread,

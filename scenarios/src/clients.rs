@@ -182,8 +182,9 @@ impl Clients {
     pub(crate) fn job(&self, task: TaskId) -> Option<Job> {
         let Request { spec, answer, .. } = &self.of(task)?.request;
         let finish = if *answer < spec.max_tokens { Finish::Stop } else { Finish::Length };
-        let (model, prompt) = (spec.model, spec.prompt_tokens);
-        Some(Job { model, class: spec.class, prompt, answer: (*answer).min(spec.max_tokens), finish })
+        let (model, prompt, beginnings) = (spec.model, spec.prompt_tokens, spec.beginnings().collect());
+        let answer = (*answer).min(spec.max_tokens);
+        Some(Job { model, class: spec.class, prompt, beginnings, known: None, answer, finish })
     }
 
     fn of(&self, task: TaskId) -> Option<&Live> {

@@ -3,6 +3,7 @@
 //! several share a worker costs them nothing here.
 
 use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
+use orchestrion_world::prefix::{self, PrefixId};
 use orchestrion_world::protocol::{
     FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
 };
@@ -44,6 +45,8 @@ struct Sim {
     stalled: BTreeSet<(TaskId, Attempt)>,
     /// By model: what stands there, and how fast it is.
     loaded: BTreeMap<ModelId, ModelFacts>,
+    /// Beginnings of prompts, and when they were read.
+    read: BTreeMap<PrefixId, Tick>,
 }
 
 impl Sim {
@@ -125,8 +128,8 @@ impl Engine {
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
         let loaded = facts.came_with.into_iter().collect();
         let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
-        let (slowness, running, stalled) = (Permille(1000), BTreeMap::new(), BTreeSet::new());
-        let sim = Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled, loaded };
+        let (slowness, running, stalled, read) = (Permille(1000), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let sim = Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled, loaded, read };
         self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
@@ -214,17 +217,23 @@ impl Engine {
                 let length = |tokens: u32, milli: u64| {
                     Ticks((u64::from(tokens) * 1_000_000).div_ceil(milli.max(1)).saturating_mul(share) / 1_000)
                 };
-                let prefill = length(spec.prompt_tokens, model.prefill.0);
+                let known = spec.beginnings().rposition(|id| sim.read.get(&id).is_some_and(|read| *read <= now));
+                let known = known.map_or(0, prefix::length);
+                let prefill = length(spec.prompt_tokens - known, model.prefill.0);
                 let decode = length(spec.max_tokens.saturating_sub(1), model.decode.0);
                 let usage = Usage {
                     finish: Finish::Length,
                     tokens_in: spec.prompt_tokens,
-                    tokens_cached: 0,
+                    tokens_cached: known,
                     tokens_out: spec.max_tokens,
                     prefill_us: prefill.0 * 1_000,
                     decode_us: decode.0 * 1_000,
                 };
                 let first = now + TAKE_UP + prefill;
+                for id in spec.beginnings() {
+                    let read = sim.read.entry(id).or_insert(first);
+                    *read = first.min(*read);
+                }
                 self.plan(now + TAKE_UP, worker, epoch, Planned::Start(task, attempt));
                 self.plan(first, worker, epoch, Planned::Tokens(task, attempt, (first, model.decode), 0));
                 self.plan(first + decode, worker, epoch, Planned::End(task, attempt, usage));
@@ -259,6 +268,7 @@ impl Engine {
             Order::FreeShard { worker, epoch, model, order } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
                 sim.loaded.remove(&model);
+                sim.read.retain(|id, _| id.model != model);
                 Some(Report::ShardFreed { worker, epoch, model, order })
             }
             Order::Probe { worker, epoch } => {

@@ -5,6 +5,7 @@
 //! suite of the scheduler and the documentation of how it behaves. [`storm`] draws scenarios from a seed and
 //! demands of each what must hold of all.
 
+mod alike;
 pub mod bench;
 pub mod clients;
 pub mod cluster;

@@ -19,6 +19,7 @@ mod tenants;
 mod wish;
 mod words;
 
+use crate::alike::beginnings;
 use crate::engine::Flaw;
 use crate::line::Trouble;
 use orchestrion_world::config::{HealthRules, PoolRules, QueueRules, Rules};
@@ -303,13 +304,20 @@ impl Script {
         };
         let tenant = words.optional("tenant").map_or(TenantId::DEFAULT, TenantId::of);
         let deadline = words.optional("deadline").map(number).transpose()?.map(Ticks);
+        let prompt = words.or("prompt", 100)?;
+        // `prefix=guide:64`: it begins with the 64 tokens of the guide.
+        let shared = words.optional("prefix").map(|text| text.split_once(':').ok_or(text)).transpose();
+        let shared = shared.map_err(|text| format!("`{text}` is no beginning, as guide:64 is"))?;
+        let prefix = shared.map(|(name, shared)| Ok::<_, String>(beginnings(name, number(shared)?, prompt)));
+        let prefix = prefix.transpose()?.unwrap_or_default().iter().map(|key| key.of(tenant)).collect();
         Ok(TaskSpec {
             model: ModelId(model as u16),
             class,
             tenant,
             session: words.optional("session").map(|name| tenants::session(tenant, name)),
-            prompt_tokens: words.or("prompt", 100)?,
+            prompt_tokens: prompt,
             prompt_digest: Sha256::default(),
+            prefix,
             max_tokens: words.or("answer", 50)?,
             deadline,
             seed: 0,

@@ -7,11 +7,14 @@
 //! come is in `shelf`. What it says goes into [`Said`]; when it wants to be looked at again,
 //! [`Station::due`] tells.
 
+mod kept;
 mod shelf;
 
 use crate::cost::{attended, steps_within};
+use kept::Kept;
 use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
+use orchestrion_world::prefix::{PAGE, PrefixId};
 use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
 use shelf::Shelf;
 pub use shelf::{Build, Offer};
@@ -22,19 +25,20 @@ const PROGRESS: u64 = 100_000_000;
 const BEAT_BUSY: u64 = 1_000_000_000;
 const BEAT_IDLE: u64 = 5_000_000_000;
 
-/// Positions in a page of context memory.
-const PAGE: u32 = 32;
-
 fn pages(positions: u32) -> u32 {
     positions.div_ceil(PAGE)
 }
 
 /// What an attempt will come to; the core knows only its bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub model: ModelId,
     pub class: Class,
     pub prompt: u32,
+    /// What of it a station may know from before.
+    pub beginnings: Box<[PrefixId]>,
+    /// How much it did know, where a record says so.
+    pub known: Option<u32>,
     /// Tokens that the model answers with.
     pub answer: u32,
     pub finish: Finish,
@@ -49,7 +53,7 @@ pub struct Said {
 }
 
 /// An order on its way in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Command {
     Start(TaskId, Attempt, Epoch, Job),
     Cancel(TaskId, Attempt),
@@ -66,6 +70,7 @@ pub(crate) struct Station {
     pub(crate) epoch: Epoch,
     worker: WorkerId,
     pub(crate) shelf: Shelf,
+    kept: Kept,
     /// In order of arrival.
     rows: Vec<Row>,
     /// Of one model, as the planner sees them.
@@ -97,6 +102,8 @@ struct Row {
     pages: u32,
     page: u64,
     begun: Option<u64>,
+    /// Tokens of its prompt that were known when it began.
+    cached: u32,
     first: u64,
 }
 
@@ -140,7 +147,7 @@ impl Row {
         Usage {
             finish,
             tokens_in: self.read.min(self.job.prompt).max(if self.made > 0 { self.job.prompt } else { 0 }),
-            tokens_cached: 0,
+            tokens_cached: self.cached,
             tokens_out: self.made,
             prefill_us: prefill,
             decode_us: decode,
@@ -164,6 +171,7 @@ impl Station {
             epoch,
             worker,
             shelf,
+            kept: Kept::default(),
             rows: Vec::new(),
             planned: Vec::new(),
             plan: StepPlan::default(),
@@ -256,6 +264,8 @@ impl Station {
             self.plan_model(now, at, &mut free, &mut left, said);
             reads |= self.rows.iter().any(|row| row.reading > 0 && (row.made == 0 || row.read + 1 < row.known()));
         }
+        let held: u64 = self.rows.iter().map(|row| u64::from(row.pages) * row.page).sum();
+        self.kept.shrink(self.shelf.contexts().saturating_sub(held));
         if reads {
             return Stretch { begun: now, ends: now.saturating_add(self.shelf.step()), answers: None };
         }
@@ -289,12 +299,19 @@ impl Station {
             match turn {
                 Turn::Wait => continue,
                 Turn::GiveWay => (row.read, row.pages) = (0, 0),
-                Turn::Begin(_) | Turn::Run(_) => row.pages = before.max(pages(row.known())),
+                Turn::Begin(_) => {
+                    // The last token is always read: it makes the first of the answer.
+                    let known = row.job.known.unwrap_or_else(|| self.kept.known(&row.job.beginnings));
+                    row.read = known.min(row.job.prompt - 1);
+                    row.reading = row.reading.min(row.known() - row.read);
+                    row.pages = pages(row.known());
+                }
+                Turn::Run(_) => row.pages = before.max(pages(row.known())),
             }
             let (taken, given) = (row.pages.saturating_sub(before), before.saturating_sub(row.pages));
             *free = free.saturating_sub(u64::from(taken) * page).saturating_add(u64::from(given) * page);
             if row.reading > 0 && row.begun.is_none() {
-                row.begun = Some(now);
+                (row.begun, row.cached) = (Some(now), row.read);
                 let (worker, epoch) = (self.worker, self.epoch);
                 said.reports.push(Report::Started { worker, epoch, task: row.task, attempt: row.attempt });
             }
@@ -326,6 +343,7 @@ impl Station {
             }
             if row.made == 0 {
                 row.first = now;
+                self.kept.keep(now, &row.job.beginnings, row.page);
                 said.firsts.push(row.task);
             }
             row.made += steps;
@@ -376,6 +394,7 @@ impl Station {
                     pages: 0,
                     page,
                     begun: None,
+                    cached: 0,
                     first: 0,
                 };
                 self.rows.push(row);
@@ -397,6 +416,7 @@ impl Station {
                 let freed = self.facts.loader.is_some() && self.rows.iter().all(|row| row.job.model != model);
                 said.reports.push(if freed {
                     self.shelf.free(model);
+                    self.kept.lose(model);
                     Report::ShardFreed { worker, epoch, model, order }
                 } else {
                     Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed }
@@ -407,6 +427,7 @@ impl Station {
                 self.rows.clear();
                 self.epoch = epoch;
                 self.shelf.reset();
+                self.kept = Kept::default();
                 self.announce(now, said);
             }
         }

@@ -12,6 +12,7 @@ use orchestrion_world::health::WorkerState;
 use orchestrion_world::id::{DeviceId, ModelId, TaskId};
 use orchestrion_world::job::Finished;
 use orchestrion_world::ledger::{Ledger, digest, full_digest};
+use orchestrion_world::prefix::PrefixIndex;
 use orchestrion_world::protocol::Class;
 use orchestrion_world::queues::Queues;
 use orchestrion_world::session::{SessionIndex, SessionState};
@@ -53,6 +54,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("an attempt ends in the first step at or after its time is over", patience_kept),
     ("14 a task ends in the first step at or after its deadline", deadlines_kept),
     ("15 sessions within their bound, turns and time, and theirs are the tasks that name them", sessions_kept),
+    ("beginnings of prompts are within their bound, and whoever knows one has the model", prefixes_kept),
     ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
     ("17 nobody takes tasks in a pool that is closed", closed_pools_rest),
@@ -297,6 +299,19 @@ fn sessions_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
         check(tasks == session.tasks, || format!("{tasks:?} are turns of {session:?}"))
     })?;
     check(turns.is_empty(), || format!("{turns:?} are turns of no session"))
+}
+
+fn prefixes_kept(world: &World, ledger: &Ledger) -> Result<(), String> {
+    let most = ledger.core.rules.as_ref().map_or(0, |rules| rules.placement.prefixes_max as usize);
+    check(ledger.prefixes.len() <= most, || format!("{} beginnings, bound {most}", ledger.prefixes.len()))?;
+    let mut called_for = PrefixIndex::default();
+    ledger.prefixes.iter().for_each(|prefix| called_for.add(prefix));
+    check(world.prefixes == called_for, || "what is indexed are not the beginnings that are there".to_owned())?;
+    ledger.prefixes.iter().try_for_each(|prefix| {
+        let worker = ledger.workers.binary_search_by_key(&prefix.worker, |w| w.id).map(|at| &ledger.workers[at]);
+        let has = worker.is_ok_and(|worker| worker.state.is_up() && worker.resident(prefix.id.model).is_some());
+        check(has, || format!("{prefix:?} is counted on, and {} has not the model", prefix.worker))
+    })
 }
 
 fn budgets_kept(_: &World, ledger: &Ledger) -> Result<(), String> {

@@ -6,7 +6,7 @@ pub(crate) mod promise;
 pub(crate) mod room;
 pub(crate) mod tenants;
 
-use crate::memory;
+use crate::{memory, prefixes};
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::{Keep, Loadable, Rules};
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, ShardOrder, WorkerId};
@@ -263,6 +263,9 @@ pub(crate) fn take_off(world: &mut World, id: WorkerId, resident: &Resident) {
         Residence::Sealed | Residence::Evicting { to: None } | Residence::Condemned | Residence::Failed { .. } => {}
     }
     world.remove_resident(id, resident.model);
+    if !planted!(world, PrefixOutlivesModel) {
+        prefixes::forget(world, id, resident.model);
+    }
     hope(world, resident.model);
 }
 

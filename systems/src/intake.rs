@@ -2,7 +2,7 @@
 
 use crate::admission::tenants;
 use crate::release::patience;
-use crate::{Inbox, sessions};
+use crate::{Inbox, prefixes, sessions};
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
@@ -123,6 +123,7 @@ fn set_rules(world: &mut World, rules: Rules) {
         renew_grace(world, &rules);
         tenants::renew(world, Some(&before), &rules);
         sessions::renew(world, &rules);
+        prefixes::renew(world, &rules);
         if before.health.beat_timeout != rules.health.beat_timeout {
             renew_beats(world, &rules);
         }

@@ -32,6 +32,7 @@ mod memory;
 pub mod placement;
 #[cfg(feature = "planted")]
 pub mod planted;
+mod prefixes;
 mod progress;
 mod release;
 mod report;

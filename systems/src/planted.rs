@@ -80,12 +80,14 @@ pub enum Bug {
     TurnsUnlimited,
     /// A session lives on after its time.
     SessionOutlivesTime,
+    /// What a worker knew of prompts is counted on after its model has gone.
+    PrefixOutlivesModel,
     /// A decision hangs on something that no input says.
     HiddenState,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 33] = [
+    pub const ALL: [Bug; 34] = [
         Bug::EndToldTwice,
         Bug::WordAfterEnd,
         Bug::SlotLeakOnCrash,
@@ -118,6 +120,7 @@ impl Bug {
         Bug::ReloadForgotten,
         Bug::TurnsUnlimited,
         Bug::SessionOutlivesTime,
+        Bug::PrefixOutlivesModel,
         Bug::HiddenState,
     ];
 }

@@ -1,8 +1,8 @@
 //! Progress: what workers say of attempts that run. Fenced by epoch and attempt: what an older life of a
 //! worker or a revoked lease says changes nothing.
 
-use crate::estimate;
 use crate::release::patience;
+use crate::{estimate, prefixes};
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::id::{Attempt, Epoch, TaskId, WorkerId};
 use orchestrion_world::mail::Made;
@@ -64,6 +64,7 @@ fn count(world: &mut World, now: Tick, worker: WorkerId, (id, tokens, fingerprin
     }
     if first {
         has_read(world, worker, id);
+        prefixes::remember(world, worker, id);
         // The next token may have to come sooner than the first one had to.
         patience::wind(world, id);
     }

@@ -330,7 +330,7 @@ pub(crate) struct GenArgs {
     /// The same seed gives the same bytes, on every machine
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
-    /// llama, qwen2, qwen3, phi3 or gemma3
+    /// llama, qwen2, qwen3, phi3, gemma3 or bert
     #[arg(long, default_value = "llama", value_name = "NAME")]
     pub arch: String,
     /// Layers
@@ -348,6 +348,9 @@ pub(crate) struct GenArgs {
     /// Positions each layer sees, of an architecture whose layers may all have a window
     #[arg(long, value_name = "N")]
     pub window: Option<u32>,
+    /// An encoder that scores pairs of texts, with a head for it
+    #[arg(long)]
+    pub rank: bool,
 }
 
 #[derive(Args, Debug)]

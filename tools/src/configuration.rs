@@ -68,6 +68,8 @@ pub(crate) struct Placement {
     pub batch_share_permille: u32,
     /// Times that a batch task may be put back for interactive work; 0 turns that off.
     pub preempt_max: u32,
+    /// Beginnings of prompts of which is kept where they were read last; 0 turns that off.
+    pub prefixes_max: u32,
 }
 
 /// The rows of placement's table.
@@ -176,8 +178,8 @@ pub(crate) enum LogFormat {
 
 impl Default for Placement {
     fn default() -> Self {
-        let PlacementRules { policy: _, batch_share, preempt_max } = Rules::default().placement;
-        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0, preempt_max }
+        let PlacementRules { policy: _, batch_share, preempt_max, prefixes_max } = Rules::default().placement;
+        Placement { policy: Policy::PredictedEnd, batch_share_permille: batch_share.0, preempt_max, prefixes_max }
     }
 }
 
@@ -297,6 +299,7 @@ impl Config {
                 },
                 batch_share: Permille(placement.batch_share_permille),
                 preempt_max: placement.preempt_max,
+                prefixes_max: placement.prefixes_max,
             },
             health: health.rules(),
             jobs: jobs.rules(),

@@ -5,7 +5,7 @@ use crate::failure::{Code, Failure};
 use orchestrion_gpu::generate::{GenSpec, GenWindow, generate};
 
 pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
-    let GenArgs { out, seed, arch, kind, layers, dim, context, window } = args;
+    let GenArgs { out, seed, arch, kind, layers, dim, context, window, rank } = args;
     let base = GenSpec::of(arch).map_err(Failure::of(Code::Failed))?;
     // Where heads have a size of their own, they are whole blocks with it.
     let head_dim = base.head_dim.map(|_| *dim / 2);
@@ -16,6 +16,12 @@ pub(crate) fn run(args: &GenArgs) -> Result<(), Failure> {
     }
     if let Some(kind) = kind {
         (spec.matrices, spec.embedding) = (*kind, *kind);
+    }
+    if *rank {
+        if arch != "bert" {
+            return Err(Failure::new(Code::Failed, "`--rank` is for `--arch bert`: only encoders score pairs"));
+        }
+        spec.head = Some(spec.matrices);
     }
     let bytes = generate(&spec).map_err(Failure::of(Code::Failed))?;
     let size = bytes.len();

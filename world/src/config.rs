@@ -194,6 +194,8 @@ pub struct PlacementRules {
     /// Times that a batch task may be put back from its slot for interactive work that has none; none turns
     /// that off.
     pub preempt_max: u32,
+    /// Beginnings of prompts of which is kept where they were read last; none turns that off.
+    pub prefixes_max: u32,
 }
 
 /// What placement prefers among the workers that could start a task now.
@@ -307,6 +309,7 @@ impl Default for Rules {
                 policy: PlacementRule::PredictedEnd,
                 batch_share: Permille(750),
                 preempt_max: 3,
+                prefixes_max: 16_384,
             },
             // Fifteen beats of a busy worker; a model loads again within the grace.
             health: HealthRules {

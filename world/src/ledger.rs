@@ -8,6 +8,7 @@ use crate::config::Rules;
 use crate::field::{self};
 use crate::job::Job;
 use crate::plain;
+use crate::prefix::Prefix;
 use crate::protocol::{Class, Effect};
 use crate::roster::{Kind, Print, Sum, Touched};
 use crate::session::{Session, SessionIndex, SessionState};
@@ -65,6 +66,7 @@ pub struct Ledger {
     pub tenants: Vec<Tenant>,
     pub sessions: Vec<Session>,
     pub jobs: Vec<Job>,
+    pub prefixes: Vec<Prefix>,
 }
 
 impl Ledger {
@@ -90,6 +92,7 @@ impl Ledger {
             tenants: vec![],
             sessions: vec![],
             jobs: vec![],
+            prefixes: vec![],
         }
     }
 
@@ -108,6 +111,7 @@ impl Ledger {
                 Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
                 Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
                 Key::Job(_) => ledger.jobs.extend(world.get_by::<Job>(key).cloned()),
+                Key::Prefix(_) => ledger.prefixes.extend(world.get_by::<Prefix>(key).copied()),
             }
         }
         ledger
@@ -116,7 +120,8 @@ impl Ledger {
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the
     /// figures say of each other is for the audits.
     pub fn is_sorted(&self) -> bool {
-        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self;
+        let Ledger { core: _, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs, prefixes } =
+            self;
         models.is_sorted_by(|a, b| a.id < b.id)
             && pools.is_sorted_by(|a, b| a.id < b.id)
             && devices.is_sorted_by(|a, b| a.id < b.id)
@@ -126,11 +131,13 @@ impl Ledger {
             && tenants.is_sorted_by(|a, b| a.id < b.id)
             && sessions.is_sorted_by(|a, b| a.id < b.id)
             && jobs.is_sorted_by(|a, b| a.id < b.id)
+            && prefixes.is_sorted_by(|a, b| a.id < b.id)
     }
 
     /// A world in exactly this state. The lists must be sorted.
     pub fn restore(&self) -> World {
-        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = self.clone();
+        let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs, prefixes } =
+            self.clone();
         let rules = core.rules.clone();
         let mut world = World::empty(core);
         world.victims = Victims::of_all(tasks.iter(), workers.iter(), rules.as_deref());
@@ -192,6 +199,10 @@ impl Ledger {
             }
             world.enlist(Key::Job(job.id), (job, Alarm(Some(alarm))));
         }
+        for prefix in prefixes {
+            world.prefixes.add(&prefix);
+            world.enlist(Key::Prefix(prefix.id), prefix);
+        }
         field::refresh(&mut world);
         update_digest(&mut world);
         world
@@ -230,6 +241,7 @@ pub fn update_digest(world: &mut World) -> Digest {
             Kind::Tenant => entity.get::<Tenant>().map(|c| print(kind, c, &mut buffer)),
             Kind::Session => entity.get::<Session>().map(|c| print(kind, c, &mut buffer)),
             Kind::Job => entity.get::<Job>().map(|c| print(kind, c, &mut buffer)),
+            Kind::Prefix => entity.get::<Prefix>().map(|c| print(kind, c, &mut buffer)),
         };
         let (Some(value), Some(mut print)) = (value, entity.get_mut::<Print>()) else { continue };
         prints = prints.wrapping_add(value).wrapping_sub(print.value);
@@ -248,7 +260,7 @@ pub fn digest(world: &World) -> Option<Digest> {
 
 /// The digest of a Ledger, from nothing but the Ledger.
 pub fn full_digest(ledger: &Ledger) -> Digest {
-    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs } = ledger;
+    let Ledger { core, models, pools, devices, shards, workers, tasks, tenants, sessions, jobs, prefixes } = ledger;
     let mut buffer = Vec::new();
     let mut sum = 0u128;
     let mut add = |print: u128| sum = sum.wrapping_add(print);
@@ -261,6 +273,7 @@ pub fn full_digest(ledger: &Ledger) -> Digest {
     tenants.iter().for_each(|t| add(print(Kind::Tenant, t, &mut buffer)));
     sessions.iter().for_each(|s| add(print(Kind::Session, s, &mut buffer)));
     jobs.iter().for_each(|j| add(print(Kind::Job, j, &mut buffer)));
+    prefixes.iter().for_each(|p| add(print(Kind::Prefix, p, &mut buffer)));
     seal(sum, core, &mut buffer)
 }
 

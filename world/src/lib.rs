@@ -18,6 +18,7 @@ pub mod payload;
 pub mod placement;
 mod places;
 mod plain;
+pub mod prefix;
 pub mod protocol;
 pub mod queues;
 pub mod rate;

@@ -39,6 +39,9 @@ pub enum Output {
     Text,
     /// One vector for the whole of it: one token without text, which carries the vector.
     Embedding,
+    /// How well the second of two texts answers the first: one token without text, whose vector has the score as the
+    /// model gives it, and as a share of one.
+    Score,
 }
 
 /// The shape of an answer, as its request wrote it.
@@ -100,7 +103,7 @@ pub struct Token<'a> {
     pub text: &'a str,
     /// Where the task wants it; the end token has none.
     pub likelihood: Option<Likelihood>,
-    /// Where the task's output is an embedding: its numbers, as the bits of f32.
+    /// Where the task's output is no text: its numbers, as the bits of f32.
     pub vector: Option<Box<[u32]>>,
 }
 

@@ -6,6 +6,7 @@
 //! clients, who may choose ids, cannot choose ones that meet.
 
 use crate::id::{DeviceId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
+use crate::prefix::PrefixId;
 use bevy_ecs::prelude::Entity;
 
 /// See the module's head.
@@ -31,6 +32,12 @@ impl Name for TaskId {
 impl Name for SessionId {
     fn halves(self) -> (u64, u64) {
         (self.0 as u64, (self.0 >> 64) as u64)
+    }
+}
+
+impl Name for PrefixId {
+    fn halves(self) -> (u64, u64) {
+        (self.prefix.0, self.tenant.0 ^ u64::from(self.model.0))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
 use crate::places::Places;
+use crate::prefix::PrefixId;
 use crate::store::Key;
 use crate::units::Sha256;
 use bevy_ecs::prelude::{Component, Entity};
@@ -22,6 +23,7 @@ pub(crate) struct Roster {
     tenants: Places<TenantId>,
     sessions: Places<SessionId>,
     jobs: BTreeMap<JobId, Entity>,
+    prefixes: Places<PrefixId>,
     /// Since the digest was last brought up to date; may name one entity several times.
     touched: Vec<Touched>,
     /// Of those, since the field was.
@@ -49,6 +51,7 @@ pub(crate) enum Kind {
     Tenant = 8,
     Session,
     Job,
+    Prefix,
 }
 
 impl Key {
@@ -63,6 +66,7 @@ impl Key {
             Key::Tenant(_) => Kind::Tenant,
             Key::Session(_) => Kind::Session,
             Key::Job(_) => Kind::Job,
+            Key::Prefix(_) => Kind::Prefix,
         }
     }
 }
@@ -80,6 +84,7 @@ impl Roster {
             tenants: Places::seeded(seed),
             sessions: Places::seeded(seed),
             jobs: BTreeMap::new(),
+            prefixes: Places::seeded(seed),
             touched: Vec::new(),
             stale_workers: Vec::new(),
             stale_devices: Vec::new(),
@@ -99,6 +104,7 @@ impl Roster {
             Key::Tenant(id) => self.tenants.get(id),
             Key::Session(id) => self.sessions.get(id),
             Key::Job(id) => self.jobs.get(&id).copied(),
+            Key::Prefix(id) => self.prefixes.get(id),
         }
     }
 
@@ -113,6 +119,7 @@ impl Roster {
             Key::Tenant(id) => self.tenants.insert(id, entity),
             Key::Session(id) => self.sessions.insert(id, entity),
             Key::Job(id) => self.jobs.insert(id, entity),
+            Key::Prefix(id) => self.prefixes.insert(id, entity),
         }
     }
 
@@ -127,6 +134,7 @@ impl Roster {
             Key::Tenant(id) => self.tenants.remove(id),
             Key::Session(id) => self.sessions.remove(id),
             Key::Job(id) => self.jobs.remove(&id),
+            Key::Prefix(id) => self.prefixes.remove(id),
         }
     }
 
@@ -141,7 +149,8 @@ impl Roster {
             | Key::Shard(..)
             | Key::Tenant(_)
             | Key::Session(_)
-            | Key::Job(_) => {}
+            | Key::Job(_)
+            | Key::Prefix(_) => {}
         }
         let touched = Touched { entity, kind: key.kind() };
         if self.touched.last() != Some(&touched) {
@@ -182,7 +191,7 @@ impl Roster {
 
     /// Every name, sorted by kind and id.
     pub(crate) fn names(&self) -> Vec<Key> {
-        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, jobs, .. } = self;
+        let Roster { tasks, workers, models, pools, devices, shards, tenants, sessions, jobs, prefixes, .. } = self;
         let mut names = Vec::with_capacity(tasks.len() + workers.len() + devices.len() + shards.len());
         names.extend(tasks.sorted().into_iter().map(|(id, _)| Key::Task(id)));
         names.extend(workers.sorted().into_iter().map(|(id, _)| Key::Worker(id)));
@@ -193,6 +202,7 @@ impl Roster {
         names.extend(tenants.sorted().into_iter().map(|(id, _)| Key::Tenant(id)));
         names.extend(sessions.sorted().into_iter().map(|(id, _)| Key::Session(id)));
         names.extend(jobs.keys().copied().map(Key::Job));
+        names.extend(prefixes.sorted().into_iter().map(|(id, _)| Key::Prefix(id)));
         names
     }
 

@@ -13,6 +13,7 @@ use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, W
 use crate::job::{Finished, Job};
 use crate::ledger::Core;
 use crate::mail::Mail;
+use crate::prefix::{Prefix, PrefixId, PrefixIndex};
 use crate::queues::Queues;
 use crate::roster::{Print, Roster, Sum};
 use crate::session::{Session, SessionIndex};
@@ -40,6 +41,7 @@ pub enum Key {
     Tenant(TenantId),
     Session(SessionId),
     Job(JobId),
+    Prefix(PrefixId),
 }
 
 /// Everything there is. What is derived from entities is written by its own file alone.
@@ -53,6 +55,7 @@ pub struct World {
     pub crews: Crews,
     pub queues: Queues,
     pub sessions: SessionIndex,
+    pub prefixes: PrefixIndex,
     pub victims: Victims,
     pub finished: Finished,
     pub wheel: Wheel,
@@ -70,6 +73,7 @@ impl World {
             crews: Crews::default(),
             queues: Queues::default(),
             sessions: SessionIndex::default(),
+            prefixes: PrefixIndex::default(),
             victims: Victims::default(),
             finished: Finished::default(),
             wheel: Wheel::starting_at(core.now),
@@ -148,6 +152,14 @@ impl World {
 
     pub fn job_mut(&mut self, id: JobId) -> Option<Mut<'_, Job>> {
         self.get_by_mut(Key::Job(id))
+    }
+
+    pub fn prefix(&self, id: PrefixId) -> Option<&Prefix> {
+        self.get_by(Key::Prefix(id))
+    }
+
+    pub fn prefix_mut(&mut self, id: PrefixId) -> Option<Mut<'_, Prefix>> {
+        self.get_by_mut(Key::Prefix(id))
     }
 
     #[inline]

@@ -155,4 +155,6 @@ async fn a_token_works_for_its_tenant_and_its_sessions_are_the_tenants_own() {
     let [a, b, c] = specs.as_slice() else { panic!("{specs:?}") };
     assert_eq!((a.tenant, b.tenant, c.tenant), (TenantId::of("a"), TenantId::of("a"), TenantId::of("c")));
     assert!(a.session.is_some() && a.session == b.session && a.session != c.session);
+    // Nor is what an engine knows of its prompts looked for by another.
+    assert!(!a.prefix.is_empty() && a.prefix == b.prefix && a.prefix != c.prefix);
 }

@@ -1,42 +1,31 @@
 //! `POST /v1/embeddings`: texts in, a vector of length one for each out.
 //!
-//! An input is text or the ids of tokens; each is a task of its own, prompt in and one vector out, scheduled as any
-//! other and cancelled when the client leaves. A long list goes in piece by piece, so that it takes no more places
-//! in the queue than other requests may.
+//! An input is text or the ids of tokens; each is a task of its own (`vectors`).
 
 use super::completions::prompt;
 use super::fields::Fields;
 use super::keeper::Caller;
-use super::openai;
-use super::task_submit::seed_of;
-use super::{body, budget, deadline};
-use crate::door::{Admitted, Door, Ticket, Wish};
-use crate::port::{Content, Truncation, Words};
+use super::vectors::Asked;
+use super::{body, budget, deadline, openai};
+use crate::door::Door;
+use crate::port::{Content, Truncation};
 use crate::problem::Problem;
-use crate::sse::result;
-use crate::task_entry::Surface;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use orchestrion_world::budget::Left;
-use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::Output;
-use orchestrion_world::protocol::{Class, Determinism, Outcome};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// As many as OpenAI takes.
 const INPUTS_MOST: usize = 2_048;
-/// Of one request, at a time: fewer than the shortest queue anybody would configure.
-const TASKS_AT_ONCE: usize = 8;
 const DIMENSIONS_MOST: u32 = 1 << 20;
 
 /// How the client wants its vectors.
 #[derive(Debug)]
 struct Form {
-    model: String,
     base64: bool,
     /// The first of each vector, scaled to length one again.
     dimensions: Option<usize>,
@@ -50,68 +39,37 @@ pub(crate) async fn embed(
 ) -> Result<Response, Problem> {
     let limits = &door.config.limits;
     let (bytes, held) = body::read(&door, &headers, content, limits.body_bytes).await?;
-    let (wishes, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
+    let (asked, inputs, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
     drop((bytes, held));
-    let (mut data, mut tokens, mut left) = (Vec::new(), 0, Left::default());
-    let mut wishes = wishes.into_iter().peekable();
-    while wishes.peek().is_some() {
-        let piece = wishes.by_ref().take(TASKS_AT_ONCE).collect();
-        for admitted in door.admit_choices(caller.tenant, piece, 1).await.map_err(of_input)? {
-            left = admitted.left;
-            let (vector, tokens_in) = vector(&admitted).await?;
-            data.push(json!({"object": "embedding", "index": data.len(), "embedding": form.write(&vector)?}));
-            tokens += tokens_in;
-        }
-    }
-    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-    let answer = json!({"object": "list", "data": data, "model": form.model, "usage": usage});
+    let several = inputs.len() > 1;
+    let located = |place, problem| of_input(several.then_some(place), problem);
+    let gathered = asked.gather(&door, caller.tenant, inputs, located).await?;
+    let told =
+        gathered.all.iter().enumerate().map(|(index, one)| {
+            Ok(json!({"object": "embedding", "index": index, "embedding": form.write(&one.vector)?}))
+        });
+    let data = told.collect::<Result<Vec<Value>, Problem>>()?;
+    let answer = json!({"object": "list", "data": data, "model": asked.model, "usage": gathered.usage()});
     let mut answer = Json(answer).into_response();
-    answer.headers_mut().extend(budget::headers(&left));
+    answer.headers_mut().extend(budget::headers(&gathered.left));
     Ok(answer)
 }
 
-fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<Wish>, Form), Problem> {
-    let model = openai::model(&mut fields)?;
-    let contents = inputs(fields.take("input"))?;
+fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Asked, Vec<Content>, Form), Problem> {
+    let asked = Asked {
+        model: openai::model(&mut fields)?,
+        output: Output::Embedding,
+        deadline: deadline::left(headers, None, deadline::wall_ms(), margin_ms)?,
+        truncation: Truncation::Disabled,
+    };
+    let inputs = inputs(fields.take("input"))?;
     let base64 = match fields.string("encoding_format")?.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
         Some(_) => return Err(Problem::invalid("encoding_format", "must be `float` or `base64`")),
     };
     let dimensions = fields.small("dimensions", 1..=DIMENSIONS_MOST)?.map(|n| n as usize);
-    let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
-    let wish = |content| {
-        let task = TaskId(uuid::Uuid::now_v7().as_u128());
-        // Nothing is drawn, so no field says how.
-        let sampling = Fields(serde_json::Map::new()).sampling(seed_of(task))?;
-        let ticket = Ticket {
-            task,
-            body: [0; 32],
-            surface: Surface::OpenAi,
-            class: Class::Interactive,
-            session: None,
-            deadline,
-            determinism: Determinism::BestEffort,
-            placement: None,
-        };
-        let words = Words {
-            model: model.clone(),
-            content,
-            max_tokens: Some(1),
-            stop: Vec::new(),
-            sampling,
-            bias: Vec::new(),
-            logprobs: None,
-            shape: None,
-            output: Output::Embedding,
-            tools: Vec::new(),
-            opening: "",
-            truncation: Truncation::Disabled,
-        };
-        Ok(Wish { ticket, ctx: None, words })
-    };
-    let wishes = contents.into_iter().map(wish).collect::<Result<_, Problem>>()?;
-    Ok((wishes, Form { model, base64, dimensions }))
+    Ok((asked, inputs, Form { base64, dimensions }))
 }
 
 /// Text, ids, or a list of either.
@@ -122,27 +80,22 @@ fn inputs(given: Option<Value>) -> Result<Vec<Content>, Problem> {
         Some(one) => vec![one],
     };
     match inputs.len() {
-        1..=INPUTS_MOST => inputs.into_iter().map(prompt).collect::<Result<_, _>>().map_err(of_input),
+        1..=INPUTS_MOST => {
+            let read = inputs.into_iter().map(prompt).collect::<Result<_, _>>();
+            read.map_err(|problem| of_input(None, problem))
+        }
         _ => Err(Problem::invalid("input", format!("must be 1 to {INPUTS_MOST} inputs"))),
     }
 }
 
-/// A prompt is an input here.
-fn of_input(mut problem: Problem) -> Problem {
+/// A prompt is an input here, perhaps one of several.
+fn of_input(place: Option<usize>, mut problem: Problem) -> Problem {
     if problem.param.as_deref() == Some("prompt") {
-        problem.param = Some("input".to_owned());
-        problem.message = problem.message.replacen("prompt", "input", 1);
+        let param = place.map_or("input".to_owned(), |place| format!("input[{place}]"));
+        problem.message = problem.message.replacen("prompt", &param, 1);
+        problem.param = Some(param);
     }
     problem
-}
-
-/// What the task came to, and its tokens.
-async fn vector(admitted: &Admitted) -> Result<(Vec<f32>, u64), Problem> {
-    let ending = admitted.entry.finished().await;
-    result(&ending)?;
-    let Outcome::Done(used) = ending.outcome else { return Err(Problem::no_task()) };
-    let answer = admitted.entry.answer().unwrap_or_default();
-    Ok((answer.vector.iter().map(|bits| f32::from_bits(*bits)).collect(), u64::from(used.tokens_in)))
 }
 
 impl Form {
@@ -182,6 +135,7 @@ fn base64(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::http::rig::{Rig, json_of};
+    use crate::http::vectors::TASKS_AT_ONCE;
 
     const EMBEDDINGS: &str = "/v1/embeddings";
 
@@ -195,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_part_of_a_vector_has_length_one_again() {
-        let form = |dimensions, base64| Form { model: String::new(), base64, dimensions };
+        let form = |dimensions, base64| Form { base64, dimensions };
         let vector = [3.0, 4.0, 12.0];
         let floats = |value: Value| -> Vec<f32> { serde_json::from_value(value).unwrap() };
         assert_eq!(floats(form(None, false).write(&vector).unwrap()), vector);
@@ -231,6 +185,9 @@ mod tests {
             let refused = json_of(rig.post(EMBEDDINGS, asked).await, 400).await;
             assert_eq!(refused["error"]["param"], param, "{refused}");
         }
+        let refused =
+            json_of(rig.post(EMBEDDINGS, json!({"model": "org/answer", "input": ["a", "too long"]})).await, 400);
+        assert_eq!(refused.await["error"]["param"], "input[1]");
         let failed = json_of(rig.post(EMBEDDINGS, json!({"model": "fail", "input": "a"})).await, 503).await;
         assert_eq!(failed["error"]["code"], "WORKER_RESET");
     }

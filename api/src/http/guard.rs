@@ -17,12 +17,13 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 /// Where OpenAI's clients speak, and read errors in their form; not all of these are served.
-const OPENAI: [&str; 10] = [
+const OPENAI: [&str; 11] = [
     "/v1/models",
     "/v1/chat",
     "/v1/completions",
     "/v1/responses",
     "/v1/embeddings",
+    "/v1/rerank",
     "/v1/moderations",
     "/v1/audio",
     "/v1/images",

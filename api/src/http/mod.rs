@@ -24,6 +24,7 @@ mod models;
 mod openai;
 mod placement;
 mod pools;
+mod rerank;
 pub(crate) mod session;
 mod shape;
 mod status;
@@ -34,6 +35,7 @@ mod task_stream;
 mod task_submit;
 mod tools;
 mod ui;
+mod vectors;
 mod version;
 
 use crate::auth::{Access, Scope};
@@ -77,6 +79,7 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::POST, "/v1/chat/completions", Access::Work, post(chat::complete)),
         row(Method::POST, "/v1/completions", Access::Work, post(completions::complete)),
         row(Method::POST, "/v1/embeddings", Access::Work, post(embeddings::embed)),
+        row(Method::POST, "/v1/rerank", Access::Work, post(rerank::rerank)),
         row(Method::GET, "/v1/models", FOLLOW, get(models::list)),
         row(Method::GET, "/v1/models/{*id}", FOLLOW, get(models::show)),
         row(Method::GET, "/v1/pools", LOOK, get(pools::list)),

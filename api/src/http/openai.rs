@@ -18,14 +18,14 @@ use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Dropped, Words};
 use crate::problem::Problem;
 use crate::sse::{EventBody, finish_reason, result};
-use crate::task_entry::{Frames, Reader, Surface};
+use crate::task_entry::{Frames, Reader};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::{Likelihood, Output};
-use orchestrion_world::protocol::{Class, Determinism, Finish, Outcome, Usage};
+use orchestrion_world::protocol::{Finish, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,38 +166,13 @@ pub(crate) fn read(
         let problem = format!("comes to {choices} answers with these prompts; {ALL_CHOICES_MOST} are the most");
         return Err(Problem::invalid("n", problem));
     }
-    let task = TaskId(uuid::Uuid::now_v7().as_u128());
-    let deadline = deadline::left(headers, None, deadline::wall_ms(), margin_ms)?;
-    // Nobody can send this id again: it has just been made.
-    let ticket = Ticket {
-        task,
-        body: [0; 32],
-        surface: Surface::OpenAi,
-        class: Class::Interactive,
-        session: None,
-        deadline,
-        determinism: Determinism::BestEffort,
-        placement: None,
-    };
-    let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(task))?);
+    let ticket = Ticket::of_connection(deadline::left(headers, None, deadline::wall_ms(), margin_ms)?);
+    let (stop, sampling) = (fields.stop()?, fields.sampling(seed_of(ticket.task))?);
     let (bias, shape, truncation) = (logprobs::bias(&mut fields)?, shape(&mut fields)?, fields.truncation()?);
     let words = |content| {
-        let (model, stop, bias, shape) = (model.clone(), stop.clone(), bias.clone(), shape.clone());
-        let (output, tools) = (Output::Text, Vec::new());
-        Words {
-            model,
-            content,
-            max_tokens,
-            stop,
-            sampling,
-            bias,
-            logprobs,
-            shape,
-            output,
-            tools,
-            opening: "",
-            truncation,
-        }
+        let (stop, bias, shape) = (stop.clone(), bias.clone(), shape.clone());
+        let bare = Words::new(model.clone(), content, sampling, Output::Text);
+        Words { max_tokens, stop, bias, logprobs, shape, truncation, ..bare }
     };
     let wishes =
         contents.into_iter().map(|content| Wish { ticket: ticket.clone(), ctx: None, words: words(content) }).collect();
@@ -224,7 +199,7 @@ pub(crate) async fn complete(
             calls = Some(tools.offer(&*door.parts.prepare, &mut wish.words)?);
         }
     }
-    let admitted = door.admit_choices(caller.tenant, wishes, form.each).await?;
+    let admitted = door.admit_choices(caller.tenant, wishes, form.each).await.map_err(|(_, problem)| problem)?;
     let left = admitted.last().map(|last| last.left).unwrap_or_default();
     // The answer takes its time and needs neither.
     drop((bytes, held));

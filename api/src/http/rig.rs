@@ -5,8 +5,8 @@ use super::task_id;
 use crate::auth::Auth;
 use crate::door::{Door, DoorConfig, DoorParts};
 use crate::port::{
-    Dropped, Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Truncation, Urgent, Verdict,
-    Words,
+    Content, Dropped, Envelope, Explain, ExplainError, ModelCard, Prepare, PrepareError, Prepared, Truncation, Urgent,
+    Verdict, Words,
 };
 use crate::pulse::{Audience, Health, Lanes};
 use crate::switchboard::Switchboard;
@@ -19,6 +19,7 @@ use orchestrion_world::budget::Left;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{CallForm, Likelihood, Likely, Output, Payload, Token};
+use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{
     CancelReason, Class, Failure, Finish, Intent, Notice, Outcome, Refusal, TaskSpec, Usage,
 };
@@ -53,8 +54,16 @@ impl Prepare for Words2Tokens {
         let Some(model) = MODELS.iter().position(|name| *name == words.model) else {
             return Err(PrepareError::UnknownModel { asked: words.model, known: MODELS.join(", ") });
         };
+        let prompt: Arc<[u32]> = match &words.content {
+            Content::Prompt(text) | Content::Pair { document: text, .. } if text == "too long" => {
+                return Err(PrepareError::Invalid { field: words.content.field(), problem: "it is long".into() });
+            }
+            // Its score is the document's length.
+            Content::Pair { document, .. } => [1, 2, document.len() as u32].into(),
+            Content::Prompt(_) | Content::Tokens(_) | Content::Messages(_) => [1, 2, 3].into(),
+        };
         let payload = Payload {
-            prompt: [1, 2, 3].into(),
+            prompt,
             stop: words.stop.into_iter().map(String::into_boxed_str).collect(),
             sampling: words.sampling,
             bias: words.bias.into(),
@@ -71,7 +80,8 @@ impl Prepare for Words2Tokens {
             Truncation::Auto => Dropped { messages: 2, tokens: 30 },
             Truncation::Disabled => Dropped::default(),
         };
-        Ok(Prepared { model, payload, prompt_digest: Sha256::default(), fingerprint: "fp".into(), dropped })
+        let (prompt_digest, prefix) = (Sha256::default(), [PrefixKey(7)].into());
+        Ok(Prepared { model, payload, prompt_digest, prefix, fingerprint: "fp".into(), dropped })
     }
 }
 
@@ -119,8 +129,12 @@ pub(crate) fn push(board: &Switchboard, task: TaskId, index: u32) -> Pushed {
     let text = PIECES[index as usize % PIECES.len()];
     let payload = board.find(task).and_then(|entry| entry.payload());
     let likelihood = payload.as_ref().and_then(|payload| payload.logprobs).map(likelihood);
-    let embeds = payload.is_some_and(|payload| payload.output == Output::Embedding);
-    let vector = embeds.then(|| [0.6f32, 0.8].map(f32::to_bits).into());
+    let vector = payload.and_then(|payload| match payload.output {
+        Output::Text => None,
+        Output::Embedding => Some([0.6f32, 0.8]),
+        Output::Score => payload.prompt.last().map(|score| [*score as f32, *score as f32 / 4.0]),
+    });
+    let vector = vector.map(|vector| vector.map(f32::to_bits).into());
     board.token(task, Attempt::of(1, 1), Token { index, id: 100 + index, text, likelihood, vector })
 }
 
@@ -269,7 +283,7 @@ pub(crate) fn play(board: &Switchboard, specs: &Mutex<Vec<TaskSpec>>, Envelope {
         return;
     }
     begin(board, task);
-    let embeds = board.find(task).and_then(|entry| entry.payload()).is_some_and(|p| p.output == Output::Embedding);
+    let embeds = board.find(task).and_then(|entry| entry.payload()).is_some_and(|p| p.output != Output::Text);
     let tokens = if embeds { 1 } else { 4 };
     for index in 0..tokens {
         match push(board, task, index) {

@@ -95,22 +95,18 @@ fn read(
     let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
     let placement = placement::placement(&mut fields, door.parts.telemetry.pools())?;
     let tools = tools(&mut fields)?;
+    let sampling = fields.sampling(seed_of(task))?;
     let mut wish = Wish {
         ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism, placement },
         ctx: fields.small("ctx", 1..=u32::MAX)?,
         words: Words {
-            model,
-            content,
             max_tokens: fields.small("max_tokens", 1..=u32::MAX)?,
             stop: fields.stop()?,
-            sampling: fields.sampling(seed_of(task))?,
             bias: logprobs::bias(&mut fields)?,
             logprobs: logprobs::of_chat(&mut fields)?,
             shape: shape(&mut fields)?,
-            output: Output::Text,
-            tools: Vec::new(),
-            opening: "",
             truncation: fields.truncation()?,
+            ..Words::new(model, content, sampling, Output::Text)
         },
     };
     // This surface gives an answer as the model writes it, its calls too.

@@ -95,7 +95,7 @@ async fn with_field(session: &mut Session, field: String, value: String) {
     session.answers.push(answer);
 }
 
-#[then(regex = r"^I am refused with 400 for (\w+)$")]
+#[then(regex = r"^I am refused with 400 for (\S+)$")]
 fn refused_for(session: &mut Session, field: String) {
     let (status, answer) = session.answer();
     assert_eq!((status.as_u16(), answer["error"]["param"].as_str()), (400, Some(field.as_str())), "{answer}");

@@ -8,6 +8,7 @@ mod clients;
 mod commands;
 mod explaining;
 mod loading;
+mod measuring;
 mod operating;
 mod pulling;
 mod recorded;

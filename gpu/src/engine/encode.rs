@@ -16,10 +16,13 @@ impl Engine {
                 sequence.gather(row.token);
             }
         }
-        let mut inputs = Vec::new();
+        let (mut inputs, mut whole) = (Vec::new(), Vec::new());
         for (sequence, id) in ids.iter().enumerate() {
             let tokens = self.sequences.get_mut(*id).and_then(Sequence::whole).unwrap_or_default();
             let row = |(token, position)| Row { sequence, position, token, wants_logits: false };
+            if !tokens.is_empty() {
+                whole.push(*id);
+            }
             inputs.extend(tokens.into_iter().zip(0..).map(row));
         }
         let table = |id| self.sequences.get(id).map_or(&[][..], |sequence: &Sequence| &sequence.table);
@@ -33,6 +36,11 @@ impl Engine {
                     model.pool(&self.buffers, place, pooled);
                 }
                 faulted[row.sequence] |= self.buffers.faulted[place];
+            }
+            for id in whole {
+                if let Some(Sequence { pooled: Some(pooled), .. }) = self.sequences.get_mut(id) {
+                    model.score(&mut self.exec, &mut self.buffers, pooled);
+                }
             }
         }
         let is_faulted = |work: &Work<'_>| ids.iter().position(|id| *id == work.sequence).is_some_and(|i| faulted[i]);

@@ -48,6 +48,17 @@ pub struct EngineOptions {
     pub ctx_max: u32,
 }
 
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Makes {
+    /// Of a prompt its continuation; a vector too.
+    Text,
+    /// Of a text a vector.
+    Vectors,
+    /// Of a pair of texts a score.
+    Scores,
+}
+
 /// What a step runs of a sequence: the tokens that follow what it has read.
 #[derive(Clone, Copy, Debug)]
 pub struct Work<'a> {
@@ -157,7 +168,15 @@ impl Engine {
         self.model.vocab() as u32
     }
 
-    /// Whether it makes vectors of inputs and no text.
+    pub fn makes(&self) -> Makes {
+        match &self.model {
+            Model::Decoder(_) => Makes::Text,
+            Model::Encoder(model) if model.scores() => Makes::Scores,
+            Model::Encoder(_) => Makes::Vectors,
+        }
+    }
+
+    /// Whether it makes vectors or scores of inputs and no text.
     pub fn is_encoder(&self) -> bool {
         matches!(self.model, Model::Encoder(_))
     }
@@ -238,7 +257,8 @@ impl Engine {
         self.sequences.insert(Sequence::pooled(tokens))
     }
 
-    /// The vector of a pooled sequence that has read something, of length one.
+    /// The vector of a pooled sequence that has read something, of length one; of a model that scores pairs, the score
+    /// as it is and as a share of one.
     pub fn pooled(&self, sequence: SequenceId) -> Result<Vec<f32>, NumericFault> {
         let pooled = self.sequences.get(sequence).and_then(|sequence| sequence.pooled.as_ref());
         pooled.and_then(Pooled::vector).ok_or(NumericFault)

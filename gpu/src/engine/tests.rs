@@ -184,8 +184,9 @@ fn vectors(engine: &mut Engine, inputs: &[Vec<u32>], chunk: usize) -> Vec<Vec<u3
 
 #[test]
 fn what_an_input_comes_to_depends_on_nothing_else() {
-    for kind in [TensorKind::F32, TensorKind::Q8_0] {
-        let spec = GenSpec { matrices: kind, embedding: kind, ..GenSpec::of("bert").unwrap() };
+    let kinds = [TensorKind::F32, TensorKind::Q8_0];
+    for (kind, head) in kinds.into_iter().flat_map(|kind| [(kind, None), (kind, Some(kind))]) {
+        let spec = GenSpec { matrices: kind, embedding: kind, head, ..GenSpec::of("bert").unwrap() };
         let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
         let encoder = |level, threads| Engine::load(&gguf, EngineOptions { level, threads, ctx_max: 600 }).unwrap();
         let inputs: Vec<Vec<u32>> = [1, 290, 40, 8].into_iter().map(|len| prompt(len as u64, len)).collect();
@@ -215,6 +216,22 @@ fn every_token_of_an_input_counts_and_so_does_its_place() {
     last[39] += 1;
     let all = vectors(&mut engine, &[input, swapped, paired, last], 1000);
     assert!((1..4).all(|i| !all[..i].contains(&all[i])));
+}
+
+#[test]
+fn a_score_is_of_both_texts_and_of_their_order() {
+    let spec = GenSpec { head: Some(TensorKind::F32), ..GenSpec::of("bert").unwrap() };
+    let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
+    let mut engine = Engine::load(&gguf, EngineOptions { level: Level::detect(), threads: 1, ctx_max: 600 }).unwrap();
+    assert_eq!(engine.makes(), Makes::Scores);
+    let pair = |query: u32, document: u32| vec![2, query, 3, document, document, 3];
+    let pairs = [pair(70, 80), pair(70, 81), pair(71, 80), pair(80, 70)];
+    let scores = vectors(&mut engine, &pairs, 1000);
+    for (i, score) in scores.iter().enumerate() {
+        let [raw, share] = [score[0], score[1]].map(f32::from_bits);
+        assert!(score.len() == 2 && (share - 1.0 / (1.0 + (-raw).exp())).abs() < 1e-6, "{raw} {share}");
+        assert!(!scores[..i].contains(score));
+    }
 }
 
 #[test]

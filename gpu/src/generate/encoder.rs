@@ -34,8 +34,8 @@ pub(super) fn generate(spec: &GenSpec) -> Result<Vec<u8>, GenError> {
         ("embedding_length", spec.dim),
         ("feed_forward_length", spec.ffn),
         ("attention.head_count", spec.heads),
-        // The mean.
-        ("pooling_type", 1),
+        // The head's score, or the mean.
+        ("pooling_type", if spec.head.is_some() { 4 } else { 1 }),
     ] {
         file.pair(key(name), Meta::U32(value));
     }
@@ -103,5 +103,11 @@ fn tensors(file: &mut Writer, spec: &GenSpec) {
         for part in ["attn_output_norm", "layer_output_norm"] {
             norm(file, &mut weights, format!("blk.{layer}.{part}"));
         }
+    }
+    for (name, rows) in [("cls", dim), ("cls.output", 1)] {
+        let Some(kind) = spec.head else { continue };
+        file.tensor(format!("{name}.weight"), kind, &[dim, rows], weights.matrix(kind, dim, rows, loud));
+        let bias = weights.matrix(TensorKind::F32, rows, 1, loud);
+        file.tensor(format!("{name}.bias"), TensorKind::F32, &[rows], bias);
     }
 }

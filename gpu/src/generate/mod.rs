@@ -48,7 +48,8 @@ pub struct GenSpec {
     pub matrices: TensorKind,
     /// The kind of the token embedding.
     pub embedding: TensorKind,
-    /// The kind of an output head of its own; `None` ties it to the embedding.
+    /// The kind of an output head of its own; `None` ties it to the embedding. Of an encoder, of the head that scores
+    /// pairs; with `None` it makes vectors.
     pub head: Option<TensorKind>,
 }
 

@@ -5,8 +5,10 @@
 //! and values stand in pages as a decoder's do, for as long as the pass takes. Nothing that an input comes to depends
 //! on the others of its batch.
 //!
-//! Reads weights, writes pages and the buffers of the pass. What becomes of the hidden states, `pooling` says.
+//! Reads weights, writes pages and the buffers of the pass. What becomes of the hidden states, `pooling` says, and of a
+//! pair that is to be scored, `head`.
 
+mod head;
 mod weights;
 
 use super::forward::{Buffers, Row, Stage, Tap, asked};
@@ -14,6 +16,7 @@ use super::pooling::Pooled;
 use crate::kernel::drive::{Asked, Exec, Write};
 use crate::kernel::matrix::Matrix;
 use crate::kv::{KvShape, Kvs};
+use head::Head;
 pub(crate) use weights::Encoder;
 use weights::{Layer, Norm};
 
@@ -32,7 +35,8 @@ impl Encoder {
 
     pub(super) fn bytes(&self) -> u64 {
         let embeddings = [&self.tokens, &self.positions, &self.types].map(Matrix::bytes).iter().sum::<usize>();
-        (embeddings + self.norm.bytes()) as u64 + self.bytes_read()
+        let head = self.head.as_ref().map_or(0, Head::bytes);
+        (embeddings + self.norm.bytes() + head) as u64 + self.bytes_read()
     }
 
     /// `rows` are whole inputs, each from its position 0 on.
@@ -144,9 +148,21 @@ impl Encoder {
         });
     }
 
+    /// Whether a pair of texts comes to a number, and a text to no vector.
+    pub(crate) fn scores(&self) -> bool {
+        self.head.is_some()
+    }
+
     /// Takes up row `row` of the pass that `buffers` holds.
     pub(crate) fn pool(&self, buffers: &Buffers, row: usize, pooled: &mut Pooled) {
         let width = self.hyper.width;
         pooled.take(self.hyper.pooling, buffers.x[row * width..][..width].to_vec());
+    }
+
+    /// What the head makes of an input that is pooled; without a head, what was pooled stays.
+    pub(crate) fn score(&self, exec: &mut Exec, buffers: &mut Buffers, pooled: &mut Pooled) {
+        if let (Some(head), Pooled::Hidden(hidden)) = (&self.head, &*pooled) {
+            *pooled = Pooled::Score(head.score(exec, hidden, buffers));
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! One vector for a whole text: the last hidden states of its tokens, normalised as for the output head, pooled as the
-//! model's file says, and scaled to length one.
+//! model's file says, and scaled to length one. Of a pair that is scored, the score.
 //!
 //! A sequence's rows come in ascending order and are added one by one, so that the vector does not depend on
 //! how its prompt was cut or on what ran beside it.
@@ -7,7 +7,7 @@
 use super::Decoder;
 use super::forward::Buffers;
 use crate::kernel::Kernels;
-use crate::numerics::sum_squares;
+use crate::numerics::{sigmoid, sum_squares};
 
 /// What becomes of the hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,24 +19,41 @@ pub(crate) enum Pooling {
     Last,
 }
 
-/// The hidden states so far: their sum, or the last.
-#[derive(Debug, Default)]
-pub(crate) struct Pooled(Vec<f32>);
+#[derive(Debug)]
+pub(crate) enum Pooled {
+    /// The hidden states so far: their sum, or the last.
+    Hidden(Vec<f32>),
+    /// What a head made of them.
+    Score(f32),
+}
+
+impl Default for Pooled {
+    fn default() -> Pooled {
+        Pooled::Hidden(Vec::new())
+    }
+}
 
 impl Pooled {
     pub(super) fn take(&mut self, pooling: Pooling, hidden: Vec<f32>) {
+        // A score is of a whole input: nothing follows.
+        let Pooled::Hidden(held) = self else { return };
         match pooling {
-            Pooling::Mean if !self.0.is_empty() => self.0.iter_mut().zip(hidden).for_each(|(sum, x)| *sum += x),
-            Pooling::First if !self.0.is_empty() => {}
-            Pooling::Mean | Pooling::First | Pooling::Last => self.0 = hidden,
+            Pooling::Mean if !held.is_empty() => held.iter_mut().zip(hidden).for_each(|(sum, x)| *sum += x),
+            Pooling::First if !held.is_empty() => {}
+            Pooling::Mean | Pooling::First | Pooling::Last => *held = hidden,
         }
     }
 
-    /// Of length one, to which a sum and a mean come alike; `None` where nothing was read or it has no length.
+    /// Of length one, to which a sum and a mean come alike; `None` where nothing was read or it has no length. Or a
+    /// score as it is, and as a share of one.
     pub(crate) fn vector(&self) -> Option<Vec<f32>> {
-        let length = sum_squares(&self.0).sqrt();
+        let hidden = match self {
+            Pooled::Hidden(hidden) => hidden,
+            Pooled::Score(score) => return score.is_finite().then(|| vec![*score, sigmoid(*score)]),
+        };
+        let length = sum_squares(hidden).sqrt();
         let is_one = length > 0.0 && length.is_finite();
-        is_one.then(|| self.0.iter().map(|x| x / length).collect())
+        is_one.then(|| hidden.iter().map(|x| x / length).collect())
     }
 }
 
@@ -65,7 +82,9 @@ mod tests {
         assert_eq!(of(Pooling::First), [1.0, 0.0]);
         assert_eq!(of(Pooling::Last), [3.0f32, 8.0].map(|x| x / 73.0f32.sqrt()));
         assert_eq!(Pooled::default().vector(), None);
-        assert_eq!(Pooled(vec![0.0; 3]).vector(), None);
-        assert_eq!(Pooled(vec![f32::MAX; 3]).vector(), None);
+        assert_eq!(Pooled::Hidden(vec![0.0; 3]).vector(), None);
+        assert_eq!(Pooled::Hidden(vec![f32::MAX; 3]).vector(), None);
+        assert_eq!(Pooled::Score(0.0).vector(), Some(vec![0.0, 0.5]));
+        assert_eq!(Pooled::Score(f32::NAN).vector(), None);
     }
 }

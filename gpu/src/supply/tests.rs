@@ -204,6 +204,19 @@ fn pip_is_quoted_when_it_gives_up() {
 }
 
 #[test]
+fn pip_is_asked_again_where_a_connection_broke_and_only_there() {
+    for (code, times) in [(2, 3), (1, 1)] {
+        let home = tempfile::tempdir().unwrap();
+        let asked = home.path().join("asked");
+        let pip = format!("echo once >> {}; echo 'ERROR: Exception' >&2; exit {code}", asked.display());
+        let options = Options { python: python(home.path(), &pip), ..options(home.path(), dead()) };
+        let error = load_entry(entry(), &options, &mut |_, _, _| ()).unwrap_err().to_string();
+        assert!(error.contains("pip gave up (ERROR: Exception)"), "{error}");
+        assert_eq!(std::fs::read_to_string(&asked).unwrap().lines().count(), times);
+    }
+}
+
+#[test]
 fn a_full_disk_is_no_source_s_fault() {
     let home = tempfile::tempdir().unwrap();
     let pip = "echo 'OSError: [Errno 28] No space left on device' >&2; exit 2";

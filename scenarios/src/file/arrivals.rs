@@ -23,6 +23,8 @@ pub struct Arrivals {
     /// Tokens; a trace has its own.
     pub prompt: Option<Length>,
     pub answer: Option<Length>,
+    /// Of each prompt, the first so many tokens are the same.
+    pub prefix: Option<u32>,
     /// What the client asks for at most; without it, what it gets.
     pub max_tokens: Option<u32>,
     pub deadline_ms: Option<u64>,
@@ -168,6 +170,7 @@ impl Arrivals {
             read.within(&key("session.think_ms"), think_ms, 0, MS_MAX)?;
         }
         read.within(&key("max_tokens"), self.max_tokens.unwrap_or(1).into(), 1, TOKENS_MAX)?;
+        read.within(&key("prefix"), self.prefix.unwrap_or(1).into(), 1, TOKENS_MAX)?;
         read.within(&key("trace_pace_permille"), self.trace_pace_permille.unwrap_or(1), 1, 1_000_000)?;
         for (name, length) in [("prompt", self.prompt), ("answer", self.answer)] {
             let (least, most) = match length {

@@ -3,6 +3,7 @@
 
 use super::arrivals::{Arrivals, Bursts, Drawn, Every, Length, Poisson};
 use super::{FileError, MS_MAX, Reading};
+use crate::alike::beginnings;
 use crate::clients::{REQUESTS_MAX, Request};
 use crate::draw::Draws;
 use crate::trace;
@@ -51,6 +52,8 @@ struct Stream {
     spec: TaskSpec,
     prompt: Length,
     answer: Length,
+    /// The tokens that all prompts of the name begin with.
+    shared: Option<(String, u32)>,
     max_tokens: Option<u32>,
     prompts: Draws,
     answers: Draws,
@@ -66,6 +69,9 @@ impl Stream {
         let answer = call.map_or_else(|| drawn(self.answers, n, self.answer), |call| call.answer);
         let max_tokens = self.max_tokens.unwrap_or(answer);
         let mut spec = TaskSpec { prompt_tokens: prompt, max_tokens, ..self.spec.clone() };
+        if let Some((name, shared)) = &self.shared {
+            spec.prefix = beginnings(name, *shared, prompt);
+        }
         if let Some(trace::Call { class, tenant, .. }) = call {
             spec.class = class.unwrap_or(spec.class);
             spec.tenant = tenant.unwrap_or(spec.tenant);
@@ -104,6 +110,7 @@ pub(super) fn requests(
             session: None,
             prompt_tokens: 1,
             prompt_digest: Sha256::default(),
+            prefix: Box::default(),
             max_tokens: 1,
             deadline: entry.deadline_ms.map(Ticks),
             determinism: if entry.strict { Determinism::Strict } else { Determinism::BestEffort },
@@ -116,6 +123,7 @@ pub(super) fn requests(
             spec,
             prompt: entry.prompt.unwrap_or(Length::Fixed(1)),
             answer: entry.answer.unwrap_or(Length::Fixed(1)),
+            shared: entry.prefix.map(|shared| (entry.name.clone(), shared)),
             max_tokens: entry.max_tokens,
             prompts: draws("prompts"),
             answers: draws("answers"),

@@ -67,5 +67,6 @@ pub(super) fn declare(rules: &mut Rules, words: &mut Words<'_>) -> Result<(), St
 pub(super) fn placement(rules: &Rules, words: &mut Words<'_>) -> Result<PlacementRules, String> {
     let batch_share = Permille(words.or("batch_share", rules.placement.batch_share.0)?);
     let preempt_max = words.or("preempt_max", rules.placement.preempt_max)?;
-    Ok(PlacementRules { policy: words.rule()?, batch_share, preempt_max })
+    let prefixes_max = words.or("prefixes", rules.placement.prefixes_max)?;
+    Ok(PlacementRules { policy: words.rule()?, batch_share, preempt_max, prefixes_max })
 }

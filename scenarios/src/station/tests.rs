@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::cost::Cost;
-use orchestrion_world::id::{DeviceId, PoolId};
+use orchestrion_world::id::{DeviceId, PoolId, TenantId};
+use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts};
 use orchestrion_world::units::{Bytes, Permille, Sha256};
 
@@ -39,8 +40,13 @@ fn station(cost: Cost) -> Station {
     Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default())
 }
 
+fn job(model: ModelId, prompt: u32, answer: u32) -> Job {
+    let (beginnings, known, finish) = (Box::default(), None, Finish::Length);
+    Job { model, class: Class::Interactive, prompt, beginnings, known, answer, finish }
+}
+
 fn start(task: u128, prompt: u32, answer: u32) -> Command {
-    let job = Job { model: MODEL, class: Class::Interactive, prompt, answer, finish: Finish::Length };
+    let job = job(MODEL, prompt, answer);
     Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
 }
 
@@ -52,7 +58,7 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
     loop {
         let due = station.due();
         if let Some((at, command)) = orders.next_if(|(at, _)| *at < due) {
-            station.order(*at, *command);
+            station.order(*at, command.clone());
         } else if let Some(at) = pokes.next_if(|at| *at < due && *at < 20_000 * MS) {
             station.order(at, Command::Cancel(TaskId(u128::MAX), Attempt::of(1, 1)));
         } else if due > 20_000 * MS {
@@ -160,8 +166,7 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
     let build = build(vec![offer(MODEL, COST), offer(a, slow), offer(b, slow)]);
     let mut station = Station::new(0, (WorkerId(1), Epoch(1)), &build, Some(MODEL), &mut Said::default());
     station.shelf.spoil(2_000 * MS, ShardFault::Transient);
-    let job = Job { model: b, class: Class::Interactive, prompt: 100, answer: 11, finish: Finish::Length };
-    let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), Job { model, ..job });
+    let late = |task, model| Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job(model, 100, 11));
     let orders = [
         (MS, Command::Load(Epoch(1), a, ShardOrder(1))),
         (MS, Command::Load(Epoch(1), b, ShardOrder(2))),
@@ -203,4 +208,34 @@ fn models_are_loaded_one_after_another_beside_the_work_and_share_its_steps() {
             "4000 faulted 4 Retryable",
         ]
     );
+}
+
+#[test]
+fn what_is_known_of_a_prompt_is_not_read_again_until_its_memory_is_needed() {
+    let beginnings: Box<[PrefixId]> =
+        (0..4).map(|n| PrefixId { model: MODEL, tenant: TenantId::DEFAULT, prefix: PrefixKey(n) }).collect();
+    let alike = |task, prompt, answer| {
+        let job = Job { beginnings: beginnings.clone(), ..job(MODEL, prompt, answer) };
+        Command::Start(TaskId(task), Attempt::of(1, 1), Epoch(1), job)
+    };
+    let usages = |memory: Option<u64>, orders: &[(u64, Command)]| -> Vec<(u32, u64)> {
+        let mut offer = offer(MODEL, COST);
+        offer.facts.kv_per_token = memory.map_or(offer.facts.kv_per_token, Bytes);
+        let station = Station::new(0, (WorkerId(1), Epoch(1)), &build(vec![offer]), Some(MODEL), &mut Said::default());
+        let said = run(station, orders, None);
+        let usage = |(_, report): &(u64, Report)| match report {
+            Report::Finished { usage, .. } => Some((usage.tokens_cached, usage.prefill_us)),
+            _ => None,
+        };
+        said.iter().filter_map(usage).collect()
+    };
+    let again = [(MS, alike(1, 300, 2)), (1_000 * MS, alike(2, 300, 2)), (2_000 * MS, start(3, 300, 2))];
+    let told = usages(None, &again);
+    assert_eq!(told.iter().map(|(cached, _)| *cached).collect::<Vec<_>>(), [0, 256, 0]);
+    assert!(told[1].1 < told[0].1 && told[0].1 == told[2].1, "a known token takes no time: {told:?}");
+    // A context between them takes all the memory there is.
+    let full = [(MS, alike(1, 300, 2)), (1_000 * MS, start(2, 1_000, 2)), (2_000 * MS, alike(3, 300, 2))];
+    assert_eq!(usages(Some(1 << 20), &full).iter().map(|(cached, _)| *cached).collect::<Vec<_>>(), [0, 0, 0]);
+    let reset = [(MS, alike(1, 300, 2)), (1_000 * MS, Command::Reset(Epoch(1))), (2_000 * MS, alike(2, 300, 2))];
+    assert_eq!(usages(None, &reset).iter().map(|(cached, _)| *cached).collect::<Vec<_>>(), [0, 0]);
 }

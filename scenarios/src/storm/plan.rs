@@ -83,9 +83,10 @@ fn rules(text: &mut String, draw: &mut Draw) {
     let (first_token, idle, wall) =
         (draw.of(&[50, 500, 30_000]), draw.of(&[100, 2_000]), draw.of(&[300, 5_000, 60_000]));
     let (timeout, grace) = (draw.within(1_100, 5_000), draw.of(&[1, 500, 3_000, 20_000]));
+    let prefixes = Draw::new(draw.clone().bits(), 2).of(&["", "", " prefixes=0", " prefixes=3"]);
     *text += &format!(
         "> queue interactive={interactive} batch={batch} policy={policy}\n\
-         > placement {placement} batch_share={share} preempt_max={}\n\
+         > placement {placement} batch_share={share} preempt_max={}{}\n\
          > retry attempts={attempts} backoff={backoff} jitter={jitter} budget={budget}\n\
          > timeouts first_token={first_token} idle={idle} wall={wall}\n\
          > health beat_timeout={timeout} no_worker_grace={grace} load_timeout={} restart={} storm={} \
@@ -94,6 +95,7 @@ fn rules(text: &mut String, draw: &mut Draw) {
          > engine step={}\n\
          > eviction policy={} pressure={} residency_min={}\n",
         draw.of(&[0, 0, 1, 3]),
+        prefixes,
         draw.of(&[5_000, 15_000, 60_000]),
         draw.of(&[1, 200, 1_000]),
         draw.of(&[1, 3, 10]),
@@ -178,6 +180,9 @@ fn cluster(text: &mut String, draw: &mut Draw) -> Cluster {
 /// Each client has a pace, a kind of work and habits; together they bring some hundred tasks.
 fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, ticks: u64) {
     let (clients, tenants) = (draw.within(1, 6), draw.within(1, 3));
+    // A stream of its own, so that the rest of a seed is what it is without.
+    let alike = &mut Draw::new(draw.clone().bits(), 2);
+    let half = alike.of(&[0, 0, 50, 90]);
     for client in 1..=clients {
         let gap = draw.of(&[30, 100, 250, 1_000]) * clients;
         let burst = draw.of(&[1, 1, 2, 8]);
@@ -195,6 +200,7 @@ fn clients(events: &mut Vec<(u64, String)>, draw: &mut Draw, cluster: &Cluster, 
                 let task = client * TASKS_OF_CLIENT + number;
                 let submit = submit(draw, cluster, model, batch, deadlines);
                 let submit = if draw.chance(wishes) { submit + &wish(draw, cluster) } else { submit };
+                let submit = if alike.chance(half) { submit + &beginning(alike) } else { submit };
                 let session = if draw.chance(turns) { draw.within(1, sessions) } else { 0 };
                 let tenant = if session > 0 { format!("{tenant} session=s{session}") } else { tenant.clone() };
                 events.push((at, format!("submit t{task} {submit}{tenant}")));
@@ -222,6 +228,11 @@ fn submit(draw: &mut Draw, cluster: &Cluster, model: u64, batch: u64, deadlines:
     let deadline = if draw.chance(deadlines) { format!(" deadline={}", draw.within(1, 4_000)) } else { String::new() };
     let strict = if draw.chance(15) { "strict " } else { "" };
     format!("{class}{strict}model=m{model} prompt={prompt} answer={answer}{deadline}")
+}
+
+/// What a prompt begins with, the same for all of a tenant that name it.
+fn beginning(draw: &mut Draw) -> String {
+    format!(" prefix=g{}:{}", draw.below(3), draw.of(&[32, 64, 500]))
 }
 
 /// Where a client wants its task, which may be where nobody serves it.

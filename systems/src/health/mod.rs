@@ -117,7 +117,7 @@ fn begin_anew(world: &mut World, rules: &Rules) {
                     device.quarantined = false;
                 }
             }
-            Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) => {}
+            Key::Task(_) | Key::Model(_) | Key::Shard(..) | Key::Tenant(_) | Key::Session(_) | Key::Prefix(_) => {}
             Key::Job(id) => jobs::outlive(world, rules, id),
         }
     }

@@ -1,8 +1,8 @@
-//! The choice for tasks whose client says where they are to run, and for turns of a session. Apart from the hot
-//! decision, which knows neither; [`super::explain`] makes the same one at leisure.
+//! The choice for tasks whose client says where they are to run, for turns of a session, and for prompts that begin as
+//! others did. Apart from the hot decision, which knows none of them; [`super::explain`] makes the same one at leisure.
 
 use super::choose::{Candidate, Request, feasible, filter};
-use super::rank::{self, Term::Preferred, Term::SameSession};
+use super::rank::{self, Term::Preferred};
 use crate::eviction;
 use orchestrion_world::config::{PlacementRules, Rules};
 use orchestrion_world::field::{Offer, Tree};
@@ -38,12 +38,19 @@ pub(crate) fn choose(
     tree.least(first, then, takes)
 }
 
-/// Whether a turn goes to the worker of its session's last one instead of the best: where that could take it and
-/// is behind in nothing that is looked at before.
-pub(crate) fn goes_home(rules: PlacementRules, request: &Request, best: &Candidate<'_>, home: &Candidate<'_>) -> bool {
-    let before_home = rank::whole(rules.policy).into_iter().take_while(|term| *term != SameSession);
-    let mut even = before_home.map(|term| rank::value(term, request, best) == rank::value(term, request, home));
-    filter(rules, request, home).is_none() && even.all(|even| even)
+/// The best of all where one is the best that the field knows of, which does not know of homes: that, the worker of
+/// the session's last turn, or one of those that may know a part of the prompt. Whoever else there is, is behind them.
+pub(crate) fn at_home<'w>(
+    rules: PlacementRules,
+    request: &Request,
+    best: WorkerId,
+    candidate: impl Fn(WorkerId) -> Option<Candidate<'w>>,
+) -> Option<WorkerId> {
+    let homes = request.home.into_iter().chain(request.known.iter().map(|known| known.worker));
+    let homes = homes.filter(|home| *home != best).filter_map(&candidate);
+    let could = homes.filter(|home| filter(rules, request, home).is_none());
+    let values = |of: &Candidate<'_>| rank::whole(rules.policy).map(|term| rank::value(term, request, of));
+    could.chain(candidate(best)).min_by_key(values).map(|of| of.worker.id)
 }
 
 /// Workers that take tasks, serve the model or could load it, and are allowed; and the model there.

@@ -2,6 +2,7 @@
 //! leisure; a property test holds them together.
 
 use super::rank::{self, Term};
+use crate::prefixes::Known;
 use orchestrion_world::config::PlacementRules;
 use orchestrion_world::field::{Offer, Tree};
 use orchestrion_world::health::WorkerState;
@@ -25,6 +26,8 @@ pub(crate) struct Request {
     pub failed_on: Option<WorkerId>,
     /// Where its session's last turn went.
     pub home: Option<WorkerId>,
+    /// Who may know how much of its prompt.
+    pub known: Vec<Known>,
     /// Older tasks that wait for certain workers, while it does not have to.
     pub claims: Vec<Claim>,
 }
@@ -32,13 +35,19 @@ pub(crate) struct Request {
 impl Request {
     pub(crate) fn of(task: &Task) -> Self {
         let (fingerprint, failed_on) = (task.fingerprint, task.failed_on);
-        Request { task: task.id, spec: task.spec.clone(), fingerprint, failed_on, home: None, claims: vec![] }
+        let (task, spec) = (task.id, task.spec.clone());
+        Request { task, spec, fingerprint, failed_on, home: None, known: vec![], claims: vec![] }
     }
 
     /// Whether its client lets it go there, and nobody older claims the place.
     pub(crate) fn may_have(&self, worker: &Worker) -> bool {
         self.spec.placement.as_ref().is_none_or(|placement| placement.bans(worker).is_none())
             && self.claims.iter().all(|claim| claim.placement.bans(worker).is_some())
+    }
+
+    /// Tokens of its prompt that a worker may know.
+    pub(crate) fn known_on(&self, worker: WorkerId) -> u32 {
+        self.known.iter().find(|known| known.worker == worker).map_or(0, |known| known.tokens)
     }
 
     /// The context it takes at its longest.
@@ -276,22 +285,25 @@ mod tests {
             batch_share in 1u32..=1000,
             (shown, failed_on, home) in (prop::option::of(0u8..2), prop::option::of(0u32..8), prop::option::of(0u32..8)),
             (wanted, claimed) in (prop::option::of(placement()), prop::option::weighted(0.3, placement())),
+            known in prop::collection::btree_map(0u32..8, 1u32..60, 0..4),
         ) {
             workers.iter_mut().enumerate().for_each(|(n, (w, _))| w.id = WorkerId(n as u32));
             let spec = TaskSpec {
-                model: ModelId(0), class, tenant: TenantId::DEFAULT, session: None, prompt_tokens: prompt, prompt_digest: Sha256::default(),
+                model: ModelId(0), class, tenant: TenantId::DEFAULT, session: None, prompt_tokens: prompt, prompt_digest: Sha256::default(), prefix: Box::default(),
                 max_tokens: answer, deadline: None, seed: 0, determinism: Determinism::Strict,
                 placement: wanted.map(Box::new),
             };
             let claims = claimed.into_iter().map(|placement| Claim { task: TaskId(98), placement }).collect();
             let fingerprint = shown.map(|print| Sha256([print; 32]));
             let (failed_on, home) = (failed_on.map(WorkerId), home.map(WorkerId));
-            let request = Request { task: TaskId(task), spec, fingerprint, failed_on, home, claims };
+            let known = known.into_iter().map(|(worker, tokens)| Known { worker: WorkerId(worker), tokens: tokens.min(prompt - 1) });
+            let known = known.collect();
+            let request = Request { task: TaskId(task), spec, fingerprint, failed_on, home, known, claims };
             let all: Vec<_> = workers
                 .iter()
                 .map(|(worker, residual)| Candidate { worker, serving: worker.serving(ModelId(0)), residual: *residual })
                 .collect();
-            let placement = PlacementRules { policy, batch_share: Permille(batch_share), preempt_max: 0 };
+            let placement = PlacementRules { policy, batch_share: Permille(batch_share), preempt_max: 0, prefixes_max: 0 };
             let log = explain(&Rules { placement, ..rules() }, Tick(0), &request, &all);
             // Where a worker stands in the tree is no matter.
             let mut tree = Tree::default();
@@ -306,13 +318,11 @@ mod tests {
                 None => choose(placement, &request, &tree, takes),
                 Some(wanted) => bound::choose(placement, &request, wanted, &tree, takes),
             };
-            let at = |id: Option<WorkerId>| all.get(id?.0 as usize);
-            let goes = |(best, home)| bound::goes_home(placement, &request, best, home);
-            let chosen = if at(best).zip(at(home)).is_some_and(goes) { home } else { best };
-            prop_assert_eq!(chosen, log.chosen);
+            let at = |id: WorkerId| all.get(id.0 as usize).copied();
+            prop_assert_eq!(best.and_then(|best| bound::at_home(placement, &request, best, at)), log.chosen);
             // A newcomer has no past that speaks against a worker.
             let spec = TaskSpec { placement: None, ..request.spec.clone() };
-            let newcomer = Request { task: TaskId(99), spec, fingerprint: None, failed_on: None, claims: vec![], ..request };
+            let newcomer = Request { task: TaskId(99), spec, fingerprint: None, failed_on: None, known: vec![], claims: vec![], ..request };
             let room = all.iter().any(|c| filter(placement, &newcomer, c).is_none());
             prop_assert_eq!(roomiest(&newcomer.spec, &tree).is_some(), room);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");

@@ -51,6 +51,8 @@ pub struct Considered {
     pub pool: String,
     pub removed_by: Option<Filter>,
     pub predicted_run: Ticks,
+    /// Tokens of the prompt that it may know, which are taken off.
+    pub known_tokens: u32,
     pub leases: u16,
     pub slots: u16,
     pub load: Permille,
@@ -91,6 +93,7 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
         pool: rules.pools.get(usize::from(c.worker.facts.pool.0)).map(|p| p.name.clone()).unwrap_or_default(),
         removed_by: filter(rules.placement, request, c),
         predicted_run: rank::predicted_run(request, c),
+        known_tokens: request.known_on(c.worker.id),
         leases: c.worker.leases.len() as u16,
         slots: c.worker.facts.slots,
         load: c.worker.load(),
@@ -152,7 +155,11 @@ impl fmt::Display for Considered {
         match self.removed_by {
             None => {
                 let (end, free) = (self.predicted_run.0, mib(self.residual));
-                write!(f, "predicted to take {end} ms, {free} MiB of memory free")
+                write!(f, "predicted to take {end} ms")?;
+                if self.known_tokens > 0 {
+                    write!(f, " with {} tokens of the prompt known from before", self.known_tokens)?;
+                }
+                write!(f, ", {free} MiB of memory free")
             }
             Some(Filter::NotAllowed { ban: Ban::OtherPool }) => write!(f, "out, the task asks for other pools"),
             Some(Filter::NotAllowed { ban: Ban::Avoided }) => write!(f, "out, the task avoids its pool"),
@@ -197,6 +204,11 @@ impl Decider {
             }
             Term::SameSession => {
                 format!("All else equal, the last turn of the session went to {winner} and not to {runner_up}.")
+            }
+            Term::KnownPrompt => {
+                format!(
+                    "All else equal, {winner} knows {margin} tokens of the prompt from before that {runner_up} does not."
+                )
             }
             Term::PredictedEnd => {
                 format!("{winner} ends sooner than {runner_up} by more than a sixteenth.")

@@ -15,7 +15,7 @@ mod rank;
 
 use crate::admission::delay;
 use crate::release::fail;
-use crate::{Watch, estimate, eviction, memory};
+use crate::{Watch, estimate, eviction, memory, prefixes};
 use bevy_ecs::prelude::ResMut;
 pub(crate) use choose::roomiest;
 use choose::{Candidate, Request, choose};
@@ -86,6 +86,9 @@ enum Settled {
 fn request(world: &World, id: TaskId) -> Option<Request> {
     let mut request = Request::of(world.task(id)?);
     request.home = request.spec.session.and_then(|session| world.session(session)?.worker);
+    if !request.spec.prefix.is_empty() {
+        request.known = prefixes::known(world, &request.spec);
+    }
     Some(request)
 }
 
@@ -166,12 +169,10 @@ fn find(world: &World, rules: PlacementRules, request: &Request) -> Option<Worke
         None => choose(rules, request, &standing.tree, takes),
         Some(placement) => bound::choose(rules, request, placement, &standing.tree, takes),
     };
-    let (Some(of), Some(home)) = (best, request.home.filter(|_| best.is_some() && best != request.home)) else {
+    if request.home.is_none() && request.known.is_empty() {
         return best;
-    };
-    let [of, at_home] = [of, home].map(|id| world.worker(id).map(|w| candidate(world, w, request.spec.model)));
-    let goes = of.zip(at_home).is_some_and(|(of, home)| bound::goes_home(rules, request, &of, &home));
-    if goes { Some(home) } else { best }
+    }
+    bound::at_home(rules, request, best?, |id| Some(candidate(world, world.worker(id)?, request.spec.model)))
 }
 
 fn candidate<'w>(world: &World, worker: &'w Worker, model: ModelId) -> Candidate<'w> {

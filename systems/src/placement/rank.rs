@@ -19,6 +19,8 @@ pub enum Term {
     PredictedEnd,
     /// 1 where its session's last turn went elsewhere.
     SameSession,
+    /// Tokens of the prompt that it may know; the most first.
+    KnownPrompt,
     LeastLoaded,
     MostLoaded,
     MostResidualMemory,
@@ -48,17 +50,19 @@ pub(crate) const fn terms(rule: PlacementRule) -> &'static [Term; TERMS] {
     }
 }
 
-/// With those that only tasks with a placement or a session differ by; for the others they are all the same.
-pub(crate) fn whole(rule: PlacementRule) -> [Term; TERMS + 2] {
+/// With those that only tasks with a placement, a session or a known beginning differ by; for the others they are all
+/// the same.
+pub(crate) fn whole(rule: PlacementRule) -> [Term; TERMS + 3] {
     let [past, main, a, b, c, d, e] = *terms(rule);
-    [past, Preferred, main, SameSession, a, b, c, d, e]
+    [past, Preferred, main, SameSession, KnownPrompt, a, b, c, d, e]
 }
 
-/// How long the task would take on the candidate, prompt and answer.
+/// How long the task would take on the candidate, what it has to read of the prompt and the answer.
 pub(crate) fn predicted_run(request: &Request, candidate: &Candidate<'_>) -> Ticks {
     let Some(resident) = candidate.serving else { return Ticks(u64::MAX) };
     let pace = Pace::of(&resident.facts, candidate.worker.leases.len() as u64 + 1);
-    pace.run(request.spec.prompt_tokens, request.spec.max_tokens)
+    let unread = request.spec.prompt_tokens.saturating_sub(request.known_on(candidate.worker.id));
+    pace.run(unread, request.spec.max_tokens)
 }
 
 /// A candidate's value of a term; the smaller one is preferred.
@@ -69,6 +73,7 @@ pub(crate) fn value(term: Term, request: &Request, candidate: &Candidate<'_>) ->
         Preferred => request.spec.placement.as_ref().map_or(0, |placement| placement.rank(worker.facts.pool)),
         PredictedEnd => estimate::coarse(predicted_run(request, candidate).0),
         SameSession => request.home.is_some_and(|home| home != worker.id).into(),
+        KnownPrompt => u64::MAX - u64::from(request.known_on(worker.id)),
         LeastLoaded => worker.load().0.into(),
         MostLoaded => u64::MAX - u64::from(worker.load().0),
         MostResidualMemory => u64::MAX - candidate.residual.0,
@@ -86,8 +91,8 @@ pub(crate) fn offered(term: Term, request: &Request, offer: &Offer, one: Option<
             (Some(_), Some(placement)) => placement.rank(offer.pool),
             _ => 0,
         },
-        // Only ever compared between two workers: `bound::goes_home`.
-        SameSession => 0,
+        // Only ever compared between two workers, as what is known is: `bound::at_home`.
+        SameSession | KnownPrompt => 0,
         PredictedEnd => estimate::coarse(offer.pace.run(request.spec.prompt_tokens, request.spec.max_tokens).0),
         LeastLoaded => offer.load.0.into(),
         MostLoaded => u64::MAX - u64::from(offer.load_max.0),

@@ -72,7 +72,9 @@ impl Attempts {
             let finish = ended.map_or(Finish::Length, |usage| usage.finish);
             let whole = ended.filter(|usage| usage.finish != Finish::Cancelled);
             let took = attempt.started.zip(whole).map(|(at, usage)| (at.since(attempt.placed), usage));
-            let job = Job { model: MODEL, class: course.spec.class, prompt: course.spec.prompt_tokens, answer, finish };
+            let (class, prompt) = (course.spec.class, course.spec.prompt_tokens);
+            let known = Some(ended.map_or(0, |usage| usage.tokens_cached));
+            let job = Job { model: MODEL, class, prompt, beginnings: Box::default(), known, answer, finish };
             attempts.known.push(Known { job, placed: attempt.placed, took });
             attempts.acts.push((attempt.placed, Act::Start(attempt.worker, number)));
             attempts.acts.extend(attempt.called_back.map(|at| (at, Act::Cancel(attempt.worker, number))));
@@ -118,7 +120,7 @@ impl Attempts {
                         Act::Cancel(..) => (Order::Cancel { worker, epoch, task, attempt }, None),
                         _ => (
                             Order::Start { worker, epoch, task, attempt, model: MODEL },
-                            self.known.get(*number).map(|k| k.job),
+                            self.known.get(*number).map(|k| k.job.clone()),
                         ),
                     };
                     stage.cluster.order(*at, &order, job, &mut stage.said);

@@ -1,5 +1,6 @@
 //! What `orch serve` says to the person who started it, on stdout, a few lines in all.
 
+use orchestrion_gpu::engine::Makes;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,8 +13,7 @@ pub(crate) struct Served {
     pub engine: String,
     /// Where its chat template comes from.
     pub chats: String,
-    /// It makes vectors and no text.
-    pub embeds: bool,
+    pub makes: Makes,
 }
 
 pub(crate) fn opened(address: SocketAddr, journal: &Path) {
@@ -25,12 +25,15 @@ pub(crate) fn ready(address: SocketAddr, models: &[Served]) {
     for Served { name, engine, chats, .. } in models {
         say(&format!("model     {name}, {engine}, {chats}"));
     }
-    let (name, embeds) = models.first().map_or(("", false), |served| (&*served.name, served.embeds));
+    let (name, makes) = models.first().map_or(("", Makes::Text), |served| (&*served.name, served.makes));
     say(&format!("dashboard http://{address}/ui"));
     say("ready. Try:");
-    let (path, body) = match embeds {
-        false => ("chat/completions", r#""stream":true,"messages":[{"role":"user","content":"Name three colours."}]"#),
-        true => ("embeddings", r#""input":["a cat sat on the mat","a feline on a rug"]"#),
+    let (path, body) = match makes {
+        Makes::Text => {
+            ("chat/completions", r#""stream":true,"messages":[{"role":"user","content":"Name three colours."}]"#)
+        }
+        Makes::Vectors => ("embeddings", r#""input":["a cat sat on the mat","a feline on a rug"]"#),
+        Makes::Scores => ("rerank", r#""query":"who sat?","documents":["a cat sat on the mat","rugs are red"]"#),
     };
     say(&format!("  curl -N http://{address}/v1/{path} -H 'content-type: application/json' \\"));
     say(&format!("    -d '{{\"model\":\"{name}\",{body}}}'"));

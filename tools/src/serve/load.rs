@@ -12,7 +12,7 @@ use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, PageCount};
+use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, Makes, PageCount};
 use orchestrion_gpu::gguf::{Gguf, GgufError};
 use orchestrion_gpu::grammar::Grammars;
 use orchestrion_gpu::station::{Outlet, Source, Station, StationModel, StationSpec};
@@ -52,8 +52,8 @@ pub(crate) fn pools(
         };
         let Loaded { model, chats, .. } = loaded;
         let kernels = format!("host engine ({}, {} threads)", model.engine.level(), model.engine.threads());
-        let embeds = model.engine.is_encoder();
-        served.push(Served { name: pool.model_name(), engine: kernels, chats, embeds });
+        let makes = model.engine.makes();
+        served.push(Served { name: pool.model_name(), engine: kernels, chats, makes });
         // In the lane before the worker, so that it is not given one of them.
         leave(&heritage.strangers(model.id, &model.fingerprint), urgent);
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), model)?);
@@ -239,15 +239,19 @@ impl Loader {
         };
         let chats = match &template {
             Ok(template) => template.origin().to_string(),
-            Err(_) if engine.is_encoder() => "makes vectors of texts".to_owned(),
-            Err(_) => "no chat template".to_owned(),
+            Err(_) => match engine.makes() {
+                Makes::Text => "no chat template",
+                Makes::Vectors => "makes vectors of texts",
+                Makes::Scores => "scores documents",
+            }
+            .to_owned(),
         };
         let recipe = Recipe {
             tokenizer: Arc::clone(&tokenizer),
             grammars: Arc::clone(&grammars),
             template,
             ctx_max: engine.ctx_max(),
-            is_encoder: engine.is_encoder(),
+            makes: engine.makes(),
             fingerprint: fingerprint.clone(),
         };
         if !self.kitchen.put(&name, recipe) {

@@ -74,8 +74,14 @@ async fn house(seeds: [u64; 2]) -> House {
         let fingerprint = "the same".to_owned();
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
         let (shelved, kept) = (Arc::clone(&tokenizer), Arc::clone(&grammars));
-        let recipe =
-            Recipe { tokenizer: shelved, grammars: kept, template, ctx_max: 600, is_encoder: false, fingerprint };
+        let recipe = Recipe {
+            tokenizer: shelved,
+            grammars: kept,
+            template,
+            ctx_max: 600,
+            makes: orchestrion_gpu::engine::Makes::Text,
+            fingerprint,
+        };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());
         let (id, took) = (ModelId(0), Duration::from_millis(1));
         let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };

@@ -10,7 +10,7 @@ const TICK: &str = "systems/src/tick.rs";
 const FOLDER: &str = "systems/src/";
 
 /// What stands in the folder and is no phase.
-const BESIDE: [&str; 7] = ["audit", "estimate", "lib", "memory", "planted", "tick", "view"];
+const BESIDE: [&str; 8] = ["audit", "estimate", "lib", "memory", "planted", "prefixes", "tick", "view"];
 
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let Some(tick) = tree.get(TICK) else {

@@ -139,7 +139,7 @@ impl Run<'_> {
             match effect {
                 Effect::Order(order) => {
                     let job = match order {
-                        Order::Start { task, .. } => self.jobs.get(task).copied(),
+                        Order::Start { task, .. } => self.jobs.get(task).cloned(),
                         _ => None,
                     };
                     self.cluster.order(now, order, job, &mut self.said);
@@ -171,8 +171,9 @@ fn jobs(recording: &Recording) -> BTreeMap<TaskId, Job> {
                 (u32::try_from(likely).unwrap_or(u32::MAX), Finish::Length)
             }
         };
-        let job =
-            Job { model: spec.model, class: spec.class, prompt: spec.prompt_tokens, answer: answer.max(1), finish };
+        let (model, class, prompt) = (spec.model, spec.class, spec.prompt_tokens);
+        let (beginnings, known) = (spec.beginnings().collect(), None);
+        let job = Job { model, class, prompt, beginnings, known, answer: answer.max(1), finish };
         jobs.entry(*task).or_insert(job);
     }
     jobs

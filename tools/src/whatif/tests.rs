@@ -57,6 +57,7 @@ fn arrivals() -> Recording {
             class,
             prompt_tokens: 8 + draw(300) as u32,
             prompt_digest: Sha256::default(),
+            prefix: Box::default(),
             max_tokens: 4 + draw(60) as u32,
             deadline: None,
             seed: 0,

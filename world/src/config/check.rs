@@ -22,6 +22,8 @@ pub enum RulesError {
 const NAMES_MAX: usize = u16::MAX as usize;
 /// Each that is counted within a window is remembered.
 const COUNTED_MAX: u64 = 1_000;
+/// Each takes some hundred bytes, in every snapshot too.
+const PREFIXES_MAX: u64 = 1 << 20;
 /// About 35 years: no sum of such lengths comes near the end of the tick's range.
 pub(crate) const LENGTH_MAX: u64 = 1 << 40;
 /// A pebibyte: sums of some such sizes stay far from the end of 64 bits.
@@ -63,6 +65,7 @@ impl Rules {
         // With none, a batch task would wait for ever.
         within("placement.batch_share", placement.batch_share.0.into(), 1, 1000)?;
         within("placement.preempt_max", placement.preempt_max.into(), 0, 100)?;
+        within("placement.prefixes_max", placement.prefixes_max.into(), 0, PREFIXES_MAX)?;
         within("health.beat_timeout", health.beat_timeout.0, 1, LENGTH_MAX)?;
         within("health.no_worker_grace", health.no_worker_grace.0, 1, LENGTH_MAX)?;
         within("health.load_timeout", health.load_timeout.0, 1, LENGTH_MAX)?;

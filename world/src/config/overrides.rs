@@ -27,6 +27,7 @@ const KEYS: &[(&str, Set)] = &[
     ("placement.policy", |rules, value| policy(value).map(|policy| rules.placement.policy = policy)),
     ("placement.batch_share_permille", |rules, value| permille(value, &mut rules.placement.batch_share)),
     ("placement.preempt_max", |rules, value| number(value, &mut rules.placement.preempt_max)),
+    ("placement.prefixes_max", |rules, value| number(value, &mut rules.placement.prefixes_max)),
     ("queue.interactive_max", |rules, value| number(value, &mut rules.queue.interactive_max)),
     ("queue.batch_max", |rules, value| number(value, &mut rules.queue.batch_max)),
     ("queue.policy", |rules, value| overload(value).map(|policy| rules.queue.policy = policy)),
@@ -152,7 +153,8 @@ mod tests {
             ]),
         )
         .unwrap();
-        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000), preempt_max: 3 };
+        let defaults = Rules::default().placement;
+        let placement = PlacementRules { policy: PlacementRule::Pack, batch_share: Permille(1000), ..defaults };
         let mut expected = Rules { placement, ..Rules::default() };
         expected.queue.batch_max = 7;
         expected.queue.policy = OverloadPolicy::DropLru;

@@ -2,6 +2,7 @@
 
 use crate::id::{ModelId, SessionId, TenantId};
 use crate::placement::Placement;
+use crate::prefix::{PREFIXES_OF_TASK, PrefixId, PrefixKey};
 use crate::time::Ticks;
 use crate::units::Sha256;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub struct TaskSpec {
     pub prompt_tokens: u32,
     /// SHA-256 of the prompt's token ids, little endian.
     pub prompt_digest: Sha256,
+    /// Beginnings of the prompt that a worker may know: see [`crate::prefix`].
+    pub prefix: Box<[PrefixKey]>,
     pub max_tokens: u32,
     /// From the step that admits it; the door turns absolute times into lengths.
     pub deadline: Option<Ticks>,
@@ -32,6 +35,13 @@ impl TaskSpec {
     /// The context it takes at its longest, in tokens.
     pub fn tokens(&self) -> u64 {
         u64::from(self.prompt_tokens) + u64::from(self.max_tokens)
+    }
+
+    /// The beginnings of its prompt, the shortest first, as they may be known.
+    pub fn beginnings(&self) -> impl DoubleEndedIterator<Item = PrefixId> + ExactSizeIterator {
+        let (model, tenant) = (self.model, self.tenant);
+        let keys = &self.prefix[..self.prefix.len().min(PREFIXES_OF_TASK)];
+        keys.iter().map(move |&prefix| PrefixId { model, tenant, prefix })
     }
 }
 

@@ -16,6 +16,7 @@ fn task(ordinal: u64, tenant: u64, tokens: u32) -> Task {
         session: None,
         prompt_tokens: tokens,
         prompt_digest: Sha256::default(),
+        prefix: Box::default(),
         max_tokens: 0,
         deadline: None,
         seed: 0,

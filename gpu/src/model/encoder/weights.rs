@@ -2,6 +2,7 @@
 //!
 //! Everything that the pass would not do is refused with its key; every tensor is one the pass uses.
 
+use super::head::Head;
 use crate::gguf::Gguf;
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::model::LoadError;
@@ -23,6 +24,8 @@ pub(crate) struct Hyper {
     /// The token behind each text of a pair.
     pub(super) separator: Option<u32>,
     pub(super) pooling: Pooling,
+    /// Its head makes a number of what is pooled.
+    pub(super) scores: bool,
     pub(super) eps: f32,
 }
 
@@ -50,11 +53,15 @@ impl Hyper {
         if gguf.opt_bool(&keys.key("attention.causal"))? != Some(false) {
             return Err(keys.refuse("attention.causal", "false: an input is seen as a whole"));
         }
-        let pooling = match keys.within("pooling_type", 0, usize::MAX)? {
-            1 => Pooling::Mean,
-            2 => Pooling::First,
-            3 => Pooling::Last,
-            _ => return Err(keys.refuse("pooling_type", "the mean (1), the first token (2) or the last (3)")),
+        let (pooling, scores) = match keys.within("pooling_type", 0, usize::MAX)? {
+            1 => (Pooling::Mean, false),
+            2 => (Pooling::First, false),
+            3 => (Pooling::Last, false),
+            4 => (Pooling::First, true),
+            _ => {
+                let expected = "the mean (1), the first token (2), the last (3) or a head that scores pairs (4)";
+                return Err(keys.refuse("pooling_type", expected));
+            }
         };
         let eps = gguf.f32(&keys.key("attention.layer_norm_epsilon"))?;
         if !(0.0..1.0).contains(&eps) {
@@ -63,7 +70,7 @@ impl Hyper {
         let context = keys.within("context_length", 1, 1 << 20)?;
         // The key's spelling is the format's.
         let separator = gguf.opt_u32("tokenizer.ggml.seperator_token_id")?;
-        Ok(Hyper { layers, width, feed, heads, context, separator, pooling, eps })
+        Ok(Hyper { layers, width, feed, heads, context, separator, pooling, scores, eps })
     }
 }
 
@@ -146,6 +153,7 @@ pub(crate) struct Encoder {
     pub(super) types: Matrix,
     pub(super) norm: Norm,
     pub(super) layers: Vec<Layer>,
+    pub(super) head: Option<Head>,
 }
 
 impl Encoder {
@@ -162,6 +170,7 @@ impl Encoder {
             types: load.matrix("token_types.weight", hyper.width, types)?,
             norm: load.norm("token_embd_norm", hyper.width)?,
             layers: (0..hyper.layers).map(|i| load.encoding(i, &hyper)).collect::<Result<_, _>>()?,
+            head: hyper.scores.then(|| Head::load(&mut load, hyper.width)).transpose()?,
         };
         load.all_used()?;
         Ok(encoder)
@@ -170,13 +179,15 @@ impl Encoder {
     pub(crate) fn stretches(&self) -> Vec<&[u8]> {
         let ends = [&self.tokens, &self.positions, &self.types].into_iter().flat_map(Matrix::stretches);
         let norm = self.norm.vectors().map(|vector| seal::of(vector));
-        ends.chain(norm).chain(self.layers.iter().flat_map(Layer::stretches)).collect()
+        let layers = self.layers.iter().flat_map(Layer::stretches);
+        ends.chain(norm).chain(layers).chain(self.head.iter().flat_map(Head::stretches)).collect()
     }
 
     pub(crate) fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
         let ends = [&mut self.tokens, &mut self.positions, &mut self.types].into_iter().flat_map(Matrix::stretches_mut);
         let norm = self.norm.vectors_mut().map(|vector| seal::of_mut(vector));
-        ends.chain(norm).chain(self.layers.iter_mut().flat_map(Layer::stretches_mut)).collect()
+        let layers = self.layers.iter_mut().flat_map(Layer::stretches_mut);
+        ends.chain(norm).chain(layers).chain(self.head.iter_mut().flat_map(Head::stretches_mut)).collect()
     }
 }
 
