@@ -37,9 +37,10 @@ fuzz() {
   TMPDIR=$folder target/release/examples/fuzz --target "$1" --runs "$2" --seed "$seed"
 }
 
-# Trials of the binary that is released, longer than `cargo test` has time for.
+# Trials of the binary that is released, longer than `cargo test` has time for. Of the whole workspace, as all tests
+# are: a package alone has other features, and everything below it would be built once more.
 trial() {
-  ORCH_TEST_BINARY=$PWD/target/release/orch cargo test -p orchestrion --test trials "$1" -- --nocapture
+  ORCH_TEST_BINARY=$PWD/target/release/orch cargo test --workspace --test trials "$1" -- --nocapture
 }
 
 # So many tasks.
@@ -49,7 +50,7 @@ crash() {
 
 # So many random requests over random workers.
 choices() {
-  PROPTEST_CASES=$1 cargo test -p orchestrion-systems choose_and_explain
+  PROPTEST_CASES=$1 cargo test --workspace --lib choose_and_explain
 }
 
 # The released build decides as the debug build that `cargo test` held to the same file: scenarios/tests/it/digests.rs

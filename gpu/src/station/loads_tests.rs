@@ -1,6 +1,6 @@
 //! Models that come and go beside the work, and what they share.
 
-use super::tests::{EPOCH, Ear, Event, MODEL, SETUP, Setup, answers, ends, model, payload, spec, task, tokens};
+use super::rig::{EPOCH, Ear, Event, MODEL, SETUP, Setup, answers, ends, model, payload, spec, task, tokens};
 use super::*;
 use crate::engine::EngineOptions;
 use crate::generate::{GenSpec, generate};

@@ -16,6 +16,8 @@ mod draft;
 mod loads;
 #[cfg(test)]
 mod loads_tests;
+#[cfg(test)]
+mod rig;
 mod run;
 mod task;
 #[cfg(test)]

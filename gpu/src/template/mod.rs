@@ -6,7 +6,8 @@
 //! methods of Python's strings. A file without a template gets a built-in by name (`builtin`), and the log says so.
 //!
 //! It does not tokenise: [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) does, with
-//! `parse_special`. Steps are bounded, memory is not entirely: a value that doubles itself is cheap in steps.
+//! `parse_special`. Steps are bounded and so is what is printed, into blocks that are kept for later too; memory is not
+//! entirely: a value that doubles itself is cheap in steps.
 
 mod builtin;
 mod calls;
@@ -18,15 +19,16 @@ pub(crate) use builtin::CHATML;
 use crate::gguf::{Gguf, GgufError};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Environment, Error, ErrorKind, Output, State, context, escape_formatter};
 use orchestrion_world::payload::CallForm;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const MAX_SOURCE: usize = 256 << 10;
 /// A message costs a few dozen steps; two million run in well under a second.
 const MAX_STEPS: u64 = 2_000_000;
-/// Prompts beyond this are of no use to any context window.
+/// Of output, and of values printed at all. Prompts beyond this are of no use to any context window.
 const MAX_OUTPUT: usize = 16 << 20;
 /// The one template of its environment.
 const NAME: &str = "chat";
@@ -97,8 +99,8 @@ pub enum Origin {
     BuiltIn(&'static str),
 }
 
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::File => f.write_str("the file's own chat template"),
             Origin::BuiltIn(name) => write!(f, "built-in chat template {name}"),
@@ -156,6 +158,7 @@ impl Template {
         let config = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(syntax)?;
         environment.set_syntax(config);
         environment.set_fuel(Some(MAX_STEPS));
+        environment.set_formatter(print);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -221,6 +224,9 @@ fn failure(e: &Error) -> TemplateError {
         if let Some(Raised(message)) = found.downcast_ref() {
             return TemplateError::Refused { message: message.chars().take(500).collect() };
         }
+        if found.is::<Full>() {
+            return TemplateError::TooMuchOutput { most: MAX_OUTPUT };
+        }
         if found.downcast_ref::<Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
             return TemplateError::OutOfSteps { most: MAX_STEPS };
         }
@@ -228,6 +234,33 @@ fn failure(e: &Error) -> TemplateError {
     }
     TemplateError::Failed { line: e.line().unwrap_or(0), kind: e.kind().to_string() }
 }
+
+/// Prints a value, as long as all that were printed come to [`MAX_OUTPUT`] at most: what a `set` block, a macro or a
+/// filter catches never gets to [`Bounded`].
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let printed = state.get_or_insert_extension(Printed(0));
+    // Measured before it is written: a list that holds itself twice, thirty deep, is a gigabyte.
+    if write!(printed, "{value}").is_err() {
+        return Err(Error::new(ErrorKind::InvalidOperation, "too much is printed").with_source(Full));
+    }
+    escape_formatter(out, state, value)
+}
+
+/// Bytes.
+#[derive(Debug)]
+struct Printed(usize);
+
+impl fmt::Write for Printed {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.0 += piece.len();
+        if self.0 > MAX_OUTPUT { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+/// See [`print`].
+#[derive(Debug, thiserror::Error)]
+#[error("too much is printed")]
+struct Full;
 
 /// A writer that stops at [`MAX_OUTPUT`].
 #[derive(Default)]

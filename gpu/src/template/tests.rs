@@ -136,7 +136,12 @@ fn hostile_templates_end_in_typed_errors() {
     let recursive = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
     assert!(matches!(failed(recursive), TemplateError::Failed { .. } | TemplateError::OutOfSteps { .. }));
     let loud = "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}";
-    assert_eq!(failed(loud), TemplateError::TooMuchOutput { most: MAX_OUTPUT });
+    let kept = "{% set kept %}{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}{% endset %}";
+    let doubled =
+        "{% set x = ['x'] %}".to_owned() + &"{% set x = [x, x] %}".repeat(40) + "{% set y %}{{ x }}{% endset %}";
+    for source in [loud, kept, &doubled] {
+        assert_eq!(failed(source), TemplateError::TooMuchOutput { most: MAX_OUTPUT }, "{source}");
+    }
     for source in
         ["{% include 'x' %}", "{% import '/etc/passwd' as x %}", "{{ ''.__class__.__mro__ }}", "{{ open('x') }}"]
     {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::Level;
-use crate::station::tests::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
+use crate::station::rig::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
 use orchestrion_world::id::WorkerId;
 
 pub(super) struct Deaf;

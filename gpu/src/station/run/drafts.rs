@@ -3,7 +3,7 @@
 use super::churn::Deaf;
 use super::*;
 use crate::engine::Level;
-use crate::station::tests::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
+use crate::station::rig::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
 use orchestrion_world::payload::Bias;
 
 /// Steps that an answer took.

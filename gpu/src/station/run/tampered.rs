@@ -1,7 +1,7 @@
 //! A bit of the weights flips behind the engine's back.
 
 use super::*;
-use crate::station::tests::{EPOCH, MODEL, SETUP, model, payload, spec, task};
+use crate::station::rig::{EPOCH, MODEL, SETUP, model, payload, spec, task};
 use orchestrion_world::id::WorkerId;
 use std::sync::Mutex;
 
