@@ -9,11 +9,12 @@ use orchestrion_world::payload::CallForm;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// How calls are written, and the names of what may be called.
+/// How calls are written, the names of what may be called, and how many calls an answer may have.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls {
     form: CallForm,
     names: Arc<[String]>,
+    most: usize,
 }
 
 /// A part of an answer.
@@ -61,15 +62,17 @@ pub(crate) struct CallReader {
     calls: Calls,
     place: Place,
     held: String,
+    /// Calls so far, the ones that are too many with them.
+    found: usize,
 }
 
 impl Calls {
-    pub(crate) fn new(form: CallForm, names: Arc<[String]>) -> Calls {
-        Calls { form, names }
+    pub(crate) fn new(form: CallForm, names: Arc<[String]>, most: usize) -> Calls {
+        Calls { form, names, most }
     }
 
     pub(crate) fn reader(&self) -> CallReader {
-        CallReader { calls: self.clone(), place: Place::Start, held: String::new() }
+        CallReader { calls: self.clone(), place: Place::Start, held: String::new(), found: 0 }
     }
 
     /// A whole answer's text and calls.
@@ -114,6 +117,15 @@ impl CallReader {
         self.held.push_str(text);
         let mut pieces = Vec::new();
         while self.advance(&mut pieces) {}
+        self.within(pieces)
+    }
+
+    /// Without calls beyond as many as the client takes.
+    fn within(&mut self, mut pieces: Vec<Piece>) -> Vec<Piece> {
+        pieces.retain(|piece| {
+            self.found += usize::from(matches!(piece, Piece::Call(_)));
+            matches!(piece, Piece::Text(_)) || self.found <= self.calls.most
+        });
         pieces
     }
 
@@ -126,7 +138,7 @@ impl CallReader {
             Place::Start | Place::Text => None,
         };
         match calls {
-            Some(calls) => calls,
+            Some(calls) => self.within(calls),
             None if held.is_empty() && opens.is_empty() => Vec::new(),
             None => vec![Piece::Text(format!("{opens}{held}"))],
         }
@@ -193,7 +205,7 @@ mod tests {
     const LLAMA: CallForm = CallForm { opens: "", closes: "", arguments: "parameters", in_list: false };
 
     fn calls(form: CallForm) -> Calls {
-        Calls::new(form, ["a".to_owned(), "b".to_owned()].into())
+        Calls::new(form, ["a".to_owned(), "b".to_owned()].into(), usize::MAX)
     }
 
     fn called(name: &str, arguments: &str) -> Call {
@@ -202,6 +214,18 @@ mod tests {
 
     const HERMES_ANSWER: &str = "Let me see.\n<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": [1, \"<\"]}}\n</tool_call>\
         \n<tool_call>{\"name\": \"b\"}</tool_call> <tool";
+
+    #[test]
+    fn who_takes_one_call_gets_the_first_however_they_are_written() {
+        let hermes = "so <tool_call>{\"name\": \"a\"}</tool_call><tool_call>{\"name\": \"b\"}</tool_call> done";
+        let mistral = "[TOOL_CALLS][{\"name\": \"a\"}, {\"name\": \"b\"}]";
+        for (form, answer) in [(HERMES, hermes), (MISTRAL, mistral)] {
+            let (text, all) = calls(form).split(answer);
+            assert_eq!(all, [called("a", "{}"), called("b", "{}")]);
+            let one = Calls { most: 1, ..calls(form) };
+            assert_eq!(one.split(answer), (text, vec![called("a", "{}")]));
+        }
+    }
 
     #[test]
     fn each_family_is_read_in_its_way() {

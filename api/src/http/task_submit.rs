@@ -26,9 +26,14 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
-const UNSUPPORTED: [Unsupported; 3] = [
+const UNSUPPORTED: [Unsupported; 4] = [
     Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
     Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
+    Unsupported {
+        name: "parallel_tool_calls",
+        harmless: |v| *v == true,
+        problem: "an answer stands here as the model wrote it, with all its calls; read its first",
+    },
     Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
 ];
 

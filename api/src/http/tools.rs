@@ -19,6 +19,8 @@ pub(crate) struct Tools {
     /// As the client wrote them, with their names.
     list: Vec<(String, Value)>,
     choice: Choice,
+    /// Calls in an answer.
+    most: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +32,10 @@ enum Choice {
 
 /// `None` where no tool may be called.
 pub(crate) fn tools(fields: &mut Fields) -> Result<Option<Tools>, Problem> {
+    let most = match fields.boolean("parallel_tool_calls")? {
+        Some(false) => 1,
+        None | Some(true) => usize::MAX,
+    };
     let list = match fields.take("tools") {
         None => Vec::new(),
         Some(Value::Array(list)) if list.len() <= TOOLS_MOST => list,
@@ -55,7 +61,9 @@ pub(crate) fn tools(fields: &mut Fields) -> Result<Option<Tools>, Problem> {
             Err(Problem::invalid("tool_choice", "names a function that is not among `tools`"))
         }
         Choice::Required if list.is_empty() => Err(Problem::invalid("tool_choice", "needs `tools` to choose from")),
-        Choice::Auto | Choice::Required | Choice::Named(_) => Ok((!list.is_empty()).then_some(Tools { list, choice })),
+        Choice::Auto | Choice::Required | Choice::Named(_) => {
+            Ok((!list.is_empty()).then_some(Tools { list, choice, most }))
+        }
     }
 }
 
@@ -94,7 +102,7 @@ impl Tools {
             words.opening = form.opens;
         }
         words.tools = self.list.iter().map(|(_, tool)| tool.clone()).collect();
-        Ok(Calls::new(form, self.list.iter().map(|(name, _)| name.clone()).collect()))
+        Ok(Calls::new(form, self.list.iter().map(|(name, _)| name.clone()).collect(), self.most))
     }
 
     /// What a call of one of the tools that may be called looks like.
@@ -183,6 +191,8 @@ mod tests {
         assert!(read(json!({"tools": [], "tool_choice": "auto"})).unwrap().is_none());
         assert!(read(json!({"tools": list, "tool_choice": "none"})).unwrap().is_none());
         assert_eq!(read(json!({"tools": list})).unwrap().unwrap().choice, Choice::Auto);
+        let single = |flag: bool| read(json!({"tools": list, "parallel_tool_calls": flag})).unwrap().unwrap().most;
+        assert_eq!((single(false), single(true)), (1, usize::MAX));
         for (body, param) in [
             (json!({"tools": {}}), "tools"),
             (json!({"tools": vec![function("a", json!({})); 129]}), "tools"),
@@ -192,6 +202,7 @@ mod tests {
             (json!({"tools": list, "tool_choice": "b"}), "tool_choice"),
             (json!({"tools": list, "tool_choice": {"function": {"name": "b"}}}), "tool_choice"),
             (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"tools": list, "parallel_tool_calls": 1}), "parallel_tool_calls"),
         ] {
             assert_eq!(read(body.clone()).unwrap_err().param.as_deref(), Some(param), "{body}");
         }

@@ -1,4 +1,4 @@
-//! Reading a file from a stream: one pass that fills memory and hashes at once.
+//! Reading a file from a stream: one pass that fills memory, and a thread that hashes what is there.
 //!
 //! What was hashed is what is used; nothing is read twice, so a file that changes meanwhile cannot slip
 //! other bytes under the digest. It reports progress in bytes and refuses a foreign file at its first ones.
@@ -20,40 +20,61 @@ impl Gguf {
     /// what the machine has is [`GgufError::Memory`], a shorter stream [`GgufError::Truncated`], a longer
     /// one [`GgufError::Longer`].
     pub fn read(mut r: impl Read, len: u64, mut progress: impl FnMut(u64, u64)) -> Result<Gguf, GgufError> {
-        let memory = || GgufError::Memory { expected: len };
-        let total = usize::try_from(len).map_err(|_| memory())?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(total).map_err(|_| memory())?;
-        let mut hasher = sha2::Sha256::new();
+        let mut bytes = zeros(len)?;
         progress(0, len);
-        while bytes.len() < total {
-            let before = bytes.len();
-            let want = CHUNK.min(total - before);
-            let failed =
-                |found: ErrorKind, offset: usize| GgufError::Read { offset: offset as u64, expected: len, found };
-            match (&mut r).take(want as u64).read_to_end(&mut bytes) {
-                Ok(0) => {
-                    let found = 0;
-                    let expected = (total - before) as u64;
-                    return Err(GgufError::Truncated { field: "file", offset: before as u64, expected, found });
+        let digest = std::thread::scope(|scope| {
+            let (read, to_hash) = std::sync::mpsc::channel::<&[u8]>();
+            let hasher = scope.spawn(move || {
+                let mut hasher = sha2::Sha256::new();
+                to_hash.iter().for_each(|chunk| hasher.update(chunk));
+                hasher.finalize()
+            });
+            let mut done = 0;
+            for chunk in bytes.chunks_mut(CHUNK) {
+                fill(&mut r, chunk, done, len)?;
+                if done == 0 {
+                    header::magic_and_version(&mut Cursor::new(chunk))?;
                 }
-                Ok(_) => {}
-                Err(e) => return Err(failed(e.kind(), bytes.len())),
+                done += chunk.len() as u64;
+                // It fails only where the hasher has ended, which says so itself below.
+                let _ = read.send(chunk);
+                progress(done, len);
             }
-            if before == 0 {
-                header::magic_and_version(&mut Cursor::new(&bytes))?;
-            }
-            hasher.update(&bytes[before..]);
-            progress(bytes.len() as u64, len);
-        }
+            drop(read);
+            hasher.join().map_err(|panic| std::panic::resume_unwind(panic))
+        })?;
         let mut beyond = [0];
         match r.read(&mut beyond) {
             Ok(0) => {}
             Ok(_) => return Err(GgufError::Longer { offset: len, expected: len }),
             Err(e) => return Err(GgufError::Read { offset: len, expected: len, found: e.kind() }),
         }
-        Gguf::with_digest(bytes, Sha256(hasher.finalize().into()))
+        Gguf::with_digest(bytes, Sha256(digest.into()))
     }
+}
+
+/// Memory for so many bytes, which the system fills in when it is touched. Asked for twice, since only the first way of
+/// asking can be refused and only the second touches nothing.
+fn zeros(len: u64) -> Result<Vec<u8>, GgufError> {
+    let memory = || GgufError::Memory { expected: len };
+    let total = usize::try_from(len).map_err(|_| memory())?;
+    Vec::<u8>::new().try_reserve_exact(total).map_err(|_| memory())?;
+    Ok(vec![0; total])
+}
+
+/// Reads `chunk`, which begins at `offset` of a file of `len` bytes, to its end.
+fn fill(r: &mut impl Read, chunk: &mut [u8], offset: u64, len: u64) -> Result<(), GgufError> {
+    let mut filled = 0;
+    while filled < chunk.len() {
+        let offset = offset + filled as u64;
+        match r.read(&mut chunk[filled..]) {
+            Ok(0) => return Err(GgufError::Truncated { field: "file", offset, expected: len - offset, found: 0 }),
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(GgufError::Read { offset, expected: len, found: e.kind() }),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -54,6 +54,13 @@ impl Follower {
         Ok(Allowed(self.place.insert(place).1.as_slice()))
     }
 
+    /// What it took to find what may come next: the lexer's work, and the parser's items.
+    #[cfg(test)]
+    pub(super) fn cost(&self) -> Option<(u64, usize)> {
+        let stats = self.place.as_ref()?.0.last_step_stats().ok()?;
+        Some((stats.lexer_cost, stats.all_items))
+    }
+
     /// Takes up one of them, which does not end the answer; true where the grammar is complete with it.
     pub fn push(&mut self, token: u32) -> Result<bool, GrammarError> {
         self.allowed()?;

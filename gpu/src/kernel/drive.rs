@@ -106,6 +106,23 @@ impl Exec {
         });
     }
 
+    /// Lets `change` at each row of one buffer with the same row of another, each of its stride.
+    pub(crate) fn each_pair(
+        &mut self,
+        (rows, stride): (&mut [f32], usize),
+        (others, other): (&mut [f32], usize),
+        change: &(dyn Fn(&mut [f32], &mut [f32]) + Sync),
+    ) {
+        let count = rows.len() / stride;
+        let (rows, others) = (Scatter::new(rows), Scatter::new(others));
+        self.pool.run(count, &|row| {
+            // SAFETY: part `row` takes row `row` of each.
+            let (one, other) =
+                unsafe { (rows.part(row * stride..(row + 1) * stride), others.part(row * other..(row + 1) * other)) };
+            change(one, other);
+        });
+    }
+
     /// out[row · stride + at + i] = (weights · acts[row])ᵢ for each (weights, at).
     pub(crate) fn linear(
         &mut self,

@@ -28,6 +28,8 @@ mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod vnni_attend;
 #[cfg(target_arch = "x86_64")]
+mod vnni_load;
+#[cfg(target_arch = "x86_64")]
 mod vnni_tile;
 
 pub use ceiling::Ceilings;
@@ -41,8 +43,9 @@ use std::str::FromStr;
 
 /// Queries an attention kernel takes at a time.
 pub(crate) const TILE: usize = 8;
-/// Activation rows a matrix kernel takes at a time: what a group of weights is read for while a near cache holds it.
-pub(crate) const ROWS: usize = 64;
+/// Activation rows a matrix kernel takes at a time: so few that their outputs, each of which is a cache line of its own
+/// far from the others, are on their way to memory while the next sums are made.
+pub(crate) const ROWS: usize = 8;
 
 /// Which instructions the engine uses. The tokens are the same at every level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -149,10 +149,11 @@ proptest! {
             (kernels.layer_norm)(&mut outs[7], &y, &x, 1e-6);
             let mut narrow = vec![0xdead; n];
             (kernels.narrow)(&x, &mut narrow);
-            let mut rounded = vec![Rounded { q: [99; 32], d: POISON, g: POISON, halves: [POISON; 2] }; blocks];
+            let poison = Rounded { q: [99; 32], d: POISON, g: POISON, halves: [POISON; 2], starts: [99; 3] };
+            let mut rounded = vec![poison; blocks];
             assert_eq!((kernels.quantize)(&x[..blocks * 32], &mut rounded), Ok(()));
             let factors: Vec<f32> = rounded.iter().flat_map(|b| [b.d, b.g, b.halves[0], b.halves[1]]).collect();
-            (bits(&outs.concat()), narrow, rounded.iter().map(|b| b.q).collect::<Vec<_>>(), bits(&factors))
+            (bits(&outs.concat()), narrow, rounded.iter().map(|b| (b.q, b.starts)).collect::<Vec<_>>(), bits(&factors))
         };
         let expected = all(Kernels::of(Level::Scalar).unwrap());
         for kernels in levels() {

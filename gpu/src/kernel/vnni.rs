@@ -63,6 +63,7 @@ fn quantize_body(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> {
         block.d = amax / 127.0;
         let id = _mm512_set1_ps(127.0 / amax);
         let (q, _) = block.q.as_chunks_mut::<16>();
+        let mut sum = [0; 2];
         for half in 0..2 {
             const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             let n = _mm512_cvt_roundps_epi32::<NEAREST>(_mm512_mul_ps(x[half], id));
@@ -71,11 +72,10 @@ fn quantize_body(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> {
             unsafe { _mm_storeu_si128(q[half].as_mut_ptr().cast(), n) };
             // Sums of eight bytes with 128 added.
             let sums = _mm_sad_epu8(_mm_xor_si128(n, _mm_set1_epi8(-128)), _mm_setzero_si128());
-            let sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 16 * 128;
-            block.halves[half] = sum as f32;
+            sum[half] = _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 16 * 128;
         }
-        // Integers below 2²⁴.
-        block.g = block.halves[0] + block.halves[1];
+        (block.g, block.halves) = ((sum[0] + sum[1]) as f32, sum.map(|sum| sum as f32));
+        block.starts = [sum[0] + sum[1], sum[0], sum[1]].map(|sum| -8 * sum);
     }
     Ok(())
 }

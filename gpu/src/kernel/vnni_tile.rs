@@ -2,14 +2,14 @@
 //! activations.
 //!
 //! As in `avx2_tile` each lane runs the definition's chain of fma for its row. `vpdpbusd` multiplies unsigned
-//! bytes by signed ones and adds fours of them exactly, so every code is made unsigned by an offset here, which
-//! is taken off the exact sum again.
-#![allow(unsafe_code)]
+//! bytes by signed ones and adds fours of them exactly, so every code is made unsigned by an offset here, and the
+//! exact sum begins at what that adds.
 // An index names a register here; iterators over arrays of registers say less.
 #![allow(clippy::needless_range_loop)]
 
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
+use super::vnni_load::{broadcast, dword, load, load_bf16, load_f16, load_f32, nibbles, small, store, widen};
 use crate::gguf::TensorKind;
 use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
@@ -55,13 +55,15 @@ fn each<'a, 'b, const T: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn packed<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
     match w.kind {
-        TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
-        TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
-        TensorKind::Q8_0 => affine::<T, 8>(w, group, x, out),
+        TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
+        TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
+        TensorKind::Q4_0 => centred::<T, 4, 8>(w, group, x, out),
+        TensorKind::Q5_0 => centred::<T, 5, 16>(w, group, x, out),
+        TensorKind::Q8_0 => centred::<T, 8, SIGN>(w, group, x, out),
         TensorKind::IQ4_NL | TensorKind::IQ4_XS | TensorKind::MXFP4 => named(w, group, x, out),
         TensorKind::Q2_K => halves_and_mins(w, group, x, out),
-        TensorKind::Q3_K => halves::<T, 3>(w, group, x, out),
-        TensorKind::Q6_K => halves::<T, 6>(w, group, x, out),
+        TensorKind::Q3_K => halves::<T, 3, 4>(w, group, x, out),
+        TensorKind::Q6_K => halves::<T, 6, 32>(w, group, x, out),
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} is not packed", w.kind.name()),
     }
 }
@@ -77,11 +79,27 @@ fn affine<const T: usize, const BITS: usize>(
     let (q, s) = (w.codes::<BITS>(group), Scales::of(w, group));
     run(q, x, out, |b, q, x| {
         let (d, m) = s.at(b);
-        let f = dot::<T, 0, 8>(&codes(q), x);
+        let f = dot::<T, 0, 8>(&codes(q), x, [_mm512_setzero_si512(); T]);
         std::array::from_fn(|t| {
             let g = _mm512_mul_ps(m, _mm512_set1_ps(x[t].g));
             _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(f[t]), g)
         })
+    });
+}
+
+/// u = d·f, where codes have `OFFSET` added.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn centred<const T: usize, const BITS: usize, const OFFSET: i32>(
+    w: &Packed,
+    group: usize,
+    x: &[ActRow<'_>; T],
+    out: &mut [[f32; GROUP]; T],
+) {
+    let (q, s) = (w.codes::<BITS>(group), w.scales::<1>(group));
+    run(q, x, out, |b, q, x| {
+        let d = widen(&s[b][0]);
+        let f = dot::<T, 0, 8>(&codes(q), x, starts::<T, 0, OFFSET>(x));
+        std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
     });
 }
 
@@ -92,28 +110,29 @@ fn named<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mu
     let table = broadcast(&w.table().map(|n| (n as u8) ^ 0x80));
     run(q, x, out, |b, q, x| {
         let d = s.at(b).0;
-        let f = dot::<T, 0, 8>(&codes(q).map(|code| _mm512_shuffle_epi8(table, code)), x);
-        std::array::from_fn(|t| _mm512_mul_ps(d, centred(f[t], SIGN, x[t].g)))
+        let named = codes(q).map(|code| _mm512_shuffle_epi8(table, code));
+        let f = dot::<T, 0, 8>(&named, x, starts::<T, 0, SIGN>(x));
+        std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
     });
 }
 
-/// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
+/// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact and codes have `OFFSET` added.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves<const T: usize, const BITS: usize>(
+fn halves<const T: usize, const BITS: usize, const OFFSET: i32>(
     w: &Packed,
     group: usize,
     x: &[ActRow<'_>; T],
     out: &mut [[f32; GROUP]; T],
 ) {
-    let (q, s, offset) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group), f32::from(w.offset()));
+    let (q, s) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group));
     run(q, x, out, |b, q, x| {
         let s = &s[b / SEGMENT];
         let (d, [low, high], q) = (widen(&s[0]), small(&s[2 + b % SEGMENT]), codes(q));
-        let (below, above) = (dot::<T, 0, 4>(&q, x), dot::<T, 4, 8>(&q, x));
+        let below = dot::<T, 0, 4>(&q, x, starts::<T, 1, OFFSET>(x));
+        let above = dot::<T, 4, 8>(&q, x, starts::<T, 2, OFFSET>(x));
         std::array::from_fn(|t| {
-            let [g0, g1] = x[t].halves;
-            let above = _mm512_mul_ps(high, centred(above[t], offset, g1));
-            _mm512_mul_ps(d, _mm512_fmadd_ps(low, centred(below[t], offset, g0), above))
+            let above = _mm512_mul_ps(high, _mm512_cvtepi32_ps(above[t]));
+            _mm512_mul_ps(d, _mm512_fmadd_ps(low, _mm512_cvtepi32_ps(below[t]), above))
         })
     });
 }
@@ -126,7 +145,8 @@ fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T]
         let s = &s[b / SEGMENT];
         let (d, m, q) = (widen(&s[0]), widen(&s[1]), codes(q));
         let [low, high, min, upper] = nibbles(&s[2 + b % SEGMENT]);
-        let (below, above) = (dot::<T, 0, 4>(&q, x), dot::<T, 4, 8>(&q, x));
+        let zero = [_mm512_setzero_si512(); T];
+        let (below, above) = (dot::<T, 0, 4>(&q, x, zero), dot::<T, 4, 8>(&q, x, zero));
         std::array::from_fn(|t| {
             let [g0, g1] = x[t].halves.map(|g| _mm512_set1_ps(g));
             let h = _mm512_fmadd_ps(min, g0, _mm512_mul_ps(upper, g1));
@@ -139,13 +159,13 @@ fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T]
 }
 
 /// What turning its upper bit adds to an i8.
-const SIGN: f32 = 128.0;
+const SIGN: i32 = 128;
 
-/// Scales of types with one for each block.
+/// Scales of types with one for each block that `affine` and `named` take.
 #[derive(Clone, Copy)]
 enum Scales<'a> {
-    /// d, and what was added to make codes unsigned.
-    Centred(&'a [[Lane; 1]], f32),
+    /// d.
+    Single(&'a [[Lane; 1]]),
     /// d as bf16.
     Power(&'a [[Lane; 1]]),
     Pair(&'a [[Lane; 2]]),
@@ -157,11 +177,12 @@ impl Scales<'_> {
         match w.kind {
             TensorKind::Q4_1 | TensorKind::Q5_1 => Scales::Pair(w.scales(group)),
             TensorKind::Q4_K | TensorKind::Q5_K | TensorKind::IQ4_XS => Scales::Super(w.scales(group)),
-            TensorKind::Q4_0 | TensorKind::Q5_0 => Scales::Centred(w.scales(group), f32::from(w.offset())),
-            TensorKind::Q8_0 => Scales::Centred(w.scales(group), SIGN),
-            TensorKind::IQ4_NL => Scales::Centred(w.scales(group), 0.0),
+            TensorKind::IQ4_NL => Scales::Single(w.scales(group)),
             TensorKind::MXFP4 => Scales::Power(w.scales(group)),
-            TensorKind::Q2_K
+            TensorKind::Q4_0
+            | TensorKind::Q5_0
+            | TensorKind::Q8_0
+            | TensorKind::Q2_K
             | TensorKind::Q3_K
             | TensorKind::Q6_K
             | TensorKind::F32
@@ -175,12 +196,7 @@ impl Scales<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
     fn at(self, b: usize) -> (__m512, __m512) {
         match self {
-            // −offset·d and its product with g are exact (at most 11 + 12 significant bits), so that the sum rounds
-            // d·Σ(code − offset)·q once, as the definition does.
-            Scales::Centred(s, offset) => {
-                let d = widen(&s[b][0]);
-                (d, _mm512_mul_ps(d, _mm512_set1_ps(-offset)))
-            }
+            Scales::Single(s) => (widen(&s[b][0]), _mm512_setzero_ps()),
             Scales::Power(s) => (load_bf16(&s[b][0]), _mm512_setzero_ps()),
             Scales::Pair(s) => (widen(&s[b][0]), widen(&s[b][1])),
             // d·scale and m·min, both exact.
@@ -203,12 +219,18 @@ fn run<const T: usize, const BITS: usize>(
     u: impl Fn(usize, &[Line; BITS], [&Rounded; T]) -> [__m512; T],
 ) {
     // Of a length the compiler knows to be the loop's, so that no index is checked there.
-    let x: [&[Rounded]; T] = std::array::from_fn(|t| &x[t].blocks[..codes.len()]);
+    let mut rows: [&[Rounded]; T] = [&[]; T];
+    for t in 0..T {
+        rows[t] = &x[t].blocks[..codes.len()];
+    }
     let mut tot = [_mm512_setzero_ps(); T];
     for start in (0..codes.len()).step_by(SEGMENT) {
         let mut p = [_mm512_setzero_ps(); T];
         for b in start..codes.len().min(start + SEGMENT) {
-            let x: [&Rounded; T] = std::array::from_fn(|t| &x[t][b]);
+            let mut x = [&rows[0][b]; T];
+            for t in 1..T {
+                x[t] = &rows[t][b];
+            }
             ahead(&codes[b]);
             let u = u(b, &codes[b], x);
             for t in 0..T {
@@ -235,18 +257,33 @@ fn ahead<const BITS: usize>(lines: &[Line; BITS]) {
     }
 }
 
-/// Σ n·q of Σ code·q: below 2²⁴, and so is what is taken off, so that nothing rounds.
+/// −`OFFSET`·Σ q of a part of the activations: all (0), the lower half (1), the upper one (2).
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn centred(f: __m512i, offset: f32, sum: f32) -> __m512 {
-    _mm512_fnmadd_ps(_mm512_set1_ps(offset), _mm512_set1_ps(sum), _mm512_cvtepi32_ps(f))
+fn starts<const T: usize, const PART: usize, const OFFSET: i32>(x: [&Rounded; T]) -> [__m512i; T] {
+    let mut starts = [_mm512_setzero_si512(); T];
+    for t in 0..T {
+        let eight = _mm512_set1_epi32(x[t].starts[PART]);
+        starts[t] = match OFFSET {
+            4 => _mm512_srai_epi32::<1>(eight),
+            8 => eight,
+            16 => _mm512_slli_epi32::<1>(eight),
+            32 => _mm512_slli_epi32::<2>(eight),
+            128 => _mm512_slli_epi32::<4>(eight),
+            _ => unreachable!("no type has such an offset"),
+        };
+    }
+    starts
 }
 
-/// Σ code·q over the dwords `FROM` to `TO`.
+/// `sum` and Σ code·q over the dwords `FROM` to `TO`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const T: usize, const FROM: usize, const TO: usize>(codes: &[__m512i; 8], x: [&Rounded; T]) -> [__m512i; T] {
-    let mut sum = [_mm512_setzero_si512(); T];
+fn dot<const T: usize, const FROM: usize, const TO: usize>(
+    codes: &[__m512i; 8],
+    x: [&Rounded; T],
+    mut sum: [__m512i; T],
+) -> [__m512i; T] {
     for k in FROM..TO {
         for t in 0..T {
             sum[t] = _mm512_dpbusd_epi32(sum[t], codes[k], dword(&x[t].q, k));
@@ -297,88 +334,4 @@ fn plain<W>(w: &[[W; GROUP]], acts: &[ActRow<'_>], out: &mut [[f32; GROUP]], loa
         }
         store(out, tot);
     }
-}
-
-/// A dword of each row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(line: &Line) -> __m512i {
-    // SAFETY: sixteen u32.
-    unsafe { _mm512_loadu_si512(line.0.as_ptr().cast()) }
-}
-
-/// Sixteen bits of each row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_lane(lane: &Lane) -> __m256i {
-    // SAFETY: sixteen u16.
-    unsafe { _mm256_loadu_si256(lane.as_ptr().cast()) }
-}
-
-/// Scales of each row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn widen(lane: &Lane) -> __m512 {
-    _mm512_cvtph_ps(load_lane(lane))
-}
-
-/// Two small integers of each row: the lower bytes, the upper ones.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn small(lane: &Lane) -> [__m512; 2] {
-    let both = _mm512_cvtepi16_epi32(load_lane(lane));
-    let low = _mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(both));
-    [_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srai_epi32::<8>(both))]
-}
-
-/// Four integers of four bits of each row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn nibbles(lane: &Lane) -> [__m512; 4] {
-    let all = _mm512_cvtepu16_epi32(load_lane(lane));
-    std::array::from_fn(|i| {
-        let down = _mm512_srl_epi32(all, _mm_cvtsi32_si128(4 * i as i32));
-        _mm512_cvtepi32_ps(_mm512_and_si512(down, _mm512_set1_epi32(15)))
-    })
-}
-
-/// A table of sixteen bytes in each quarter.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn broadcast(table: &[u8; 16]) -> __m512i {
-    // SAFETY: sixteen bytes.
-    _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
-}
-
-/// Four activations, the same for all rows.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn dword(q: &[i8; BLOCK], k: usize) -> __m512i {
-    let four = q.as_chunks::<4>().0[k];
-    _mm512_set1_epi32(i32::from_le_bytes(four.map(|b| b as u8)))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store(out: &mut [f32; GROUP], v: __m512) {
-    // SAFETY: sixteen f32.
-    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
-}
-
-#[inline(always)]
-fn load_f16(w: &[u16; GROUP]) -> __m512 {
-    // SAFETY: called by `plain` only, which runs where AVX-512 is.
-    unsafe { widen(w) }
-}
-
-#[inline(always)]
-fn load_bf16(w: &[u16; GROUP]) -> __m512 {
-    // SAFETY: called by `plain` only, which runs where AVX-512 is.
-    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(load_lane(w)))) }
-}
-
-#[inline(always)]
-fn load_f32(w: &[f32; GROUP]) -> __m512 {
-    // SAFETY: sixteen f32; called by `plain` only, which runs where AVX-512 is.
-    unsafe { _mm512_loadu_ps(w.as_ptr()) }
 }

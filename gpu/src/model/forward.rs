@@ -14,7 +14,8 @@ use crate::kernel::drive::{Acts, Asked, Exec, Write};
 use crate::kernel::matrix::Matrix;
 use crate::kv::Kvs;
 
-/// Numbers in a cache line.
+/// Numbers in a cache line, by which rows of outputs are longer than what they hold: rows a power of two apart would
+/// share the few places that a near cache has for such addresses.
 const LINE: usize = 16;
 
 /// One token to run.
@@ -64,17 +65,17 @@ pub(crate) struct Buffers {
 impl Decoder {
     pub(crate) fn forward(&mut self, exec: &mut Exec, rows: &[Row], kvs: &mut Kvs<'_>, b: &mut Buffers, tap: Tap<'_>) {
         let (h, n) = (self.hyper, rows.len());
-        self.reach(rows);
+        self.reach(exec, rows);
         b.faulted.clear();
         b.faulted.resize(n, false);
         b.x.resize(n * h.width, 0.0);
-        for (row, x) in rows.iter().zip(b.x.chunks_exact_mut(h.width)) {
-            self.embed.row(row.token as usize, x);
-        }
-        if h.arch.scaled_embedding {
-            let scale = (h.width as f32).sqrt();
-            b.x.iter_mut().for_each(|x| *x *= scale);
-        }
+        let scale = h.arch.scaled_embedding.then_some((h.width as f32).sqrt());
+        exec.each_row(&mut b.x, h.width, &|row, x| {
+            self.embed.row(rows[row].token as usize, x);
+            if let Some(scale) = scale {
+                x.iter_mut().for_each(|x| *x *= scale);
+            }
+        });
         tap(Stage::Embedding, &b.x);
         let asked = asked(rows, h.heads, h.kv_heads);
         for layer in 0..h.layers {
@@ -87,11 +88,10 @@ impl Decoder {
     }
 
     /// Angles for all positions of the batch.
-    fn reach(&mut self, rows: &[Row]) {
-        for row in rows {
-            for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
-                angles.reach(row.position, self.hyper.rope_dims);
-            }
+    fn reach(&mut self, exec: &mut Exec, rows: &[Row]) {
+        let Some(last) = rows.iter().map(|row| row.position).max() else { return };
+        for angles in [Some(&mut self.angles), self.windowed_angles.as_mut()].into_iter().flatten() {
+            angles.reach(exec, last);
         }
     }
 
@@ -106,7 +106,7 @@ impl Decoder {
     ) {
         let (h, w, n) = (&self.hyper, &self.layers[layer], rows.len());
         let (query, kv) = (h.query_width(), h.kv_width());
-        let stride = query + 2 * kv;
+        let stride = query + 2 * kv + LINE;
         let kernels = exec.kernels;
         let quantized = [&w.q, &w.k, &w.v].iter().any(|m| m.is_quantized());
         exec.activate(&mut b.acts, (n, h.width), quantized, &mut b.faulted, &|row, out| {
@@ -132,7 +132,7 @@ impl Decoder {
                 (kernels.rms_norm_each)(q, q_norm, h.eps);
                 (kernels.rms_norm_each)(k, k_norm, h.eps);
             }
-            let angles = &angles.by_position[rows[row].position as usize];
+            let angles = angles.at(rows[row].position);
             for head in q.chunks_exact_mut(h.head_dim).chain(k.chunks_exact_mut(h.head_dim)) {
                 rope(&mut head[..h.rope_dims], angles);
             }
@@ -140,7 +140,7 @@ impl Decoder {
         });
         b.halves.resize(2 * kv, 0);
         for (row, qkv) in rows.iter().zip(b.qkv.chunks_exact(stride)) {
-            (kernels.narrow)(&qkv[query..], &mut b.halves);
+            (kernels.narrow)(&qkv[query..query + 2 * kv], &mut b.halves);
             let (keys, values) = b.halves.split_at(kv);
             kvs.write(row.sequence, layer, row.position as usize, keys, values);
         }
@@ -162,7 +162,6 @@ impl Decoder {
         exec.activate(&mut b.acts, (n, h.width), quantized, &mut b.faulted, &|row, out| {
             (kernels.rms_norm)(&b.x[row * h.width..][..h.width], &w.ffn_norm, h.eps, out);
         });
-        // Rows a power of two apart would share the few places that a near cache has for such addresses.
         let stride = 2 * h.feed + LINE;
         b.gate_up.resize(n * stride, 0.0);
         let parts = [(&w.gate, 0), (&w.up, h.feed)];
@@ -184,10 +183,14 @@ impl Decoder {
         let Some(norm) = norm else {
             return exec.linear(&[(matrix, 0)], &b.acts, n, (&mut b.x, width), Write::Add);
         };
-        b.made.resize(n * width, 0.0);
-        exec.linear(&[(matrix, 0)], &b.acts, n, (&mut b.made, width), Write::Set);
-        exec.each_row(&mut b.made, width, &|_, made| (kernels.rms_norm_each)(made, norm, self.hyper.eps));
-        b.x.iter_mut().zip(&b.made).for_each(|(x, made)| *x += *made);
+        let stride = width + LINE;
+        b.made.resize(n * stride, 0.0);
+        exec.linear(&[(matrix, 0)], &b.acts, n, (&mut b.made, stride), Write::Set);
+        exec.each_pair((&mut b.x, width), (&mut b.made, stride), &|x, made| {
+            let made = &mut made[..width];
+            (kernels.rms_norm_each)(made, norm, self.hyper.eps);
+            x.iter_mut().zip(made).for_each(|(x, made)| *x += *made);
+        });
     }
 
     /// The output head, for the rows that want it only: it is a third of a small model's work.

@@ -16,9 +16,10 @@ pub(crate) mod pooling;
 
 use crate::gguf::{Gguf, GgufError};
 use crate::kernel::LevelError;
+use crate::kernel::drive::Exec;
 use crate::kernel::matrix::{Matrix, Packing};
 use crate::kv::KvShape;
-use crate::numerics::rope_angles;
+use crate::numerics::{rope_angles, rope_frequencies};
 use crate::seal;
 use encoder::Encoder;
 use hyper::Hyper;
@@ -147,21 +148,30 @@ pub(crate) struct Decoder {
 /// Cosines and sines by position, as far as positions have been.
 #[derive(Debug)]
 struct Angles {
-    base: f32,
+    /// Of each pair.
+    frequencies: Vec<f64>,
     /// Cosines and sines are multiplied by it.
     scale: f32,
     /// Each pair's frequency is divided by its factor.
     factors: Option<Vec<f32>>,
-    by_position: Vec<Vec<[f32; 2]>>,
+    /// Of one position after another, cosine and sine of each pair.
+    known: Vec<f32>,
 }
 
 impl Angles {
-    fn reach(&mut self, position: u32, dims: usize) {
-        for next in self.by_position.len() as u32..=position {
-            let mut angles = rope_angles(next, dims, self.base, self.factors.as_deref());
-            angles.iter_mut().flatten().for_each(|x| *x *= self.scale);
-            self.by_position.push(angles);
-        }
+    fn at(&self, position: u32) -> &[[f32; 2]] {
+        let dims = 2 * self.frequencies.len();
+        self.known[position as usize * dims..][..dims].as_chunks().0
+    }
+
+    fn reach(&mut self, exec: &mut Exec, position: u32) {
+        let Angles { frequencies, scale, factors, known } = self;
+        let (dims, before) = (2 * frequencies.len(), known.len());
+        known.resize(before.max((position as usize + 1) * dims), 0.0);
+        exec.each_row(&mut known[before..], dims, &|row, out| {
+            rope_angles((before / dims + row) as u32, frequencies, factors.as_deref(), out.as_chunks_mut().0);
+            out.iter_mut().for_each(|x| *x *= *scale);
+        });
     }
 }
 
@@ -179,7 +189,11 @@ impl Decoder {
         let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;
         let norm = load.vector("output_norm.weight", hyper.width)?;
         load.all_used()?;
-        let angles = |base, factors| Angles { base, scale: hyper.rope_scale, factors, by_position: Vec::new() };
+        let frequencies = |base| rope_frequencies(hyper.rope_dims, base);
+        let angles = |base, factors| {
+            let (frequencies, scale) = (frequencies(base), hyper.rope_scale);
+            Angles { frequencies, scale, factors, known: Vec::new() }
+        };
         let windowed_angles = hyper.window.and_then(|window| window.rope_base).map(|base| angles(base, None));
         let angles = angles(hyper.rope_base, factors);
         Ok(Decoder { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })

@@ -210,17 +210,18 @@ pub(crate) fn rope_halves(x: &mut [f32], table: &[[f32; 2]]) {
     }
 }
 
-/// Cosine and sine of position · base^(−2i/dims) / factor_i for each pair i, in f64 by the pinned
-/// pure-Rust `libm` (the standard library calls the platform's), rounded once to f32.
-pub(crate) fn rope_angles(position: u32, dims: usize, base: f32, factors: Option<&[f32]>) -> Vec<[f32; 2]> {
-    (0..dims / 2)
-        .map(|i| {
-            let frequency = libm::pow(f64::from(base), -((2 * i) as f64) / dims as f64);
-            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
-            let angle = f64::from(position) * frequency / factor;
-            [libm::cos(angle) as f32, libm::sin(angle) as f32]
-        })
-        .collect()
+/// base^(−2i/dims) for each pair i, in f64 by the pinned pure-Rust `libm` (the standard library calls the platform's).
+pub(crate) fn rope_frequencies(dims: usize, base: f32) -> Vec<f64> {
+    (0..dims / 2).map(|i| libm::pow(f64::from(base), -((2 * i) as f64) / dims as f64)).collect()
+}
+
+/// Cosine and sine of position · frequency_i / factor_i for each pair i, as `rope_frequencies`, rounded once to f32.
+pub(crate) fn rope_angles(position: u32, frequencies: &[f64], factors: Option<&[f32]>, out: &mut [[f32; 2]]) {
+    for (i, (frequency, out)) in frequencies.iter().zip(out).enumerate() {
+        let factor = factors.map_or(1.0, |f| f64::from(f[i]));
+        let (sine, cosine) = libm::sincos(f64::from(position) * frequency / factor);
+        *out = [cosine as f32, sine as f32];
+    }
 }
 
 /// The exact value of f16 bits.

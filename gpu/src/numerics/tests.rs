@@ -62,12 +62,18 @@ fn golden_rms_norm() {
 
 #[test]
 fn golden_rope_angles() {
-    let table = rope_angles(777, 64, 100_000.0, None);
+    let table = angles(777, 64, 100_000.0, None);
     let expected =
         [0xbf04_892e, 0xbf5b_0567, 0xbe92_3a12, 0x3f75_565e, 0x3f79_f218, 0xbe5d_6216, 0x3f7f_fbf0, 0x3c36_6c8c];
     assert_eq!(bits([0, 1, 7, 31].into_iter().flat_map(|i: usize| table[i])), expected);
     let factors = [2.0; 32];
-    assert_eq!(rope_angles(1554, 64, 100_000.0, Some(&factors)), table);
+    assert_eq!(angles(1554, 64, 100_000.0, Some(&factors)), table);
+}
+
+fn angles(position: u32, dims: usize, base: f32, factors: Option<&[f32]>) -> Vec<[f32; 2]> {
+    let mut table = vec![[f32::NAN; 2]; dims / 2];
+    rope_angles(position, &rope_frequencies(dims, base), factors, &mut table);
+    table
 }
 
 #[test]
@@ -278,11 +284,11 @@ proptest! {
     #[test]
     fn a_quantized_activation_is_near(seed: u64) {
         let row = Owned::new(Noise(seed).wild(96));
-        for (Rounded { q, d, g, halves }, x) in row.blocks.iter().zip(row.x.chunks(BLOCK)) {
+        for (Rounded { q, d, g, halves, starts }, x) in row.blocks.iter().zip(row.x.chunks(BLOCK)) {
             prop_assert!(q.iter().all(|q| *q >= -127));
-            let sum = |half: Range<usize>| q[half].iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
-            prop_assert_eq!(bits(*halves), bits([sum(0..16), sum(16..32)]));
-            prop_assert_eq!(g.to_bits(), sum(0..32).to_bits());
+            let sums = [0..32, 0..16, 16..32].map(|part: Range<usize>| q[part].iter().map(|q| i32::from(*q)).sum::<i32>());
+            prop_assert_eq!(bits([*g, halves[0], halves[1]]), bits(sums.map(|sum| sum as f32)));
+            prop_assert_eq!(*starts, sums.map(|sum| -8 * sum));
             for (x, q) in x.iter().zip(q) {
                 prop_assert!((x - d * f32::from(*q)).abs() <= d * 0.5001 + f32::MIN_POSITIVE);
             }
@@ -316,7 +322,7 @@ proptest! {
     #[test]
     fn halves_turn_like_neighbours(seed: u64, position in 0u32..100_000) {
         let x = Noise(seed).evens(128);
-        let table = rope_angles(position, 64, 10_000.0, None);
+        let table = angles(position, 64, 10_000.0, None);
         let interleave = |x: &[f32]| -> Vec<f32> {
             x.chunks(64).flat_map(|head| (0..64).map(|i| head[i / 2 + i % 2 * 32])).collect()
         };
@@ -344,12 +350,12 @@ proptest! {
     fn rope_turns(seed: u64, position in 0u32..100_000) {
         let x = Noise(seed).evens(128);
         let mut turned = x.clone();
-        rope(&mut turned, &rope_angles(position, 64, 10_000.0, None));
+        rope(&mut turned, &angles(position, 64, 10_000.0, None));
         for (a, b) in x.chunks(2).zip(turned.chunks(2)) {
             prop_assert!((a[0].hypot(a[1]) - b[0].hypot(b[1])).abs() < 1e-5);
         }
         let mut still = x.clone();
-        rope(&mut still, &rope_angles(0, 64, 10_000.0, None));
+        rope(&mut still, &angles(0, 64, 10_000.0, None));
         prop_assert_eq!(still, x);
     }
 }

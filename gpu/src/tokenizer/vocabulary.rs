@@ -48,6 +48,11 @@ pub enum TokenizerError {
     /// A token with a meaning that the family cannot do without.
     #[error("{what}: the vocabulary has no such token")]
     Missing { what: &'static str },
+    /// Capitals among the pieces of a model whose file does not say that its texts keep theirs.
+    #[error(
+        "the vocabulary has words with capitals, and `{key}` does not say whether texts keep theirs; convert the model anew"
+    )]
+    Cased { key: &'static str },
     /// The WordPiece model refused what passed the checks above.
     #[error("the tokens make no WordPiece model")]
     Pieces,
@@ -173,7 +178,7 @@ impl Tokenizer {
         let scheme = match family {
             Family::ByteLevel(pre) => Scheme::ByteLevel(Box::new(ByteLevel::new(gguf, pre, &ids, &vocabulary)?)),
             Family::Spm => Scheme::Spm(Box::new(Spm::new(gguf, &texts, &vocabulary)?)),
-            Family::WordPiece => Scheme::WordPiece(Box::new(WordPiece::new(&texts, &vocabulary)?)),
+            Family::WordPiece => Scheme::WordPiece(Box::new(WordPiece::new(gguf, &texts, &vocabulary)?)),
         };
         Ok(Tokenizer { vocabulary, scheme, specials, user_defined, greedy })
     }

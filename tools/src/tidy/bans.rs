@@ -93,7 +93,7 @@ const UNSAFE_FILES: [&str; 12] = [
     "gpu/src/kernel/pool.rs",
     "gpu/src/kernel/vnni.rs",
     "gpu/src/kernel/vnni_attend.rs",
-    "gpu/src/kernel/vnni_tile.rs",
+    "gpu/src/kernel/vnni_load.rs",
     "gpu/src/gguf/corpus/memory.rs",
     "gpu/src/seal/bytes.rs",
 ];

@@ -86,6 +86,7 @@ fn of_tokenizer(error: &TokenizerError) -> String {
         TokenizerError::Bpe => "bpe".to_owned(),
         TokenizerError::Missing { what } => format!("no token {what}"),
         TokenizerError::Pieces => "pieces".to_owned(),
+        TokenizerError::Cased { .. } => "cased".to_owned(),
     }
 }
 
