@@ -6,7 +6,7 @@ use orchestrion_world::protocol::{DeviceShare, WorkerFacts};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::units::{Bytes, Sha256};
 use orchestrion_world::vram::{Device, Shard};
-use orchestrion_world::worker::Lease;
+use orchestrion_world::worker::{Lease, Worker};
 
 /// A worker spans no more devices.
 const DEVICES_MAX: usize = 64;
@@ -21,10 +21,11 @@ pub(crate) fn devices_add_up(facts: &WorkerFacts) -> bool {
 }
 
 /// Devices that nobody knew come with the first worker on them. What may be used of one is said anew by whoever
-/// comes while nobody else is up on it, as after a restart of the server.
+/// comes while nobody else is on it, as after a restart of the server.
 pub(crate) fn know_devices(world: &mut World, facts: &WorkerFacts) {
     for &DeviceShare { device: id, capacity, share: _ } in &facts.devices {
-        let is_used = world.crews.on_device(id).any(|id| world.worker(id).is_some_and(|worker| worker.state.is_up()));
+        let on_it = |worker: &Worker| worker.state.is_up() || !worker.residents.is_empty();
+        let is_used = world.crews.on_device(id).any(|id| world.worker(id).is_some_and(on_it));
         match world.device(id).map(|device| device.capacity != capacity && !is_used) {
             None => world.enlist(Key::Device(id), Device::new(id, capacity)),
             Some(true) => world.device_mut(id).into_iter().for_each(|mut device| device.capacity = capacity),

@@ -32,7 +32,7 @@ pub(crate) fn known(world: &World, spec: &TaskSpec) -> Vec<Known> {
 
 /// The worker has read the task's prompt.
 pub(crate) fn remember(world: &mut World, worker: WorkerId, task: TaskId) {
-    let Some(task) = world.task(task).filter(|task| !task.spec.prefix.is_empty()) else { return };
+    let Some(task) = world.task(task) else { return };
     let most = world.core.rules.as_ref().map_or(0, |rules| rules.placement.prefixes_max as usize);
     let (ids, read): (Vec<_>, _) = (task.spec.beginnings().collect(), world.core.now);
     for id in ids.into_iter().filter(|_| most > 0) {

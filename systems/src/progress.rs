@@ -58,13 +58,15 @@ fn count(world: &mut World, now: Tick, worker: WorkerId, (id, tokens, fingerprin
     task.made = task.made.saturating_add(tokens);
     task.tokens_out = task.tokens_out.max(task.made);
     task.fingerprint = task.fingerprint.or(fingerprint);
-    let class = task.spec.class;
+    let (class, begins_alike) = (task.spec.class, !task.spec.prefix.is_empty());
     if class == Class::Batch {
         reconsider(world, id);
     }
     if first {
         has_read(world, worker, id);
-        prefixes::remember(world, worker, id);
+        if begins_alike {
+            prefixes::remember(world, worker, id);
+        }
         // The next token may have to come sooner than the first one had to.
         patience::wind(world, id);
     }

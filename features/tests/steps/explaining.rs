@@ -3,6 +3,7 @@
 use super::{Session, task};
 use crate::server::orch;
 use cucumber::{then, when};
+use serde_json::{Value, json};
 
 async fn submit_and_wait(session: &mut Session, tokens: u32) {
     session.submit(task(tokens)).await;
@@ -36,6 +37,33 @@ async fn explain(session: &mut Session) {
     for word in ["candidates", "chosen", "predicted_run", "proof"] {
         assert!(told.contains(word), "`{word}` is not in {told}");
     }
+}
+
+#[when(regex = r"^I send the same prompt of (\d+) tokens twice$")]
+async fn alike(session: &mut Session, tokens: usize) {
+    for _ in 0..2 {
+        let body = json!({ "model": "tiny", "prompt": vec![5; tokens], "max_tokens": 3 });
+        let response = session.post("/v1/completions", &body).await;
+        let answer = (response.status(), response.json().await.unwrap());
+        session.answers.push(answer);
+    }
+    session.task = session.answer().1["id"].as_str().unwrap().trim_start_matches("cmpl-").to_owned();
+}
+
+#[then(regex = r"^(\d+) of them were looked up the second time$")]
+fn looked_up(session: &mut Session, tokens: u64) {
+    let cached = |(_, answer): &(_, Value)| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    assert_eq!(session.answers.iter().filter_map(cached).collect::<Vec<_>>(), [0, tokens], "{:?}", session.answers);
+}
+
+#[then(regex = r"^the explanation says who knew (\d+) of them and that it was chosen$")]
+async fn who_knew(session: &mut Session, tokens: u64) {
+    let told: Value = session.get(&format!("/v1/tasks/{}/explain", session.task)).await.json().await.unwrap();
+    let moments = told["timeline"].as_array().unwrap();
+    let log = moments.iter().map(|moment| &moment["decision"]).find(|log| log.is_object()).unwrap();
+    let known = |n: usize| log["candidates"][n]["known_tokens"].as_u64();
+    assert_eq!([known(0), known(1)], [Some(tokens), Some(0)], "{told}");
+    assert_eq!(log["candidates"][0]["worker"], log["chosen"], "{told}");
 }
 
 #[when("the server goes down")]

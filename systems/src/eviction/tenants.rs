@@ -25,7 +25,8 @@ pub(crate) fn tenants(world: &World, rules: &Rules, devices: impl Iterator<Item 
 }
 
 fn tenant(world: &World, rules: &Rules, worker: &Worker, resident: &Resident, now: Tick) -> Option<Tenant> {
-    let loader = worker.facts.loader.as_ref().filter(|_| resident.life == Residence::Sealed)?;
+    let goes = resident.life == Residence::Sealed && worker.state.is_up();
+    let loader = worker.facts.loader.as_ref().filter(|_| goes)?;
     let Resident { model, facts, pinned, since, used, uses, .. } = *resident;
     let shards = worker.facts.devices.iter().filter_map(|part| world.shard(part.device, facts.digest));
     let part = |&Shard { device, digest, bytes, holders }: &Shard| Part { device, digest, bytes, holders };

@@ -1,12 +1,13 @@
 //! A worker comes up: it is taken in where there is a place and memory for it. What it was before ends.
 
-use super::{change, hear, lose, rearm, spawn, take_out, turn};
+use super::{change, hear, lose, loss, rearm, spawn, take_out, turn};
 use crate::{eviction, memory};
 use orchestrion_world::config::{Keep, Rules};
 use orchestrion_world::health::{Loss, WorkerState};
-use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
-use orchestrion_world::protocol::{Order, WorkerFacts, WorkerRefusal};
+use orchestrion_world::id::{DeviceId, Epoch, ModelId, WorkerId};
+use orchestrion_world::protocol::{ModelFacts, Order, WorkerFacts, WorkerRefusal};
 use orchestrion_world::store::{Key, World};
+use orchestrion_world::time::Tick;
 use orchestrion_world::vram::Resident;
 use orchestrion_world::wheel::{Alarm, Fuse};
 use orchestrion_world::worker::Worker;
@@ -33,7 +34,8 @@ pub(super) fn welcome(
         }
         // Another life of it that nobody saw end.
         Some(known) if known.state.is_up() => take_out(world, id, WorkerState::Failed),
-        Some(_) => {}
+        // What was kept for it makes place for what it came with.
+        Some(_) => loss::empty(world, id),
         None if world.crews.len() >= rules.health.workers_max as usize => {
             return Err(WorkerRefusal::TooMany);
         }
@@ -125,8 +127,17 @@ fn came_with(world: &mut World, rules: &Rules, facts: &WorkerFacts) -> Result<Ve
     let Some((model, of)) = facts.came_with else { return Ok(vec![]) };
     let refusal = |(needed, free)| WorkerRefusal::NoMemory { needed, free };
     memory::hold(world, facts, of.digest, of.weights).map_err(refusal)?;
-    // Whoever could not load it again keeps it.
+    Ok(vec![as_it_comes(rules, facts, (model, of), world.core.now)])
+}
+
+/// A model as a worker comes with it. Whoever could not load it again keeps it.
+pub(super) fn as_it_comes(
+    rules: &Rules,
+    facts: &WorkerFacts,
+    (model, of): (ModelId, ModelFacts),
+    now: Tick,
+) -> Resident {
     let row = rules.loadable(model).filter(|row| eviction::could_load(rules, facts, row));
     let pinned = row.is_none_or(|row| row.keep == Keep::Pinned);
-    Ok(vec![Resident::came(model, of, pinned, world.core.now)])
+    Resident::came(model, of, pinned, now)
 }

@@ -1,7 +1,7 @@
 //! A worker is lost: what it held is given back, and by why it was lost it is told to begin again, left
 //! down, or its device goes into quarantine.
 
-use super::{breaker, change, rearm, turn};
+use super::{arrival, breaker, change, rearm, turn};
 use crate::{eviction, memory};
 use orchestrion_world::config::Rules;
 use orchestrion_world::dice;
@@ -10,6 +10,7 @@ use orchestrion_world::id::{DeviceId, Epoch, WorkerId};
 use orchestrion_world::protocol::{FaultClass, Notice, Order};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::units::Sha256;
+use orchestrion_world::vram::{Residence, Resident};
 use orchestrion_world::worker::Worker;
 use std::sync::Arc;
 
@@ -69,6 +70,7 @@ pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Lo
     let Some(worker) = world.worker(id) else { return };
     let (epoch, was_up) = (worker.epoch, worker.state.is_up());
     let (mut restarts, wait) = worker.restarts.lost(now, was_up, loss, &rules.health.restart);
+    let kept = own(worker);
     take_out(world, id, WorkerState::Failed);
     if was_up {
         breaker::failed(world, rules, id);
@@ -80,7 +82,10 @@ pub(super) fn lose(world: &mut World, rules: &Arc<Rules>, id: WorkerId, loss: Lo
         worker.restarts = restarts;
     }
     match loss {
-        Loss::Silence => restart(world, rules, id),
+        Loss::Silence => {
+            restart(world, rules, id);
+            keep(world, id, kept);
+        }
         Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => rearm(world, rules, id),
     }
     if !was_up {
@@ -122,6 +127,10 @@ pub(super) fn restart(world: &mut World, rules: &Rules, id: WorkerId) {
         Loss::Silence => Order::Reset { worker: id, epoch },
         Loss::Crash | Loss::NoStart | Loss::Fault | Loss::Corrupt => Order::SpawnWorker { worker: id, epoch, model },
     });
+    if loss != Loss::Silence {
+        let expected = expected(world, rules, id);
+        keep(world, id, expected);
+    }
 }
 
 /// The next life of a worker begins; whoever calls says how.
@@ -148,16 +157,52 @@ pub(crate) fn spawn(world: &mut World, rules: &Rules, id: WorkerId) -> bool {
     let Some(model) = model else { return false };
     let epoch = begin(world, rules, id);
     world.mail.order(Order::SpawnWorker { worker: id, epoch, model });
+    let expected = expected(world, rules, id);
+    keep(world, id, expected);
     true
 }
 
 /// A worker that is up drops what it has and comes back as another; its model stays loaded.
 pub(crate) fn reset(world: &mut World, rules: &Rules, id: WorkerId) {
-    if world.worker(id).is_some_and(|worker| worker.state.is_up()) {
-        take_out(world, id, WorkerState::Stopped);
-        let epoch = begin(world, rules, id);
-        world.mail.order(Order::Reset { worker: id, epoch });
+    let Some(worker) = world.worker(id).filter(|worker| worker.state.is_up()) else { return };
+    let kept = own(worker);
+    take_out(world, id, WorkerState::Stopped);
+    let epoch = begin(world, rules, id);
+    world.mail.order(Order::Reset { worker: id, epoch });
+    keep(world, id, kept);
+}
+
+/// What a worker that is told to drop its work comes back with: the model that it came with, if it has it still.
+fn own(worker: &Worker) -> Option<Resident> {
+    let (model, _) = worker.facts.came_with?;
+    let resident = worker.resident(model)?;
+    match resident.life {
+        Residence::Sealed | Residence::Yielding { .. } => {
+            Some(Resident { life: Residence::Sealed, order: None, ..*resident })
+        }
+        Residence::Staging | Residence::Evicting { .. } | Residence::Condemned | Residence::Failed { .. } => None,
     }
+}
+
+/// What a worker that is told to load its pool's model comes with, if it came with that before.
+fn expected(world: &World, rules: &Rules, id: WorkerId) -> Option<Resident> {
+    let facts = &world.worker(id)?.facts;
+    let came_with =
+        facts.came_with.filter(|(model, _)| world.pool(facts.pool).is_some_and(|pool| pool.model == *model));
+    Some(arrival::as_it_comes(rules, facts, came_with?, world.core.now))
+}
+
+/// While a worker is on its way, nobody else is given the place of its weights. Where others have it already, it is
+/// seen when it comes whether they have let go.
+fn keep(world: &mut World, id: WorkerId, kept: Option<Resident>) {
+    let coming = world.worker(id).filter(|worker| worker.state.is_coming());
+    let Some((facts, kept)) = coming.map(|worker| worker.facts.clone()).zip(kept) else { return };
+    if memory::hold(world, &facts, kept.facts.digest, kept.facts.weights).is_ok()
+        && let Some(mut worker) = world.worker_mut(id)
+    {
+        worker.residents.push(kept);
+    }
+    eviction::survey(world, id);
 }
 
 /// One more mark against a device; too many of them stop what runs on it.
@@ -208,9 +253,7 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     for lease in &leases {
         memory::unreserve(world, id, lease);
     }
-    for resident in world.worker(id).map(|worker| worker.residents.clone()).unwrap_or_default() {
-        eviction::take_off(world, id, &resident);
-    }
+    empty(world, id);
     // What it held for good may let others on its devices reach farther.
     eviction::survey(world, id);
     for lease in leases.iter().filter(|l| l.called_back) {
@@ -218,4 +261,11 @@ pub(super) fn take_out(world: &mut World, id: WorkerId, to: WorkerState) {
     }
     let orphans = leases.iter().filter(|l| !l.revoked).map(|l| (l.task, l.attempt));
     world.mail.orphans.extend(orphans);
+}
+
+/// No model is on it any more.
+pub(super) fn empty(world: &mut World, id: WorkerId) {
+    for resident in world.worker(id).map(|worker| worker.residents.clone()).unwrap_or_default() {
+        eviction::take_off(world, id, &resident);
+    }
 }
