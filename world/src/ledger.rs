@@ -21,6 +21,7 @@ use crate::victims::Victims;
 use crate::vram::{Device, Shard};
 use crate::wheel::{Alarm, Fuse, TimerKey};
 use crate::worker::{Model, Pool, Worker};
+use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
@@ -98,23 +99,25 @@ impl Ledger {
 
     /// Reads the world. Brings nothing up to date: call between steps.
     pub fn of(world: &World) -> Ledger {
-        let mut ledger = Ledger::empty(0);
-        ledger.core = world.core.clone();
-        for key in world.names() {
-            match key {
-                Key::Task(_) => ledger.tasks.extend(world.get_by::<Task>(key).cloned()),
-                Key::Worker(_) => ledger.workers.extend(world.get_by::<Worker>(key).cloned()),
-                Key::Model(_) => ledger.models.extend(world.get_by::<Model>(key).cloned()),
-                Key::Pool(_) => ledger.pools.extend(world.get_by::<Pool>(key).cloned()),
-                Key::Device(_) => ledger.devices.extend(world.get_by::<Device>(key).cloned()),
-                Key::Shard(..) => ledger.shards.extend(world.get_by::<Shard>(key).cloned()),
-                Key::Tenant(_) => ledger.tenants.extend(world.get_by::<Tenant>(key).cloned()),
-                Key::Session(_) => ledger.sessions.extend(world.get_by::<Session>(key).cloned()),
-                Key::Job(_) => ledger.jobs.extend(world.get_by::<Job>(key).cloned()),
-                Key::Prefix(_) => ledger.prefixes.extend(world.get_by::<Prefix>(key).copied()),
-            }
+        fn all<C: Component + Clone>(world: &World, kind: Kind) -> Vec<C> {
+            let entities = world.roster.of_kind(kind);
+            let mut all = Vec::with_capacity(entities.len());
+            all.extend(entities.into_iter().filter_map(|entity| world.entities.get::<C>(entity).cloned()));
+            all
         }
-        ledger
+        Ledger {
+            core: world.core.clone(),
+            models: all(world, Kind::Model),
+            pools: all(world, Kind::Pool),
+            devices: all(world, Kind::Device),
+            shards: all(world, Kind::Shard),
+            workers: all(world, Kind::Worker),
+            tasks: all(world, Kind::Task),
+            tenants: all(world, Kind::Tenant),
+            sessions: all(world, Kind::Session),
+            jobs: all(world, Kind::Job),
+            prefixes: all(world, Kind::Prefix),
+        }
     }
 
     /// Whether each list is sorted by id without duplicates, as [`Ledger::of`] makes them. What the

@@ -4,7 +4,7 @@
 //! stands beside the entity with the round it was made in: what a step touches many times is hashed once.
 
 use crate::id::{DeviceId, JobId, ModelId, PoolId, SessionId, TaskId, TenantId, WorkerId};
-use crate::places::Places;
+use crate::places::{Name, Places};
 use crate::prefix::PrefixId;
 use crate::store::Key;
 use crate::units::Sha256;
@@ -206,19 +206,28 @@ impl Roster {
         names
     }
 
-    /// Every worker, by id.
-    pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = Entity> {
-        self.workers.sorted().into_iter().map(|(_, entity)| entity)
+    /// Every one of a kind, by id.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Vec<Entity> {
+        fn sorted<K: Name>(places: &Places<K>) -> Vec<Entity> {
+            places.sorted().into_iter().map(|(_, entity)| entity).collect()
+        }
+        match kind {
+            Kind::Task => sorted(&self.tasks),
+            Kind::Worker => sorted(&self.workers),
+            Kind::Model => sorted(&self.models),
+            Kind::Pool => sorted(&self.pools),
+            Kind::Device => sorted(&self.devices),
+            Kind::Shard => self.shards.values().copied().collect(),
+            Kind::Tenant => sorted(&self.tenants),
+            Kind::Session => sorted(&self.sessions),
+            Kind::Job => self.jobs.values().copied().collect(),
+            Kind::Prefix => sorted(&self.prefixes),
+        }
     }
 
     /// Every tenant, by id.
     pub(crate) fn tenants(&self) -> Vec<TenantId> {
         self.tenants.sorted().into_iter().map(|(id, _)| id).collect()
-    }
-
-    /// Every device, by id.
-    pub(crate) fn devices(&self) -> impl ExactSizeIterator<Item = Entity> {
-        self.devices.sorted().into_iter().map(|(_, entity)| entity)
     }
 }
 

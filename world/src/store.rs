@@ -15,7 +15,7 @@ use crate::ledger::Core;
 use crate::mail::Mail;
 use crate::prefix::{Prefix, PrefixId, PrefixIndex};
 use crate::queues::Queues;
-use crate::roster::{Print, Roster, Sum};
+use crate::roster::{Kind, Print, Roster, Sum};
 use crate::session::{Session, SessionIndex};
 use crate::task::Task;
 use crate::tenant::Tenant;
@@ -203,13 +203,13 @@ impl World {
 
     /// Every worker, by id.
     pub fn workers(&self) -> Vec<&Worker> {
-        let all = self.roster.workers();
+        let all = self.roster.of_kind(Kind::Worker);
         all.into_iter().filter_map(|entity| self.entities.get(entity)).collect()
     }
 
     /// Every device, by id.
     pub fn devices(&self) -> Vec<&Device> {
-        let all = self.roster.devices();
+        let all = self.roster.of_kind(Kind::Device);
         all.into_iter().filter_map(|entity| self.entities.get(entity)).collect()
     }
 
