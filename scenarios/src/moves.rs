@@ -141,8 +141,16 @@ fn jobs_within_bounds(moved: &Move<'_>) -> Result<(), String> {
 
 /// Those that were running or began in this step: a boot tells of old ones again, and cancels what runs.
 fn reloads_end_whole(moved: &Move<'_>) -> Result<(), String> {
-    for notice in notices(moved) {
-        let Notice::JobChanged { job } = notice else { continue };
+    let changes = notices(moved).filter_map(|notice| match notice {
+        Notice::JobChanged { job } => Some(job),
+        _ => None,
+    });
+    let jobs: Vec<_> = changes.collect();
+    for (n, job) in jobs.iter().enumerate() {
+        // The next job of the pool may have begun in the step that this one ended in.
+        if jobs[n..].iter().any(|later| later.pool == job.pool && later.id != job.id) {
+            continue;
+        }
         let known = moved.before.jobs.iter().find(|known| known.id == job.id);
         let (Action::Reload { model: new, .. }, true) = (job.action, known.is_none_or(|known| !known.state.is_over()))
         else {

@@ -23,10 +23,9 @@ pub(crate) fn take_in(mut world: ResMut<'_, World>, mut inbox: ResMut<'_, Inbox>
     let core = &mut world.core;
     core.now = core.now.max(tick);
     let now = core.now;
-    let mut fired = Vec::new();
-    world.wheel.advance(now, &mut fired);
+    let fired = world.wheel.advance(now);
     let mail = &mut world.mail;
-    for (_, key) in fired {
+    for key in fired {
         match key {
             TimerKey::Session(id) => mail.expired.push(id),
             key => mail.due.push(key),
