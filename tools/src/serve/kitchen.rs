@@ -52,6 +52,11 @@ impl Kitchen {
         Some((Arc::clone(&recipe.tokenizer), Arc::clone(&recipe.grammars)))
     }
 
+    /// What comes of chats with a model that was put there, for the banner.
+    pub(crate) fn chats(&self, model: &str) -> String {
+        self.recipe(model).map_or_else(|_| String::new(), |(_, recipe)| recipe.chats())
+    }
+
     /// What the core calls a model.
     pub(crate) fn id_of(&self, model: &str) -> Option<ModelId> {
         let at = self.names.binary_search_by(|name| name.as_str().cmp(model)).ok()?;

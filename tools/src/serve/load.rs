@@ -12,7 +12,7 @@ use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, Makes, PageCount};
+use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, PageCount};
 use orchestrion_gpu::gguf::{Gguf, GgufError};
 use orchestrion_gpu::grammar::Grammars;
 use orchestrion_gpu::station::{Outlet, Source, Station, StationModel, StationSpec};
@@ -50,10 +50,13 @@ pub(crate) fn pools(
             Some(loaded) => loaded,
             None => loader.load(worker, None)?,
         };
-        let Loaded { model, chats, .. } = loaded;
-        let kernels = format!("host engine ({}, {} threads)", model.engine.level(), model.engine.threads());
+        let Loaded { model, .. } = loaded;
+        let (level, threads) = (model.engine.level(), model.engine.threads());
+        let kernels = format!("host engine ({level}, {threads} thread{})", if threads == 1 { "" } else { "s" });
         let makes = model.engine.makes();
-        served.push(Served { name: pool.model_name(), engine: kernels, chats, makes });
+        let name = pool.model_name();
+        let chats = loader.kitchen.chats(&name);
+        served.push(Served { name, engine: kernels, chats, makes });
         // In the lane before the worker, so that it is not given one of them.
         leave(&heritage.strangers(model.id, &model.fingerprint), urgent);
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), model)?);
@@ -105,8 +108,6 @@ pub(crate) struct Loader {
 /// A pool's model in memory.
 pub(crate) struct Loaded {
     pub(super) model: StationModel,
-    /// What the banner says of its template.
-    chats: String,
     /// Of its context, with memory for all of it.
     pub(super) ctx_max: u32,
 }
@@ -224,7 +225,7 @@ impl Loader {
         let name = pool.model_name();
         if let Some((tokenizer, grammars)) = self.kitchen.lends(&name, &fingerprint) {
             let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };
-            return Ok(Loaded { model, chats: String::new(), ctx_max });
+            return Ok(Loaded { model, ctx_max });
         }
         let tokenizer = Arc::new(Tokenizer::from_gguf(gguf).map_err(|error| bad(error.to_string()))?);
         let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
@@ -236,15 +237,6 @@ impl Loader {
                 Err(absent)
             }
             found => Ok(found.map_err(|error| bad(error.to_string()))?),
-        };
-        let chats = match &template {
-            Ok(template) => template.origin().to_string(),
-            Err(_) => match engine.makes() {
-                Makes::Text => "no chat template",
-                Makes::Vectors => "makes vectors of texts",
-                Makes::Scores => "scores documents",
-            }
-            .to_owned(),
         };
         let recipe = Recipe {
             tokenizer: Arc::clone(&tokenizer),
@@ -258,7 +250,7 @@ impl Loader {
             return Err(bad("the file is another than the one first loaded; restart the server".to_owned()));
         }
         let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };
-        Ok(Loaded { model, chats, ctx_max })
+        Ok(Loaded { model, ctx_max })
     }
 
     /// What contexts of a pool may take: what all its slots can fill, and of its part of the memory three quarters

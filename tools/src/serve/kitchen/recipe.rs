@@ -25,6 +25,16 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
+    /// What comes of chats, for the banner.
+    pub(super) fn chats(&self) -> String {
+        match (&self.template, self.makes) {
+            (Ok(template), _) => template.origin().to_string(),
+            (Err(_), Makes::Text) => "no chat template".to_owned(),
+            (Err(_), Makes::Vectors) => "makes vectors of texts".to_owned(),
+            (Err(_), Makes::Scores) => "scores documents".to_owned(),
+        }
+    }
+
     /// Refuses an output that the model does not make, with the route or the model that does.
     pub(super) fn makes(&self, output: Output) -> Result<(), PrepareError> {
         let problem = match (output, self.makes) {
