@@ -46,6 +46,14 @@ Feature: Pools are taken out of service and back
     Then a task of 5 tokens is answered
     And the pool's worker is in its second life
 
+  Scenario: The weights of a pool are verified while it serves
+    Given a slow server with the tiny model
+    When I submit a task of 60 tokens
+    And I read 3 tokens of its stream
+    And I verify the pool with orch
+    Then orch tells what was verified, and that it is sound
+    And the stream goes on to token 59 and its end
+
   Scenario: What orch cannot do to a pool it says
     Given a slow server with the tiny model
     Then orch says that there is no such pool, no such model and no server

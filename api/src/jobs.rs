@@ -1,12 +1,12 @@
 //! Operators' jobs as the core tells of them, for who asks and who follows. Written by the pulse's notices;
-//! each job keeps every state that was told, so that a follower misses no step. As many are kept as the core
-//! keeps, and a few more.
+//! each job keeps every state that was told, so that a follower misses no step, but for those of very long jobs. As many
+//! are kept as the core keeps, and a few more.
 //!
 //! The core knows that a worker did not come up and not why: whoever loads it says that here beforehand.
 
-use crate::loads::Loads;
+use crate::door::DoorParts;
 use orchestrion_world::id::{JobId, WorkerId};
-use orchestrion_world::job::{Job, JobFault, JobState, StepStatus};
+use orchestrion_world::job::{Check, Finding, Job, JobFault, JobState, Step, StepStatus};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,9 @@ use tokio::sync::watch;
 
 /// The core keeps fewer that are over, and one that runs for each pool.
 const KEPT: usize = 1_024;
+
+/// States of a job that are kept. From there on one that goes on takes the place of the last; what it came to is told.
+const TOLD: usize = 64;
 
 /// Bytes of a reason that are kept.
 const WHY_MAX: usize = 1_000;
@@ -50,12 +53,15 @@ impl Jobs {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let why = match job.fault.or(fault(job)) {
             Some(JobFault::NotUp(worker)) => known.why.get(&worker).cloned(),
-            Some(JobFault::TimedOut) | None => None,
+            Some(JobFault::TimedOut | JobFault::Corrupt(_) | JobFault::Lost(_)) | None => None,
         };
         if let Some(told) = known.told.get(&job.id) {
             told.send_modify(|told| {
                 // What befell it first made it fail; going back may have failed as well.
                 let why = told.last().and_then(|before| before.why.clone()).or(why);
+                if told.len() >= TOLD && !is_last(job) {
+                    told.pop();
+                }
                 told.push(Told { job: job.clone(), why });
             });
             return;
@@ -84,15 +90,9 @@ fn fault(job: &Job) -> Option<JobFault> {
 }
 
 /// A job as its readers see it.
-pub(crate) fn view(Told { job, why }: &Told, pools: &[String], loads: &Loads) -> Value {
-    let steps = job.steps.iter().map(|step| {
-        let mut view = json!({"name": step.name.label(), "status": step.status.label()});
-        let running = step.status == StepStatus::Running;
-        if let Some((done, total)) = loads.of_all(&job.waiting).filter(|_| running) {
-            (view["bytes_done"], view["bytes_total"]) = (done.into(), total.into());
-        }
-        view
-    });
+pub(crate) fn view(Told { job, why }: &Told, parts: &DoorParts) -> Value {
+    let pools = parts.telemetry.pools();
+    let steps = job.steps.iter().map(|step| of_step(job, step, parts));
     let mut view = json!({
         "id": job.id.to_string(),
         "kind": job.action.label(),
@@ -106,8 +106,39 @@ pub(crate) fn view(Told { job, why }: &Told, pools: &[String], loads: &Loads) ->
             (JobFault::NotUp(worker), Some(why)) => format!("worker {worker} did not come up: {why}{restored}"),
             (JobFault::NotUp(worker), None) => format!("worker {worker} did not come up, the log says why{restored}"),
             (JobFault::TimedOut, _) => format!("a step took longer than its time{restored}"),
+            (JobFault::Corrupt(worker), _) => {
+                format!(
+                    "the weights on worker {worker} were not what was loaded; it loads them anew, the log says which"
+                )
+            }
+            (JobFault::Lost(worker), _) => {
+                format!("worker {worker} was lost before all its weights had been looked at; verify again")
+            }
         };
         view["error"] = Value::String(why);
+    }
+    view
+}
+
+/// A step with how far it is, and what one that verifies looks at and found.
+fn of_step(job: &Job, step: &Step, parts: &DoorParts) -> Value {
+    let mut view = json!({"name": step.name.label(), "status": step.status.label()});
+    let running = step.status == StepStatus::Running;
+    let done = match &step.check {
+        Some(check) => parts.switchboard.checks().of(check.worker, check.model),
+        None => parts.switchboard.loads().of_all(&job.waiting),
+    };
+    if let Some((done, total)) = done.filter(|_| running) {
+        (view["bytes_done"], view["bytes_total"]) = (done.into(), total.into());
+    }
+    if let Some(Check { worker, model, digest, bytes, found, .. }) = &step.check {
+        let name = parts.prepare.models().get(usize::from(model.0)).map(|model| model.name.clone());
+        (view["worker_id"], view["model"]) = (worker.to_string().into(), name.into());
+        (view["digest"], view["bytes"]) = (digest.to_string().into(), bytes.0.into());
+        view["result"] = found.map(Finding::label).into();
+        if let Some(Finding::Sound { seal }) = found {
+            view["seal"] = seal.to_string().into();
+        }
     }
     view
 }
@@ -115,4 +146,37 @@ pub(crate) fn view(Told { job, why }: &Told, pools: &[String], loads: &Loads) ->
 /// Whether a told state is the last one.
 pub(crate) fn is_last(job: &Job) -> bool {
     job.state.is_over()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestrion_world::id::{ModelId, PoolId};
+    use orchestrion_world::job::Action;
+    use orchestrion_world::time::Tick;
+
+    #[test]
+    fn of_a_long_job_the_first_states_are_kept_the_newest_and_what_it_came_to() {
+        let (id, pool, model, state) = (JobId(1), PoolId(0), ModelId(0), JobState::Running);
+        let (steps, waiting, action, begun) = (vec![], vec![], Action::Verify, Tick(0));
+        let job = |due, state| Job {
+            id,
+            pool,
+            action,
+            state,
+            steps: steps.clone(),
+            waiting: waiting.clone(),
+            begun,
+            due: Tick(due),
+            model,
+            fault: None,
+        };
+        let jobs = Jobs::default();
+        (0..1_000).for_each(|due| jobs.hear(&job(due, state)));
+        let told = jobs.follow(id).unwrap();
+        let dues = || told.borrow().iter().map(|told| told.job.due.0).collect::<Vec<_>>();
+        assert_eq!(dues(), (0..63).chain([999]).collect::<Vec<_>>());
+        jobs.hear(&job(1_000, JobState::Done));
+        assert_eq!(dues()[63..], [999, 1_000]);
+    }
 }

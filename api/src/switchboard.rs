@@ -7,7 +7,7 @@
 
 use crate::clock::wall_ms;
 use crate::jobs::Jobs;
-use crate::loads::Loads;
+use crate::progress::Progress;
 use crate::pulse::Audience;
 use crate::recovery::Past;
 use crate::spool::{Finished, Wanted};
@@ -63,7 +63,8 @@ pub struct Switchboard {
     ready: Mutex<BTreeMap<PoolId, u16>>,
     telemetry: Arc<Telemetry>,
     jobs: Jobs,
-    loads: Loads,
+    loads: Progress,
+    checks: Progress,
     opened: AtomicU64,
 }
 
@@ -81,7 +82,8 @@ impl Switchboard {
             ready: Mutex::default(),
             telemetry,
             jobs: Jobs::default(),
-            loads: Loads::default(),
+            loads: Progress::default(),
+            checks: Progress::default(),
             opened,
         }
     }
@@ -300,8 +302,22 @@ impl Switchboard {
         self.loads.over(worker, model);
     }
 
-    pub(crate) fn loads(&self) -> &Loads {
+    /// How much of a model's weights a worker has looked at, of how much; none once that is over.
+    pub fn verifying(&self, worker: WorkerId, model: ModelId, seen: Option<(Bytes, Bytes)>) {
+        match seen {
+            Some((done, all)) => self.checks.hear(worker, model, (done.0, all.0)),
+            None => self.checks.over(worker, model),
+        }
+    }
+
+    /// Models that are being loaded.
+    pub(crate) fn loads(&self) -> &Progress {
         &self.loads
+    }
+
+    /// Models whose weights are being looked at.
+    pub(crate) fn checks(&self) -> &Progress {
+        &self.checks
     }
 
     /// What operators asked for.

@@ -64,6 +64,9 @@ impl Names {
             Order::FreeShard { worker, model, .. } => {
                 format!("worker {worker} was told to free {}", self.model(*model))
             }
+            Order::VerifyShard { worker, model, .. } => {
+                format!("worker {worker} was asked whether {} is what was loaded", self.model(*model))
+            }
         }
     }
 

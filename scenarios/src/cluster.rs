@@ -121,6 +121,7 @@ impl Cluster {
             Order::Reset { epoch, .. } => Command::Reset(epoch),
             Order::LoadShard { epoch, model, order, .. } => Command::Load(epoch, model, order),
             Order::FreeShard { epoch, model, order, .. } => Command::Free(epoch, model, order),
+            Order::VerifyShard { epoch, model, job, .. } => Command::Verify(epoch, model, job),
             Order::Probe { .. } => Command::Probe,
             Order::SpawnWorker { worker, epoch, model } => return self.load(now, worker, epoch, model, said),
             Order::StopWorker { worker, epoch } => return self.stop(worker, epoch, said),
@@ -176,6 +177,11 @@ impl Cluster {
             let digest = station.shelf.any_facts().map(|facts| facts.digest);
             said.reports.extend(digest.map(|digest| Report::ShardCorrupt { worker, epoch, digest }));
         }
+    }
+
+    /// A worker's weights change, and it does not know.
+    pub fn flip(&mut self, worker: WorkerId) {
+        self.touch(worker, |station| station.shelf.flip());
     }
 
     /// What a worker is told to load before then comes to this.

@@ -2,7 +2,7 @@
 //! reads its prompt at the worker's prefill rate, then makes its whole answer at the decode rate; that
 //! several share a worker costs them nothing here.
 
-use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch, JobId, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::prefix::{self, PrefixId};
 use orchestrion_world::protocol::{
     FaultClass, Finish, ModelFacts, Order, Report, ShardFault, TaskSpec, Usage, WorkerFacts,
@@ -19,6 +19,8 @@ const PROGRESS: Ticks = Ticks(100);
 const TAKE_UP: Ticks = Ticks(2);
 /// From an order to begin to a loaded model.
 const LOAD: Ticks = Ticks(500);
+/// From an order to look at a model's weights to what was found.
+const VERIFY: Ticks = Ticks(200);
 
 /// Every simulated worker, and what they will report when.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +47,8 @@ struct Sim {
     stalled: BTreeSet<(TaskId, Attempt)>,
     /// By model: what stands there, and how fast it is.
     loaded: BTreeMap<ModelId, ModelFacts>,
+    /// Those of them whose weights are not what was loaded, which nobody knows yet.
+    flipped: BTreeSet<ModelId>,
     /// Beginnings of prompts, and when they were read.
     read: BTreeMap<PrefixId, Tick>,
 }
@@ -84,6 +88,7 @@ enum Planned {
     /// The step that a cancel waited for is over.
     LetGo(TaskId, Attempt),
     Loaded(ModelId, ShardOrder, ModelFacts),
+    Verified(ModelId, JobId),
 }
 
 impl Engine {
@@ -128,8 +133,10 @@ impl Engine {
     fn announce(&mut self, now: Tick, id: WorkerId, epoch: Epoch, facts: WorkerFacts) -> Report {
         let loaded = facts.came_with.into_iter().collect();
         let flaw = self.workers.get(&id).and_then(|sim| sim.flaw);
-        let (slowness, running, stalled, read) = (Permille(1000), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let sim = Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled, loaded, read };
+        let (slowness, flipped) = (Permille(1000), BTreeSet::new());
+        let (running, stalled, read) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let sim =
+            Sim { facts: facts.clone(), epoch, alive: true, flaw, slowness, running, stalled, loaded, flipped, read };
         self.workers.insert(id, sim);
         self.plan(now + BEAT, id, epoch, Planned::Beat);
         Report::WorkerUp { worker: id, epoch, facts }
@@ -163,6 +170,12 @@ impl Engine {
     pub fn corrupt(&self, id: WorkerId) -> Option<Report> {
         let sim = self.workers.get(&id).filter(|sim| sim.alive)?;
         Some(Report::ShardCorrupt { worker: id, epoch: sim.epoch, digest: sim.loaded.values().next()?.digest })
+    }
+
+    /// The weights that a worker uses change, and nobody knows; whether it has any.
+    pub fn flip(&mut self, id: WorkerId) -> bool {
+        let sim = self.workers.get_mut(&id).filter(|sim| sim.alive);
+        sim.is_some_and(|sim| sim.loaded.keys().next().is_some_and(|model| sim.flipped.insert(*model)))
     }
 
     /// Every worker stops without a word: their process is gone.
@@ -253,8 +266,12 @@ impl Engine {
             }
             Order::Reset { worker, epoch } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.flaw != Some(Flaw::Deaf))?;
-                let facts = sim.facts.clone();
-                Some(self.announce(now, worker, epoch, facts))
+                let (facts, flipped) = (sim.facts.clone(), sim.flipped.clone());
+                let up = self.announce(now, worker, epoch, facts);
+                // What it came with stays loaded as it is.
+                let sim = self.workers.get_mut(&worker)?;
+                sim.flipped = flipped.into_iter().filter(|model| sim.loaded.contains_key(model)).collect();
+                Some(up)
             }
             Order::LoadShard { worker, epoch, model, order, expects } => {
                 let sim = self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
@@ -268,8 +285,14 @@ impl Engine {
             Order::FreeShard { worker, epoch, model, order } => {
                 let sim = self.workers.get_mut(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
                 sim.loaded.remove(&model);
+                sim.flipped.remove(&model);
                 sim.read.retain(|id, _| id.model != model);
                 Some(Report::ShardFreed { worker, epoch, model, order })
+            }
+            Order::VerifyShard { worker, epoch, model, job } => {
+                self.workers.get(&worker).filter(|sim| sim.alive && sim.epoch == epoch)?;
+                self.plan(now + VERIFY, worker, epoch, Planned::Verified(model, job));
+                None
             }
             Order::Probe { worker, epoch } => {
                 let alive = self.workers.get(&worker).is_some_and(|sim| sim.alive && sim.epoch == epoch);
@@ -346,6 +369,16 @@ impl Engine {
                     Some(Report::ShardLoaded { worker, epoch, model, order, facts })
                 }
             },
+            Planned::Verified(model, job) => Some(match sim.loaded.get(&model) {
+                Some(ModelFacts { digest, .. }) if sim.flipped.contains(&model) => {
+                    Report::ShardCorrupt { worker, epoch, digest: *digest }
+                }
+                // No tree of hashes here: that of the file stands for its root.
+                loaded => {
+                    let seal = loaded.map(|facts| facts.digest);
+                    Report::ShardVerified { worker, epoch, model, job, seal }
+                }
+            }),
             Planned::LetGo(task, attempt) if sim.running.get(&task) == Some(&attempt) => {
                 Some(sim.let_go(worker, task, attempt))
             }

@@ -182,7 +182,8 @@ impl History {
             | Order::SpawnWorker { .. }
             | Order::StopWorker { .. }
             | Order::LoadShard { .. }
-            | Order::FreeShard { .. } => Ok(()),
+            | Order::FreeShard { .. }
+            | Order::VerifyShard { .. } => Ok(()),
         }
     }
 

@@ -122,7 +122,8 @@ pub fn worker_of(report: &Report) -> WorkerId {
         | Report::Faulted { worker, .. }
         | Report::ShardLoaded { worker, .. }
         | Report::ShardFailed { worker, .. }
-        | Report::ShardFreed { worker, .. } => worker,
+        | Report::ShardFreed { worker, .. }
+        | Report::ShardVerified { worker, .. } => worker,
     }
 }
 
@@ -140,7 +141,8 @@ pub fn epoch_of(report: &Report) -> Epoch {
         | Report::Faulted { epoch, .. }
         | Report::ShardLoaded { epoch, .. }
         | Report::ShardFailed { epoch, .. }
-        | Report::ShardFreed { epoch, .. } => epoch,
+        | Report::ShardFreed { epoch, .. }
+        | Report::ShardVerified { epoch, .. } => epoch,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use orchestrion_world::config::{OverloadPolicy, QueueRules};
 use orchestrion_world::id::ModelId;
-use orchestrion_world::job::{Action, JobState, StepName, StepStatus};
+use orchestrion_world::job::{Action, Check, Finding, JobState, StepName, StepStatus};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Class, Determinism, Effect, Input, Intent, Notice, Order, Report};
 use orchestrion_world::task::{Life, Task};
@@ -31,6 +31,7 @@ pub const MOVES: &[(&str, Audit)] = &[
     ("12 retries are paid for", retries_are_paid_for),
     ("13 only a strict task is tried again after its first token", no_rerun_after_a_token),
     ("18 a reload ends as new or as old", reloads_end_whole),
+    ("a verification says what its workers found", verifications_tell),
     ("19 restarts within the storm limit", restarts_within_limit),
     ("no more jobs are kept than may be", jobs_within_bounds),
     ("what a task was admitted as does not change", tasks_stay_what_they_are),
@@ -167,6 +168,49 @@ fn reloads_end_whole(moved: &Move<'_>) -> Result<(), String> {
         check(whole, || format!("{job:?} left {pool:?}"))?;
     }
     Ok(())
+}
+
+/// Sound is what its worker called so, and corrupt what was called that. A job that found any of it is not done, nor is
+/// one that did not see it all.
+fn verifications_tell(moved: &Move<'_>) -> Result<(), String> {
+    let said = |of: &dyn Fn(&Report) -> bool| moved.inputs.iter().any(|i| matches!(i, Input::Report(r) if of(r)));
+    for before in &moved.before.jobs {
+        let (Some(at), Some(check)) = (before.current(), before.checking()) else { continue };
+        let Some(after) = moved.after.jobs.iter().find(|job| job.id == before.id) else { continue };
+        let whole = after.state != JobState::Done || after.doubt().is_none();
+        self::check(whole, || format!("{after:?} is done"))?;
+        let sound = |report: &Report| match *report {
+            Report::ShardVerified { worker, epoch, model, job, .. } => {
+                (worker, epoch, model, job) == (check.worker, check.epoch, check.model, before.id)
+            }
+            _ => false,
+        };
+        // Two workers may share the weights.
+        let corrupt =
+            |report: &Report| matches!(report, Report::ShardCorrupt { digest, .. } if *digest == check.digest);
+        let own = |report: &Report| {
+            let Report::ShardCorrupt { worker, epoch, .. } = report else { return false };
+            corrupt(report) && (*worker, *epoch) == (check.worker, check.epoch)
+        };
+        let found = after.steps[at].check.and_then(|check| check.found);
+        let holds = match found {
+            Some(Finding::Sound { .. }) => said(&sound),
+            Some(Finding::Corrupt) => said(&corrupt),
+            Some(Finding::Lost | Finding::Gone) | None => !said(&own) || lost_otherwise(moved, check),
+        };
+        self::check(holds, || format!("{found:?} was found by {before:?}"))?;
+    }
+    Ok(())
+}
+
+/// Whether the worker of a check may have been lost in this step before it said what it found.
+fn lost_otherwise(moved: &Move<'_>, check: &Check) -> bool {
+    moved.inputs.iter().any(|input| match input {
+        Input::Boot { .. } => true,
+        Input::Report(Report::WorkerUp { worker, .. } | Report::WorkerDown { worker, .. }) => *worker == check.worker,
+        Input::Report(Report::ShardCorrupt { digest, .. }) => *digest != check.digest,
+        _ => false,
+    })
 }
 
 fn losses_have_a_reason(moved: &Move<'_>) -> Result<(), String> {

@@ -73,6 +73,8 @@ pub enum Act {
     Flaw(WorkerId, Option<Flaw>),
     /// The weights that the worker uses are found to be corrupt.
     Corrupt(WorkerId),
+    /// They change, and nobody knows until they are verified.
+    Flip(WorkerId),
     /// One of the attempts that run on this worker fails.
     FaultAt(WorkerId, FaultClass),
     /// From here on, tasks take this share of their time there.
@@ -251,7 +253,7 @@ impl Script {
                 let name = words.name()?;
                 Act::Look(tenants::session(tenant, name), name.to_owned())
             }
-            verb @ ("drain" | "resume" | "reload" | "purge") => {
+            verb @ ("drain" | "resume" | "reload" | "purge" | "verify") => {
                 let pool = words.name()?;
                 let pool = self.rules.pools.binary_search_by(|p| p.name.as_str().cmp(pool));
                 let number = self.events.iter().filter(|event| matches!(event.act, Act::Operate(..))).count();
@@ -272,6 +274,7 @@ impl Script {
             "deafen" => Act::Flaw(worker_id(words.name()?)?, Some(Flaw::Deaf)),
             "mend" => Act::Flaw(worker_id(words.name()?)?, None),
             "corrupt" => Act::Corrupt(worker_id(words.name()?)?),
+            "flip" => Act::Flip(worker_id(words.name()?)?),
             "watch" => Act::Watch(task_id(words.name()?)?),
             "wait" => Act::Wait,
             other => return Err(format!("nobody knows how to `{other}`")),
@@ -290,6 +293,7 @@ impl Script {
                 let (force, at_once) = (words.flag("force"), words.flag("at-once"));
                 Action::Purge { drain: (!at_once).then_some(deadline), force }
             }
+            "verify" => Action::Verify,
             _ => Action::Resume,
         })
     }

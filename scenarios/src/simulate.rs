@@ -42,6 +42,8 @@ pub enum Fault {
     Crash(WorkerId, Ticks),
     /// The worker finds that its weights are not those that were loaded.
     Corrupt(WorkerId),
+    /// The worker's weights change, and nobody knows until they are verified.
+    Flip(WorkerId),
     /// What the worker is told to load for so long comes to this.
     Load(WorkerId, ShardFault, Ticks),
     /// The worker does nothing for that long.
@@ -297,6 +299,7 @@ impl Run {
                     cluster.fail(worker, now + length);
                 }
                 Fault::Corrupt(worker) => cluster.corrupt(worker, &mut self.said),
+                Fault::Flip(worker) => cluster.flip(worker),
                 Fault::Load(worker, fault, length) => cluster.spoil(worker, now + length, fault),
                 Fault::Hang(worker, length) => cluster.hang(worker, now + length),
                 Fault::Mute(worker, length) => cluster.mute(worker, now + length),

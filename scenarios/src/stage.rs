@@ -269,6 +269,10 @@ impl Stage {
                 befell("corrupt", corrupt.is_some());
                 corrupt.into_iter().collect()
             }
+            Act::Flip(worker) => {
+                befell("flip", self.engine.flip(*worker));
+                vec![]
+            }
             Act::FaultAt(worker, class) => {
                 let fault = self.engine.running(*worker).and_then(|task| self.engine.fault(task, *class));
                 befell("fault", fault.is_some());

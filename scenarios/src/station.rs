@@ -13,7 +13,7 @@ mod shelf;
 use crate::cost::{attended, steps_within};
 use kept::Kept;
 use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
-use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, Epoch, JobId, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::prefix::{PAGE, PrefixId};
 use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
 use shelf::Shelf;
@@ -60,6 +60,7 @@ pub(crate) enum Command {
     Reset(Epoch),
     Load(Epoch, ModelId, ShardOrder),
     Free(Epoch, ModelId, ShardOrder),
+    Verify(Epoch, ModelId, JobId),
     Probe,
 }
 
@@ -199,10 +200,10 @@ impl Station {
         self.stretch.map_or_else(idle, |stretch| stretch.ends).max(self.hung_until)
     }
 
-    /// When an order or a model is there.
+    /// When an order or a model is there, or one has been looked at.
     fn next_word(&self) -> Option<u64> {
         let order = self.inbox.front().map(|(at, _)| *at);
-        order.into_iter().chain(self.shelf.next_load()).min()
+        order.into_iter().chain(self.shelf.next_word()).min()
     }
 
     /// An order that reaches it at `at`: a stretch of answers ends at the next boundary.
@@ -241,6 +242,7 @@ impl Station {
             self.obey(now, command, said);
         }
         self.shelf.load((self.worker, self.epoch), now, &mut said.reports);
+        self.shelf.verify((self.worker, self.epoch), now, &mut said.reports);
         if now - self.last_progress >= PROGRESS {
             self.flush(now, said);
         }
@@ -406,7 +408,9 @@ impl Station {
                     said.reports.push(Report::Finished { worker, epoch, task, attempt, usage });
                 }
             }
-            Command::Load(epoch, ..) | Command::Free(epoch, ..) if epoch != self.epoch => {}
+            Command::Load(epoch, ..) | Command::Free(epoch, ..) | Command::Verify(epoch, ..) if epoch != self.epoch => {
+            }
+            Command::Verify(_, model, job) => self.shelf.look_at(now, model, job),
             Command::Load(_, model, order) => {
                 if self.facts.loader.is_none() || !self.shelf.begin(now, model, order) {
                     said.reports.push(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });

@@ -37,6 +37,7 @@ fn tell_order(rules: &Rules, order: &Order) -> String {
         Order::Reset { worker, epoch } => format!("{worker} reset epoch={}", epoch.0),
         Order::LoadShard { worker, model: id, .. } => format!("{worker} load {}", model(rules, *id)),
         Order::FreeShard { worker, model: id, .. } => format!("{worker} free {}", model(rules, *id)),
+        Order::VerifyShard { worker, model: id, .. } => format!("{worker} verify {}", model(rules, *id)),
         Order::Probe { worker, .. } => format!("{worker} probe"),
         Order::SpawnWorker { worker, epoch, .. } => format!("{worker} spawn epoch={}", epoch.0),
         Order::StopWorker { worker, .. } => format!("{worker} stop"),
@@ -76,7 +77,7 @@ fn tell_notice(rules: &Rules, notice: &Notice) -> String {
         }
         Notice::BreakerChanged { worker, breaker } => format!("{worker} breaker {}", breaker.label()),
         Notice::Quarantined { device } => format!("{device} quarantined"),
-        Notice::JobChanged { job } => format!("job {} {}", job.id.0, tell_job(job)),
+        Notice::JobChanged { job } => format!("job {} {}", job.id.0, tell_job(rules, job)),
         Notice::JobRefused { job, refusal } => format!("job {} refused {refusal:?}", job.0),
     }
 }
@@ -124,8 +125,13 @@ fn tell_setback(setback: Setback) -> String {
     }
 }
 
-fn tell_job(job: &Job) -> String {
-    let steps = job.steps.iter().map(|step| format!(" {}={}", step.name.label(), step.status.label()));
+fn tell_job(rules: &Rules, job: &Job) -> String {
+    let steps = job.steps.iter().map(|step| {
+        let check = step.check.as_ref();
+        let what = check.map(|check| format!("({} {})", check.worker, model(rules, check.model))).unwrap_or_default();
+        let found = check.and_then(|check| check.found).map(|found| format!(" {}", found.label()));
+        format!(" {}{what}={}{}", step.name.label(), step.status.label(), found.unwrap_or_default())
+    });
     let fault = match job.state {
         JobState::Failed(fault) => format!(" {fault:?}"),
         JobState::Running | JobState::Done | JobState::Cancelled => String::new(),

@@ -58,6 +58,7 @@ pub const AUDITS: &[(&str, Audit)] = &[
     ("16 no budget is overdrawn, and what is reserved is what tasks hold", budgets_kept),
     ("17 drains end by their deadline, and a pool knows its job", jobs_keep_time),
     ("17 nobody takes tasks in a pool that is closed", closed_pools_rest),
+    ("a verification waits for the worker that it asked, in the life that it asked", verifications_wait),
     ("20 armed timers are those the entities call for", timers_match),
     ("nobody waits who could start", nobody_waits_in_vain),
     ("a pool counts its ready workers", pools_count_ready),
@@ -241,6 +242,16 @@ fn jobs_keep_time(world: &World, ledger: &Ledger) -> Result<(), String> {
         }
     }
     check(finished == world.finished, || format!("{finished:?} are over"))
+}
+
+fn verifications_wait(_: &World, ledger: &Ledger) -> Result<(), String> {
+    for job in &ledger.jobs {
+        let Some(check) = job.checking() else { continue };
+        let asked = ledger.workers.iter().find(|worker| worker.id == check.worker && worker.epoch == check.epoch);
+        let lives = asked.is_some_and(|worker| worker.state.is_up());
+        self::check(lives && job.waiting == [check.worker], || format!("{job:?} waits for {asked:?}"))?;
+    }
+    Ok(())
 }
 
 fn closed_pools_rest(_: &World, ledger: &Ledger) -> Result<(), String> {

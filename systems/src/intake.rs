@@ -6,7 +6,7 @@ use crate::{Inbox, prefixes, sessions};
 use bevy_ecs::prelude::ResMut;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{ModelId, PoolId, TaskId};
-use orchestrion_world::mail::{Answers, AttemptEnd, Made, Mail, ShardWord, Word};
+use orchestrion_world::mail::{Answers, AttemptEnd, Made, Mail, ShardWord, Verified, Word};
 use orchestrion_world::protocol::{Input, Intent, Notice, Report};
 use orchestrion_world::store::{Key, World};
 use orchestrion_world::task::Task;
@@ -88,6 +88,9 @@ fn sort_report(mail: &mut Mail, report: Report) {
         }
         Report::ShardFreed { worker, epoch, model, order } => {
             mail.shards.push((Answers { worker, epoch, model, order }, ShardWord::Freed));
+        }
+        Report::ShardVerified { worker, epoch, model, job, seal } => {
+            mail.verified.push(Verified { worker, epoch, model, job, seal });
         }
     }
 }

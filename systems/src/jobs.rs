@@ -5,6 +5,7 @@
 //! closed for who comes now.
 
 mod ends;
+mod verify;
 
 use crate::{health, release};
 use bevy_ecs::prelude::ResMut;
@@ -30,6 +31,7 @@ pub(crate) fn work_off(mut world: ResMut<'_, World>) {
             world.mail.notice(Notice::JobRefused { job: id, refusal });
         }
     }
+    verify::hear(world, &rules);
     for id in due {
         time_is_over(world, &rules, id);
     }
@@ -52,13 +54,13 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
         }
         finish(world, rules, by, JobState::Cancelled);
     }
-    let mut steps = action.steps();
+    let mut steps: Vec<Step> = action.steps().iter().map(|&name| Step::of(name)).collect();
     match action {
         Action::Reload { model: to, .. } if usize::from(to.0) >= rules.models.len() => {
             return Err(JobRefusal::UnknownModel);
         }
         // It has it: nothing is to be done.
-        Action::Reload { model: to, .. } if to == model => steps = &[],
+        Action::Reload { model: to, .. } if to == model => steps = vec![],
         Action::Purge { drain: None, force: false } => {
             let crew = world.crews.of_pool(pool);
             let leases: usize = crew.filter_map(|id| world.worker(id)).map(|worker| worker.leases.len()).sum();
@@ -66,10 +68,10 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
                 return Err(JobRefusal::InUse { leases: leases as u32 });
             }
         }
+        Action::Verify => steps = verify::steps(world, pool),
         Action::Drain { .. } | Action::Resume | Action::Reload { .. } | Action::Purge { .. } => {}
     }
     let now = world.core.now;
-    let steps = steps.iter().map(|&name| Step { name, status: StepStatus::Pending }).collect();
     let (state, waiting) = (JobState::Running, vec![]);
     let job = Job { id, pool, action, state, steps, waiting, begun: now, due: Tick(u64::MAX), model, fault: None };
     world.enlist(Key::Job(id), (job, Alarm::default()));
@@ -82,13 +84,15 @@ fn begin(world: &mut World, rules: &Arc<Rules>, id: JobId, pool: PoolId, action:
 
 /// Ends the running step, if one is, and begins the next; after the last the job is done.
 fn next(world: &mut World, rules: &Arc<Rules>, id: JobId) {
+    verify::pass_over(world, id);
     let Some(mut job) = world.job_mut(id) else { return };
     if let Some(at) = job.current() {
         job.steps[at].status = StepStatus::Done;
     }
     let restored = job.steps.last().is_some_and(|s| (s.name, s.status) == (StepName::Restore, StepStatus::Done));
     let Some(at) = job.steps.iter().position(|step| step.status == StepStatus::Pending) else {
-        return if restored { end_restored(world, rules, id) } else { finish(world, rules, id, JobState::Done) };
+        let state = job.doubt().map_or(JobState::Done, JobState::Failed);
+        return if restored { end_restored(world, rules, id) } else { finish(world, rules, id, state) };
     };
     job.steps[at].status = StepStatus::Running;
     let (pool, name, action, old) = (job.pool, job.steps[at].name, job.action, job.model);
@@ -97,10 +101,12 @@ fn next(world: &mut World, rules: &Arc<Rules>, id: JobId) {
         StepName::Stop => (stop(world, pool), Ticks(0)),
         StepName::Load => match action {
             Action::Reload { model, .. } => (load(world, rules, pool, model), rules.health.load_timeout),
-            Action::Drain { .. } | Action::Resume | Action::Purge { .. } => (vec![], Ticks(0)),
+            Action::Drain { .. } | Action::Resume | Action::Purge { .. } | Action::Verify => (vec![], Ticks(0)),
         },
         StepName::Open => (open(world, rules, pool), rules.health.load_timeout),
         StepName::Restore => (load(world, rules, pool, old), rules.health.load_timeout),
+        // Whoever read them once to load them can read them once more in that time.
+        StepName::Verify => (verify::ask(world, id), rules.health.load_timeout),
     };
     let due = world.core.now + Ticks(time.0.max(1));
     let empty = waiting.is_empty();
@@ -167,6 +173,7 @@ fn moved(world: &mut World, rules: &Arc<Rules>, id: WorkerId) {
     let there = match name {
         StepName::Drain => idle || !state.is_up(),
         StepName::Stop | StepName::Load | StepName::Open | StepName::Restore => state.is_up(),
+        StepName::Verify => return verify::moved(world, rules, by),
     };
     if !there {
         let lost = matches!(state, WorkerState::Failed | WorkerState::Stopped) && name != StepName::Drain;
@@ -193,7 +200,7 @@ fn time_is_over(world: &mut World, rules: &Arc<Rules>, id: JobId) {
         // They are told to drop what they have: before a first token it is tried elsewhere, else it ends.
         StepName::Drain if planted!(world, DrainNeverEnds) => {}
         StepName::Drain => expire(world, rules, &waiting),
-        StepName::Stop | StepName::Load | StepName::Open | StepName::Restore => {
+        StepName::Stop | StepName::Load | StepName::Open | StepName::Restore | StepName::Verify => {
             fault(world, rules, id, JobFault::TimedOut);
         }
     }
@@ -210,7 +217,7 @@ fn fault(world: &mut World, rules: &Arc<Rules>, id: JobId, why: JobFault) {
         return finish(world, rules, id, JobState::Failed(why));
     }
     job.steps.retain(|step| step.status != StepStatus::Pending);
-    job.steps.push(Step { name: StepName::Restore, status: StepStatus::Pending });
+    job.steps.push(Step::of(StepName::Restore));
     job.fault = Some(why);
     tell(world, id);
     stop(world, pool);

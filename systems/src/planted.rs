@@ -82,12 +82,16 @@ pub enum Bug {
     SessionOutlivesTime,
     /// What a worker knew of prompts is counted on after its model has gone.
     PrefixOutlivesModel,
+    /// Weights that a verification finds corrupt are taken for some whose worker was lost.
+    CorruptionUnheard,
+    /// A verification goes on waiting for a worker that was lost.
+    VerifierForgotten,
     /// A decision hangs on something that no input says.
     HiddenState,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 34] = [
+    pub const ALL: [Bug; 36] = [
         Bug::EndToldTwice,
         Bug::WordAfterEnd,
         Bug::SlotLeakOnCrash,
@@ -121,6 +125,8 @@ impl Bug {
         Bug::TurnsUnlimited,
         Bug::SessionOutlivesTime,
         Bug::PrefixOutlivesModel,
+        Bug::CorruptionUnheard,
+        Bug::VerifierForgotten,
         Bug::HiddenState,
     ];
 }

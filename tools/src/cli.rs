@@ -7,7 +7,7 @@ mod recorded;
 pub(crate) use bench::{
     BenchArgs, BenchEngineArgs, BenchJournalArgs, BenchSchedulerArgs, BenchTopic, Device, SelftestArgs,
 };
-pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs};
+pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs, VerifyArgs};
 pub(crate) use recorded::{BundleArgs, CalibrateArgs, Half, WhatifArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Reload(ReloadArgs),
     /// Drain a pool and give its memory back.
     Purge(PurgeArgs),
+    /// Look whether the weights that a pool serves from are what was loaded, while it serves.
+    Verify(VerifyArgs),
     /// Execute a journal again and compare every decision and state with the record.
     Replay(ReplayArgs),
     /// Tell what happened to a task and why, and prove it by re-execution.

@@ -1,7 +1,7 @@
-//! `orch pools`, `drain`, `resume`, `reload` and `purge`: operates the pools of a running server. What is asked
+//! `orch pools`, `drain`, `resume`, `reload`, `purge` and `verify`: operates the pools of a running server. What is asked
 //! becomes a job of the server, which goes on whether or not anybody follows it.
 
-use crate::cli::{DrainArgs, Output, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs};
+use crate::cli::{DrainArgs, Output, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs, VerifyArgs};
 use crate::client::{Client, Events, json_of};
 use crate::failure::{Code, Failure};
 use crate::output;
@@ -24,6 +24,10 @@ pub(crate) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
 pub(crate) fn purge(args: &PurgeArgs) -> Result<(), Failure> {
     let body = json!({"drain_first": !args.force, "force": args.force});
     operate("purge", &with_deadline(body, args.deadline_ms), &args.job)
+}
+
+pub(crate) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
+    operate("verify", &json!({}), &args.job)
 }
 
 fn with_deadline(mut body: Value, deadline_ms: Option<u64>) -> Value {
@@ -89,11 +93,13 @@ fn follow(client: &Client, job: &str) -> Result<Value, Failure> {
     for event in Events::of(&mut response) {
         let Ok(event) = event else { break };
         let state: Value = serde_json::from_str(&event.data).map_err(Failure::of(Code::Unavailable))?;
-        for step in rows(&state, "steps") {
-            let (name, status) = (word(step, "name").to_owned(), word(step, "status").to_owned());
-            if status != "pending" && told.get(&name) != Some(&status) {
-                eprintln!("  {name}: {status}");
-                told.insert(name, status);
+        for (n, step) in rows(&state, "steps").enumerate() {
+            let status = step["result"].as_str().unwrap_or(word(step, "status")).to_owned();
+            if status != "pending" && told.get(&n) != Some(&status) {
+                let of = ["worker_id", "model"].into_iter().filter_map(|key| step[key].as_str());
+                let name: Vec<&str> = [word(step, "name")].into_iter().chain(of).collect();
+                eprintln!("  {}: {status}", name.join(" "));
+                told.insert(n, status);
             }
         }
         if event.name == "end" {

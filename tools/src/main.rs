@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => control::resume(&args),
         Command::Reload(args) => control::reload(&args),
         Command::Purge(args) => control::purge(&args),
+        Command::Verify(args) => control::verify(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Storm(args) => storm::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -1,8 +1,9 @@
 //! Jobs: what an operator asked of a pool, in visible steps. At most one runs in a pool; those that are over
 //! are kept for a while.
 
-use crate::id::{JobId, ModelId, PoolId, WorkerId};
+use crate::id::{Epoch, JobId, ModelId, PoolId, WorkerId};
 use crate::time::{Tick, Ticks};
+use crate::units::{Bytes, Sha256};
 use bevy_ecs::prelude::Component;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -38,6 +39,8 @@ pub enum Action {
     Reload { model: ModelId, deadline: Ticks },
     /// Gives its memory back. Without a drain first, only where nothing runs or by force.
     Purge { drain: Option<Ticks>, force: bool },
+    /// Looks whether the weights that its workers serve from are what was loaded. They go on working.
+    Verify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,6 +59,10 @@ pub enum JobFault {
     NotUp(WorkerId),
     /// A step took longer than its time.
     TimedOut,
+    /// Weights on this worker are not what was loaded.
+    Corrupt(WorkerId),
+    /// This worker was lost before its weights had been looked at.
+    Lost(WorkerId),
 }
 
 /// One step of a job.
@@ -63,6 +70,33 @@ pub enum JobFault {
 pub struct Step {
     pub name: StepName,
     pub status: StepStatus,
+    /// What a step that verifies looks at.
+    pub check: Option<Check>,
+}
+
+/// The weights of a model on a worker, and what was found of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub worker: WorkerId,
+    /// The life of the worker that serves from them.
+    pub epoch: Epoch,
+    pub model: ModelId,
+    /// SHA-256 of the model file.
+    pub digest: Sha256,
+    pub bytes: Bytes,
+    pub found: Option<Finding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    /// They are what was loaded; the root of the hashes over them as they are.
+    Sound { seal: Sha256 },
+    /// They are not, and are not served from any more.
+    Corrupt,
+    /// Their worker was lost before it had looked at them, and may come back with them.
+    Lost,
+    /// Another model took their place before they had been looked at.
+    Gone,
 }
 
 /// What a step does.
@@ -78,6 +112,8 @@ pub enum StepName {
     Open,
     /// As load, of the model that it had.
     Restore,
+    /// A worker computes the hashes of a model's weights anew, beside its work.
+    Verify,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -106,7 +142,7 @@ pub enum JobRefusal {
 }
 
 impl Action {
-    /// The steps that it goes through.
+    /// The steps that it goes through; a verification has one for each model on each worker instead.
     pub fn steps(self) -> &'static [StepName] {
         match self {
             Action::Drain { .. } => &[StepName::Drain],
@@ -114,6 +150,7 @@ impl Action {
             Action::Reload { .. } => &[StepName::Drain, StepName::Stop, StepName::Load, StepName::Open],
             Action::Purge { drain: Some(_), .. } => &[StepName::Drain, StepName::Stop],
             Action::Purge { drain: None, .. } => &[StepName::Stop],
+            Action::Verify => &[],
         }
     }
 
@@ -122,7 +159,7 @@ impl Action {
         match self {
             Action::Drain { deadline } | Action::Reload { deadline, .. } => deadline,
             Action::Purge { drain, .. } => drain.unwrap_or_default(),
-            Action::Resume => Ticks(0),
+            Action::Resume | Action::Verify => Ticks(0),
         }
     }
 
@@ -133,6 +170,7 @@ impl Action {
             Action::Resume => "resume",
             Action::Reload { .. } => "reload",
             Action::Purge { .. } => "purge",
+            Action::Verify => "verify",
         }
     }
 }
@@ -141,6 +179,40 @@ impl Job {
     /// Where the running step stands in `steps`.
     pub fn current(&self) -> Option<usize> {
         self.steps.iter().position(|step| step.status == StepStatus::Running)
+    }
+
+    /// What the running step looks at, if the job runs and verifies.
+    pub fn checking(&self) -> Option<&Check> {
+        let at = self.current().filter(|_| !self.state.is_over())?;
+        self.steps[at].check.as_ref()
+    }
+
+    /// What speaks against the weights that it looked at, the worst first.
+    pub fn doubt(&self) -> Option<JobFault> {
+        let first = |found| {
+            let mut checks = self.steps.iter().filter_map(|step| step.check.as_ref());
+            checks.find(|check| check.found == Some(found)).map(|check| check.worker)
+        };
+        first(Finding::Corrupt).map(JobFault::Corrupt).or(first(Finding::Lost).map(JobFault::Lost))
+    }
+}
+
+impl Step {
+    /// One that is to come.
+    pub fn of(name: StepName) -> Step {
+        Step { name, status: StepStatus::Pending, check: None }
+    }
+}
+
+impl Finding {
+    /// The name on the wire.
+    pub fn label(self) -> &'static str {
+        match self {
+            Finding::Sound { .. } => "ok",
+            Finding::Corrupt => "corrupt",
+            Finding::Lost => "lost",
+            Finding::Gone => "gone",
+        }
     }
 }
 
@@ -168,6 +240,7 @@ impl StepName {
             StepName::Load => "load",
             StepName::Open => "open",
             StepName::Restore => "restore",
+            StepName::Verify => "verify",
         }
     }
 }

@@ -50,6 +50,10 @@ pub struct Mail {
     pub jobs_due: Vec<JobId>,
     /// Jobs, from health and release: workers that came, went or let go of their last task.
     pub moved: Vec<WorkerId>,
+    /// Jobs, from intake: weights that workers were asked to look at.
+    pub verified: Vec<Verified>,
+    /// Jobs, from health: workers whose weights of this file are not what was loaded.
+    pub corrupted: Vec<(WorkerId, Sha256)>,
     /// Placement: models that found no memory before, and may find some now.
     pub hopeful: BTreeSet<ModelId>,
     /// Dispatch, from placement.
@@ -91,6 +95,16 @@ pub enum ShardWord {
     Loaded(ModelFacts),
     Failed(ShardFault),
     Freed,
+}
+
+/// What a worker found of weights that it was asked to look at; none where they are not there any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified {
+    pub worker: WorkerId,
+    pub epoch: Epoch,
+    pub model: ModelId,
+    pub job: JobId,
+    pub seal: Option<Sha256>,
 }
 
 /// How an attempt ended at its worker.

@@ -145,6 +145,15 @@ pub enum Report {
         epoch: Epoch,
         digest: Sha256,
     },
+    /// The weights of the model are what was loaded: the root of the hashes over them, computed anew. None where
+    /// the model is not there any more.
+    ShardVerified {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        job: JobId,
+        seal: Option<Sha256>,
+    },
 }
 
 /// What leaves a step.
@@ -200,6 +209,14 @@ pub enum Order {
         model: ModelId,
         order: ShardOrder,
     },
+    /// Look whether the model's weights are what was loaded, beside the work. Answered by one `ShardVerified` or
+    /// `ShardCorrupt`.
+    VerifyShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        job: JobId,
+    },
     /// Say that you live.
     Probe {
         worker: WorkerId,
@@ -227,6 +244,7 @@ impl Order {
             | Order::Reset { worker, .. }
             | Order::LoadShard { worker, .. }
             | Order::FreeShard { worker, .. }
+            | Order::VerifyShard { worker, .. }
             | Order::Probe { worker, .. }
             | Order::SpawnWorker { worker, .. }
             | Order::StopWorker { worker, .. } => worker,
@@ -240,6 +258,7 @@ impl Order {
             Order::Reset { .. }
             | Order::LoadShard { .. }
             | Order::FreeShard { .. }
+            | Order::VerifyShard { .. }
             | Order::Probe { .. }
             | Order::SpawnWorker { .. }
             | Order::StopWorker { .. } => None,

@@ -29,8 +29,7 @@ pub(crate) async fn show(
     let told = id.and_then(|id| door.parts.switchboard.jobs().follow(id)).ok_or_else(unknown)?;
     let streams = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     if !streams.into_iter().any(|accept| accept.contains("text/event-stream")) {
-        let job =
-            told.borrow().last().map(|told| view(told, door.parts.telemetry.pools(), door.parts.switchboard.loads()));
+        let job = told.borrow().last().map(|told| view(told, &door.parts));
         return Ok(Json(job.ok_or_else(unknown)?).into_response());
     }
     let heartbeat = Duration::from_millis(door.config.heartbeat_ms.max(10));
@@ -72,7 +71,7 @@ impl Events {
         let mut frames = String::new();
         for told in &told[self.sent.min(told.len())..] {
             let name = if is_last(&told.job) { "end" } else { "step" };
-            let data = view(told, self.door.parts.telemetry.pools(), self.door.parts.switchboard.loads());
+            let data = view(told, &self.door.parts);
             frames += &format!("id: {}\nevent: {name}\ndata: {data}\n\n", self.sent);
             self.sent += 1;
             self.over = is_last(&told.job);

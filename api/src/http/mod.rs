@@ -85,7 +85,7 @@ pub(crate) fn routes() -> Vec<Route> {
         row(Method::GET, "/v1/pools", LOOK, get(pools::list)),
         row(Method::GET, "/v1/pools/{id}/health", LOOK, get(pools::health)),
         row(Method::GET, "/v1/pools/{id}/status", LOOK, get(pools::status)),
-        // Drain, resume, reload and purge.
+        // Drain, resume, reload, purge and verify.
         row(Method::POST, "/v1/pools/{id}/{verb}", OPERATE, post(pools::operate)),
         row(Method::GET, "/v1/jobs/{id}", LOOK, get(jobs::show)),
         row(Method::GET, "/v1/capabilities", ANY, get(capabilities::capabilities)),

@@ -141,8 +141,10 @@ pub(crate) async fn operate(
             let drain = fields.boolean("drain_first")?.unwrap_or(true).then_some(deadline);
             Action::Purge { drain, force: fields.boolean("force")?.unwrap_or(false) }
         }
+        "verify" => Action::Verify,
         _ => {
-            return Err(Problem::new(ErrorCode::NotFound, "no such operation; there are drain, resume, reload, purge"));
+            let there_are = "no such operation; there are drain, resume, reload, purge and verify";
+            return Err(Problem::new(ErrorCode::NotFound, there_are));
         }
     };
     tracing::info!(pool = id, verb, "an operator asks");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The version of the layout and of every type in it: a change of `Input` or `Ledger` is a new one.
-pub(crate) const FORMAT: u64 = 6;
+pub(crate) const FORMAT: u64 = 7;
 
 /// Where a segment comes from; the first part of its header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

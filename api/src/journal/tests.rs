@@ -174,7 +174,7 @@ fn a_journal_of_another_format_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("00000001.orj"), &bytes).unwrap();
     let error = Writer::open(config(dir.path()), "x", Ledger::empty(1)).unwrap_err().to_string();
-    assert!(error.contains("00000001.orj has format version 1, and this build reads version 6"), "{error}");
+    assert!(error.contains("00000001.orj has format version 1, and this build reads version 7"), "{error}");
     assert!(error.contains("build that wrote it") && error.contains("`journal.dir`"), "{error}");
     assert_eq!(fs::read(dir.path().join("00000001.orj")).unwrap(), bytes, "nothing is touched");
 }

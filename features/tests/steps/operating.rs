@@ -1,10 +1,11 @@
-//! The control plane: drains, resumes, purges and their jobs.
+//! The control plane: drains, resumes, purges, verifications and their jobs.
 
 use super::{Session, task, token_numbers};
 use crate::server::{Server, Setup, orch, tiny_model};
 use crate::sse::Events;
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const POOL: &str = "/v1/pools/a";
 
@@ -123,7 +124,7 @@ fn steps_back(session: &mut Session) {
     assert!(why && last.ends_with("; the old model was restored"), "{errors}");
 }
 
-#[when(regex = r"^I (drain|resume|purge) the pool with orch$")]
+#[when(regex = r"^I (drain|resume|purge|verify) the pool with orch$")]
 fn with_orch(session: &mut Session, verb: String) {
     session.said = orch(&[&verb, "--url", &session.url("")]);
     assert!(session.said.0, "{}", session.said.2);
@@ -135,6 +136,24 @@ fn told_drain(session: &mut Session) {
     assert_eq!(text, "drain of pool a: done\n");
     let steps: Vec<&str> = errors.lines().skip(1).collect();
     assert!(errors.starts_with("job ") && steps.last() == Some(&"  drain: done"), "{errors}");
+}
+
+#[then("orch tells what was verified, and that it is sound")]
+fn told_verify(session: &mut Session) {
+    let (_, text, errors) = session.said.clone();
+    assert_eq!(text, "verify of pool a: done\n");
+    assert_eq!(errors.lines().last(), Some("  verify w1 tiny: ok"), "{errors}");
+    let (well, text, errors) = orch(&["verify", "--pool", "a", "-o", "json", "--url", &session.url("")]);
+    assert!(well, "{errors}");
+    let job: Value = serde_json::from_str(&text).unwrap();
+    let file = Sha256::digest(std::fs::read(tiny_model()).unwrap());
+    let file: String = file.iter().map(|byte| format!("{byte:02x}")).collect();
+    let step = &job["steps"][0];
+    assert_eq!(
+        (&job["state"], &step["digest"], &step["result"]),
+        (&json!("done"), &json!(file), &json!("ok")),
+        "{job}"
+    );
 }
 
 #[then("orch shows the pool as closed")]

@@ -45,11 +45,13 @@ impl Seal {
         self.leaves.len()
     }
 
-    /// Looks at so many leaves, from where it was left on; at the end of a round at the tree as well.
-    pub(crate) fn check(&mut self, weights: &[&[u8]], count: usize) -> Result<(), Broken> {
-        let (leaves_in_all, end) = (self.leaves.len(), (self.at + count).min(self.leaves.len()));
+    /// Looks at so many leaves, from where it was left on, or at those left of the round, and at its end at the tree as
+    /// well: how many it were.
+    pub(crate) fn check(&mut self, weights: &[&[u8]], count: usize) -> Result<usize, Broken> {
+        let (leaves_in_all, begin) = (self.leaves.len(), self.at);
+        let end = (begin + count).min(leaves_in_all);
         let broken = |leaf| Broken { leaf, leaves: leaves_in_all };
-        for (n, bytes) in leaves(weights).enumerate().take(end).skip(self.at) {
+        for (n, bytes) in leaves(weights).enumerate().take(end).skip(begin) {
             if self.leaves[n] != leaf(bytes) {
                 return Err(broken(n));
             }
@@ -61,7 +63,7 @@ impl Seal {
                 return Err(broken(leaves_in_all));
             }
         }
-        Ok(())
+        Ok(end - begin)
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
             assert_ne!(of(&weights).root(), seal.root());
             weights[stretch][byte] ^= 0x10;
             let refs: Vec<&[u8]> = weights.iter().map(Vec::as_slice).collect();
-            assert_eq!(seal.check(&refs, 5), Ok(()), "from where it was left to the end");
+            assert_eq!(seal.check(&refs, 9), Ok(5 - leaf), "from where it was left to the end");
             assert_eq!(seal.at, 0);
         }
         seal.leaves[2][0] ^= 1;

@@ -6,6 +6,7 @@ use super::StationModel;
 use super::task::Task;
 use crate::engine::{PageCount, StepError, Wants, Work};
 use crate::seal::{Broken, Seal};
+use orchestrion_world::id::JobId;
 use orchestrion_world::protocol::ModelFacts;
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use sha2::{Digest, Sha256 as Hasher};
@@ -25,7 +26,17 @@ pub(super) struct Bench {
     pub(super) chunk: u32,
     /// In order of arrival.
     pub(super) tasks: Vec<Task>,
-    seal: Seal,
+    pub(super) seal: Seal,
+    /// Who asked to have all weights looked at.
+    pub(super) asked: Option<Asked>,
+}
+
+/// A look at all weights of a model, whoever looks at a part of them meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) job: JobId,
+    /// Leaves to be looked at, from where the round is, and on from its beginning.
+    pub(super) left: usize,
 }
 
 impl Bench {
@@ -39,11 +50,11 @@ impl Bench {
         let seal = model.engine.seal();
         let (root, leaves, took) = (seal.root(), seal.len(), begun.elapsed());
         tracing::info!(model = model.id.0, %root, leaves, ms = took.as_millis(), "weights are sealed");
-        Ok(Bench { model, facts, chunk, tasks: Vec::new(), seal })
+        Ok(Bench { model, facts, chunk, tasks: Vec::new(), seal, asked: None })
     }
 
     /// Looks at the part of the weights that is due after so much of the time of a round, at a leaf at least.
-    pub(super) fn check(&mut self, since: Duration, round: Duration) -> Result<(), Broken> {
+    pub(super) fn check(&mut self, since: Duration, round: Duration) -> Result<usize, Broken> {
         let due = self.seal.len() as u128 * since.as_micros() / round.as_micros().max(1);
         let due = usize::try_from(due).unwrap_or(usize::MAX).clamp(1, self.seal.len());
         self.model.engine.check(&mut self.seal, due)

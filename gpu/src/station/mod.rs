@@ -28,7 +28,7 @@ use crate::engine::Engine;
 use crate::grammar::Grammars;
 use crate::tokenizer::Tokenizer;
 use loads::{Arrival, Load, Loads};
-use orchestrion_world::id::{Attempt, DeviceId, Epoch, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
+use orchestrion_world::id::{Attempt, DeviceId, Epoch, JobId, ModelId, PoolId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{FaultClass, Report, ShardFault};
 use orchestrion_world::units::{Bytes, Sha256};
@@ -46,6 +46,8 @@ pub trait Outlet: Send + Sync + 'static {
     fn token(&self, task: TaskId, attempt: Attempt, token: Token<'_>) -> Reception;
     /// Of what contexts may take, what running tasks hold; said with each beat.
     fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes);
+    /// How much of a model's weights has been looked at, of how much; none once it is over.
+    fn verifying(&self, worker: WorkerId, model: ModelId, seen: Option<(Bytes, Bytes)>);
 }
 
 /// What became of a token.
@@ -122,6 +124,13 @@ enum Order {
         model: ModelId,
         order: ShardOrder,
     },
+    Verify {
+        epoch: Epoch,
+        model: ModelId,
+        job: JobId,
+    },
+    #[cfg(any(test, feature = "tamper"))]
+    Tamper,
     /// Its own: what came of a load.
     Arrived(Box<Arrival>),
 }
@@ -190,6 +199,17 @@ impl Station {
     /// Lets a model go that no task runs on.
     pub fn free(&self, epoch: Epoch, model: ModelId, order: ShardOrder) -> Result<(), OrderError> {
         self.send(Order::Free { epoch, model, order })
+    }
+
+    /// Has it look at all weights of a model, beside its work.
+    pub fn verify(&self, epoch: Epoch, model: ModelId, job: JobId) -> Result<(), OrderError> {
+        self.send(Order::Verify { epoch, model, job })
+    }
+
+    /// A bit flips in the weights of each of its models.
+    #[cfg(any(test, feature = "tamper"))]
+    pub fn tamper(&self) -> Result<(), OrderError> {
+        self.send(Order::Tamper)
     }
 
     /// Has it say that it lives, as soon as its step is over.

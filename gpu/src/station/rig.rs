@@ -50,6 +50,10 @@ impl Outlet for Ear {
     fn contexts(&self, _: WorkerId, held: Bytes, bound: Bytes) {
         assert!(held <= bound);
     }
+
+    fn verifying(&self, _: WorkerId, _: ModelId, seen: Option<(Bytes, Bytes)>) {
+        assert!(seen.is_none_or(|(done, all)| done < all));
+    }
 }
 
 impl Ear {

@@ -69,7 +69,7 @@ impl<'a> Runner<'a> {
     pub(super) fn run(mut self, inbox: &flume::Receiver<Order>) -> Result<(), StepError> {
         self.announce();
         loop {
-            let order = if self.is_idle() {
+            let order = if self.is_idle() && !self.is_looking() {
                 inbox.recv_deadline(self.last_beat + BEAT_IDLE).map_err(|e| e == flume::RecvTimeoutError::Disconnected)
             } else {
                 inbox.try_recv().map_err(|e| e == flume::TryRecvError::Disconnected)
@@ -87,6 +87,7 @@ impl<'a> Runner<'a> {
                     self.step(at)?;
                 }
             }
+            self.look_on();
             let now = Instant::now();
             if now - self.last_progress >= PROGRESS {
                 self.flush(now);
@@ -139,24 +140,13 @@ impl<'a> Runner<'a> {
         self.outlet.contexts(self.spec.worker, pages(|pages| pages.held), pages(|pages| pages.bound));
     }
 
-    /// Looks at a part of all weights, so that each is looked at within a round. A model whose weights are not what was
-    /// sealed is gone at once, with its tasks: the core has them run elsewhere, or here once it is loaded anew.
-    fn verify(&mut self, since: Duration) {
-        let (worker, epoch, round) = (self.spec.worker, self.epoch(), self.spec.verify_round);
-        for at in (0..self.benches.len()).rev() {
-            let Err(error) = self.benches[at].check(since, round) else { continue };
-            let Bench { model, tasks, .. } = self.benches.remove(at);
-            tracing::error!(%worker, model = model.id.0, digest = %model.digest, %error, "corrupt weights: served no more");
-            self.made.retain(|(task, ..)| tasks.iter().all(|of| of.task != *task));
-            self.outlet.report(Report::ShardCorrupt { worker, epoch, digest: model.digest });
-            let_go(worker, &self.outlet, model, None);
-        }
-    }
-
     fn obey(&mut self, order: Order) {
         match order {
             // An order for another life is nobody's.
-            Order::Start { epoch, .. } | Order::Free { epoch, .. } | Order::Load(Load { epoch, .. })
+            Order::Start { epoch, .. }
+            | Order::Free { epoch, .. }
+            | Order::Verify { epoch, .. }
+            | Order::Load(Load { epoch, .. })
                 if epoch != self.epoch() => {}
             Order::Start { task, attempt, model, payload, .. } => self.start(task, attempt, model, payload),
             Order::Cancel { task, attempt } => {
@@ -170,7 +160,10 @@ impl<'a> Runner<'a> {
             Order::Load(load) => self.load(load),
             Order::Free { model, order, .. } => self.free(model, order),
             Order::Arrived(arrival) => self.take(*arrival),
+            Order::Verify { model, job, .. } => self.look_at(model, job),
             Order::Probe => self.beat(Instant::now()),
+            #[cfg(any(test, feature = "tamper"))]
+            Order::Tamper => self.benches.iter_mut().for_each(|bench| bench.model.engine.tamper()),
             Order::Reset { epoch } => self.reset(epoch),
         }
     }
@@ -205,13 +198,17 @@ impl<'a> Runner<'a> {
             Some(at) if self.loads.is_none() || !self.benches[at].tasks.is_empty() => {
                 self.outlet.report(Report::ShardFailed { worker, epoch, model, order, fault: ShardFault::Fixed });
             }
-            Some(at) => let_go(worker, &self.outlet, self.benches.remove(at).model, Some(freed)),
+            Some(at) => {
+                self.look_away(at);
+                let_go(worker, &self.outlet, self.benches.remove(at).model, Some(freed));
+            }
             None => self.outlet.report(freed),
         }
     }
 
     /// All work is dropped, and all models but the one that it came with.
     fn reset(&mut self, epoch: Epoch) {
+        (0..self.benches.len()).for_each(|at| self.forget_look(at));
         for Bench { model, tasks, .. } in &mut self.benches {
             tasks.drain(..).for_each(|mut task| task.leave(&mut model.engine));
         }
@@ -393,6 +390,8 @@ fn loader(facts: &ModelFacts, took: Duration) -> Loader {
         abilities: vec![],
     }
 }
+
+mod verify;
 
 #[cfg(test)]
 mod churn;

@@ -36,6 +36,8 @@ pub enum Kind {
     Crash,
     /// The worker finds its weights damaged.
     CorruptShard,
+    /// Its weights are damaged, and nobody knows until they are verified.
+    BitFlip,
     /// What it is told to load comes to nothing, or arrives damaged.
     FailedLoad,
     CorruptLoad,
@@ -102,6 +104,7 @@ fn fault(entry: &Entry, worker: WorkerId) -> Option<Fault> {
     Some(match entry.kind {
         Kind::Crash => Fault::Crash(worker, length.unwrap_or(Ticks(0))),
         Kind::CorruptShard => Fault::Corrupt(worker),
+        Kind::BitFlip => Fault::Flip(worker),
         Kind::FailedLoad => Fault::Load(worker, ShardFault::Transient, to_the_end),
         Kind::CorruptLoad => Fault::Load(worker, ShardFault::Corrupt, to_the_end),
         Kind::Hang => Fault::Hang(worker, to_the_end),

@@ -30,6 +30,7 @@ pub enum Kind {
     Resume,
     Reload,
     Purge,
+    Verify,
 }
 
 /// A job's time, pool and action, in the order of the file.
@@ -55,8 +56,8 @@ pub(super) fn resolve(
         let deadline = || entry.deadline_ms.map(Ticks).ok_or_else(|| wrong("deadline_ms", "is missing here"));
         let action = match entry.kind {
             Kind::Drain => Action::Drain { deadline: deadline()? },
-            Kind::Resume if entry.deadline_ms.is_some() => {
-                return Err(wrong("deadline_ms", "is not for `resume`, which waits for nobody"));
+            Kind::Resume | Kind::Verify if entry.deadline_ms.is_some() => {
+                return Err(wrong("deadline_ms", "is not for `resume` and `verify`, which end no task"));
             }
             Kind::Resume => Action::Resume,
             Kind::Reload => {
@@ -64,6 +65,7 @@ pub(super) fn resolve(
                 let model = ModelId(read.find("model", name, &models)? as u16);
                 Action::Reload { model, deadline: deadline()? }
             }
+            Kind::Verify => Action::Verify,
             Kind::Purge => Action::Purge { drain: entry.deadline_ms.map(Ticks), force: entry.force },
         };
         Ok((Tick(entry.at_ms), pool, action))

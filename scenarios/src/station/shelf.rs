@@ -4,7 +4,7 @@
 //! Whether there is room is the scheduler's to know.
 
 use crate::cost::{Batch, Cost};
-use orchestrion_world::id::{Epoch, ModelId, ShardOrder, WorkerId};
+use orchestrion_world::id::{Epoch, JobId, ModelId, ShardOrder, WorkerId};
 use orchestrion_world::protocol::{ModelFacts, Report, ShardFault, WorkerFacts};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ struct Standing {
     /// At the worker's pace.
     cost: Cost,
     share: Share,
+    /// Its weights are not what was loaded, and nobody knows.
+    flipped: bool,
 }
 
 /// A model's part of a stretch.
@@ -58,7 +60,7 @@ pub(super) struct Share {
 
 impl Standing {
     fn new(offer: Offer, pace: u32) -> Standing {
-        Standing { offer, cost: offer.cost.at_pace(pace), share: Share::default() }
+        Standing { offer, cost: offer.cost.at_pace(pace), share: Share::default(), flipped: false }
     }
 
     /// What a step with its part takes.
@@ -80,16 +82,18 @@ pub(crate) struct Shelf {
     stands: Vec<Standing>,
     /// When which is loaded, in order.
     loads: VecDeque<(u64, ShardOrder, Offer)>,
+    /// When the weights of which have been looked at, in order.
+    checks: VecDeque<(u64, ModelId, JobId)>,
     /// What loads come to that end before then.
     spoiled: Option<(u64, ShardFault)>,
 }
 
 impl Shelf {
     pub(super) fn new(build: &Build, first: Option<ModelId>) -> Shelf {
-        let (range, stands, loads) = (Arc::clone(&build.range), vec![], VecDeque::new());
+        let (range, stands, loads, checks) = (Arc::clone(&build.range), vec![], VecDeque::new(), VecDeque::new());
         let whole = build.facts.devices.iter().map(|part| part.capacity.whole(part.share).0);
         let memory = whole.min().unwrap_or(u64::MAX);
-        let mut shelf = Shelf { range, memory, first, pace: 1_000, stands, loads, spoiled: None };
+        let mut shelf = Shelf { range, memory, first, pace: 1_000, stands, loads, checks, spoiled: None };
         shelf.reset();
         shelf
     }
@@ -97,8 +101,11 @@ impl Shelf {
     /// As it came up.
     pub(super) fn reset(&mut self) {
         self.loads.clear();
+        self.checks.clear();
         let first = self.first.and_then(|model| self.offer(model));
-        self.stands = first.map(|offer| Standing::new(offer, self.pace)).into_iter().collect();
+        // What it came with stays loaded as it is.
+        let flipped = self.stands.iter().any(|standing| standing.flipped && Some(standing.offer.model) == self.first);
+        self.stands = first.map(|offer| Standing { flipped, ..Standing::new(offer, self.pace) }).into_iter().collect();
     }
 
     fn offer(&self, model: ModelId) -> Option<Offer> {
@@ -170,8 +177,35 @@ impl Shelf {
         busy.map(|standing| standing.cost.decode(standing.share.batch, steps)).fold(0, u64::saturating_add)
     }
 
-    pub(super) fn next_load(&self) -> Option<u64> {
-        self.loads.front().map(|(at, ..)| *at)
+    /// When a load is over, or a look at weights.
+    pub(super) fn next_word(&self) -> Option<u64> {
+        let check = self.checks.front().map(|(at, ..)| *at);
+        self.loads.front().map(|(at, ..)| *at).into_iter().chain(check).min()
+    }
+
+    /// A model's weights change.
+    pub(crate) fn flip(&mut self) {
+        self.stands.first_mut().into_iter().for_each(|standing| standing.flipped = true);
+    }
+
+    /// Looks at all weights of a model after those before it, which takes as long as to load them.
+    pub(super) fn look_at(&mut self, now: u64, model: ModelId, job: JobId) {
+        let begun = self.checks.back().map_or(now, |(at, ..)| *at);
+        let takes = self.offer(model).map_or(0, |offer| offer.cost.load(offer.facts.weights));
+        self.checks.push_back((begun.saturating_add(takes), model, job));
+    }
+
+    /// What was looked at by now is told.
+    pub(super) fn verify(&mut self, (worker, epoch): (WorkerId, Epoch), now: u64, said: &mut Vec<Report>) {
+        while let Some((_, model, job)) = self.checks.pop_front_if(|(at, ..)| *at <= now) {
+            let found = self.find(model).map(|at| &self.stands[at]);
+            let digest = found.map(|standing| standing.offer.facts.digest);
+            said.push(match (found, digest) {
+                (Some(Standing { flipped: true, .. }), Some(digest)) => Report::ShardCorrupt { worker, epoch, digest },
+                // No tree of hashes here: that of the file stands for its root.
+                _ => Report::ShardVerified { worker, epoch, model, job, seal: digest },
+            });
+        }
     }
 
     /// Begins a load after those before it; false where it can not.

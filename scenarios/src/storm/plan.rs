@@ -7,9 +7,9 @@
 use super::draw::Draw;
 
 /// What may befall a run, how often in 20,000 ticks. Drawn first, and told.
-pub(super) const FAULTS: [&str; 21] = [
+pub(super) const FAULTS: [&str; 22] = [
     "flaw", "corrupt", "crash", "hang", "fault", "stall", "slow", "mute", "late", "jumble", "twice", "ghost",
-    "restart", "rules", "rise", "spoil", "close", "drain", "resume", "purge", "reload",
+    "restart", "rules", "rise", "spoil", "close", "drain", "resume", "purge", "reload", "verify",
 ];
 /// Ticks that the figures of [`FAULTS`] are for.
 const SPAN: u64 = 20_000;
@@ -39,7 +39,10 @@ struct Cluster {
 /// The scenario of a seed, `ticks` long.
 pub fn plan(seed: u64, ticks: u64) -> Plan {
     let draw = &mut Draw::new(seed, 1);
-    let rates: Vec<(&str, u64)> = FAULTS.iter().map(|&kind| (kind, draw.of(&[0, 0, 1, 2, 4, 8]))).collect();
+    // A stream of its own, so that the rest of a seed is what it is without.
+    let apart = &mut Draw::new(seed, 4);
+    let rate = |&kind| (kind, if kind == "verify" { &mut *apart } else { &mut *draw }.of(&[0, 0, 1, 2, 4, 8]));
+    let rates: Vec<(&str, u64)> = FAULTS.iter().map(rate).collect();
     let told: Vec<String> = rates.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
     let options = if told.is_empty() { "no faults".to_owned() } else { told.join(", ") };
     let mut text = format!("# Storm {seed}, {ticks} ticks: {options}.\n> seed {seed}\n");
@@ -293,6 +296,12 @@ fn fault(kind: &str, draw: &mut Draw, cluster: &Cluster, at: u64) -> Vec<(u64, S
             // A pool that stays closed has nothing more to show.
             let opened = at + draw.of(&[100, 500, 2_500]);
             return vec![(at, event), (opened, format!("resume p{pool}"))];
+        }
+        "verify" => {
+            // The first worker of most pools.
+            let (pool, after) = (draw.below(cluster.pools), draw.of(&[0, 1, 500]));
+            let flip = draw.chance(50).then(|| (at, format!("flip w{}", pool + 1)));
+            return flip.into_iter().chain([(at + after, format!("verify p{pool}"))]).collect();
         }
         "rules" => match draw.below(9) {
             4 => format!("set queue interactive={} batch={}", draw.of(&[1, 8]), draw.of(&[1, 8])),

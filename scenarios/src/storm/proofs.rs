@@ -7,6 +7,7 @@ use crate::script::Script;
 use crate::stage::{Handling, Run};
 use orchestrion_systems::{Simulation, Step};
 use orchestrion_world::id::{Epoch, SessionId, WorkerId};
+use orchestrion_world::job::Job;
 use orchestrion_world::ledger::{Ledger, digest_of};
 use orchestrion_world::protocol::{Input, Intent, Report};
 use orchestrion_world::time::Tick;
@@ -226,6 +227,10 @@ fn is_stale(before: &Ledger, inputs: &[Input], input: &Input) -> bool {
         Report::ShardFreed { epoch, model, order, .. } => old(epoch) || !asked(model, order, is_going),
         Report::ShardFailed { epoch, model, order, .. } => {
             old(epoch) || !asked(model, order, |life| life == Residence::Staging || is_going(life))
+        }
+        Report::ShardVerified { epoch, model, job, .. } => {
+            let known = before.jobs.iter().find(|known| known.id == job).and_then(Job::checking);
+            old(epoch) || known.is_none_or(|check| (check.worker, check.model) != (id, model))
         }
         Report::Started { epoch, task, attempt, .. } => old(epoch) || free(task, attempt),
         Report::Progress { epoch, ref made, .. } => {

@@ -165,6 +165,34 @@ fn a_reload_serves_another_model_and_a_drain_waits_for_what_runs() {
 }
 
 #[test]
+fn a_bit_that_flips_is_found_by_who_asks_and_the_task_is_tried_again() {
+    // Its prompt is read for 240 ms.
+    let rest = r#"
+        prompt = 2000
+        answer = 11
+        at_ms = [0]
+        [[faults]]
+        kind = "bit-flip"
+        at_ms = 80
+        pool = "p"
+        [[jobs]]
+        kind = "verify"
+        at_ms = 10
+        pool = "p"
+        [[jobs]]
+        kind = "verify"
+        at_ms = 100
+        pool = "p"
+    "#;
+    let outcome = run(rest, Path::new("."));
+    let told: Vec<_> = outcome.operations.iter().map(|job| job.label()).collect();
+    assert_eq!(told, ["done", "failed"]);
+    let Counts { attempts_lost, restarts, .. } = outcome.counts;
+    assert_eq!((attempts_lost, restarts, outcome.unfinished), (1, 1, 0));
+    assert_eq!(outcome.records[0].end, End::Good, "by the worker that came back");
+}
+
+#[test]
 fn a_conversation_asks_again_with_all_that_was_said_until_its_turns_are_over() {
     let talk = "prompt = 100\nanswer = 11\nat_ms = [0]\nsession = { turns = 4, think_ms = 1000 }";
     let outcome = run(talk, Path::new("."));

@@ -41,6 +41,7 @@ fn corrupt_on(world: &mut World, rules: &Arc<Rules>, device: DeviceId, digest: S
         let holder = world.worker(id).filter(|worker| worker.state.is_up()).filter(has);
         let Some(epoch) = holder.map(|worker| worker.epoch) else { continue };
         world.mail.order(Order::StopWorker { worker: id, epoch });
+        world.mail.corrupted.push((id, digest));
         lose(world, rules, id, Loss::Corrupt);
     }
     // Once for the shard, however many workers share it. Memory that does it again is not used again.

@@ -78,6 +78,16 @@ pub(crate) struct ReloadArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  orch verify                     the only pool, one model of one worker after another; it goes on serving
+  orch verify --pool a -o json    with the digest, the bytes and the seal of each")]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub job: PoolJobArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
   orch purge             drains the only pool and gives its memory back; `orch resume` loads the model again
   orch purge --force     ends what runs at once")]
 pub(crate) struct PurgeArgs {

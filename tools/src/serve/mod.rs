@@ -5,6 +5,8 @@
 //! no new work, open streams get their time, the rest is cancelled, the journal is forced to disk.
 
 mod banner;
+#[cfg(test)]
+mod house;
 pub(crate) mod keys;
 mod kitchen;
 mod load;
@@ -12,6 +14,8 @@ mod stations;
 #[cfg(test)]
 mod strict_tests;
 mod survey;
+#[cfg(test)]
+mod verify_tests;
 
 use crate::cli::ServeArgs;
 use crate::configuration::{Config, LogFormat};

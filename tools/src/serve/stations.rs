@@ -99,6 +99,12 @@ impl Depot {
         let _ = self.loader.set(loader);
     }
 
+    /// A bit flips in the weights of a worker.
+    #[cfg(test)]
+    pub(super) fn tamper(&self, worker: WorkerId) {
+        self.floor.read()[&worker].tamper().unwrap();
+    }
+
     /// Ends all stations and waits for them.
     pub(crate) fn close(&self) {
         self.floor.loading().clear();
@@ -151,7 +157,8 @@ impl Stations for Depot {
             | Order::Reset { .. }
             | Order::Probe { .. }
             | Order::LoadShard { .. }
-            | Order::FreeShard { .. } => {}
+            | Order::FreeShard { .. }
+            | Order::VerifyShard { .. } => {}
         }
         let depot = self.floor.read();
         let Some(station) = depot.get(&worker) else { return };
@@ -165,6 +172,7 @@ impl Stations for Depot {
             (Order::Reset { epoch, .. }, _) => station.reset(*epoch),
             (Order::LoadShard { epoch, model, order, .. }, _) => station.load(*epoch, *model, *order),
             (Order::FreeShard { epoch, model, order, .. }, _) => station.free(*epoch, *model, *order),
+            (Order::VerifyShard { epoch, model, job, .. }, _) => station.verify(*epoch, *model, *job),
             (Order::Probe { .. }, _) => station.probe(),
             (Order::SpawnWorker { .. } | Order::StopWorker { .. }, _) => return,
         };
@@ -207,6 +215,10 @@ impl Outlet for Wires {
     fn contexts(&self, worker: WorkerId, held: Bytes, bound: Bytes) {
         self.switchboard.contexts(worker, held, bound);
     }
+
+    fn verifying(&self, worker: WorkerId, model: ModelId, seen: Option<(Bytes, Bytes)>) {
+        self.switchboard.verifying(worker, model, seen);
+    }
 }
 
 #[cfg(test)]
@@ -231,6 +243,8 @@ mod tests {
         }
 
         fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
+
+        fn verifying(&self, _: WorkerId, _: ModelId, _: Option<(Bytes, Bytes)>) {}
     }
 
     /// The life that a word is of, and what it says.

@@ -15,6 +15,8 @@ impl Outlet for Deaf {
     }
 
     fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
+
+    fn verifying(&self, _: WorkerId, _: ModelId, _: Option<(Bytes, Bytes)>) {}
 }
 
 #[test]

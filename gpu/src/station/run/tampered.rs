@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::station::rig::{EPOCH, MODEL, SETUP, model, payload, spec, task};
-use orchestrion_world::id::WorkerId;
+use orchestrion_world::id::{JobId, WorkerId};
 use std::sync::Mutex;
 
 #[derive(Default)]
@@ -19,6 +19,8 @@ impl Outlet for Ear {
     }
 
     fn contexts(&self, _: WorkerId, _: Bytes, _: Bytes) {}
+
+    fn verifying(&self, _: WorkerId, _: ModelId, _: Option<(Bytes, Bytes)>) {}
 }
 
 #[test]
@@ -44,4 +46,45 @@ fn flipped_weights_are_found_within_a_round_and_never_served_from_again() {
         Report::Faulted { worker, epoch, task: task(2), attempt: Attempt::of(1, 1), class: FaultClass::Retryable },
     ];
     assert_eq!((told.0.as_slice(), told.1), (&expected[..], 0));
+}
+
+/// Turns of the loop until nothing is looked at.
+fn look_through(runner: &mut Runner<'_>) -> usize {
+    let mut turns = 0;
+    while runner.is_looking() {
+        runner.look_on();
+        turns += 1;
+    }
+    turns
+}
+
+#[test]
+fn whoever_asks_hears_of_all_weights_from_wherever_the_round_is() {
+    let (epoch, ear) = (AtomicU32::new(EPOCH.0), Arc::new(Ear::default()));
+    let mut runner = Runner::new(spec(SETUP), model(SETUP), None, ear.clone(), &epoch).unwrap();
+    let (worker, epoch, round) = (runner.spec.worker, EPOCH, runner.spec.verify_round);
+    let ask = |runner: &mut Runner<'_>, job, of: ModelId| {
+        runner.obey(Order::Verify { epoch, model: of, job: JobId(job) });
+        look_through(runner)
+    };
+    runner.verify(round / 3);
+    assert!(ask(&mut runner, 1, MODEL) > 0);
+    let seal = Some(runner.benches[0].seal.root());
+    // Of a life before, and of a model that is not there.
+    runner.obey(Order::Verify { epoch: Epoch(EPOCH.0 - 1), model: MODEL, job: JobId(2) });
+    assert_eq!(ask(&mut runner, 3, ModelId(99)), 0);
+    // Drops the look with the life; the next one has its own.
+    runner.obey(Order::Verify { epoch, model: MODEL, job: JobId(4) });
+    runner.reset(epoch);
+    assert!(!runner.is_looking());
+    // The bit that flips stands where the round has been already.
+    runner.verify(round / 3 * 2);
+    runner.obey(Order::Tamper);
+    ask(&mut runner, 5, MODEL);
+    assert!(runner.benches.is_empty());
+    let told = ear.0.lock().unwrap();
+    let verified = |model, job, seal| Report::ShardVerified { worker, epoch, model, job: JobId(job), seal };
+    let [first, missing, _, last] = &told.0[..] else { panic!("{:?}", told.0) };
+    assert_eq!([first, missing], [&verified(MODEL, 1, seal), &verified(ModelId(99), 3, None)]);
+    assert!(matches!(last, Report::ShardCorrupt { .. }), "{last:?}");
 }

@@ -1,18 +1,18 @@
-//! How far models are that are being loaded, for who looks at a pool or a job. Written by whoever loads them, read
-//! between two steps: the core knows that a load runs and what it is expected to take, no byte of it passes.
+//! How far models are that are being loaded or looked at, for who looks at a pool or a job. Written by whoever does
+//! that, read between two steps: the core knows that it goes on, no byte of it passes.
 
 use orchestrion_world::id::{ModelId, WorkerId};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes read, and bytes in all.
+/// Bytes done, and bytes in all.
 pub(crate) type Done = (u64, u64);
 
-/// All loads that run.
+/// All of one kind that run.
 #[derive(Debug, Default)]
-pub(crate) struct Loads(Mutex<BTreeMap<(WorkerId, ModelId), Done>>);
+pub(crate) struct Progress(Mutex<BTreeMap<(WorkerId, ModelId), Done>>);
 
-impl Loads {
+impl Progress {
     fn known(&self) -> MutexGuard<'_, BTreeMap<(WorkerId, ModelId), Done>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -29,7 +29,7 @@ impl Loads {
         self.known().get(&(worker, model)).copied()
     }
 
-    /// Of all that these workers load.
+    /// Of all models on these workers.
     pub(crate) fn of_all(&self, workers: &[WorkerId]) -> Option<Done> {
         let known = self.known();
         let theirs = known.iter().filter(|((worker, _), _)| workers.contains(worker));
