@@ -6,6 +6,7 @@ Feature: Models that do not fit together take turns
     When I ask both models in turn, 3 times
     Then each answers as it does where both fit
     And 5 models made way, and one stands
+    And the metrics say which
     And the last one's explanation tells of the load
 
   Scenario: A model whose file is gone

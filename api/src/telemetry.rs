@@ -6,6 +6,9 @@
 //! no task, token, prompt or client is ever one. It holds its own registry, so that two doors in one
 //! process (tests) do not meet.
 
+mod models;
+
+use models::Models;
 use orchestrion_systems::Gauges;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::health::Loss;
@@ -108,6 +111,7 @@ pub struct Telemetry {
     kv_usage: Family<ByWorker, Gauge<f64, AtomicU64>>,
     journal_writable: Gauge,
     pool_ready: Vec<Gauge>,
+    models: Models,
     /// By pool; of `Loss::ALL`, in its order.
     restarts: Vec<[Counter; 5]>,
     /// For want of memory, under pressure, and for corrupt bytes.
@@ -177,6 +181,7 @@ impl Telemetry {
             kv_usage: Family::default(),
             journal_writable: Gauge::default(),
             pool_ready: pools.iter().map(|pool| ready.get_or_create_owned(&ByPool { pool_id: pool.clone() })).collect(),
+            models: Models::default(),
             restarts: pools
                 .iter()
                 .map(|pool| {
@@ -227,6 +232,8 @@ impl Telemetry {
         let writable = telemetry.journal_writable.clone();
         registry.register("journal_writable", "Whether steps can be recorded: 0 refuses new work", writable);
         registry.register("pool_ready", "Ready workers of a pool", ready);
+        let states = telemetry.models.states.clone();
+        registry.register("model_state", "Workers that have a model in this state", states);
         registry.register("worker_restarts", "Lost workers that were told to begin again", restarts);
         registry.register("evictions", "Models that were told to leave a worker's memory", evictions);
         registry.register(
@@ -366,6 +373,11 @@ impl Telemetry {
         if let Some(gauge) = self.pool_ready.get(usize::from(pool.0)) {
             gauge.set(i64::from(ready));
         }
+    }
+
+    /// How models are, which a scrape looks at.
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
     }
 
     /// Names, in `PoolId` order.

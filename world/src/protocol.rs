@@ -209,14 +209,6 @@ pub enum Order {
         model: ModelId,
         order: ShardOrder,
     },
-    /// Look whether the model's weights are what was loaded, beside the work. Answered by one `ShardVerified` or
-    /// `ShardCorrupt`.
-    VerifyShard {
-        worker: WorkerId,
-        epoch: Epoch,
-        model: ModelId,
-        job: JobId,
-    },
     /// Say that you live.
     Probe {
         worker: WorkerId,
@@ -232,6 +224,14 @@ pub enum Order {
     StopWorker {
         worker: WorkerId,
         epoch: Epoch,
+    },
+    /// Look whether the model's weights are what was loaded, beside the work. Answered by one `ShardVerified` or
+    /// `ShardCorrupt`.
+    VerifyShard {
+        worker: WorkerId,
+        epoch: Epoch,
+        model: ModelId,
+        job: JobId,
     },
 }
 

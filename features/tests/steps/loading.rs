@@ -4,6 +4,7 @@ use super::Session;
 use crate::server::{Server, Setup, orch};
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 const OTHER: &str = "other.gguf";
 /// A tiny model takes 129,280 bytes, a token of its context 512.
@@ -74,6 +75,21 @@ async fn made_way(session: &mut Session, count: u64) {
     let pools: Value = session.get("/v1/pools").await.json().await.unwrap();
     let models = pools["pools"][0]["workers"][0]["models"].clone();
     assert_eq!(models, json!([{"model": "other", "state": "serving", "bytes": 129_280, "leases": 0}]));
+}
+
+#[then("the metrics say which")]
+async fn which(session: &mut Session) {
+    // They are looked at once a second.
+    let began = Instant::now();
+    let state = |model, count| format!("orchestrion_model_state{{model=\"{model}\",state=\"serving\"}} {count}\n");
+    loop {
+        let text = session.get("/metrics").await.text().await.unwrap();
+        if text.contains(&state("other", 1)) && text.contains(&state("tiny", 0)) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{text}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[then("the last one's explanation tells of the load")]
