@@ -6,6 +6,12 @@ Feature: A model arrives whole or not at all, and what went wrong is said
     Then no model is in the cache
     And the next pull begins anew
 
+  Scenario: A server is ended while it fetches
+    Given a hub that sends half a model and then nothing
+    When I serve a model and end the server half-way
+    Then it is gone within 5 seconds
+    And no model is in the cache
+
   Scenario Outline: What went wrong
     Given a hub that <does>
     When I pull a model

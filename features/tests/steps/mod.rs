@@ -20,6 +20,8 @@ use crate::sse::{Event, Events};
 use cucumber::{World, given};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
+use std::process::Child;
+use std::time::Instant;
 
 /// What a scenario remembers.
 #[derive(Debug, Default, World)]
@@ -43,6 +45,8 @@ pub(crate) struct Session {
     said: (bool, String, String),
     /// A model hub, and the cache that is filled from it.
     hub: Option<pulling::Hub>,
+    /// A process that was told to end, and when.
+    ending: Option<(Child, Instant)>,
     /// The last prompt, as it was written.
     prompt: String,
 }

@@ -6,10 +6,10 @@ use cucumber::{given, then, when};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the catalog says of the demo model.
 const BYTES: usize = 98_362_432;
@@ -51,7 +51,7 @@ impl Hub {
         Hub { url, asked, home: Home(scratch()), disk: None }
     }
 
-    fn pull(&self) -> Command {
+    fn orch(&self, args: &[&str]) -> Command {
         let mut command = match self.disk {
             None => Command::new(binary()),
             // Without its signal, a write beyond the limit is an error like that of a full disk.
@@ -63,9 +63,10 @@ impl Hub {
         };
         // Without a Python, the package cannot stand in.
         command
-            .arg("pull")
+            .args(args)
             .env("HF_ENDPOINT", &self.url)
             .env("XDG_CACHE_HOME", &self.home.0)
+            .env("XDG_STATE_HOME", &self.home.0)
             .env("PATH", "/usr/bin/none");
         if self.disk.is_some() {
             command.env("PATH", "/usr/bin:/bin");
@@ -115,11 +116,10 @@ fn hub(session: &Session) -> &Hub {
     session.hub.as_ref().expect("a hub was given")
 }
 
-#[when("I pull a model and kill it half-way")]
-async fn kill(session: &mut Session) {
-    let hub = hub(session);
+/// A process that has fetched a part of its model.
+async fn half_way(hub: &Hub, args: &[&str]) -> Child {
     let asked = hub.asked.load(Ordering::SeqCst);
-    let mut child = hub.pull().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let child = hub.orch(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let part = || {
         let name = hub.files().into_iter().find(|name| name.ends_with(".part"))?;
         std::fs::metadata(hub.home.0.join("orchestrion/models").join(name)).ok()
@@ -128,13 +128,42 @@ async fn kill(session: &mut Session) {
     while hub.asked.load(Ordering::SeqCst) == asked || part().is_none_or(|part| part.len() < (BYTES / 4) as u64) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    child
+}
+
+#[when("I pull a model and kill it half-way")]
+async fn kill(session: &mut Session) {
+    let mut child = half_way(hub(session), &["pull"]).await;
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
+#[when("I serve a model and end the server half-way")]
+async fn end(session: &mut Session) {
+    let child = half_way(hub(session), &["serve", "--bind", "127.0.0.1:0"]).await;
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    session.ending = Some((child, Instant::now()));
+}
+
+#[then(regex = r"^it is gone within (\d+) seconds$")]
+async fn gone(session: &mut Session, seconds: u64) {
+    let (mut child, told) = session.ending.take().expect("it was told to end");
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{status}");
+            return;
+        }
+        if told.elapsed() > Duration::from_secs(seconds) {
+            child.kill().unwrap();
+            panic!("it goes on after {seconds} s");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[when("I pull a model")]
 async fn pull(session: &mut Session) {
-    let mut command = hub(session).pull();
+    let mut command = hub(session).orch(&["pull"]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     session.said = (output.status.success(), text(&output.stdout), text(&output.stderr));

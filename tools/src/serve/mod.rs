@@ -51,7 +51,10 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = Config::layered(&args)?;
     trace(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(live(config))
+    let ended = runtime.block_on(live(config));
+    // A model that is being fetched or read is for nobody any more: the process does not wait for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Logs go to stderr: stdout is for what was asked for.
@@ -141,6 +144,8 @@ async fn live(config: Config) -> Result<(), Failure> {
             }
             Err(failure) => {
                 stopper.stop();
+                // The journal ends whole. What went wrong first is what is told.
+                let _ = ended.await;
                 return Err(failure);
             }
         },
