@@ -54,14 +54,29 @@ impl Drop for Held {
     }
 }
 
-/// A route's body, and its share of what all bodies may hold.
-pub(crate) async fn read(door: &Door, headers: &HeaderMap, body: Body, most: u64) -> Result<(Bytes, Held), Problem> {
-    let mut held = Held::nothing(&door.bodies);
-    let bytes = read_into(&mut held, headers, body, most, &door.config.limits).await;
+/// A body that was read, to be held until its words are tokens.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl Taken {
+    /// What makes the same request the same.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        *blake3::hash(&self.bytes).as_bytes()
+    }
+}
+
+/// The object in a route's body of at most `most` bytes.
+pub(crate) async fn take(door: &Door, headers: &HeaderMap, body: Body, most: u64) -> Result<(Fields, Taken), Problem> {
+    let (limits, mut held) = (&door.config.limits, Held::nothing(&door.bodies));
+    let bytes = read_into(&mut held, headers, body, most, limits).await;
     if bytes.as_ref().is_err_and(|problem| problem.code == ErrorCode::AdmissionReject) {
         door.parts.telemetry.turned_away(Turned::Ingress);
     }
-    Ok((bytes?, held))
+    let bytes = bytes?;
+    Ok((object(&bytes, limits)?, Taken { bytes, _held: held }))
 }
 
 /// Reads at most `most` bytes, no slower than the limits allow.
@@ -125,7 +140,7 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// The body's object.
-pub(crate) fn object(bytes: &[u8], limits: &Limits) -> Result<Fields, Problem> {
+fn object(bytes: &[u8], limits: &Limits) -> Result<Fields, Problem> {
     if depth(bytes) > limits.json_depth {
         let message = format!("the JSON nests deeper than {} levels", limits.json_depth);
         return Err(Problem::new(ErrorCode::InvalidParams, message));

@@ -37,10 +37,9 @@ pub(crate) async fn embed(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let (bytes, held) = body::read(&door, &headers, content, limits.body_bytes).await?;
-    let (asked, inputs, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
-    drop((bytes, held));
+    let (fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
+    let (asked, inputs, form) = read(fields, &headers, door.config.deadline_margin_ms)?;
+    drop(taken);
     let several = inputs.len() > 1;
     let located = |place, problem| of_input(several.then_some(place), problem);
     let gathered = asked.gather(&door, caller.tenant, inputs, located).await?;

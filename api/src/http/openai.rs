@@ -190,9 +190,8 @@ pub(crate) async fn complete(
     content: Body,
     read: ReadFields,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let (bytes, held) = body::read(door, headers, content, limits.body_bytes).await?;
-    let (mut wishes, form) = read(body::object(&bytes, limits)?, headers, door.config.deadline_margin_ms)?;
+    let (fields, taken) = body::take(door, headers, content, door.config.limits.body_bytes).await?;
+    let (mut wishes, form) = read(fields, headers, door.config.deadline_margin_ms)?;
     let mut calls = None;
     if let Some(tools) = &form.tools {
         for wish in &mut wishes {
@@ -202,7 +201,7 @@ pub(crate) async fn complete(
     let admitted = door.admit_choices(caller.tenant, wishes, form.each).await.map_err(|(_, problem)| problem)?;
     let left = admitted.last().map(|last| last.left).unwrap_or_default();
     // The answer takes its time and needs neither.
-    drop((bytes, held));
+    drop(taken);
     let mut answer = answer(door, admitted, form, calls).await?;
     answer.headers_mut().extend(budget::headers(&left));
     Ok(answer)

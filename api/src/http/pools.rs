@@ -2,7 +2,7 @@
 //! 202 with its id once that stands in the journal.
 
 use super::body;
-use super::fields::is_empty;
+use super::fields::{Fields, is_empty};
 use crate::door::Door;
 use crate::problem::{ErrorCode, Problem};
 use axum::Json;
@@ -15,7 +15,7 @@ use orchestrion_systems::view::{ModelView, PoolView, WorkerView};
 use orchestrion_world::id::{ModelId, PoolId, WorkerId};
 use orchestrion_world::job::{Action, JobRefusal};
 use orchestrion_world::time::Ticks;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// A day: who would wait longer can ask again.
@@ -108,12 +108,10 @@ pub(crate) async fn operate(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
     let mut fields = if content.size_hint().exact() == Some(0) {
-        body::object(b"{}", limits)?
+        Fields(Map::new())
     } else {
-        let (bytes, _held) = body::read(&door, &headers, content, limits.task_body_bytes).await?;
-        body::object(&bytes, limits)?
+        body::take(&door, &headers, content, door.config.limits.task_body_bytes).await?.0
     };
     let pool = pool(&door, &id)?;
     let deadline = fields.integer("deadline_ms", 0..=DEADLINE_MOST_MS)?.unwrap_or(DEADLINE_MS);

@@ -51,10 +51,9 @@ pub(crate) async fn rerank(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let (bytes, held) = body::read(&door, &headers, content, limits.body_bytes).await?;
-    let (asked, contents, form) = read(body::object(&bytes, limits)?, &headers, door.config.deadline_margin_ms)?;
-    drop((bytes, held));
+    let (fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
+    let (asked, contents, form) = read(fields, &headers, door.config.deadline_margin_ms)?;
+    drop(taken);
     let gathered = asked.gather(&door, caller.tenant, contents, located).await?;
     let answer = json!({
         "id": format!("rerank-{}", uuid::Uuid::now_v7()),

@@ -43,11 +43,8 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let limits = &door.config.limits;
-    let (bytes, _held) = body::read(&door, &headers, content, limits.task_body_bytes).await?;
-    let fields = body::object(&bytes, limits)?;
-    let body = *blake3::hash(&bytes).as_bytes();
-    let wish = read(&door, fields, &headers, body, caller.tenant)?;
+    let (fields, taken) = body::take(&door, &headers, content, door.config.limits.task_body_bytes).await?;
+    let wish = read(&door, fields, &headers, taken.digest(), caller.tenant)?;
     // Not `?` on the future itself: an admission holds what the client asked for only through its entry.
     let Admitted { entry, position, predicted_start, left, .. } = door.admit(caller.tenant, wish).await?;
     let id = entry.task.to_string();
