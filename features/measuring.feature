@@ -19,6 +19,11 @@ Feature: Documents come in the order of how well they answer
     When I allow it to be cut
     Then its end is left out and the answer says so
 
+  Scenario: Who cannot wait leaves them as a task
+    When I leave 12 documents to be reranked as a task
+    Then its stream tells 12 scores in the order of the documents and ends
+    And its result is what I am told when I wait
+
   Scenario Outline: What the model is not for is refused
     When I ask the reranker for <what>
     Then I am refused with 400 for model

@@ -6,6 +6,7 @@
 //! way, from before their words are tokenised to their verdict; one more is a 429 at once. Cancels and
 //! ends go by the other lane and are never turned away.
 
+mod parts;
 mod tether;
 mod urgent;
 
@@ -19,6 +20,7 @@ use crate::port::{Envelope, Explain, Prepare, Prepared, Verdict, Words};
 use crate::problem::{ErrorCode, Problem};
 use crate::pulse::{Condition, Health, Lanes};
 use crate::serve::Limits;
+use crate::spool::Part;
 use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Surface};
 use crate::telemetry::{Telemetry, Turned};
@@ -113,6 +115,8 @@ pub(crate) struct Ticket {
     pub(crate) deadline: Option<Ticks>,
     pub(crate) determinism: Determinism,
     pub(crate) placement: Option<Box<Placement>>,
+    /// Where its answer is numbers.
+    pub(crate) part: Option<Part>,
 }
 
 impl Ticket {
@@ -127,6 +131,7 @@ impl Ticket {
             deadline,
             determinism: Determinism::BestEffort,
             placement: None,
+            part: None,
         }
     }
 }
@@ -164,12 +169,14 @@ impl Door {
         http::router(Arc::clone(self))
     }
 
-    /// Drops results that are over their time, every now and then, as long as it is polled.
+    /// Drops results that are over their time and cancels what runs for nobody, every now and then, as long as it is
+    /// polled.
     pub async fn housekeeping(self: Arc<Self>) {
-        let mut every = tokio::time::interval(Duration::from_secs(10));
+        let mut every = tokio::time::interval(Duration::from_secs(1));
         loop {
             every.tick().await;
             self.parts.switchboard.retain(None);
+            self.cancel_idle_parts().await;
         }
     }
 
@@ -222,7 +229,7 @@ impl Door {
 
     /// Sends it to the core, without a wait.
     fn submit(self: &Arc<Self>, tenant: TenantId, ticket: Ticket, prepared: Prepared) -> Result<Submitted, Problem> {
-        let Ticket { task, body, surface, class, session, deadline, determinism, placement } = ticket;
+        let Ticket { task, body, surface, class, session, deadline, determinism, placement, part } = ticket;
         let spec = TaskSpec {
             model: prepared.model,
             class,
@@ -241,7 +248,7 @@ impl Door {
         // What is computed for one tenant is looked up by nobody else.
         let payload = Payload { class, salt: Some(tenant.0), ..prepared.payload };
         let dropped = prepared.dropped;
-        let opening = Opening { task, body, surface, class, fingerprint, dropped, payload };
+        let opening = Opening { task, body, surface, class, fingerprint, dropped, part, payload };
         let entry = match self.parts.switchboard.open(opening) {
             Opened::New(entry) => entry,
             Opened::Same(entry) => return Ok(self.submitted(entry, None, None)),

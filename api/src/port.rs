@@ -13,6 +13,7 @@ use orchestrion_world::prefix::PrefixKey;
 use orchestrion_world::protocol::{CancelReason, Intent, Order, Refusal, Report};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Sha256;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -102,6 +103,8 @@ pub struct Words {
     pub logprobs: Option<u8>,
     pub shape: Option<Shape>,
     pub output: Output,
+    /// Of an embedding, so many of its numbers are wanted.
+    pub dimensions: Option<u32>,
     /// What the model may call, as OpenAI writes it.
     pub tools: Vec<Value>,
     /// What the answer begins with, as a part of the prompt.
@@ -122,6 +125,7 @@ impl Words {
             logprobs: None,
             shape: None,
             output,
+            dimensions: None,
             tools: Vec::new(),
             opening: "",
             truncation: Truncation::Disabled,
@@ -141,7 +145,7 @@ pub enum Truncation {
 }
 
 /// What was left out of a prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     pub messages: u32,
     pub tokens: u32,

@@ -10,14 +10,14 @@ use crate::clock::wall_ms;
 use crate::journal::{JournalError, Taken, tail};
 use crate::replay::ReplayError;
 use crate::replay::rerun::Rerun;
-use crate::spool::{Finished, Found, Line, Wanted, load};
+use crate::spool::{Card, Finished, Found, Line, Wanted, load};
 use orchestrion_systems::{RestoreError, Simulation};
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::{Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Report};
 use orchestrion_world::time::{Tick, Ticks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -105,11 +105,12 @@ pub(crate) struct Recovered {
 /// What a boot with `rules` begins from; `seed` keys a world that begins empty.
 pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recovered, RecoverError> {
     let last = last_state(taken)?;
-    let found = load(&taken.config().dir)?;
+    let mut found = load(&taken.config().dir)?;
     let ledger = match last {
         Some(ledger) if fits(&ledger, rules, &found)? => ledger,
         Some(_) | None => Ledger::empty(seed),
     };
+    forget_fragments(&mut found, &ledger);
     let wall = wall_ms();
     let tick = tick_at(&ledger, wall);
     let inputs = first_inputs(&ledger, rules, &found, wall);
@@ -145,6 +146,21 @@ fn last_state(taken: &Taken) -> Result<Option<Ledger>, RecoverError> {
         Err(ReplayError::Journal(error)) => Err(error.into()),
         Err(source) => Err(RecoverError::Differs { build: rerun.build, source: Box::new(source) }),
     }
+}
+
+/// Parts of a task of which another is missing: the process died before all were taken in, and nobody was told of
+/// any. Without words, those that live are cancelled.
+fn forget_fragments(found: &mut Found, ledger: &Ledger) {
+    let live: BTreeSet<TaskId> = ledger.tasks.iter().map(|task| task.id).collect();
+    let wanted = found.wanted.values().map(|wanted| &wanted.card).filter(|card| live.contains(&card.task));
+    let finished = found.finished.values().map(|finished| &finished.card).filter(|card| !live.contains(&card.task));
+    let mut there: BTreeMap<TaskId, u32> = BTreeMap::new();
+    for part in wanted.chain(finished).filter_map(|card| card.part.as_ref()) {
+        *there.entry(part.of).or_default() += 1;
+    }
+    let is_whole = |card: &Card| card.part.as_ref().is_none_or(|part| there.get(&part.of) == Some(&part.count));
+    found.wanted.retain(|_, wanted| is_whole(&wanted.card));
+    found.finished.retain(|_, finished| is_whole(&finished.card));
 }
 
 /// Whether the state can go on under the rules. One of other models or pools cannot, and is left only where

@@ -4,15 +4,19 @@
 //! carries all tokens of a moment. While nothing comes it sends a comment at each heartbeat. It decides
 //! nothing about the task; what its end or loss means is the `Tether` it carries.
 
+mod parts;
+
+pub(crate) use parts::PartFrames;
+
 use crate::door::Tether;
 use crate::http::logprobs;
 use crate::problem::Problem;
 use crate::task_entry::{BYTES_A_TAKE, Begun, Ending, Entry, Frames, Reader};
+use crate::token_log::Said;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use http_body::{Body, Frame};
 use hyper::body::Bytes;
-use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::{Finish, Outcome};
 use serde_json::{Value, json};
 use std::convert::Infallible;
@@ -22,8 +26,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
 
+/// How several streams become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Whatever comes, comes.
+    AsTheyCome,
+    /// One begins where the one before it ends.
+    InTurn,
+}
+
 /// A response body over one task's stream, or over those of several that make one answer.
 pub(crate) struct EventBody {
+    order: Order,
     // Before the tethers: those count the readers that are left.
     readers: Vec<(Reader, Box<dyn Frames>)>,
     heartbeat: Duration,
@@ -33,10 +47,15 @@ pub(crate) struct EventBody {
 }
 
 impl EventBody {
-    pub(crate) fn new(readers: Vec<(Reader, Box<dyn Frames>)>, heartbeat: Duration, tethers: Vec<Tether>) -> Self {
+    pub(crate) fn new(
+        order: Order,
+        readers: Vec<(Reader, Box<dyn Frames>)>,
+        heartbeat: Duration,
+        tethers: Vec<Tether>,
+    ) -> Self {
         // A heartbeat of zero would be a flood.
         let heartbeat = heartbeat.max(Duration::from_millis(10));
-        EventBody { readers, heartbeat, beat: Box::pin(sleep(heartbeat)), _tethers: tethers }
+        EventBody { order, readers, heartbeat, beat: Box::pin(sleep(heartbeat)), _tethers: tethers }
     }
 
     pub(crate) fn into_response(self) -> Response {
@@ -72,7 +91,8 @@ impl Body for EventBody {
                 false => out.extend_from_slice(&piece),
             }
             // Those after it come with the next frame, which is asked for at once.
-            if frames.closes() || out.len() >= BYTES_A_TAKE {
+            let waits = this.order == Order::InTurn && !reader.over();
+            if waits || frames.closes() || out.len() >= BYTES_A_TAKE {
                 break;
             }
         }
@@ -99,10 +119,27 @@ pub(crate) fn data(out: &mut Vec<u8>, value: &Value) {
     out.extend_from_slice(b"\n\n");
 }
 
+/// Appends one event of the queue surface.
+fn event(out: &mut Vec<u8>, id: u32, name: &str, value: &Value) {
+    out.extend_from_slice(format!("id: {id}\nevent: {name}\n").as_bytes());
+    data(out, value);
+}
+
 /// Writing into a `Vec` cannot fail, and these values have string keys.
 pub(crate) fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let written = serde_json::to_writer(out, value);
     debug_assert!(written.is_ok());
+}
+
+fn started(out: &mut Vec<u8>, entry: &Entry, begun: &Begun) {
+    let facts = json!({
+        "queue_position": begun.position,
+        "predicted_start_ms": begun.predicted_start.0,
+        "worker_id": begun.worker.to_string(),
+        "seed": entry.seed,
+        "fingerprint": &*entry.fingerprint,
+    });
+    event(out, 0, "started", &facts);
 }
 
 /// The frames of `GET /v1/tasks/{id}/stream`. Ids: 0 is `started`, n is token n-1, the end is one more
@@ -113,27 +150,13 @@ pub(crate) struct QueueFrames {
     pub(crate) correlation_id: Arc<str>,
 }
 
-impl QueueFrames {
-    fn event(out: &mut Vec<u8>, id: u32, name: &str, value: &Value) {
-        out.extend_from_slice(format!("id: {id}\nevent: {name}\n").as_bytes());
-        data(out, value);
-    }
-}
-
 impl Frames for QueueFrames {
     fn started(&mut self, out: &mut Vec<u8>, begun: &Begun) {
-        let facts = json!({
-            "queue_position": begun.position,
-            "predicted_start_ms": begun.predicted_start.0,
-            "worker_id": begun.worker.to_string(),
-            "seed": self.entry.seed,
-            "fingerprint": &*self.entry.fingerprint,
-        });
-        Self::event(out, 0, "started", &facts);
+        started(out, &self.entry, begun);
     }
 
     /// The hot one: no tree is built.
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, likelihood: Option<&Likelihood>) {
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, Said { text, likelihood, .. }: Said<'_>) {
         out.extend_from_slice(b"id: ");
         write_json(out, &index.saturating_add(1));
         out.extend_from_slice(b"\nevent: token\ndata: {\"t\":");
@@ -150,8 +173,8 @@ impl Frames for QueueFrames {
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending) {
         let id = ending.tokens.saturating_add(1);
         match result(ending) {
-            Ok(facts) => Self::event(out, id, "end", &facts),
-            Err(problem) => Self::event(out, id, "error", &problem.flat(&self.correlation_id)),
+            Ok(facts) => event(out, id, "end", &facts),
+            Err(problem) => event(out, id, "error", &problem.flat(&self.correlation_id)),
         }
     }
 }

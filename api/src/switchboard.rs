@@ -5,6 +5,8 @@
 //! their time or the byte cap is over, oldest first; tasks of the OpenAI surface leave with their end.
 //! It never calls the pulse and never blocks: each lock is held for a few lines.
 
+mod keeping;
+
 use crate::clock::wall_ms;
 use crate::jobs::Jobs;
 use crate::progress::Progress;
@@ -14,6 +16,7 @@ use crate::spool::{Finished, Wanted};
 use crate::task_entry::{Admission, Begun, Entry, Opening, Phase, Surface};
 use crate::telemetry::Telemetry;
 use crate::token_log::Pushed;
+use keeping::Kept;
 use orchestrion_systems::Gauges;
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{Payload, Token};
@@ -21,15 +24,13 @@ use orchestrion_world::protocol::{Notice, Outcome, ShardChange};
 use orchestrion_world::time::{Tick, Ticks};
 use orchestrion_world::units::Bytes;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Stations push tokens of different tasks from several threads: they should rarely meet.
 const SHARDS: usize = 16;
-/// What an entry takes besides its text, so that the byte cap bounds the count as well.
-const ENTRY_BYTES: usize = 768;
 
 /// How long results are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,12 +49,6 @@ pub(crate) enum Opened {
     Conflict,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
-    oldest_first: VecDeque<(Instant, TaskId, usize)>,
-    bytes: usize,
-}
-
 /// All tasks the door knows.
 #[derive(Debug)]
 pub struct Switchboard {
@@ -65,6 +60,8 @@ pub struct Switchboard {
     jobs: Jobs,
     loads: Progress,
     checks: Progress,
+    /// Parts that failed, and with them the tasks that they are of.
+    spoilt: Mutex<Vec<(TaskId, u32)>>,
     opened: AtomicU64,
 }
 
@@ -84,6 +81,7 @@ impl Switchboard {
             jobs: Jobs::default(),
             loads: Progress::default(),
             checks: Progress::default(),
+            spoilt: Mutex::default(),
             opened,
         }
     }
@@ -122,6 +120,7 @@ impl Switchboard {
     pub(crate) fn newest(&self, before: Option<u64>, limit: usize) -> Vec<Arc<Entry>> {
         let asked = |entry: &&Arc<Entry>| {
             entry.surface == Surface::Queue
+                && entry.is_task()
                 && before.is_none_or(|before| entry.number < before)
                 && entry.phase() != Phase::Submitted
         };
@@ -240,31 +239,9 @@ impl Switchboard {
             first
         });
         if first && entry.surface == Surface::Queue {
-            self.retain(Some((Instant::now(), task, ENTRY_BYTES + entry.bytes())));
+            self.note(&entry, &outcome);
+            self.keep(&entry, Instant::now());
         }
-    }
-
-    /// Keeps a result, and drops the oldest that are over their time or over the cap. Called with none now
-    /// and then by the door, so that an idle server gives memory back too.
-    pub(crate) fn retain(&self, result: Option<(Instant, TaskId, usize)>) {
-        let now = Instant::now();
-        let mut dropped = Vec::new();
-        {
-            let mut kept = locked(&self.kept);
-            if let Some((since, task, bytes)) = result {
-                kept.bytes += bytes;
-                kept.oldest_first.push_back((since, task, bytes));
-            }
-            while let Some(&(since, oldest, size)) = kept.oldest_first.front() {
-                if kept.bytes <= self.keep.bytes && now.duration_since(since) < self.keep.ttl {
-                    break;
-                }
-                kept.oldest_first.pop_front();
-                kept.bytes -= size;
-                dropped.push(oldest);
-            }
-        }
-        dropped.into_iter().for_each(|task| self.remove(task));
     }
 
     pub(crate) fn open(&self, opening: Opening) -> Opened {
@@ -333,23 +310,6 @@ impl Switchboard {
     /// Whether a worker of any pool is ready.
     pub(crate) fn any_ready(&self) -> bool {
         self.ready_pools() > 0
-    }
-
-    /// What an earlier process kept: tasks that go on, and results of the age they have by now.
-    fn recall(&self, Past { unfinished, finished }: Past) {
-        let (now, wall) = (Instant::now(), wall_ms());
-        // What ended came first, as far as anybody still knows.
-        for result in finished {
-            let age = Duration::from_millis(wall.saturating_sub(result.wall_ms));
-            let entry = Arc::new(Entry::ended(result, self.number()));
-            locked(self.shard(entry.task)).insert(entry.task, Arc::clone(&entry));
-            // Before the machine was there is long ago: the least that is known of its age is none.
-            self.retain(Some((now.checked_sub(age).unwrap_or(now), entry.task, ENTRY_BYTES + entry.bytes())));
-        }
-        for task in unfinished {
-            let entry = Entry::unfinished(task, self.number());
-            locked(self.shard(entry.task)).insert(entry.task, Arc::new(entry));
-        }
     }
 
     /// Only that later ones are higher counts.

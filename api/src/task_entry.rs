@@ -6,18 +6,20 @@
 //! core's notices alone.
 
 mod kept;
+mod parts;
 mod reader;
 
 pub(crate) use reader::{BYTES_A_TAKE, Reader};
 
 use crate::port::Dropped;
-use crate::token_log::{Answer, Pushed, TokenLog};
+use crate::spool::Part;
+use crate::token_log::{Answer, Pushed, Said, TokenLog};
 use orchestrion_world::id::{Attempt, TaskId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Payload, Token};
+use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{Class, Outcome, Refusal};
 use orchestrion_world::time::Ticks;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -40,6 +42,7 @@ pub(crate) struct Opening {
     pub(crate) class: Class,
     pub(crate) fingerprint: Arc<str>,
     pub(crate) dropped: Dropped,
+    pub(crate) part: Option<Part>,
     pub(crate) payload: Payload,
 }
 
@@ -86,7 +89,7 @@ pub(crate) struct Ending {
 /// Writes a stream's events in a surface's form.
 pub(crate) trait Frames: Send {
     fn started(&mut self, out: &mut Vec<u8>, begun: &Begun);
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, likelihood: Option<&Likelihood>);
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, said: Said<'_>);
     fn ended(&mut self, out: &mut Vec<u8>, ending: &Ending);
     /// Whether what was written ends the response, though it has readers that are not over.
     fn closes(&self) -> bool {
@@ -114,6 +117,8 @@ pub(crate) struct State {
     pub(crate) payload: Option<Payload>,
     /// Readers may have seen tokens that a crash took: the stream ends beyond all that they could have had.
     pub(crate) cut: bool,
+    /// Its result is kept for a time, and counted.
+    kept: bool,
     /// For the latency metrics.
     pub(crate) accepted_at: Option<Instant>,
     readers: u32,
@@ -158,8 +163,12 @@ pub(crate) struct Entry {
     pub(crate) class: Class,
     pub(crate) seed: u64,
     pub(crate) fingerprint: Arc<str>,
-    /// Of its prompt; forgotten with the process, since it was said when the task came.
+    /// Of its prompt.
     pub(crate) dropped: Dropped,
+    /// Where its answer is numbers.
+    pub(crate) part: Option<Part>,
+    /// Of the first input of a task, once all are there: the others.
+    others: OnceLock<Vec<Arc<Entry>>>,
     pub(crate) prompt_tokens: u32,
     pub(crate) max_tokens: u32,
     /// Whether readers are told how likely its tokens were.
@@ -179,6 +188,8 @@ impl Entry {
             seed: payload.sampling.seed,
             fingerprint: opening.fingerprint,
             dropped: opening.dropped,
+            part: opening.part,
+            others: OnceLock::new(),
             prompt_tokens: u32::try_from(payload.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: payload.max_tokens,
             logprobs: payload.logprobs.is_some(),
@@ -227,7 +238,8 @@ impl Entry {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.lock().log.bytes()
+        let document = self.part.as_ref().and_then(|part| part.document.as_ref()).map_or(0, String::len);
+        self.lock().log.bytes() + document
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -313,6 +325,7 @@ impl State {
             log: TokenLog::new(cap),
             payload,
             cut: false,
+            kept: false,
             accepted_at: None,
             readers: 0,
             reader_left_at: None,

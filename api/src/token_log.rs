@@ -43,9 +43,18 @@ pub struct Answer {
     pub text: String,
     /// Of each token where the task wants them; the end token, which is the last, has none.
     pub likelihoods: Vec<Likelihood>,
-    /// Of an embedding. Such tasks live with their connection, so the spool has none.
-    #[serde(skip)]
+    /// Where the answer is numbers: the bits of f32.
     pub vector: Box<[u32]>,
+}
+
+/// What readers are told of a token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    pub(crate) text: &'a str,
+    /// Where the task wants to know.
+    pub(crate) likelihood: Option<&'a Likelihood>,
+    /// Of the one token of a task whose answer is numbers.
+    pub(crate) vector: &'a [u32],
 }
 
 /// Append-only; at most `cap` tokens.
@@ -149,9 +158,9 @@ impl TokenLog {
         text.get(start..end).unwrap_or_default()
     }
 
-    /// How likely token `index` was, where the task wants to know.
-    pub(crate) fn likelihood(&self, index: u32) -> Option<&Likelihood> {
-        self.answer.likelihoods.get(index as usize)
+    pub(crate) fn said(&self, index: u32) -> Said<'_> {
+        let likelihood = self.answer.likelihoods.get(index as usize);
+        Said { text: self.piece(index), likelihood, vector: &self.answer.vector }
     }
 
     /// The whole. To be held from the end of the task on: a push beside it would copy it.

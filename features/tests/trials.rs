@@ -10,6 +10,8 @@ mod disk;
 #[cfg(test)]
 mod hangup;
 #[cfg(test)]
+mod numbers;
+#[cfg(test)]
 mod overload;
 #[cfg(test)]
 mod quota;

@@ -97,10 +97,10 @@ impl Door {
         }
     }
 
-    async fn cancel_left(&self, entry: &Arc<Entry>, reason: CancelReason) {
+    pub(super) async fn cancel_left(&self, entry: &Arc<Entry>, reason: CancelReason) {
         // However long the admission takes to be recorded: given up on, the task would run for nobody.
         entry.admitted().await;
         // Nobody is there to be told; a pulse that is gone has ended the task anyway.
-        let _ = self.cancel(entry, reason).await;
+        let _ = self.cancel(std::iter::once(entry), reason).await;
     }
 }

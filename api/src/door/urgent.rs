@@ -46,17 +46,25 @@ impl Door {
         Ok(begun.map(|()| job))
     }
 
-    /// Cancels and returns once the cancel stands in the journal and the gate is closed. Without effect
+    /// Cancels and returns once the cancels stand in the journal and the gates are closed. Without effect
     /// on a task that has ended.
-    pub(crate) async fn cancel(&self, entry: &Arc<Entry>, reason: CancelReason) -> Result<(), Problem> {
-        // The lanes are two: a cancel sent now could overtake the submission.
-        if !matches!(self.recorded(entry.admitted()).await?, Admission::Accepted { .. }) {
-            return Ok(());
+    pub(crate) async fn cancel(
+        &self,
+        entries: impl Iterator<Item = &Arc<Entry>>,
+        reason: CancelReason,
+    ) -> Result<(), Problem> {
+        let mut closing = Vec::new();
+        for entry in entries {
+            // The lanes are two: a cancel sent now could overtake the submission.
+            let is_in = matches!(self.recorded(entry.admitted()).await?, Admission::Accepted { .. });
+            if is_in && !matches!(entry.phase(), Phase::Ended(_)) {
+                let (reply, closed) = oneshot::channel();
+                let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
+                self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
+                closing.push(closed);
+            }
         }
-        if !matches!(entry.phase(), Phase::Ended(_)) {
-            let (reply, closed) = oneshot::channel();
-            let cancel = Urgent::Cancel { task: entry.task, reason, reply: Some(reply) };
-            self.parts.lanes.urgent.send_async(cancel).await.map_err(|_| Problem::stopping())?;
+        for closed in closing {
             self.recorded(closed).await?.map_err(|_| Problem::stopping())?;
         }
         Ok(())

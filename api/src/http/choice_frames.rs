@@ -9,6 +9,7 @@ use super::calls::{CallReader, Calls, Piece};
 use super::openai::{Kind, Tally, reason};
 use crate::sse::{data, result, write_json};
 use crate::task_entry::{Begun, Ending, Frames};
+use crate::token_log::Said;
 use orchestrion_world::payload::Likelihood;
 use orchestrion_world::protocol::Outcome;
 use serde_json::{Value, json};
@@ -156,7 +157,7 @@ impl Frames for ChoiceFrames {
         }
     }
 
-    fn token(&mut self, out: &mut Vec<u8>, _index: u32, text: &str, likelihood: Option<&Likelihood>) {
+    fn token(&mut self, out: &mut Vec<u8>, _index: u32, Said { text, likelihood, .. }: Said<'_>) {
         match self.reader.as_mut().map(|reader| reader.push(text)) {
             None => self.text(out, text, likelihood),
             Some(pieces) => self.pieces(out, pieces, likelihood),

@@ -3,33 +3,25 @@
 //! An input is text or the ids of tokens; each is a task of its own (`vectors`).
 
 use super::completions::prompt;
-use super::fields::Fields;
+use super::fields::{Fields, Unsupported, dropped};
 use super::keeper::Caller;
-use super::vectors::Asked;
+use super::vectors::{Measured, Place, Request, Source};
 use super::{body, budget, deadline, openai};
-use crate::door::Door;
-use crate::port::{Content, Truncation};
+use crate::door::{Door, Ticket};
+use crate::port::{Dropped, Truncation};
 use crate::problem::Problem;
+use crate::spool::Form;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use orchestrion_world::payload::Output;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// As many as OpenAI takes.
-const INPUTS_MOST: usize = 2_048;
+const INPUT: Source = Source { field: "input", most: 2_048 };
 const DIMENSIONS_MOST: u32 = 1 << 20;
-
-/// How the client wants its vectors.
-#[derive(Debug)]
-struct Form {
-    base64: bool,
-    /// The first of each vector, scaled to length one again.
-    dimensions: Option<usize>,
-}
 
 pub(crate) async fn embed(
     State(door): State<Arc<Door>>,
@@ -37,87 +29,92 @@ pub(crate) async fn embed(
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let (fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
-    let (asked, inputs, form) = read(fields, &headers, door.config.deadline_margin_ms)?;
-    drop(taken);
-    let several = inputs.len() > 1;
-    let located = |place, problem| of_input(several.then_some(place), problem);
-    let gathered = asked.gather(&door, caller.tenant, inputs, located).await?;
-    let told =
-        gathered.all.iter().enumerate().map(|(index, one)| {
-            Ok(json!({"object": "embedding", "index": index, "embedding": form.write(&one.vector)?}))
-        });
-    let data = told.collect::<Result<Vec<Value>, Problem>>()?;
-    let answer = json!({"object": "list", "data": data, "model": asked.model, "usage": gathered.usage()});
+    let (mut fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
+    let model = openai::model(&mut fields)?;
+    let left = deadline::left(&headers, None, deadline::wall_ms(), door.config.deadline_margin_ms)?;
+    let request = read(&mut fields, model, INPUT)?;
+    drop((fields, taken));
+    let (answer, left) = request.answer(&door, caller.tenant, &Ticket::of_connection(left)).await?;
     let mut answer = Json(answer).into_response();
-    answer.headers_mut().extend(budget::headers(&gathered.left));
+    answer.headers_mut().extend(budget::headers(&left));
     Ok(answer)
 }
 
-fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Asked, Vec<Content>, Form), Problem> {
-    let asked = Asked {
-        model: openai::model(&mut fields)?,
-        output: Output::Embedding,
-        deadline: deadline::left(headers, None, deadline::wall_ms(), margin_ms)?,
-        truncation: Truncation::Disabled,
+/// vLLM's name for a length of the client's own.
+const UNSUPPORTED: [Unsupported; 1] = [Unsupported {
+    name: "truncate_prompt_tokens",
+    harmless: |_| false,
+    problem: "inputs are cut at the model's context only; send `truncate: true` for that",
+}];
+
+/// By the name that Cohere (`END`), Jina, Ollama and Hugging Face's server (`true`) give it, or that of the other routes.
+fn truncation(fields: &mut Fields) -> Result<Truncation, Problem> {
+    match fields.take("truncate") {
+        None => fields.truncation(),
+        Some(Value::Bool(true)) => Ok(Truncation::Auto),
+        Some(Value::Bool(false)) => Ok(Truncation::Disabled),
+        Some(Value::String(which)) if which.eq_ignore_ascii_case("end") => Ok(Truncation::Auto),
+        Some(Value::String(which)) if which.eq_ignore_ascii_case("none") => Ok(Truncation::Disabled),
+        Some(_) => {
+            Err(Problem::invalid("truncate", "must be true or `END`, which leaves the end out, or false or `NONE`"))
+        }
+    }
+}
+
+/// The fields of a request for vectors.
+pub(super) fn read(fields: &mut Fields, model: String, source: Source) -> Result<Request, Problem> {
+    fields.unsupported(&UNSUPPORTED)?;
+    let Source { field, most } = source;
+    let inputs = match fields.take(field) {
+        None => return Err(Problem::invalid(field, "is needed")),
+        Some(Value::Array(list)) if !list.first().is_some_and(Value::is_number) => list,
+        Some(one) => vec![one],
     };
-    let inputs = inputs(fields.take("input"))?;
+    let place = Place { field, is_list: inputs.len() > 1 };
+    if !(1..=most).contains(&inputs.len()) {
+        return Err(Problem::invalid(field, format!("must be 1 to {most} inputs")));
+    }
+    let read = |(index, input)| prompt(input).map(|input| (input, None)).map_err(|problem| place.of(index, problem));
+    let inputs = inputs.into_iter().enumerate().map(read).collect::<Result<_, Problem>>()?;
     let base64 = match fields.string("encoding_format")?.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
         Some(_) => return Err(Problem::invalid("encoding_format", "must be `float` or `base64`")),
     };
-    let dimensions = fields.small("dimensions", 1..=DIMENSIONS_MOST)?.map(|n| n as usize);
-    Ok((asked, inputs, Form { base64, dimensions }))
+    let form = Form::Embedding { base64, dimensions: fields.small("dimensions", 1..=DIMENSIONS_MOST)? };
+    Ok(Request { model, form, truncation: truncation(fields)?, inputs, place })
 }
 
-/// Text, ids, or a list of either.
-fn inputs(given: Option<Value>) -> Result<Vec<Content>, Problem> {
-    let inputs = match given {
-        None => return Err(Problem::invalid("input", "is needed")),
-        Some(Value::Array(list)) if !list.first().is_some_and(Value::is_number) => list,
-        Some(one) => vec![one],
+/// One vector of the answer.
+pub(super) fn item(
+    Measured { part, vector, dropped: cut }: &Measured<'_>,
+    base64: bool,
+    dimensions: Option<u32>,
+) -> Value {
+    let embedding = write(vector, base64, dimensions);
+    let mut item = json!({"object": "embedding", "index": part.index, "embedding": embedding});
+    if *cut != Dropped::default() {
+        item["truncation"] = dropped(*cut);
+    }
+    item
+}
+
+/// The first `dimensions` of a vector, where it has more, with length one again.
+fn write(vector: &[f32], base64: bool, dimensions: Option<u32>) -> Value {
+    let part = dimensions.and_then(|wanted| vector.get(..wanted as usize)).unwrap_or(vector);
+    let length = match part.len() < vector.len() {
+        true => part.iter().map(|x| x * x).sum::<f32>().sqrt(),
+        false => 1.0,
     };
-    match inputs.len() {
-        1..=INPUTS_MOST => {
-            let read = inputs.into_iter().map(prompt).collect::<Result<_, _>>();
-            read.map_err(|problem| of_input(None, problem))
-        }
-        _ => Err(Problem::invalid("input", format!("must be 1 to {INPUTS_MOST} inputs"))),
-    }
-}
-
-/// A prompt is an input here, perhaps one of several.
-fn of_input(place: Option<usize>, mut problem: Problem) -> Problem {
-    if problem.param.as_deref() == Some("prompt") {
-        let param = place.map_or("input".to_owned(), |place| format!("input[{place}]"));
-        problem.message = problem.message.replacen("prompt", &param, 1);
-        problem.param = Some(param);
-    }
-    problem
-}
-
-impl Form {
-    fn write(&self, vector: &[f32]) -> Result<Value, Problem> {
-        let asked = self.dimensions.unwrap_or(vector.len());
-        let Some(part) = vector.get(..asked) else {
-            let problem = format!("this model's vectors have {}", vector.len());
-            return Err(Problem::invalid("dimensions", problem));
-        };
-        let length = match asked < vector.len() {
-            true => part.iter().map(|x| x * x).sum::<f32>().sqrt(),
-            false => 1.0,
-        };
-        let scaled = part.iter().map(|x| if length > 0.0 { x / length } else { *x });
-        Ok(match self.base64 {
-            true => base64(&scaled.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).into(),
-            false => scaled.collect::<Vec<f32>>().into(),
-        })
+    let scaled = part.iter().map(|x| if length > 0.0 { x / length } else { *x });
+    match base64 {
+        true => encoded(&scaled.flat_map(f32::to_le_bytes).collect::<Vec<u8>>()).into(),
+        false => scaled.collect::<Vec<f32>>().into(),
     }
 }
 
 /// RFC 4648's alphabet, padded.
-fn base64(bytes: &[u8]) -> String {
+fn encoded(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
@@ -141,20 +138,18 @@ mod tests {
     #[test]
     fn base64_is_that_of_the_rfc() {
         for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
+            assert_eq!(encoded(bytes.as_bytes()), text);
         }
-        assert_eq!(base64(&[0xff, 0xef, 0xbe]), "/+++");
+        assert_eq!(encoded(&[0xff, 0xef, 0xbe]), "/+++");
     }
 
     #[test]
     fn a_part_of_a_vector_has_length_one_again() {
-        let form = |dimensions, base64| Form { base64, dimensions };
         let vector = [3.0, 4.0, 12.0];
         let floats = |value: Value| -> Vec<f32> { serde_json::from_value(value).unwrap() };
-        assert_eq!(floats(form(None, false).write(&vector).unwrap()), vector);
-        assert_eq!(floats(form(Some(2), false).write(&vector).unwrap()), [0.6, 0.8]);
-        assert_eq!(form(Some(1), true).write(&vector).unwrap(), "AACAPw==");
-        assert_eq!(form(Some(4), false).write(&vector).unwrap_err().param.as_deref(), Some("dimensions"));
+        assert_eq!(floats(write(&vector, false, None)), vector);
+        assert_eq!(floats(write(&vector, false, Some(2))), [0.6, 0.8]);
+        assert_eq!(write(&vector, true, Some(1)), "AACAPw==");
     }
 
     #[tokio::test]
@@ -170,6 +165,18 @@ mod tests {
             }
             assert_eq!(answer["usage"], json!({"prompt_tokens": 3 * count, "total_tokens": 3 * count}));
         }
+        for (more, cut) in [
+            (json!({"truncate": true}), Some(30)),
+            (json!({"truncate": "END"}), Some(30)),
+            (json!({"truncation": "auto"}), Some(30)),
+            (json!({"truncate": false}), None),
+            (json!({"truncate": "none"}), None),
+        ] {
+            let mut asked = json!({"model": "org/answer", "input": "a"});
+            asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let answer = json_of(rig.post(EMBEDDINGS, asked).await, 200).await;
+            assert_eq!(answer["data"][0]["truncation"]["dropped_tokens"].as_u64(), cut, "{more}");
+        }
         let spec = rig.specs.lock().unwrap()[0].clone();
         assert_eq!((spec.prompt_tokens, spec.max_tokens), (3, 1));
         for (more, param) in [
@@ -178,6 +185,8 @@ mod tests {
             (json!({"input": [[]]}), "input"),
             (json!({"input": "a", "encoding_format": "int8"}), "encoding_format"),
             (json!({"input": "a", "dimensions": 3}), "dimensions"),
+            (json!({"input": "a", "truncate": "START"}), "truncate"),
+            (json!({"input": "a", "truncate_prompt_tokens": 9}), "truncate_prompt_tokens"),
         ] {
             let mut asked = json!({"model": "org/answer"});
             asked.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

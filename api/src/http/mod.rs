@@ -35,12 +35,13 @@ mod task_stream;
 mod task_submit;
 mod tools;
 mod ui;
-mod vectors;
+pub(crate) mod vectors;
 mod version;
 
 use crate::auth::{Access, Scope};
 use crate::door::Door;
 use crate::problem::{ErrorCode, Problem};
+use crate::task_entry::Entry;
 use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
@@ -124,6 +125,12 @@ async fn no_route() -> Problem {
 async fn no_method() -> Problem {
     Problem::new(ErrorCode::InvalidParams, "this path does not take this method; `Allow` names those it takes")
         .status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// The task of a path, as its client knows it.
+fn task(door: &Door, id: &str) -> Result<Arc<Entry>, Problem> {
+    let entry = door.parts.switchboard.find(task_id(id)?);
+    entry.filter(|entry| entry.is_task()).ok_or_else(Problem::no_task)
 }
 
 /// A task id from a path. What is no UUID names no task.

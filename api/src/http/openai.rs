@@ -17,7 +17,7 @@ use super::{body, budget};
 use crate::door::{Admitted, Door, Ticket, Wish};
 use crate::port::{Content, Dropped, Words};
 use crate::problem::Problem;
-use crate::sse::{EventBody, finish_reason, result};
+use crate::sse::{EventBody, Order, finish_reason, result};
 use crate::task_entry::{Frames, Reader};
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -240,7 +240,7 @@ async fn answer(
             tethers.extend(admitted.tether);
         }
         let heartbeat = Duration::from_millis(door.config.heartbeat_ms);
-        return Ok(EventBody::new(readers, heartbeat, tethers).into_response());
+        return Ok(EventBody::new(Order::AsTheyCome, readers, heartbeat, tethers).into_response());
     }
     let (mut choices, mut tally) = (Vec::new(), Tally::default());
     for (index, admitted) in admitted.iter().enumerate() {

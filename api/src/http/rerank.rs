@@ -6,22 +6,22 @@
 
 use super::fields::{Fields, Unsupported, dropped};
 use super::keeper::Caller;
-use super::vectors::{Asked, Gathered};
+use super::vectors::{Measured, Place, Request, Source};
 use super::{body, budget, deadline, openai};
-use crate::door::Door;
+use crate::door::{Door, Ticket};
 use crate::port::{Content, Dropped};
 use crate::problem::Problem;
+use crate::spool::Form;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use orchestrion_world::payload::Output;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// As many as Cohere takes.
-const DOCUMENTS_MOST: usize = 1_000;
+const DOCUMENTS: Source = Source { field: "documents", most: 1_000 };
 
 const UNSUPPORTED: [Unsupported; 2] = [
     Unsupported {
@@ -36,104 +36,75 @@ const UNSUPPORTED: [Unsupported; 2] = [
     },
 ];
 
-/// How the client wants its answer.
-#[derive(Debug)]
-struct Form {
-    top_n: usize,
-    raw_scores: bool,
-    /// To be told with their scores.
-    documents: Option<Vec<Value>>,
-}
-
 pub(crate) async fn rerank(
     State(door): State<Arc<Door>>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     content: Body,
 ) -> Result<Response, Problem> {
-    let (fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
-    let (asked, contents, form) = read(fields, &headers, door.config.deadline_margin_ms)?;
-    drop(taken);
-    let gathered = asked.gather(&door, caller.tenant, contents, located).await?;
-    let answer = json!({
-        "id": format!("rerank-{}", uuid::Uuid::now_v7()),
-        "object": "list",
-        "model": asked.model,
-        "results": form.results(&gathered)?,
-        "usage": gathered.usage(),
-    });
+    let (mut fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
+    let model = openai::model(&mut fields)?;
+    let left = deadline::left(&headers, None, deadline::wall_ms(), door.config.deadline_margin_ms)?;
+    let request = read(&mut fields, model, DOCUMENTS)?;
+    drop((fields, taken));
+    let (answer, left) = request.answer(&door, caller.tenant, &Ticket::of_connection(left)).await?;
     let mut answer = Json(answer).into_response();
-    answer.headers_mut().extend(budget::headers(&gathered.left));
+    answer.headers_mut().extend(budget::headers(&left));
     Ok(answer)
 }
 
-fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Asked, Vec<Content>, Form), Problem> {
+/// The fields of a request for scores.
+pub(super) fn read(fields: &mut Fields, model: String, source: Source) -> Result<Request, Problem> {
     fields.unsupported(&UNSUPPORTED)?;
-    let asked = Asked {
-        model: openai::model(&mut fields)?,
-        output: Output::Score,
-        deadline: deadline::left(headers, None, deadline::wall_ms(), margin_ms)?,
-        truncation: fields.truncation()?,
-    };
+    let Source { field, most } = source;
+    let truncation = fields.truncation()?;
     let query: Arc<str> = match fields.string("query")? {
         Some(query) if !query.trim().is_empty() => query.into(),
         Some(_) => return Err(Problem::invalid("query", "is empty")),
         None => return Err(Problem::invalid("query", "is needed")),
     };
-    let documents = match fields.take("documents") {
-        Some(Value::Array(list)) if (1..=DOCUMENTS_MOST).contains(&list.len()) => list,
-        Some(_) => return Err(Problem::invalid("documents", format!("must be a list of 1 to {DOCUMENTS_MOST} texts"))),
-        None => return Err(Problem::invalid("documents", "is needed")),
+    let documents = match fields.take(field) {
+        Some(Value::Array(list)) if (1..=most).contains(&list.len()) => list,
+        Some(_) => return Err(Problem::invalid(field, format!("must be a list of 1 to {most} texts"))),
+        None => return Err(Problem::invalid(field, "is needed")),
     };
-    let texts = documents.iter().enumerate().map(text).collect::<Result<Vec<String>, Problem>>()?;
-    let top_n = fields.small("top_n", 1..=u32::MAX)?.map_or(usize::MAX, |n| n as usize);
+    let top_n = fields.small("top_n", 1..=u32::MAX)?.unwrap_or(u32::MAX);
     let raw_scores = fields.boolean("raw_scores")?.unwrap_or(false);
-    let documents = fields.boolean("return_documents")?.unwrap_or(false).then_some(documents);
-    let pair = |document| Content::Pair { query: Arc::clone(&query), document };
-    Ok((asked, texts.into_iter().map(pair).collect(), Form { top_n, raw_scores, documents }))
+    let told = fields.boolean("return_documents")?.unwrap_or(false);
+    let pair = |(i, document): (usize, Value)| {
+        let text = document.as_str().or_else(|| document.get("text").and_then(Value::as_str)).map(str::to_owned);
+        let problem = "must be a string or an object with a `text`";
+        let text = text.ok_or_else(|| Problem::invalid(format!("{field}[{i}]"), problem))?;
+        let shown = told.then(|| if document.is_string() { json!({"text": document}) } else { document }.to_string());
+        Ok((Content::Pair { query: Arc::clone(&query), document: text }, shown))
+    };
+    let inputs = documents.into_iter().enumerate().map(pair).collect::<Result<_, Problem>>()?;
+    let form = Form::Rerank { top_n, raw_scores };
+    Ok(Request { model, form, truncation, inputs, place: Place { field, is_list: true } })
 }
 
-/// A document is text, or an object with it.
-fn text((i, document): (usize, &Value)) -> Result<String, Problem> {
-    let text = document.as_str().or_else(|| document.get("text").and_then(Value::as_str));
-    text.map(str::to_owned)
-        .ok_or_else(|| Problem::invalid(format!("documents[{i}]"), "must be a string or an object with a `text`"))
+/// One result of the answer.
+pub(super) fn item(measured: &Measured<'_>, raw_scores: bool) -> Value {
+    let Measured { part, vector, dropped: cut } = measured;
+    // As its head gives it, and as a share of one.
+    let score = if raw_scores { vector.first() } else { vector.last() };
+    let mut item = json!({"index": part.index, "relevance_score": score});
+    // It was written by this server.
+    if let Some(document) = part.document.as_ref().and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+        item["document"] = document;
+    }
+    if *cut != Dropped::default() {
+        item["truncation"] = dropped(*cut);
+    }
+    item
 }
 
-/// Names the document that is the problem.
-fn located(place: usize, mut problem: Problem) -> Problem {
-    if problem.param.as_deref() == Some("documents") {
-        let param = format!("documents[{place}]");
-        problem.message = problem.message.replacen("documents", &param, 1);
-        problem.param = Some(param);
-    }
-    problem
-}
-
-impl Form {
-    fn results(&self, gathered: &Gathered) -> Result<Vec<Value>, Problem> {
-        let mut scored = Vec::with_capacity(gathered.all.len());
-        for (index, measured) in gathered.all.iter().enumerate() {
-            let [raw, share] = measured.vector[..] else { return Err(Problem::no_task()) };
-            scored.push((index, raw, if self.raw_scores { raw } else { share }, measured.dropped));
-        }
-        scored.sort_by(|(_, a, ..), (_, b, ..)| b.total_cmp(a));
-        let best = scored.into_iter().take(self.top_n);
-        Ok(best.map(|(index, _, score, cut)| self.result(index, score, cut)).collect())
-    }
-
-    fn result(&self, index: usize, score: f32, cut: Dropped) -> Value {
-        let mut result = json!({"index": index, "relevance_score": score});
-        match self.documents.as_ref().and_then(|documents| documents.get(index)) {
-            Some(Value::String(text)) => result["document"] = json!({ "text": text }),
-            Some(document) => result["document"] = document.clone(),
-            None => {}
-        }
-        if cut != Dropped::default() {
-            result["truncation"] = dropped(cut);
-        }
-        result
-    }
+/// The results, best first.
+pub(super) fn best(all: &[Measured<'_>], top_n: u32) -> Vec<Value> {
+    let mut best: Vec<&Measured<'_>> = all.iter().collect();
+    let raw = |measured: &Measured<'_>| measured.vector.first().copied().unwrap_or(f32::NEG_INFINITY);
+    best.sort_by(|a, b| raw(b).total_cmp(&raw(a)));
+    best.into_iter().take(top_n as usize).map(Measured::json).collect()
 }
 
 #[cfg(test)]
@@ -179,7 +150,7 @@ mod tests {
             (json!({"documents": []}), "documents"),
             (json!({"documents": "a"}), "documents"),
             (json!({"documents": ["a", {"title": "b"}]}), "documents[1]"),
-            (json!({"documents": vec!["d"; DOCUMENTS_MOST + 1]}), "documents"),
+            (json!({"documents": vec!["d"; DOCUMENTS.most + 1]}), "documents"),
             (json!({"top_n": 0}), "top_n"),
             (json!({"raw_scores": 1}), "raw_scores"),
             (json!({"max_tokens_per_doc": 9}), "max_tokens_per_doc"),

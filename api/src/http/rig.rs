@@ -54,6 +54,9 @@ impl Prepare for Words2Tokens {
         let Some(model) = MODELS.iter().position(|name| *name == words.model) else {
             return Err(PrepareError::UnknownModel { asked: words.model, known: MODELS.join(", ") });
         };
+        if words.dimensions.is_some_and(|wanted| wanted > 2) {
+            return Err(PrepareError::Invalid { field: "dimensions", problem: "there are two".into() });
+        }
         let prompt: Arc<[u32]> = match &words.content {
             Content::Prompt(text) | Content::Pair { document: text, .. } if text == "too long" => {
                 return Err(PrepareError::Invalid { field: words.content.field(), problem: "it is long".into() });
@@ -74,7 +77,12 @@ impl Prepare for Words2Tokens {
             salt: None,
             output: words.output,
         };
-        let model = ModelId(model as u16);
+        // Of a request for many, one may be refused.
+        let model = match &words.content {
+            Content::Prompt(text) if text == "full" => 2,
+            _ => model as u16,
+        };
+        let model = ModelId(model);
         // As if two turns had been too many.
         let dropped = match words.truncation {
             Truncation::Auto => Dropped { messages: 2, tokens: 30 },
@@ -309,4 +317,16 @@ pub(crate) async fn json_of(response: Response<Body>, status: u16) -> Value {
     let text = text_of(response).await;
     assert_eq!(got, status, "{text}");
     serde_json::from_str(&text).unwrap()
+}
+
+/// A stream's ids, names and data.
+pub(crate) fn events(text: &str) -> Vec<(u32, String, Value)> {
+    let frames = text.split("\n\n").filter(|frame| !frame.is_empty() && !frame.starts_with(':'));
+    frames
+        .map(|frame| {
+            let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            let data = serde_json::from_str(field("data: ")).unwrap();
+            (field("id: ").parse().unwrap(), field("event: ").to_owned(), data)
+        })
+        .collect()
 }

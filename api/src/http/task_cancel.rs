@@ -1,7 +1,7 @@
 //! `POST /v1/tasks/{id}/cancel`: 204 once the cancel stands in the journal, the gate is closed and the
 //! readers have been told. Idempotent; a task that has ended stays as it ended.
 
-use super::task_id;
+use super::task;
 use crate::door::Door;
 use crate::problem::Problem;
 use axum::extract::{Path, State};
@@ -14,13 +14,13 @@ use std::time::Duration;
 const READER_LOOKS: u32 = 20;
 
 pub(crate) async fn cancel(State(door): State<Arc<Door>>, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    let entry = door.parts.switchboard.find(task_id(&id)?).ok_or_else(Problem::no_task)?;
-    door.cancel(&entry, CancelReason::Client).await?;
-    entry.mute();
+    let entry = task(&door, &id)?;
+    door.cancel(entry.parts(), CancelReason::Client).await?;
+    entry.parts().for_each(|part| part.mute());
     // A token that a reader took before the gate closed may still be on its way into the socket: give the
     // reader its turn, so that it is out before the acknowledgement.
     for _ in 0..READER_LOOKS {
-        if entry.readers() == 0 {
+        if entry.parts().all(|part| part.readers() == 0) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -2,11 +2,12 @@
 
 use super::fields::dropped;
 use super::guard::CorrelationId;
-use super::{logprobs, task_id};
+use super::{logprobs, task, vectors};
 use crate::door::Door;
 use crate::problem::Problem;
+use crate::spool::Form;
 use crate::sse;
-use crate::task_entry::{Admission, Entry, Phase, View};
+use crate::task_entry::{Admission, Ending, Entry, Phase, View};
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use orchestrion_world::protocol::Outcome;
@@ -18,22 +19,30 @@ pub(crate) async fn show(
     Extension(CorrelationId(correlation_id)): Extension<CorrelationId>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let entry = door.parts.switchboard.find(task_id(&id)?).ok_or_else(Problem::no_task)?;
-    let view = entry.view();
+    let entry = task(&door, &id)?;
+    let view = entry.standing();
     let mut answer = facts(&entry, &view);
-    if let (Some(ending), Some(whole)) = (view.ending, entry.answer()) {
-        match sse::result(&ending) {
-            Ok(mut result) => {
-                result["text"] = whole.text.as_str().into();
-                if entry.logprobs {
-                    result["logprobs"] = whole.likelihoods.iter().map(logprobs::entry).collect();
-                }
-                answer["result"] = result;
-            }
+    if let Some(ending) = view.ending {
+        match result(&entry, &ending) {
+            Ok(result) => answer["result"] = result,
             Err(problem) => answer["error"] = problem.flat(&correlation_id),
         }
     }
     Ok(Json(answer))
+}
+
+/// Of a task whose answer is numbers, what the route says that gives them to a client that waits.
+fn result(entry: &Arc<Entry>, ending: &Ending) -> Result<Value, Problem> {
+    let mut result = sse::result(ending)?;
+    if entry.part.is_some() {
+        return vectors::told(entry.task, entry.parts());
+    }
+    let whole = entry.answer().unwrap_or_default();
+    result["text"] = whole.text.as_str().into();
+    if entry.logprobs {
+        result["logprobs"] = whole.likelihoods.iter().map(logprobs::entry).collect();
+    }
+    Ok(result)
 }
 
 /// What can be said of any task, ended or not.
@@ -50,9 +59,19 @@ pub(crate) fn facts(entry: &Entry, view: &View) -> Value {
         "worker_id": view.worker.map(|worker| worker.to_string()),
         "seed": entry.seed,
         "fingerprint": &*entry.fingerprint,
+        "workload": workload(entry),
+        "inputs": entry.part.as_ref().map(|part| part.count),
         "truncation": dropped(entry.dropped),
         "tokens": view.tokens,
     })
+}
+
+fn workload(entry: &Entry) -> &'static str {
+    match entry.part.as_ref().map(|part| part.form) {
+        None => "completion",
+        Some(Form::Embedding { .. }) => "embedding",
+        Some(Form::Rerank { .. }) => "rerank",
+    }
 }
 
 fn state(phase: Phase) -> &'static str {

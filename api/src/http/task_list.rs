@@ -36,7 +36,7 @@ pub(crate) async fn list(
     let more = entries.len() > limit;
     entries.truncate(limit);
     let next = entries.last().filter(|_| more).map(|last| last.number.to_string());
-    let tasks: Vec<_> = entries.iter().map(|entry| facts(entry, &entry.view())).collect();
+    let tasks: Vec<_> = entries.iter().map(|entry| facts(entry, &entry.standing())).collect();
     let page = json!({"tasks": tasks, "next_cursor": next}).to_string();
     let tag = format!("\"{}\"", &blake3::hash(page.as_bytes()).to_hex()[..32]);
     if is_known(&headers, &tag) {

@@ -7,7 +7,8 @@ use super::keeper::Caller;
 use super::session::session_id;
 use super::shape::shape;
 use super::tools::tools;
-use super::{body, budget, deadline, logprobs, placement};
+use super::vectors::Source;
+use super::{body, budget, deadline, embeddings, logprobs, placement, rerank};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -26,16 +27,42 @@ use std::sync::Arc;
 /// A week: longer deadlines are none.
 const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
+/// Each is a task of the scheduler and takes a place in the queue.
+const INPUTS: Source = Source { field: "inputs", most: 128 };
+
+const ENGINE: Unsupported =
+    Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" };
+
 const UNSUPPORTED: [Unsupported; 4] = [
-    Unsupported { name: "inputs", harmless: is_empty, problem: "only `prompt` and `messages` are supported" },
-    Unsupported { name: "workload", harmless: |v| v == "completion", problem: "only `completion` is supported" },
+    of_numbers("inputs"),
+    of_numbers("query"),
+    ENGINE,
     Unsupported {
         name: "parallel_tool_calls",
         harmless: |v| *v == true,
         problem: "an answer stands here as the model wrote it, with all its calls; read its first",
     },
-    Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
 ];
+
+const UNSUPPORTED_OF_NUMBERS: [Unsupported; 9] = [
+    of_text("prompt"),
+    of_text("messages"),
+    of_text("max_tokens"),
+    of_text("stop"),
+    of_text("logprobs"),
+    of_text("logit_bias"),
+    of_text("response_format"),
+    of_text("tools"),
+    ENGINE,
+];
+
+const fn of_numbers(name: &'static str) -> Unsupported {
+    Unsupported { name, harmless: is_empty, problem: "is for the workloads `embedding` and `rerank`" }
+}
+
+const fn of_text(name: &'static str) -> Unsupported {
+    Unsupported { name, harmless: is_empty, problem: "is for the workload `completion`" }
+}
 
 pub(crate) async fn submit(
     State(door): State<Arc<Door>>,
@@ -44,9 +71,8 @@ pub(crate) async fn submit(
     content: Body,
 ) -> Result<Response, Problem> {
     let (fields, taken) = body::take(&door, &headers, content, door.config.limits.task_body_bytes).await?;
-    let wish = read(&door, fields, &headers, taken.digest(), caller.tenant)?;
-    // Not `?` on the future itself: an admission holds what the client asked for only through its entry.
-    let Admitted { entry, position, predicted_start, left, .. } = door.admit(caller.tenant, wish).await?;
+    let Admitted { entry, position, predicted_start, left, .. } =
+        admit(&door, fields, &headers, taken.digest(), caller.tenant).await?;
     let id = entry.task.to_string();
     let answer = json!({
         "task_id": id,
@@ -54,6 +80,7 @@ pub(crate) async fn submit(
         "predicted_start_ms": predicted_start.0,
         "backoff_ms": 0,
         "seed": entry.seed,
+        "inputs": entry.part.as_ref().map(|part| part.count),
         "truncation": dropped(entry.dropped),
         "streams": {"sse": format!("/v1/tasks/{id}/stream")},
     });
@@ -61,26 +88,50 @@ pub(crate) async fn submit(
     Ok((StatusCode::ACCEPTED, location, budget::headers(&left), Json(answer)).into_response())
 }
 
-fn read(
-    door: &Door,
+async fn admit(
+    door: &Arc<Door>,
     mut fields: Fields,
     headers: &HeaderMap,
     body: [u8; 32],
     tenant: TenantId,
-) -> Result<Wish, Problem> {
-    fields.unsupported(&UNSUPPORTED)?;
+) -> Result<Admitted, Problem> {
+    let ticket = ticket(door, &mut fields, headers, body, tenant)?;
+    let model = model_ref(fields.string("model_ref")?)?;
+    let ctx = fields.small("ctx", 1..=u32::MAX)?;
+    let read = match fields.string("workload")?.as_deref() {
+        None | Some("completion") => {
+            let words = completion(door, &mut fields, model, ticket.task)?;
+            return door.admit(tenant, Wish { ticket, ctx, words }).await;
+        }
+        Some("embedding") => embeddings::read,
+        Some("rerank") => rerank::read,
+        Some(_) => return Err(Problem::invalid("workload", "must be `completion`, `embedding` or `rerank`")),
+    };
+    fields.unsupported(&UNSUPPORTED_OF_NUMBERS)?;
+    if ticket.session.is_some() {
+        return Err(Problem::invalid("session_id", "is for the workload `completion`"));
+    }
+    // As many as may be on their way at a time.
+    let most = INPUTS.most.min(door.parts.lanes.client.capacity().unwrap_or(usize::MAX));
+    let request = read(&mut fields, model, Source { most, ..INPUTS })?;
+    let place = request.place;
+    let wishes = request.wishes(&ticket, ctx)?;
+    door.admit_parts(tenant, wishes).await.map_err(|(index, problem)| place.of(index, problem))
+}
+
+/// Whose the task is, and what the core is to know of it.
+fn ticket(
+    door: &Door,
+    fields: &mut Fields,
+    headers: &HeaderMap,
+    body: [u8; 32],
+    tenant: TenantId,
+) -> Result<Ticket, Problem> {
     let task = match fields.string("task_id")? {
         None => TaskId(uuid::Uuid::now_v7().as_u128()),
         Some(text) => uuid::Uuid::parse_str(&text)
             .map(|id| TaskId(id.as_u128()))
             .map_err(|_| Problem::invalid("task_id", "must be a UUID"))?,
-    };
-    let model = model_ref(fields.string("model_ref")?)?;
-    let content = match (fields.string("prompt")?, fields.messages()?) {
-        (Some(prompt), None) => Content::Prompt(prompt),
-        (None, Some(messages)) => messages,
-        (Some(_), Some(_)) => return Err(Problem::invalid("prompt", "give either `prompt` or `messages`, not both")),
-        (None, None) => return Err(Problem::invalid("prompt", "a `prompt` or `messages` is needed")),
     };
     let class = match fields.string("priority")?.as_deref() {
         None | Some("interactive") => Class::Interactive,
@@ -95,25 +146,33 @@ fn read(
     let relative = fields.integer("deadline_ms", 1..=DEADLINE_MOST_MS)?;
     let deadline = deadline::left(headers, relative, deadline::wall_ms(), door.config.deadline_margin_ms)?;
     let session = fields.string("session_id")?.map(|name| session_id(tenant, &name)).transpose()?;
-    let placement = placement::placement(&mut fields, door.parts.telemetry.pools())?;
-    let tools = tools(&mut fields)?;
+    let placement = placement::placement(fields, door.parts.telemetry.pools())?;
+    let (surface, part) = (Surface::Queue, None);
+    Ok(Ticket { task, body, surface, class, session, deadline, determinism, placement, part })
+}
+
+fn completion(door: &Door, fields: &mut Fields, model: String, task: TaskId) -> Result<Words, Problem> {
+    fields.unsupported(&UNSUPPORTED)?;
+    let content = match (fields.string("prompt")?, fields.messages()?) {
+        (Some(prompt), None) => Content::Prompt(prompt),
+        (None, Some(messages)) => messages,
+        (Some(_), Some(_)) => return Err(Problem::invalid("prompt", "give either `prompt` or `messages`, not both")),
+        (None, None) => return Err(Problem::invalid("prompt", "a `prompt` or `messages` is needed")),
+    };
+    let tools = tools(fields)?;
     let sampling = fields.sampling(seed_of(task))?;
-    let mut wish = Wish {
-        ticket: Ticket { task, body, surface: Surface::Queue, class, session, deadline, determinism, placement },
-        ctx: fields.small("ctx", 1..=u32::MAX)?,
-        words: Words {
-            max_tokens: fields.small("max_tokens", 1..=u32::MAX)?,
-            stop: fields.stop()?,
-            bias: logprobs::bias(&mut fields)?,
-            logprobs: logprobs::of_chat(&mut fields)?,
-            shape: shape(&mut fields)?,
-            truncation: fields.truncation()?,
-            ..Words::new(model, content, sampling, Output::Text)
-        },
+    let mut words = Words {
+        max_tokens: fields.small("max_tokens", 1..=u32::MAX)?,
+        stop: fields.stop()?,
+        bias: logprobs::bias(fields)?,
+        logprobs: logprobs::of_chat(fields)?,
+        shape: shape(fields)?,
+        truncation: fields.truncation()?,
+        ..Words::new(model, content, sampling, Output::Text)
     };
     // This surface gives an answer as the model writes it, its calls too.
-    tools.map(|tools| tools.offer(&*door.parts.prepare, &mut wish.words)).transpose()?;
-    Ok(wish)
+    tools.map(|tools| tools.offer(&*door.parts.prepare, &mut words)).transpose()?;
+    Ok(words)
 }
 
 /// Nothing is fetched on request yet, so a ref that names a place is refused at once, never a hang.

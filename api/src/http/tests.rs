@@ -18,17 +18,6 @@ use std::time::{Duration, Instant};
 use tower::ServiceExt;
 
 /// `(id, event, data)` of each frame of the queue surface.
-fn events(text: &str) -> Vec<(u32, String, Value)> {
-    let frames = text.split("\n\n").filter(|frame| !frame.is_empty() && !frame.starts_with(':'));
-    frames
-        .map(|frame| {
-            let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            let data = serde_json::from_str(field("data: ")).unwrap();
-            (field("id: ").parse().unwrap(), field("event: ").to_owned(), data)
-        })
-        .collect()
-}
-
 fn names(events: &[(u32, String, Value)]) -> Vec<&str> {
     events.iter().map(|event| event.1.as_str()).collect()
 }

@@ -5,7 +5,7 @@ use crate::fixture::{Recorder, config, rules, spec, submit, up};
 use crate::journal::{JournalConfig, Outcome, Record};
 use crate::replay::{ReplayOptions, replay};
 use crate::spool::Spool;
-use crate::spool::tests::wanted;
+use crate::spool::tests::{finished, part, wanted};
 use orchestrion_world::config::PlacementRules;
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::full_digest;
@@ -115,6 +115,35 @@ fn between_two_writes_the_journal_says_what_happened() {
     let known: Vec<u128> = recovered.past.unfinished.iter().map(|task| task.wanted.card.task.0).collect();
     assert_eq!(known, [2]);
     assert_eq!(first_words(&recovered).iter().filter(|notice| **notice == cancelled(1)).count(), 1);
+}
+
+#[test]
+fn a_task_of_which_a_part_was_never_taken_in_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::new(config(dir.path()));
+    recorder.step(0, vec![Input::Boot { wall_ms: wall_ms() }, Input::SetRules(Box::new(rules()))]);
+    recorder.step(5, vec![up(1, 0, 1, 50_000)]);
+    // 1 and 2 are a task, of which 2 has ended; 3 and 4 are one, of which the journal has no 4; 5 has no other at all.
+    recorder.step(9, [1, 3].map(submit).to_vec());
+    drop(recorder);
+    let part_of = |task, (of, index, count)| {
+        let mut wanted = wanted(task);
+        wanted.card.part = Some(part(of, index, count));
+        Line::Wanted(Box::new(wanted))
+    };
+    let ended = |task, (of, index, count)| {
+        let mut finished = finished(task);
+        finished.card.part = Some(part(of, index, count));
+        Line::Finished(Box::new(finished))
+    };
+    let lines =
+        [part_of(1, (1, 0, 2)), ended(2, (1, 1, 2)), part_of(3, (3, 0, 2)), part_of(4, (3, 1, 2)), ended(5, (5, 0, 2))];
+    drop(Spool::begin(&config(dir.path()), lines).unwrap());
+    let recovered = recovered(dir.path()).unwrap();
+    let known: Vec<u128> = recovered.past.unfinished.iter().map(|task| task.wanted.card.task.0).collect();
+    let kept: Vec<u128> = recovered.past.finished.iter().map(|result| result.card.task.0).collect();
+    assert_eq!((known, kept), (vec![1], vec![2]));
+    assert!(first_words(&recovered).contains(&cancelled(3)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::Line;
 
 /// What a spool begins with; the last byte is the format.
-pub(super) const MAGIC: &[u8; 8] = b"ORSPOOL3";
+pub(super) const MAGIC: &[u8; 8] = b"ORSPOOL4";
 const MARKER: &[u8; 4] = b"ORSL";
 /// Marker, length and CRC.
 pub(super) const HEAD: usize = 12;

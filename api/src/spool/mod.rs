@@ -5,8 +5,8 @@
 //! happened is the journal's to say; the spool only keeps what goes with it. Tasks of the queue surface
 //! alone stand in it: those of the OpenAI surface live with their connection.
 //!
-//! # Format 3
-//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL3`. Then frames up to its end: the marker
+//! # Format 4
+//! A file `spool`, mode 0600, begins with the eight bytes `ORSPOOL4`. Then frames up to its end: the marker
 //! `ORSL`, the length of the body (u32, little endian), a CRC-32 of these eight bytes and the body, and the
 //! body: postcard of [`Line`]. Bytes that are no valid frame are left out with a word. It is written anew at
 //! each boot and when it has doubled, beside the old one, whose name it then takes.
@@ -22,9 +22,10 @@ pub(crate) mod tests;
 pub use load::{Found, load};
 pub(crate) use log::Spool;
 
+use crate::port::Dropped;
 use crate::token_log::Answer;
 use orchestrion_world::id::{TaskId, WorkerId};
-use orchestrion_world::payload::{Bias, Grammar, Sampling};
+use orchestrion_world::payload::{Bias, Grammar, Output, Sampling};
 use orchestrion_world::protocol::{Class, Outcome};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
@@ -51,9 +52,43 @@ pub struct Card {
     pub prompt_tokens: u32,
     pub max_tokens: u32,
     pub logprobs: bool,
+    pub dropped: Dropped,
+    /// Of a task whose answer is numbers.
+    pub part: Option<Part>,
     /// What the client was told when the task was admitted.
     pub position: u32,
     pub predicted_start: Ticks,
+}
+
+/// Which input of its client's task it is, and how the client is told of it. The model reads nothing of this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The task that the client knows, whose id the first input has.
+    pub of: TaskId,
+    pub index: u32,
+    pub count: u32,
+    pub model: String,
+    pub form: Form,
+    /// A document that is told with its score, as JSON.
+    pub document: Option<String>,
+}
+
+/// What is made of inputs, in the form that the client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Form {
+    /// The first `dimensions` of each vector, scaled to length one again.
+    Embedding { base64: bool, dimensions: Option<u32> },
+    /// The best `top_n`, by how well they answer the query.
+    Rerank { top_n: u32, raw_scores: bool },
+}
+
+impl Form {
+    pub(crate) fn output(self) -> Output {
+        match self {
+            Form::Embedding { .. } => Output::Embedding,
+            Form::Rerank { .. } => Output::Score,
+        }
+    }
 }
 
 /// An admitted task with its words.

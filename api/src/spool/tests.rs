@@ -22,6 +22,8 @@ fn card(task: u128) -> Card {
         prompt_tokens: 3,
         max_tokens: 9,
         logprobs: true,
+        dropped: Dropped { messages: 1, tokens: 5 },
+        part: None,
         position: 1,
         predicted_start: Ticks(20),
     }
@@ -42,12 +44,18 @@ pub(crate) fn wanted(task: u128) -> Wanted {
     Wanted { card: card(task), prompt, stop: vec!["\n".into()], sampling, bias, logprobs: Some(1), grammar }
 }
 
-fn finished(task: u128) -> Finished {
+/// A part of the task `of`.
+pub(crate) fn part(of: u128, index: u32, count: u32) -> Part {
+    let form = Form::Embedding { base64: false, dimensions: None };
+    Part { of: TaskId(of), index, count, model: "m".into(), form, document: Some("{}".into()) }
+}
+
+pub(crate) fn finished(task: u128) -> Finished {
     let usage =
         Usage { finish: Finish::Stop, tokens_in: 3, tokens_cached: 1, tokens_out: 2, prefill_us: 1, decode_us: 2 };
     let likely = |bytes: &str| Likely { bytes: bytes.as_bytes().into(), micro_logprob: -7 };
     Finished {
-        card: card(task),
+        card: Card { part: Some(part(task, 0, 1)), ..card(task) },
         worker: Some(WorkerId(1)),
         outcome: Outcome::Done(usage),
         broken: false,
@@ -56,7 +64,7 @@ fn finished(task: u128) -> Finished {
             ends: vec![4, 8],
             text: "eins, zwei".into(),
             likelihoods: vec![Likelihood { drawn: likely("eins"), top: vec![likely("drei")] }],
-            vector: Box::default(),
+            vector: [0.6f32.to_bits(), f32::MIN_POSITIVE.to_bits()].into(),
         }),
         wall_ms: 5,
     }
@@ -138,7 +146,7 @@ fn a_flipped_bit_costs_its_line_or_is_an_error_and_never_a_panic() {
                 assert!(found.wanted.values().all(|found| *found == wanted(found.card.task.0)));
                 assert!(found.bytes_lost > 0);
             }
-            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL3"), "{problem}"),
+            Err(JournalError::Spool { problem, .. }) => assert!(at < 64 && problem.contains("ORSPOOL4"), "{problem}"),
             Err(other) => panic!("{other}"),
         }
     }

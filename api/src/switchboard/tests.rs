@@ -1,13 +1,18 @@
 //! The gate under many hands at once, and how long results are kept.
 
+use super::keeping::ENTRY_BYTES;
 use super::*;
 use crate::fixture::token;
 use crate::port::Dropped;
+use crate::recovery::Unfinished;
+use crate::spool::Part;
+use crate::spool::tests::{finished, part, wanted};
 use crate::task_entry::{Ending, Frames, Reader};
+use crate::token_log::Said;
 use orchestrion_world::budget::Left;
 use orchestrion_world::config::EvictionRule;
 use orchestrion_world::id::{ModelId, WorkerId};
-use orchestrion_world::payload::{Likelihood, Output, Sampling};
+use orchestrion_world::payload::{Output, Sampling};
 use orchestrion_world::protocol::{CancelReason, Class, EvictionReason, Finish, Setback, Usage};
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -33,7 +38,8 @@ fn opening(task: TaskId, surface: Surface) -> Opening {
     let (class, salt, max_tokens, output) = (Class::Interactive, None, 1 << 20, Output::Text);
     let (logprobs, grammar) = (None, None);
     let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
-    Opening { task, body: [0; 32], surface, class, fingerprint: "fp".into(), dropped: Dropped::default(), payload }
+    let (fingerprint, dropped) = ("fp".into(), Dropped::default());
+    Opening { task, body: [0; 32], surface, class, fingerprint, dropped, part: None, payload }
 }
 
 fn admit(board: &Switchboard, task: TaskId, surface: Surface) -> Arc<Entry> {
@@ -81,7 +87,7 @@ impl Frames for Count {
         out.push(b's');
     }
 
-    fn token(&mut self, out: &mut Vec<u8>, index: u32, text: &str, _: Option<&Likelihood>) {
+    fn token(&mut self, out: &mut Vec<u8>, index: u32, Said { text, .. }: Said<'_>) {
         assert_eq!((self.started, self.ends), (1, 0));
         assert_eq!((index, text), (self.tokens, index.to_string().as_str()), "no gap, no duplicate");
         self.tokens += 1;
@@ -182,6 +188,26 @@ fn done_drains_every_token_first_and_only_once() {
     assert_eq!((muted.tokens, muted.ends), (0, 1));
     assert!(drain(&mut Reader::new(&entry, None), &mut whole));
     assert_eq!((whole.tokens, whole.ends), (1_500, 1));
+}
+
+#[test]
+fn the_parts_of_an_earlier_process_are_one_task_again() {
+    let board = board(LONG);
+    let of = TaskId(70);
+    let (mut kept, mut going) = (finished(Part::id(of, 1).0), wanted(of.0));
+    kept.card.part = Some(part(of.0, 1, 2));
+    going.card.part = Some(part(of.0, 0, 2));
+    let (vector, wanted) = (kept.answer.vector.clone(), going);
+    board.remember(Past { unfinished: vec![Unfinished { wanted, cut: false }], finished: vec![kept] });
+    let entry = board.find(of).unwrap();
+    assert!(entry.is_task() && entry.standing().phase == Phase::Queued);
+    assert_eq!(entry.payload().unwrap().output, Output::Embedding);
+    assert_eq!(entry.parts().nth(1).unwrap().answer().unwrap().vector, vector);
+    end(&board, of, done());
+    let Phase::Ended(Outcome::Done(used)) = entry.standing().phase else { panic!("{:?}", entry.standing()) };
+    assert_eq!(used.tokens_in, 1 + 3, "of both");
+    let bytes: usize = entry.parts().map(|part| ENTRY_BYTES + part.bytes()).sum();
+    assert_eq!(locked(&board.kept).bytes, bytes, "kept once, together");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! Pure conversions under the entry's lock; when they happen is the switchboard's to say.
 
 use super::{Admission, Begun, Entry, Phase, State, Surface};
-use crate::port::Dropped;
 use crate::recovery::Unfinished;
 use crate::spool::{Card, Finished, Wanted};
 use crate::token_log::TokenLog;
@@ -11,7 +10,7 @@ use orchestrion_world::id::WorkerId;
 use orchestrion_world::payload::{Grammar, Output, Payload};
 use orchestrion_world::protocol::Outcome;
 use orchestrion_world::time::Ticks;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 impl Entry {
     fn card(&self, position: u32, predicted_start: Ticks) -> Card {
@@ -24,6 +23,8 @@ impl Entry {
             prompt_tokens: self.prompt_tokens,
             max_tokens: self.max_tokens,
             logprobs: self.logprobs,
+            dropped: self.dropped,
+            part: self.part.clone(),
             position,
             predicted_start,
         }
@@ -68,7 +69,8 @@ impl Entry {
     pub(crate) fn unfinished(Unfinished { wanted, cut }: Unfinished, number: u64) -> Entry {
         let Wanted { card, prompt, stop, sampling, bias, logprobs, grammar } = wanted;
         let (prompt, stop, bias) = (prompt.into(), stop.into(), bias.into());
-        let (grammar, output) = (grammar.map(Arc::new), Output::Text);
+        let output = card.part.as_ref().map_or(Output::Text, |part| part.form.output());
+        let grammar = grammar.map(Arc::new);
         // Whose it is stands in the journal only: it shares with nobody.
         let (class, salt, max_tokens) = (card.class, None, card.max_tokens);
         let payload = Payload { prompt, stop, sampling, bias, logprobs, grammar, max_tokens, class, salt, output };
@@ -105,7 +107,9 @@ impl Entry {
             class: card.class,
             seed: card.seed,
             fingerprint: card.fingerprint.as_str().into(),
-            dropped: Dropped::default(),
+            dropped: card.dropped,
+            part: card.part.clone(),
+            others: OnceLock::new(),
             prompt_tokens: card.prompt_tokens,
             max_tokens: card.max_tokens,
             logprobs: card.logprobs,

@@ -49,16 +49,18 @@ impl Reader {
             }
             let until = state.log.len().min(self.next.saturating_add(TOKENS_A_TAKE));
             while self.began && self.next < until && out.len() < BYTES_A_TAKE {
-                let likelihood = state.log.likelihood(self.next);
-                frames.token(out, self.next, state.log.piece(self.next), likelihood);
+                frames.token(out, self.next, state.log.said(self.next));
                 self.next += 1;
             }
         }
         if let Some(ending) = ending.filter(|_| cancelled || !self.began || self.next >= state.log.len()) {
+            // It may look at other tasks.
+            drop(state);
             frames.ended(out, &ending);
             self.over = true;
+            return Poll::Ready(true);
         }
-        if self.over || !out.is_empty() {
+        if !out.is_empty() {
             return Poll::Ready(true);
         }
         if self.next < state.log.len() && self.began {

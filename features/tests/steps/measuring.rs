@@ -2,6 +2,7 @@
 
 use super::{Session, question};
 use crate::server::{Server, Setup, orch};
+use crate::sse::Events;
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
 
@@ -111,6 +112,41 @@ async fn with_texts(session: &mut Session, best: usize) {
     }
     rerank(session, &documents(12), json!({})).await;
     assert_eq!(results_told, results(session)[..best]);
+}
+
+#[when(regex = r"^I leave (\d+) documents to be reranked as a task$")]
+async fn leave(session: &mut Session, count: usize) {
+    let body = json!({
+        "model_ref": "reranker", "workload": "rerank", "query": "who ran?", "inputs": documents(count),
+        "priority": "batch",
+    });
+    let response = session.post("/v1/tasks", &body).await;
+    let status = response.status();
+    session.answers.push((status, response.json().await.unwrap()));
+}
+
+#[then(regex = r"^its stream tells (\d+) scores in the order of the documents and ends$")]
+async fn scores_in_order(session: &mut Session, count: usize) {
+    let (_, accepted) = session.answer();
+    let stream = session.get(accepted["streams"]["sse"].as_str().unwrap()).await;
+    let events = Events::of(stream).await.rest().await;
+    let names: Vec<&str> = events.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(names, [&["started"][..], &vec!["score"; count], &["end"]].concat());
+    for (index, event) in events[1..=count].iter().enumerate() {
+        assert_eq!(event.data["index"], index);
+    }
+}
+
+#[then("its result is what I am told when I wait")]
+async fn the_same(session: &mut Session) {
+    let id = session.answer().1["task_id"].as_str().unwrap().to_owned();
+    let shown: Value = session.get(&format!("/v1/tasks/{id}")).await.json().await.unwrap();
+    rerank(session, &documents(12), json!({})).await;
+    let (_, waited) = session.answer();
+    assert_eq!(shown["state"], "done");
+    for member in ["results", "usage", "model", "object"] {
+        assert_eq!(shown["result"][member], waited[member]);
+    }
 }
 
 #[then("its end is left out and the answer says so")]

@@ -168,6 +168,11 @@ impl Engine {
         self.model.vocab() as u32
     }
 
+    /// Numbers of a vector that it makes.
+    pub fn width(&self) -> u32 {
+        self.model.width() as u32
+    }
+
     pub fn makes(&self) -> Makes {
         match &self.model {
             Model::Decoder(_) => Makes::Text,

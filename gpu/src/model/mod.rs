@@ -73,6 +73,14 @@ impl Model {
         }
     }
 
+    /// Numbers of a hidden state, and of a vector.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Model::Decoder(model) => model.hyper.width,
+            Model::Encoder(model) => model.hyper.width,
+        }
+    }
+
     pub(crate) fn kv_shape(&self) -> KvShape {
         match self {
             Model::Decoder(model) => model.kv_shape(),

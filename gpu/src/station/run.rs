@@ -327,7 +327,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Counts first, then words, then ends: no reader sees the first token of a task of which the core has not
+    /// Counts first, then words, then ends: no reader sees the first word of a task of which the core has not
     /// heard, and no count comes after its task's end. The answers of a task stand together, tasks in their order.
     fn publish(&mut self, at: usize, mut answers: Vec<(usize, Result<Option<Made>, FaultClass>)>) {
         let mut urgent = Vec::new();
@@ -336,7 +336,8 @@ impl<'a> Runner<'a> {
             if !matches!(answer, Ok(None | Some(Made { index: 1.., finish: None, .. }))) {
                 urgent.push((task.task, task.attempt));
             }
-            if let Ok(Some(_)) = answer {
+            // A vector is its task's end, and on any other try, in any other life, the same bits.
+            if let Ok(Some(Made { vector: None, .. })) = answer {
                 match self.made.iter_mut().find(|(id, attempt, _)| (*id, *attempt) == (task.task, task.attempt)) {
                     Some((.., count)) => *count += 1,
                     None => self.made.push((task.task, task.attempt, 1)),

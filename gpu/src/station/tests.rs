@@ -215,6 +215,8 @@ fn an_embedding_is_one_token_with_a_vector_that_company_does_not_change() {
         );
         let vectors: Vec<_> = heard.iter().filter(|event| matches!(event, Event::Vector { .. })).cloned().collect();
         assert_eq!(vectors.len(), 1);
+        let counts = |event: &Event| matches!(event, Event::Report(Report::Progress { made, .. }) if made.iter().any(|(of, ..)| *of == task(0)));
+        assert!(!heard.iter().any(counts), "it is told with its end");
         vectors
     };
     let alone = vectors(SETUP, 0);

@@ -8,7 +8,8 @@ use super::Target;
 use orchestrion_api::journal::{
     Entry, Fsync, JournalConfig, JournalError, Origin, Outcome, Record, RunReader, Writer, runs,
 };
-use orchestrion_api::spool::{Card, Finished, Line, Wanted, load};
+use orchestrion_api::port::Dropped;
+use orchestrion_api::spool::{Card, Finished, Form, Line, Part, Wanted, load};
 use orchestrion_api::token_log::Answer;
 use orchestrion_scenarios::script::Script;
 use orchestrion_scenarios::stage::{Plain, Run, run};
@@ -30,7 +31,7 @@ use std::sync::Arc;
 const HEAD: usize = 52;
 const COVERED: usize = 16;
 /// The same of a spool: `api/src/spool/frame.rs`.
-const MAGIC: &[u8] = b"ORSPOOL3";
+const MAGIC: &[u8] = b"ORSPOOL4";
 const LINE_HEAD: usize = 12;
 /// Storms to begin from, and the steps of each that a segment takes.
 const STORMS: u64 = 8;
@@ -145,6 +146,15 @@ fn lines() -> Result<Vec<u8>, postcard::Error> {
         prompt_tokens: 3,
         max_tokens: 9,
         logprobs: false,
+        dropped: Dropped::default(),
+        part: Some(Part {
+            of: TaskId(7),
+            index: 0,
+            count: 2,
+            model: "tiny".to_owned(),
+            form: Form::Rerank { top_n: 3, raw_scores: true },
+            document: Some("{\"text\":\"a\"}".to_owned()),
+        }),
         position: 0,
         predicted_start: Ticks(5),
     };
@@ -158,7 +168,7 @@ fn lines() -> Result<Vec<u8>, postcard::Error> {
     };
     let (prompt, stop) = (vec![5, 6, 7], vec!["end".into()]);
     let wanted = Wanted { card: card.clone(), prompt, stop, sampling, bias: vec![], logprobs: None, grammar: None };
-    let answer = Answer { ends: vec![2, 5], text: "hello".to_owned(), ..Answer::default() };
+    let answer = Answer { ends: vec![2, 5], text: "hello".to_owned(), vector: [7, 8].into(), ..Answer::default() };
     let finished = Finished {
         card,
         worker: None,

@@ -97,16 +97,21 @@ impl Prepare for Kitchen {
             logprobs,
             shape,
             output,
+            dimensions,
             tools,
             opening,
             truncation,
         } = words;
         let (id, recipe) = self.recipe(&model)?;
         recipe.makes(output)?;
+        recipe.has(dimensions)?;
         let tokens = |content: &Content| recipe.tokens(content, output, &tools, opening);
         let (mut prompt, mut dropped) = (tokens(&content)?, Dropped::default());
         if truncation == Truncation::Auto {
-            (prompt, dropped) = recipe.shortened(prompt, &content, max_tokens, &tokens)?;
+            (prompt, dropped) = match output {
+                Output::Embedding => recipe.without_end(prompt),
+                Output::Text | Output::Score => recipe.shortened(prompt, &content, max_tokens, &tokens)?,
+            };
         }
         let left = recipe.left(&prompt, &content, output)?;
         recipe.known("logit_bias", bias.iter().map(|bias| bias.token))?;

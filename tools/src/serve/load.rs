@@ -244,6 +244,7 @@ impl Loader {
             template,
             ctx_max: engine.ctx_max(),
             makes: engine.makes(),
+            width: engine.width(),
             fingerprint: fingerprint.clone(),
         };
         if !self.kitchen.put(&name, recipe) {

@@ -43,6 +43,7 @@ fn furnish(Ground { kitchen, depot, wires, .. }: &Ground, seeds: [u64; 2]) {
             template,
             ctx_max: 600,
             makes: orchestrion_gpu::engine::Makes::Text,
+            width: 0,
             fingerprint,
         };
         let (digest, fingerprint) = (gguf.digest(), recipe.fingerprint.clone());

@@ -16,7 +16,7 @@ use crate::seal;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Hyper {
     pub(super) layers: usize,
-    pub(super) width: usize,
+    pub(crate) width: usize,
     pub(super) feed: usize,
     pub(super) heads: usize,
     /// Positions it has embeddings for: the longest input.

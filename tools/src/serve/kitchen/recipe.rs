@@ -21,6 +21,8 @@ pub(crate) struct Recipe {
     pub template: Result<Template, TemplateError>,
     pub ctx_max: u32,
     pub makes: Makes,
+    /// Numbers of its vectors.
+    pub width: u32,
     pub fingerprint: String,
 }
 
@@ -54,6 +56,17 @@ impl Recipe {
         Err(PrepareError::Invalid { field: "model", problem: problem.to_owned() })
     }
 
+    /// Refuses more numbers of a vector than there are.
+    pub(super) fn has(&self, dimensions: Option<u32>) -> Result<(), PrepareError> {
+        match dimensions {
+            Some(wanted) if wanted > self.width => {
+                let problem = format!("this model's vectors have {}, not {wanted}", self.width);
+                Err(PrepareError::Invalid { field: "dimensions", problem })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Tokens that the context has room for after the prompt; none is a refusal.
     pub(super) fn left(&self, prompt: &[u32], content: &Content, output: Output) -> Result<u32, PrepareError> {
         let (takes, ctx) = (prompt.len(), self.ctx_max);
@@ -69,7 +82,10 @@ impl Recipe {
                  leaves its oldest part out"
             ),
             Output::Embedding => {
-                format!("it takes {takes} tokens, and this model reads at most {most} at once; cut it up")
+                format!(
+                    "it takes {takes} tokens, and this model reads at most {most} at once; cut it up, or send \
+                     `truncate: true`, which leaves its end out"
+                )
             }
             Output::Score => format!(
                 "it takes {takes} tokens with the query, and this model reads at most {most} at once; cut it up, or send \
@@ -131,6 +147,20 @@ impl Recipe {
         let left = from(*at)?;
         let dropped = dropped(at - system, left.len());
         Ok((left, dropped))
+    }
+
+    /// A text to embed without so much of its end that the context has room for it. What the tokenizer puts behind a
+    /// text stays.
+    pub(super) fn without_end(&self, mut prompt: Vec<u32>) -> (Vec<u32>, Dropped) {
+        // The last place is for the token that carries the vector.
+        let (takes, room) = (prompt.len(), self.ctx_max.saturating_sub(1) as usize);
+        if takes > room {
+            let end = prompt.last().copied().filter(|last| Some(*last) == self.tokenizer.eos());
+            prompt.truncate(room.saturating_sub(usize::from(end.is_some())));
+            prompt.extend(end);
+        }
+        let tokens = u32::try_from(takes - prompt.len()).unwrap_or(u32::MAX);
+        (prompt, Dropped { messages: 0, tokens })
     }
 
     pub(super) fn tokens(

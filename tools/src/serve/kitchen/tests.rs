@@ -15,7 +15,8 @@ fn without_a_template_chats_are_refused_and_prompts_are_served() {
     let template = Err(TemplateError::Absent { known: "chatml".to_owned() });
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-    let recipe = Recipe { tokenizer, grammars, template, ctx_max: 64, makes: Makes::Text, fingerprint: String::new() };
+    let recipe =
+        Recipe { tokenizer, grammars, template, ctx_max: 64, makes: Makes::Text, width: 0, fingerprint: String::new() };
     let hello = port::Message { role: "user".to_owned(), content: "hello".to_owned(), more: Vec::new() };
     let chat = recipe.tokens(&Content::Messages(vec![hello]), Output::Text, &[], "");
     let Err(PrepareError::Invalid { field: "messages", problem }) = chat else {
@@ -32,7 +33,7 @@ fn encoder(makes: Makes) -> impl Fn(Content, Output, Truncation) -> Result<Prepa
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
     let template = Err(TemplateError::Absent { known: String::new() });
-    let recipe = Recipe { tokenizer, grammars, template, ctx_max: 7, makes, fingerprint: String::new() };
+    let recipe = Recipe { tokenizer, grammars, template, ctx_max: 7, makes, width: 8, fingerprint: String::new() };
     let kitchen = Kitchen::new(vec!["m".to_owned()]);
     assert!(kitchen.put("m", recipe));
     move |content, output, truncation| {
@@ -58,7 +59,12 @@ fn an_encoder_reads_texts_up_to_its_limit_and_answers_none() {
     assert_eq!(fits.payload.prompt.len(), 6);
     let refused = |content, output| prepare(content, output, Truncation::Disabled).unwrap_err().to_string();
     let long = refused(text("the cat and a dog"), Output::Embedding);
-    assert_eq!(long, "prompt: it takes 7 tokens, and this model reads at most 6 at once; cut it up");
+    assert!(long.starts_with("prompt: it takes 7 tokens, and this model reads at most 6 at once; cut it up"), "{long}");
+    // Its end goes, but not the token that ends a text.
+    let cut = prepare(text("the cat and a dog and a cat"), Output::Embedding, Truncation::Auto).unwrap();
+    assert_eq!((cut.payload.prompt, cut.dropped), (fits.payload.prompt, Dropped { messages: 0, tokens: 4 }));
+    let ids = prepare(Content::Tokens((10..20).collect()), Output::Embedding, Truncation::Auto).unwrap();
+    assert_eq!(*ids.payload.prompt, [10, 11, 12, 13, 14, 15], "ids are taken as they stand");
     assert!(refused(text("hello"), Output::Text).contains("/v1/embeddings"));
     assert!(refused(text("hello"), Output::Score).contains("pooling_type"));
 }
@@ -95,7 +101,15 @@ fn what_is_oldest_is_left_out_and_what_the_system_says_stays() {
     let template = Template::from_gguf(&gguf);
     let tokenizer = Arc::new(Tokenizer::from_gguf(&gguf).unwrap());
     let grammars = Arc::new(Grammars::new(Arc::clone(&tokenizer)));
-    let recipe = Recipe { tokenizer, grammars, template, ctx_max: 200, makes: Makes::Text, fingerprint: String::new() };
+    let recipe = Recipe {
+        tokenizer,
+        grammars,
+        template,
+        ctx_max: 200,
+        makes: Makes::Text,
+        width: 0,
+        fingerprint: String::new(),
+    };
     let tokens = |content: &Content| recipe.tokens(content, Output::Text, &[], "");
     let shortened =
         |content: &Content, answer| recipe.shortened(tokens(content).unwrap(), content, Some(answer), &tokens);
