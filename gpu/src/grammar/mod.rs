@@ -15,12 +15,14 @@ pub use follow::{Allowed, Follower};
 
 use crate::tokenizer::Tokenizer;
 use follow::Job;
-use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokRxInfo, TokTrie, TokenId};
-use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory, TokenParser};
 use orchestrion_world::payload::Grammar;
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Of a grammar's text.
@@ -129,14 +131,39 @@ impl Shop {
         if let Some(found) = self.find(grammar) {
             return Ok(found);
         }
-        let parser = self.factory.create_parser(readable(grammar)?).map_err(|e| unusable(&e))?;
-        let matcher = Arc::new(Matcher::new(Ok(parser)));
+        let matcher = Arc::new(Matcher::new(Ok(self.parser(readable(grammar)?)?)));
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if compiled.len() == KEPT {
             compiled.pop_front();
         }
         compiled.push_back((grammar.clone(), Arc::clone(&matcher)));
         Ok(matcher)
+    }
+
+    /// The library finds what an answer may begin with whatever it takes, so it is found within a bound before: some
+    /// numbers and patterns that have to hold at once take hours and all memory.
+    fn parser(&self, grammar: TopLevelGrammar) -> Result<TokenParser, GrammarError> {
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            let tokens = Some(self.factory.tok_env().clone());
+            let (grammar, lexemes) = GrammarInit::Serialized(grammar).to_internal(tokens, LIMITS)?;
+            let mut limits = LIMITS;
+            let mut lexer = lexemes.to_regex_vec(&mut limits)?;
+            lexer.set_fuel(limits.initial_lexer_fuel);
+            let start = lexer.initial_state(&lexemes.all_lexemes());
+            for byte in 0..=u8::MAX {
+                lexer.transition(start, byte);
+            }
+            Ok((grammar, lexemes, lexer.get_error()))
+        }));
+        match begun.map_err(|e| unusable(&e))? {
+            (_, _, Some(error)) => {
+                Err(GrammarError::Unusable(format!("it asks for more than its bounds allow: {error}")))
+            }
+            (grammar, lexemes, None) => {
+                let init = GrammarInit::Internal(grammar, lexemes);
+                self.factory.create_parser_from_init_default(init).map_err(|e| unusable(&e))
+            }
+        }
     }
 
     /// Moves what it finds to the end.
@@ -171,10 +198,18 @@ fn readable(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
     }))
 }
 
+fn beyond(bound: &str) -> GrammarError {
+    GrammarError::Unusable(format!("it asks for more than its bounds allow: {bound}"))
+}
+
 /// The first lines of what the compiler says: behind them stand its own insides.
 fn unusable(error: &impl ToString) -> GrammarError {
     let text = error.to_string();
     let text = text.split("\n<").next().unwrap_or_default().trim();
+    // Numbers that do not fit end it so. The profiles let its arithmetic say so, where it else would go on with others.
+    if let Some(bound) = text.strip_prefix("panic: ") {
+        return beyond(bound.lines().next().unwrap_or_default());
+    }
     GrammarError::Unusable(text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect())
 }
 

@@ -74,6 +74,12 @@ fn control_tokens_come_only_where_the_grammar_may_end() {
     assert!(!follower.allowed().unwrap().has(1 << 20));
 }
 
+/// A string, not empty, whose length is a multiple of each of these.
+fn all_of_lengths(lengths: &[u32]) -> String {
+    let each: String = lengths.iter().map(|n| format!(r#"{{"pattern": "^(a{{{n}}})*$"}},"#)).collect();
+    format!(r#"{{"type": "string", "minLength": 1, "allOf": [{}]}}"#, each.trim_end_matches(','))
+}
+
 #[test]
 fn what_cannot_be_followed_is_refused_in_words() {
     let grammars = grammars();
@@ -92,6 +98,10 @@ fn what_cannot_be_followed_is_refused_in_words() {
         (Grammar::Lark("begin: \"a\"".into()), "start"),
         (Grammar::Lark("start: missing".into()), "missing"),
         (Grammar::Regex("a".repeat(MAX_BYTES + 1).into()), "bytes long"),
+        // Too many numbers to try, one that does not fit, and a string that has to be as long as a product of primes.
+        (Grammar::JsonSchema(r#"{"type": "number", "maximum": 1e9, "multipleOf": 1e8}"#.into()), "bounds"),
+        (Grammar::JsonSchema(r#"{"type": "number", "maximum": 1e9, "multipleOf": 1e9}"#.into()), "overflow"),
+        (Grammar::JsonSchema(all_of_lengths(&[2, 3, 5, 7, 11, 13, 17, 19, 23, 29]).into()), "empty"),
     ] {
         let said = says(grammar);
         assert!(said.contains(words) && said.len() <= 400 && !said.contains("panic"), "{said}");
