@@ -145,8 +145,7 @@ pub enum Report {
         epoch: Epoch,
         digest: Sha256,
     },
-    /// The weights of the model are what was loaded: the root of the hashes over them, computed anew. None where
-    /// the model is not there any more.
+    /// The model's weights are what was loaded: the root of their hashes, made anew. None where they have gone.
     ShardVerified {
         worker: WorkerId,
         epoch: Epoch,
@@ -225,8 +224,7 @@ pub enum Order {
         worker: WorkerId,
         epoch: Epoch,
     },
-    /// Look whether the model's weights are what was loaded, beside the work. Answered by one `ShardVerified` or
-    /// `ShardCorrupt`.
+    /// Look whether the model's weights are what was loaded. Answered by one `ShardVerified` or `ShardCorrupt`.
     VerifyShard {
         worker: WorkerId,
         epoch: Epoch,
@@ -330,8 +328,7 @@ pub enum Notice {
         model: ModelId,
         change: ShardChange,
     },
-    /// New rules are out of bounds, or name other models or pools, or other facts of them, than the journal began with: they
-    /// were not taken.
+    /// New rules were not taken: out of bounds, or with other models, pools or facts of them than the journal's.
     RulesRefused,
     /// A line begins or ceases to refuse who would wait longer than `target`: the least that anybody waited in it
     /// was `delay`.

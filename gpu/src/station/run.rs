@@ -242,13 +242,8 @@ impl<'a> Runner<'a> {
         let mut t = tasks.remove(i);
         let usage = t.usage(finish);
         t.leave(&mut model.engine);
-        self.outlet.report(Report::Finished {
-            worker: self.spec.worker,
-            epoch: self.epoch(),
-            task: t.task,
-            attempt: t.attempt,
-            usage,
-        });
+        let (worker, epoch, task, attempt) = (self.spec.worker, self.epoch(), t.task, t.attempt);
+        self.outlet.report(Report::Finished { worker, epoch, task, attempt, usage });
     }
 
     /// Reports the tokens made since the last time.
