@@ -82,12 +82,14 @@ pub trait Prepare: Send + Sync + 'static {
     fn prepare(&self, words: Words) -> Result<Prepared, PrepareError>;
 }
 
-/// What `GET /v1/models` tells of a model.
+/// What `GET /v1/models` and `GET /v1/capabilities` tell of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelCard {
     pub name: String,
     /// Seconds since 1970 of the model file.
     pub created: u64,
+    /// Workloads of tasks that it does; `None` before it was loaded once.
+    pub workloads: Option<&'static [&'static str]>,
 }
 
 /// A request's words.

@@ -71,6 +71,11 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     let files = vec![("encoder.gguf", encoder("e.gguf", &[])), ("reranker.gguf", encoder("r.gguf", &["--rank"]))];
     let mut server = Server::start(&Setup { slots: 2, simd: "scalar", more, files, ..Setup::default() });
     let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let capabilities = client.get(format!("{}/v1/capabilities", server.url)).send().await.unwrap();
+    let capabilities: Value = capabilities.json().await.unwrap();
+    let workloads: Vec<_> =
+        capabilities["pools"].as_array().unwrap().iter().map(|pool| &pool["supported_workloads"]).collect();
+    assert_eq!(json!(workloads), json!([["embedding"], ["rerank"], ["completion", "embedding"]]));
     let mut waited = Vec::new();
     for job in jobs() {
         waited.push(post(&client, &server.url, job.route, &job.waits, 200).await);

@@ -10,14 +10,15 @@ use std::sync::Arc;
 pub(crate) async fn capabilities(State(door): State<Arc<Door>>) -> Result<Json<Value>, Problem> {
     let (names, models) = (door.parts.telemetry.pools(), door.parts.prepare.models());
     let pools = door.pools().await?.into_iter().map(|pool| {
+        let model = models.get(usize::from(pool.model.0));
         json!({
             "id": names.get(usize::from(pool.id.0)),
             "engine": "host",
             "engine_version": env!("CARGO_PKG_VERSION"),
-            "model": models.get(usize::from(pool.model.0)).map(|model| &model.name),
+            "model": model.map(|model| &model.name),
             "ctx_max": pool.workers.iter().map(|worker| worker.ctx_max).max(),
             "slots": pool.workers.iter().map(|worker| u32::from(worker.slots)).sum::<u32>(),
-            "supported_workloads": ["completion", "embedding"],
+            "supported_workloads": model.and_then(|model| model.workloads),
         })
     });
     Ok(Json(json!({

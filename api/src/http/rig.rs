@@ -40,7 +40,7 @@ pub(crate) struct Words2Tokens;
 
 impl Prepare for Words2Tokens {
     fn models(&self) -> Vec<ModelCard> {
-        MODELS.iter().map(|name| ModelCard { name: (*name).into(), created: 7 }).collect()
+        MODELS.iter().map(|name| ModelCard { name: (*name).into(), created: 7, workloads: None }).collect()
     }
 
     fn call_form(&self, model: &str) -> Result<CallForm, PrepareError> {

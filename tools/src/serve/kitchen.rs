@@ -75,8 +75,12 @@ impl Kitchen {
 
 impl Prepare for Kitchen {
     fn models(&self) -> Vec<ModelCard> {
-        let card = |name: &String| ModelCard { name: name.clone(), created: self.opened_unix_s };
-        self.names.iter().map(card).collect()
+        let cards = self.names.iter().zip(&self.shelf).map(|(name, recipe)| ModelCard {
+            name: name.clone(),
+            created: self.opened_unix_s,
+            workloads: recipe.get().map(Recipe::workloads),
+        });
+        cards.collect()
     }
 
     fn call_form(&self, model: &str) -> Result<CallForm, PrepareError> {

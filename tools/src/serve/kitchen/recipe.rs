@@ -37,6 +37,15 @@ impl Recipe {
         }
     }
 
+    /// What tasks may want of it.
+    pub(super) fn workloads(&self) -> &'static [&'static str] {
+        match self.makes {
+            Makes::Text => &["completion", "embedding"],
+            Makes::Vectors => &["embedding"],
+            Makes::Scores => &["rerank"],
+        }
+    }
+
     /// Refuses an output that the model does not make, with the route or the model that does.
     pub(super) fn makes(&self, output: Output) -> Result<(), PrepareError> {
         let problem = match (output, self.makes) {
