@@ -75,7 +75,7 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     let capabilities: Value = capabilities.json().await.unwrap();
     let workloads: Vec<_> =
         capabilities["pools"].as_array().unwrap().iter().map(|pool| &pool["supported_workloads"]).collect();
-    assert_eq!(json!(workloads), json!([["embedding"], ["rerank"], ["completion", "embedding"]]));
+    assert_eq!(json!(workloads), json!([["completion", "embedding"], ["embedding"], ["rerank"]]));
     let mut waited = Vec::new();
     for job in jobs() {
         waited.push(post(&client, &server.url, job.route, &job.waits, 200).await);
