@@ -65,12 +65,6 @@ impl Sampler {
         sampler
     }
 
-    /// Whether the largest logit decides what is drawn, whatever the others are, as long as no grammar leaves tokens out.
-    pub fn takes_the_best(&self) -> bool {
-        let Sampling { temperature, repetition_penalty, .. } = self.sampling;
-        temperature.0 == 0 && repetition_penalty.0 == 1000 && self.bias.is_empty()
-    }
-
     fn see(&mut self, token: u32) {
         if let Some(word) = self.seen.get_mut(token as usize / 64) {
             *word |= 1 << (token % 64);
@@ -113,9 +107,6 @@ impl Sampler {
     }
 
     fn greedy(&self, logits: &[f32], allowed: Option<Allowed<'_>>) -> u32 {
-        if self.takes_the_best() && allowed.is_none() {
-            return largest(logits);
-        }
         let mut best = Candidate { logit: f32::NEG_INFINITY, id: 0 };
         for (id, logit) in candidates(logits, allowed) {
             let logit = self.penalised(id, logit);
@@ -199,16 +190,6 @@ impl Sampler {
     }
 }
 
-/// The place of the largest, of equals the first. Lanes are what the compiler makes registers of.
-fn largest(logits: &[f32]) -> u32 {
-    let mut lanes = [f32::NEG_INFINITY; 64];
-    for logits in logits.chunks(lanes.len()) {
-        lanes.iter_mut().zip(logits).for_each(|(lane, logit)| *lane = if *logit > *lane { *logit } else { *lane });
-    }
-    let best = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    logits.iter().position(|logit| *logit >= best).unwrap_or_default() as u32
-}
-
 /// The tokens that may be drawn, by id.
 fn candidates(logits: &[f32], allowed: Option<Allowed<'_>>) -> impl Iterator<Item = (usize, f32)> {
     let may = move |id| allowed.is_none_or(|allowed| allowed.has(id));
@@ -253,24 +234,6 @@ mod tests {
         let cold = Sampling { temperature: Permille(0), ..sampling() };
         assert_eq!(next(cold, &[1.0, 3.0, 3.0, 2.0], 0), 1);
         assert_eq!(next(cold, &[-0.0, 0.0], 0), 0);
-        for len in [1, 63, 64, 65, 1000] {
-            for best in [0, len / 2, len - 1] {
-                let logit = |i| if i == best || i == len - 1 { -1.0 } else { -2.0 };
-                assert_eq!(next(cold, &(0..len).map(logit).collect::<Vec<f32>>(), 0), best as u32);
-            }
-        }
-    }
-
-    /// What `takes_the_best` promises, and only where it can.
-    #[test]
-    fn where_the_best_is_taken_the_others_do_not_matter() {
-        let cold = Sampling { temperature: Permille(0), ..sampling() };
-        let sampler = |sampling, bias: &[Bias]| Sampler::new(sampling, bias, 4, &[1]);
-        assert!(sampler(cold, &[]).takes_the_best());
-        assert_eq!(next(cold, &[f32::MIN, -9.0, f32::MIN, -9.0], 0), next(cold, &[-9.5, -9.0, -40.0, -9.0], 0));
-        let penalised = Sampling { repetition_penalty: Permille(1100), ..cold };
-        assert!(!sampler(sampling(), &[]).takes_the_best() && !sampler(penalised, &[]).takes_the_best());
-        assert!(!sampler(cold, &[Bias { token: 2, by: 1 }]).takes_the_best());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::{Engine, NumericFault, Sequence, SequenceId, Step, Work};
 use crate::kv::Kvs;
 use crate::model::Model;
-use crate::model::forward::{Needs, Row, Tap};
+use crate::model::forward::{Row, Tap};
 
 impl Engine {
     /// `rows` are those of `work`, of the sequences `ids`, which have pages for them.
@@ -19,7 +19,7 @@ impl Engine {
         let (mut inputs, mut whole) = (Vec::new(), Vec::new());
         for (sequence, id) in ids.iter().enumerate() {
             let tokens = self.sequences.get_mut(*id).and_then(Sequence::whole).unwrap_or_default();
-            let row = |(token, position)| Row { sequence, position, token, needs: Needs::Nothing };
+            let row = |(token, position)| Row { sequence, position, token, wants_logits: false };
             if !tokens.is_empty() {
                 whole.push(*id);
             }

@@ -25,7 +25,7 @@ use crate::kernel::matrix::Packing;
 use crate::kernel::pool::Pool;
 use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
-use crate::model::forward::{Buffers, Needs, Row};
+use crate::model::forward::{Buffers, Row};
 use crate::model::pooling::Pooled;
 use crate::numerics::linear::check_finite;
 use crate::seal::{Broken, Seal};
@@ -76,9 +76,6 @@ pub enum Wants {
     /// So many tokens at the end are a draft: they run, and are not read until they are accepted. Needed are the
     /// logits after the token before them and after each of them.
     Draft(usize),
-    /// As `Draft`, of so many tokens. Of each logits only the largest is needed, and those that equal it; in place of
-    /// others, which are less, may stand `f32::MIN`.
-    Best(usize),
 }
 
 impl Wants {
@@ -86,15 +83,7 @@ impl Wants {
     fn draft(self) -> usize {
         match self {
             Wants::Nothing | Wants::Last => 0,
-            Wants::Draft(tokens) | Wants::Best(tokens) => tokens,
-        }
-    }
-
-    fn needs(self) -> Needs {
-        match self {
-            Wants::Nothing => Needs::Nothing,
-            Wants::Last | Wants::Draft(_) => Needs::All,
-            Wants::Best(_) => Needs::Best,
+            Wants::Draft(tokens) => tokens,
         }
     }
 }
@@ -206,10 +195,9 @@ impl Engine {
         Bytes(self.model.bytes())
     }
 
-    /// What the last step read of the weights, whatever its rows: all matrices, the output head's with them but for
-    /// what could be spared.
+    /// What a step reads of the weights, whatever its rows: all matrices, the output head's with them.
     pub fn weights_read(&self) -> Bytes {
-        Bytes(self.model.bytes_read() - self.buffers.spared)
+        Bytes(self.model.bytes_read())
     }
 
     /// Products of weights and activations that a token takes, those of the output head not counted.
@@ -404,11 +392,7 @@ impl Engine {
                 sequence,
                 position: position + i - 1,
                 token: *token,
-                needs: if i as usize + item.wants.draft() < item.tokens.len() {
-                    Needs::Nothing
-                } else {
-                    item.wants.needs()
-                },
+                wants_logits: item.wants != Wants::Nothing && i as usize + item.wants.draft() >= item.tokens.len(),
             }));
             reads[sequence] = end as u32;
         }

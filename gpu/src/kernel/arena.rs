@@ -79,8 +79,6 @@ unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
 unsafe impl Plain for u16 {}
 // SAFETY: a number.
 unsafe impl Plain for f32 {}
-// SAFETY: sixteen u16 and sixteen u8.
-unsafe impl Plain for super::split::Scale {}
 // SAFETY: sixteen u32 in a cache line.
 unsafe impl Plain for super::packed::Line {}
 

@@ -7,8 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::matrix::{GROUP, Matrix};
-use super::split::{Asker, Peak, Split};
-use super::{Kernels, Level, Query, avx2_attend, avx2_split, avx2_tile};
+use super::{Kernels, Level, Query, avx2_attend, avx2_tile};
 use crate::kv::Head;
 use crate::numerics::linear::{self, ActRow, NonFinite, Rounded};
 use crate::numerics::{self, to_f16};
@@ -18,7 +17,6 @@ pub(super) static TABLE: Kernels = Kernels {
     level: Level::Avx2,
     quantize,
     tile,
-    look,
     rms_norm,
     rms_norm_each,
     layer_norm,
@@ -49,7 +47,6 @@ pub(super) use entries;
 entries! { "avx2,fma,f16c":
     fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = linear::quantize;
     fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) = avx2_tile::tile;
-    fn look(head: &Split, group: usize, askers: &[Asker<'_>], peaks: &mut [Peak]) = avx2_split::look;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) = numerics::layer_norm;

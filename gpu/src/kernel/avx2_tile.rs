@@ -12,7 +12,6 @@
 use super::avx2::widen_eight;
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
-use super::split::LINES;
 use crate::gguf::TensorKind;
 use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
@@ -21,7 +20,7 @@ use std::arch::x86_64::*;
 pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
-        w @ (Body::Packed(_) | Body::Split(_)) => {
+        Body::Packed(w) => {
             for (acts, out) in acts.chunks(4).zip(out.chunks_mut(4)) {
                 rows(w, group, acts, out);
             }
@@ -34,7 +33,7 @@ pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mu
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows(w: &Body, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
+fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     match acts {
         [a] => packed::<1, 2>(w, group, [*a], 0, out),
         [a, b] => packed::<2, 2>(w, group, [*a, *b], 0, out),
@@ -56,22 +55,12 @@ fn rows(w: &Body, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
 /// `T` rows of activations, `H` halves of the group from `half` on.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn packed<const T: usize, const H: usize>(
-    w: &Body,
+    w: &Packed,
     group: usize,
     x: [ActRow<'_>; T],
     half: usize,
     out: &mut [[f32; GROUP]],
 ) {
-    let w = match w {
-        Body::Packed(w) => w,
-        Body::Split(w) => {
-            let ([high, low], s) = (w.codes(group), w.scales(group));
-            return run::<T, H, LINES>(high, x, half, out, |b, h, high, x| {
-                scaled(widen_half(&s[b].d, h), signed(|k| joined(high, &low[b], k, h), x))
-            });
-        }
-        Body::Native(..) | Body::F32(_) | Body::F16(_) | Body::BF16(_) => unreachable!("not in codes"),
-    };
     match w.kind {
         TensorKind::Q4_0 | TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, H, 4>(w, group, x, half, out),
         TensorKind::Q5_0 | TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, H, 5>(w, group, x, half, out),
@@ -317,22 +306,10 @@ fn code<const BITS: usize>(q: &[Line; BITS], k: usize, h: usize) -> __m256i {
     code
 }
 
-/// n of dword `k` of a block whose codes are in halves, which have 128 added.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn joined(high: &[Line; LINES], low: &[Line; LINES], k: usize, h: usize) -> __m256i {
-    let code = _mm256_or_si256(_mm256_slli_epi16::<4>(code(high, k, h)), code(low, k, h));
-    _mm256_xor_si256(code, _mm256_set1_epi8(i8::MIN))
-}
-
 /// Σ code·q of codes of four or five bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn unsigned<const T: usize, const BITS: usize>(
-    q: &[Line; BITS],
-    x: [&Rounded; T],
-    h: usize,
-) -> [__m256i; T] {
+fn unsigned<const T: usize, const BITS: usize>(q: &[Line; BITS], x: [&Rounded; T], h: usize) -> [__m256i; T] {
     let (mut below, mut above) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
     for k in 0..4 {
         let (low, high) = (code(q, k, h), code(q, k + 4, h));
@@ -429,7 +406,7 @@ fn dword(q: &[i8; BLOCK], k: usize) -> __m256i {
 /// Scales of eight rows.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn widen_half(lane: &Lane, half: usize) -> __m256 {
+fn widen_half(lane: &Lane, half: usize) -> __m256 {
     widen_eight(&lane.as_chunks::<8>().0[half])
 }
 

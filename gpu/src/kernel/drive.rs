@@ -37,7 +37,7 @@ impl Acts {
         self.blocks.resize(blocks, Rounded::default());
     }
 
-    pub(super) fn row(&self, i: usize) -> ActRow<'_> {
+    fn row(&self, i: usize) -> ActRow<'_> {
         // No blocks in all where no weight needs them.
         let blocks = self.blocks.len().min(self.cols / BLOCK);
         ActRow { x: &self.x[i * self.cols..][..self.cols], blocks: &self.blocks[i * blocks..][..blocks] }
@@ -103,21 +103,6 @@ impl Exec {
         self.pool.run(count, &|row| {
             // SAFETY: part `row` takes row `row`.
             change(row, unsafe { rows.part(row * stride..(row + 1) * stride) });
-        });
-    }
-
-    /// Lets `change` at each `per` items, of which the last may be fewer.
-    pub(super) fn each_part<T: Send>(
-        &mut self,
-        items: &mut [T],
-        per: usize,
-        change: &(dyn Fn(usize, &mut [T]) + Sync),
-    ) {
-        let len = items.len();
-        let items = Scatter::new(items);
-        self.pool.run(len.div_ceil(per), &|part| {
-            // SAFETY: part `part` takes its own items.
-            change(part, unsafe { items.part(part * per..len.min((part + 1) * per)) });
         });
     }
 

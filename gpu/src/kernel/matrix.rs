@@ -2,14 +2,13 @@
 //!
 //! The scalar level keeps rows as GGUF stores them. SIMD levels interleave 16 rows: a register's lane
 //! is a row, so that no sum ever crosses lanes. The last group is filled up with zero rows whose outputs
-//! nobody reads. Quantized types are in `packed`, output heads of Q8_0 in `split`.
+//! nobody reads. Quantized types are in `packed`.
 //!
 //! Reads GGUF bytes once, at load; that their scales are finite is checked before (`gguf::check_finite`).
 
 use super::Level;
 use super::arena::{Arena, Plain, Stretch};
 use super::packed::Packed;
-use super::split::Split;
 use crate::gguf::TensorKind;
 use crate::numerics::from_f16;
 use crate::numerics::linear::{self, from_bf16};
@@ -23,7 +22,6 @@ pub(crate) const GROUP: usize = 16;
 pub(crate) enum Body {
     Native(TensorKind, Vec<u8>),
     Packed(Packed),
-    Split(Split),
     F32(Stretch<[f32; GROUP]>),
     F16(Stretch<[u16; GROUP]>),
     BF16(Stretch<[u16; GROUP]>),
@@ -71,20 +69,6 @@ impl Matrix {
         Matrix { rows, cols, body, quantized }
     }
 
-    /// As `new`, for a matrix of which the best outputs may be asked for.
-    pub(crate) fn head(packing: &mut Packing, kind: TensorKind, rows: usize, cols: usize, bytes: &[u8]) -> Self {
-        if packing.level == Level::Scalar || !Split::takes(kind, cols) {
-            return Matrix::new(packing, kind, rows, cols, bytes);
-        }
-        let body = Body::Split(Split::new(packing, rows, cols, bytes));
-        Matrix { rows, cols, body, quantized: true }
-    }
-
-    /// Its halves, where it has them.
-    pub(super) fn split(&self) -> Option<&Split> {
-        if let Body::Split(split) = &self.body { Some(split) } else { None }
-    }
-
     /// Whether its kernels read int8 activations.
     pub(crate) fn is_quantized(&self) -> bool {
         self.quantized
@@ -99,7 +83,6 @@ impl Matrix {
         match &self.body {
             Body::Native(_, b) => b.len(),
             Body::Packed(b) => b.bytes(),
-            Body::Split(b) => b.bytes(),
             Body::F32(b) => size_of_val(&**b),
             Body::F16(b) | Body::BF16(b) => size_of_val(&**b),
         }
@@ -110,7 +93,6 @@ impl Matrix {
         match &self.body {
             Body::Native(_, b) => [b, &[]],
             Body::Packed(b) => b.stretches(),
-            Body::Split(b) => b.stretches(),
             Body::F32(b) => [seal::of(b), &[]],
             Body::F16(b) | Body::BF16(b) => [seal::of(b), &[]],
         }
@@ -120,7 +102,6 @@ impl Matrix {
         match &mut self.body {
             Body::Native(_, b) => [b, &mut []],
             Body::Packed(b) => b.stretches_mut(),
-            Body::Split(b) => b.stretches_mut(),
             Body::F32(b) => [seal::of_mut(b), &mut []],
             Body::F16(b) | Body::BF16(b) => [seal::of_mut(b), &mut []],
         }
@@ -136,7 +117,6 @@ impl Matrix {
                 linear::dequantize(*kind, &bytes[row * stored..][..stored], out);
             }
             Body::Packed(b) => b.row(group, r, out),
-            Body::Split(b) => b.row(group, r, out),
             Body::F32(b) => out.iter_mut().zip(&b[first..]).for_each(|(o, w)| *o = w[r]),
             Body::F16(b) => out.iter_mut().zip(&b[first..]).for_each(|(o, w)| *o = from_f16(w[r])),
             Body::BF16(b) => out.iter_mut().zip(&b[first..]).for_each(|(o, w)| *o = from_bf16(w[r])),

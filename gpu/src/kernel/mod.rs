@@ -5,19 +5,16 @@
 //! matrices), so the choice is one of speed alone.
 //!
 //! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C, `vnni` is AVX-512 with its byte products;
-//! `matrix`, `packed` and `split` hold weights in the layout of their level, `arena` their memory, `pool` the threads,
-//! `drive` spreads work over them, `best` searches an output head. A new level is a file and a row.
+//! `matrix` and `packed` hold weights in the layout of their level, `arena` their memory, `pool` the threads, `drive` spreads work over
+//! them. A new level is a file and a row.
 
 pub(crate) mod arena;
 mod attend;
-pub(crate) mod best;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_attend;
-#[cfg(target_arch = "x86_64")]
-mod avx2_split;
 #[cfg(target_arch = "x86_64")]
 mod avx2_tile;
 mod ceiling;
@@ -26,15 +23,12 @@ pub(crate) mod matrix;
 mod packed;
 pub(crate) mod pool;
 mod scalar;
-mod split;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod vnni_attend;
 #[cfg(target_arch = "x86_64")]
 mod vnni_load;
-#[cfg(target_arch = "x86_64")]
-mod vnni_split;
 #[cfg(target_arch = "x86_64")]
 mod vnni_tile;
 
@@ -43,7 +37,6 @@ pub use ceiling::Ceilings;
 use crate::kv::Head;
 use crate::numerics::linear::{ActRow, NonFinite, Rounded};
 use matrix::{GROUP, Matrix};
-use split::{Asker, Peak, Split};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
@@ -141,8 +134,6 @@ pub(crate) struct Kernels {
     pub(crate) quantize: Quantize,
     /// One group of weight rows times up to `ROWS` rows of activations, outputs of each side by side.
     pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut [[f32; GROUP]]),
-    /// One group of a head's rows, by the upper halves of its codes; a peak for each row of activations.
-    look: fn(&Split, usize, &[Asker<'_>], &mut [Peak]),
     /// x, weight, eps, out.
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// x in place, weight, eps.

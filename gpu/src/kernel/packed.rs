@@ -46,7 +46,7 @@ enum Scales {
 pub(crate) const SUPER_LANES: usize = 2 + SEGMENT;
 
 /// What is worth a thread of its own: it is packed in a fraction of a millisecond.
-pub(super) const THREAD_BYTES: usize = 64 << 10;
+const THREAD_BYTES: usize = 64 << 10;
 
 /// What a code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,7 +281,7 @@ fn pack_rows(kind: TensorKind, rows: &[u8], stored: usize, codes: &mut [Line], l
 
 /// Writes a row's codes of `bits` bits into the lines of a block.
 #[inline(always)]
-pub(super) fn put(bits: usize, lines: &mut [Line], r: usize, codes: [u8; BLOCK]) {
+fn put(bits: usize, lines: &mut [Line], r: usize, codes: [u8; BLOCK]) {
     let dwords: [u32; 8] = std::array::from_fn(|k| u32::from_le_bytes(codes.as_chunks().0[k]));
     for (width, below) in planes(bits) {
         for (at, line) in lines[below..][..width].iter_mut().enumerate() {
@@ -292,7 +292,7 @@ pub(super) fn put(bits: usize, lines: &mut [Line], r: usize, codes: [u8; BLOCK])
 }
 
 /// Reads what `put` wrote.
-pub(super) fn take(lines: &[[Line; 1]], r: usize) -> [u8; BLOCK] {
+fn take(lines: &[[Line; 1]], r: usize) -> [u8; BLOCK] {
     let mut codes = [0; BLOCK];
     for (width, below) in planes(lines.len()) {
         for (k, four) in codes.as_chunks_mut().0.iter_mut().enumerate() {

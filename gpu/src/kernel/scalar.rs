@@ -12,7 +12,6 @@ pub(super) static TABLE: Kernels = Kernels {
     level: Level::Scalar,
     quantize: linear::quantize,
     tile,
-    look: |_, _, _, _| unreachable!("the scalar level loads native rows"),
     rms_norm: numerics::rms_norm,
     rms_norm_each: numerics::rms_norm_each,
     layer_norm: numerics::layer_norm,

@@ -9,8 +9,7 @@
 
 use super::avx2::entries;
 use super::matrix::{GROUP, Matrix};
-use super::split::{Asker, Peak, Split};
-use super::{Kernels, Level, Query, avx2, vnni_attend, vnni_split, vnni_tile};
+use super::{Kernels, Level, Query, avx2, vnni_attend, vnni_tile};
 use crate::kv::Head;
 use crate::numerics;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite, Rounded, check_finite};
@@ -20,7 +19,6 @@ pub(super) static TABLE: Kernels = Kernels {
     level: Level::Vnni,
     quantize,
     tile,
-    look,
     rms_norm,
     rms_norm_each,
     layer_norm,
@@ -36,7 +34,6 @@ pub(super) static TABLE: Kernels = Kernels {
 entries! { "avx512f,avx512bw,avx512vl,avx512vnni":
     fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = quantize_body;
     fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) = vnni_tile::tile;
-    fn look(head: &Split, group: usize, askers: &[Asker<'_>], peaks: &mut [Peak]) = vnni_split::look;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) = numerics::layer_norm;

@@ -89,11 +89,3 @@ pub(super) fn load_f32(w: &[f32; GROUP]) -> __m512 {
     // SAFETY: sixteen f32; called by `vnni_tile::plain` only, which runs where AVX-512 is.
     unsafe { _mm512_loadu_ps(w.as_ptr()) }
 }
-
-/// A byte of each row.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn load_bytes(bytes: &[u8; GROUP]) -> __m512 {
-    // SAFETY: sixteen bytes.
-    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }))
-}

@@ -9,7 +9,6 @@
 
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
-use super::split::{LINES, Split};
 use super::vnni_load::{broadcast, dword, load, load_bf16, load_f16, load_f32, nibbles, small, store, widen};
 use crate::gguf::TensorKind;
 use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
@@ -19,7 +18,7 @@ use std::arch::x86_64::*;
 pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
-        Body::Packed(_) | Body::Split(_) => rows(&weights.body, group, acts, out),
+        Body::Packed(w) => rows(w, group, acts, out),
         Body::F32(b) => plain(&b[columns], acts, out, load_f32),
         Body::F16(b) => plain(&b[columns], acts, out, load_f16),
         Body::BF16(b) => plain(&b[columns], acts, out, load_bf16),
@@ -28,7 +27,7 @@ pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows(w: &Body, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
+fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let (acts, out) = each::<8>(w, group, acts, out);
     let (acts, out) = each::<4>(w, group, acts, out);
     let (acts, out) = each::<3>(w, group, acts, out);
@@ -40,7 +39,7 @@ fn rows(w: &Body, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn each<'a, 'b, const T: usize>(
-    w: &Body,
+    w: &Packed,
     group: usize,
     acts: &'a [ActRow<'b>],
     out: &'a mut [[f32; GROUP]],
@@ -54,12 +53,7 @@ fn each<'a, 'b, const T: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn packed<const T: usize>(w: &Body, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
-    let w = match w {
-        Body::Packed(w) => w,
-        Body::Split(w) => return split(w, group, x, out),
-        Body::Native(..) | Body::F32(_) | Body::F16(_) | Body::BF16(_) => unreachable!("not in codes"),
-    };
+fn packed<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
     match w.kind {
         TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
         TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
@@ -105,18 +99,6 @@ fn centred<const T: usize, const BITS: usize, const OFFSET: i32>(
     run(q, x, out, |b, q, x| {
         let d = widen(&s[b][0]);
         let f = dot::<T, 0, 8>(&codes(q), x, starts::<T, 0, OFFSET>(x));
-        std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
-    });
-}
-
-/// u = d·f, where codes are in halves and have `SIGN` added.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn split<const T: usize>(w: &Split, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
-    let ([high, low], s) = (w.codes(group), w.scales(group));
-    run(high, x, out, |b, high, x| {
-        ahead(&low[b]);
-        let d = widen(&s[b].d);
-        let f = dot::<T, 0, 8>(&joined(high, &low[b]), x, starts::<T, 0, SIGN>(x));
         std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
     });
 }
@@ -268,7 +250,7 @@ fn run<const T: usize, const BITS: usize>(
 /// end of each. Those of the next group, or of the next matrix, which lies behind this one, come in turn.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn ahead<const BITS: usize>(lines: &[Line; BITS]) {
+fn ahead<const BITS: usize>(lines: &[Line; BITS]) {
     const DISTANCE: usize = 4096 / size_of::<Line>();
     for line in lines {
         _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).wrapping_add(DISTANCE).cast());
@@ -297,7 +279,7 @@ fn starts<const T: usize, const PART: usize, const OFFSET: i32>(x: [&Rounded; T]
 /// `sum` and Σ code·q over the dwords `FROM` to `TO`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn dot<const T: usize, const FROM: usize, const TO: usize>(
+fn dot<const T: usize, const FROM: usize, const TO: usize>(
     codes: &[__m512i; 8],
     x: [&Rounded; T],
     mut sum: [__m512i; T],
@@ -314,7 +296,7 @@ pub(super) fn dot<const T: usize, const FROM: usize, const TO: usize>(
 /// is added by turning the upper bit.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
+fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
     if BITS == 8 {
         return std::array::from_fn(|k| _mm512_xor_si512(load(&q[k]), _mm512_set1_epi8(-128)));
     }
@@ -334,22 +316,6 @@ pub(super) fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
             }
         }
         code
-    })
-}
-
-/// Codes of a block in halves, dword by dword.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn joined(high: &[Line; LINES], low: &[Line; LINES]) -> [__m512i; 8] {
-    std::array::from_fn(|k| {
-        let (high, low) = (load(&high[k % LINES]), load(&low[k % LINES]));
-        // The upper four bits of the first, the lower four of the second.
-        let upper = _mm512_set1_epi8(!15);
-        if k < LINES {
-            _mm512_ternarylogic_epi32::<0xca>(upper, _mm512_slli_epi16::<4>(high), low)
-        } else {
-            _mm512_ternarylogic_epi32::<0xca>(upper, high, _mm512_srli_epi16::<4>(low))
-        }
     })
 }
 

@@ -10,7 +10,6 @@
 use super::Decoder;
 use super::arch::{Gate, Rope};
 use crate::kernel::TILE;
-use crate::kernel::best::Search;
 use crate::kernel::drive::{Acts, Asked, Exec, Write};
 use crate::kernel::matrix::Matrix;
 use crate::kv::Kvs;
@@ -19,10 +18,6 @@ use crate::kv::Kvs;
 /// share the few places that a near cache has for such addresses.
 const LINE: usize = 16;
 
-/// Rows whose best logits are searched for at a time: more of them share what is read of all, and a search would cost
-/// no less than it saves (measured at four, eight and sixteen).
-const SEARCHED: usize = 2;
-
 /// One token to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -30,16 +25,7 @@ pub(crate) struct Row {
     pub(crate) sequence: usize,
     pub(crate) position: u32,
     pub(crate) token: u32,
-    pub(crate) needs: Needs,
-}
-
-/// Logits that are needed after a row's token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
-    Nothing,
-    /// The largest, and those that equal it; others may be `f32::MIN`.
-    Best,
-    All,
+    pub(crate) wants_logits: bool,
 }
 
 /// Points at which a tracer may look at the residual stream.
@@ -72,9 +58,6 @@ pub(crate) struct Buffers {
     made: Vec<f32>,
     /// Logits of the rows that wanted them, in their order.
     pub(crate) logits: Vec<f32>,
-    search: Search,
-    /// Bytes of the output head that were not read.
-    pub(crate) spared: u64,
     /// For each row: an infinity or a NaN was met.
     pub(crate) faulted: Vec<bool>,
 }
@@ -213,22 +196,15 @@ impl Decoder {
     /// The output head, for the rows that want it only: it is a third of a small model's work.
     fn logits(&self, exec: &mut Exec, rows: &[Row], b: &mut Buffers) {
         let h = &self.hyper;
-        let wanted: Vec<usize> = (0..rows.len()).filter(|i| rows[*i].needs != Needs::Nothing).collect();
+        let wanted: Vec<usize> = (0..rows.len()).filter(|i| rows[*i].wants_logits).collect();
         let head = self.head.as_ref().unwrap_or(&self.embed);
         let kernels = exec.kernels;
         let mut faulted = vec![false; wanted.len()];
         exec.activate(&mut b.acts, (wanted.len(), h.width), head.is_quantized(), &mut faulted, &|i, out| {
             (kernels.rms_norm)(&b.x[wanted[i] * h.width..][..h.width], &self.norm, h.eps, out);
         });
-        let is_search =
-            (1..=SEARCHED).contains(&wanted.len()) && wanted.iter().all(|row| rows[*row].needs == Needs::Best);
-        let mut search = || exec.best(head, &b.acts, wanted.len(), &mut b.logits, &mut b.search);
-        let searched = is_search.then(&mut search).flatten();
-        b.spared = searched.map_or(0, |read| (head.bytes() as u64).saturating_sub(read));
-        if searched.is_none() {
-            b.logits.resize(wanted.len() * self.vocab, 0.0);
-            exec.linear(&[(head, 0)], &b.acts, wanted.len(), (&mut b.logits, self.vocab), Write::Set);
-        }
+        b.logits.resize(wanted.len() * self.vocab, 0.0);
+        exec.linear(&[(head, 0)], &b.acts, wanted.len(), (&mut b.logits, self.vocab), Write::Set);
         for (row, faulted) in wanted.iter().zip(faulted) {
             b.faulted[*row] |= faulted;
         }

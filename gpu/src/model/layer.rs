@@ -156,12 +156,6 @@ impl<'a> Loader<'a> {
         self.stacked(name, inputs, [outputs]).map(|[matrix]| matrix)
     }
 
-    /// A matrix that makes logits.
-    pub(super) fn head(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.tensor(name, [inputs as u64, outputs as u64, 1, 1])?;
-        Ok(Matrix::head(&mut self.packing, tensor.kind, outputs, inputs, tensor.bytes))
-    }
-
     /// Matrices whose rows stand one after another in one tensor.
     fn stacked<const N: usize>(
         &mut self,

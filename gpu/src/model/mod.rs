@@ -188,12 +188,10 @@ impl Decoder {
         let hyper = Hyper::read(gguf)?;
         let mut load = Loader { gguf, packing, used: 0 };
         let vocab = gguf.tensor("token_embd.weight")?.ne[1] as usize;
-        let (embed, head) = match gguf.opt_tensor("output.weight") {
-            Some(_) => (
-                load.matrix("token_embd.weight", hyper.width, vocab)?,
-                Some(load.head("output.weight", hyper.width, vocab)?),
-            ),
-            None => (load.head("token_embd.weight", hyper.width, vocab)?, None),
+        let embed = load.matrix("token_embd.weight", hyper.width, vocab)?;
+        let head = match gguf.opt_tensor("output.weight") {
+            Some(_) => Some(load.matrix("output.weight", hyper.width, vocab)?),
+            None => None,
         };
         let factors = load.factors(&hyper, ctx_max)?;
         let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;

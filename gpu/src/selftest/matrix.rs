@@ -92,12 +92,8 @@ const COMPANY: [[bool; 4]; 7] = {
 /// Tokens of the longest draft.
 const DRAFT: usize = 5;
 
-/// An answer's tokens, each with a digest of the logits that it was drawn from, where all were asked for.
-type Answer = Vec<(Option<[u8; 32]>, u32)>;
-
-fn is_same((digest, token): &(Option<[u8; 32]>, u32), expected: &(Option<[u8; 32]>, u32)) -> bool {
-    *token == expected.1 && (digest.is_none() || *digest == expected.0)
-}
+/// An answer's tokens, each with a digest of the logits that it was drawn from.
+type Answer = Vec<([u8; 32], u32)>;
 
 /// Runs the plan; `progress` hears settings done and all of them.
 pub fn determinism(gguf: &Gguf, plan: &Plan, progress: &mut dyn FnMut(u64, u64)) -> Result<Determinism, LoadError> {
@@ -136,8 +132,7 @@ pub fn determinism(gguf: &Gguf, plan: &Plan, progress: &mut dyn FnMut(u64, u64))
         }
         for (prompt, (found_answer, expected)) in answers.iter().zip(&expected).enumerate() {
             found.comparisons += expected.len() as u64;
-            let same = |i: &usize| found_answer.get(*i).is_some_and(|found| is_same(found, &expected[*i]));
-            if let Some(token) = (0..expected.len()).find(|i| !same(i)) {
+            if let Some(token) = (0..expected.len()).find(|i| found_answer.get(*i) != expected.get(*i)) {
                 found.differences.push(Difference { setting: *setting, prompt, token });
             }
         }
@@ -207,7 +202,7 @@ impl Asked {
     }
 
     /// What it runs next: a chunk, or its last token and a draft of what may follow, of which half is right.
-    fn next(&self, setting: Setting, right: &[(Option<[u8; 32]>, u32)], dice: &mut Dice) -> (Vec<u32>, Wants) {
+    fn next(&self, setting: Setting, right: &[([u8; 32], u32)], dice: &mut Dice) -> (Vec<u32>, Wants) {
         let rest = &self.tokens[self.read..];
         let chunk = if setting.chunk == 0 { usize::MAX } else { setting.chunk };
         if rest.len() > chunk {
@@ -215,13 +210,8 @@ impl Asked {
         }
         let most = if setting.drafted { right.len().min(DRAFT) } else { 0 };
         let draft = dice.below(most + 1);
-        // The best is the same whether all logits are asked for or it alone; the first setting asks for all.
-        let wants = match dice.below(2) {
-            0 if !right.is_empty() => Wants::Best(draft),
-            _ => Wants::Draft(draft),
-        };
         let guess = right.iter().take(draft).map(|(_, token)| if dice.below(6) == 0 { 0 } else { *token });
-        (rest.iter().copied().chain(guess).collect(), wants)
+        (rest.iter().copied().chain(guess).collect(), Wants::Draft(draft))
     }
 
     /// Draws from the logits of a step, as far as the draft was right; gives how much of it that was.
@@ -232,20 +222,16 @@ impl Asked {
         answer: &mut Answer,
         length: usize,
     ) -> usize {
-        let draft = match wants {
-            Wants::Draft(draft) | Wants::Best(draft) => &tokens[tokens.len() - draft..],
-            Wants::Nothing | Wants::Last => &[],
-        };
+        let draft = if let Wants::Draft(draft) = wants { &tokens[tokens.len() - draft..] } else { &[] };
         self.read += tokens.len() - draft.len();
         for at in 0..=draft.len() {
             let Ok(logits) = logits(at) else {
-                answer.resize(length, (Some([0; 32]), 0));
+                answer.resize(length, ([0; 32], 0));
                 return at;
             };
             let Some(logits) = logits else { return at };
             let next = best(logits);
-            let are_all = !matches!(wants, Wants::Best(_));
-            answer.push((are_all.then(|| digest(logits)), next));
+            answer.push((digest(logits), next));
             self.tokens.push(next);
             if answer.len() == length || draft.get(at) != Some(&next) {
                 return at;

@@ -153,15 +153,8 @@ impl Task {
         match self.payload.output {
             _ if !is_all => (&rest[..count as usize], Wants::Nothing),
             Output::Embedding | Output::Score => (rest, Wants::Nothing),
-            Output::Text => (rest, self.wants()),
+            Output::Text => (rest, Wants::Draft(self.drafted)),
         }
-    }
-
-    /// What its draw needs of the logits after each token of the draft.
-    fn wants(&self) -> Wants {
-        let draft = self.drafted;
-        let all = self.grammar.is_some() || self.payload.logprobs.is_some();
-        if self.sampler.takes_the_best() && !all { Wants::Best(draft) } else { Wants::Draft(draft) }
     }
 
     /// Notes that its prompt is being read from now on; true the first time.

@@ -9,11 +9,8 @@ use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::progress::{Progress, stage_of};
 use orchestrion_gpu::engine::{Ceilings, Engine, EngineOptions, Level, Wants, Work};
-use orchestrion_gpu::sampler::Sampler;
 use orchestrion_gpu::supply::{self, ModelRef};
 use orchestrion_gpu::tokenizer::Tokenizer;
-use orchestrion_world::payload::Sampling;
-use orchestrion_world::units::Permille;
 use rustix::time::ClockId;
 use serde::Serialize;
 use std::fmt;
@@ -25,15 +22,6 @@ const CHUNK: usize = 64;
 const ANSWER: usize = 64;
 /// Answers at a time.
 const BATCHES: [usize; 4] = [1, 4, 8, 16];
-/// The likeliest token, always.
-const GREEDY: Sampling = Sampling {
-    seed: 0,
-    temperature: Permille(0),
-    top_k: 0,
-    top_p: Permille(1000),
-    min_p: Permille(0),
-    repetition_penalty: Permille(1000),
-};
 
 /// A speed: by wall time, and by CPU time of the whole process.
 #[derive(Debug, Serialize)]
@@ -75,8 +63,7 @@ pub(super) struct Rows {
 struct Run {
     load: Spent,
     prefill: Spent,
-    /// Time, and bytes of weights that were read.
-    decode: [(Spent, u64); BATCHES.len()],
+    decode: [Spent; BATCHES.len()],
     ceilings: Ceilings,
 }
 
@@ -91,6 +78,7 @@ pub(super) fn measure(args: &BenchEngineArgs) -> Result<Rows, Failure> {
     decode(&mut engine, 1)?;
     let peak_rss_bytes = crate::memory::peak()?;
     let (weights_bytes, products) = (engine.weights().0, engine.products_per_token());
+    let weights_read = engine.weights_read().0;
     let mut progress = Progress::default();
     let mut runs = vec![];
     for done in 0..args.runs {
@@ -101,7 +89,7 @@ pub(super) fn measure(args: &BenchEngineArgs) -> Result<Rows, Failure> {
         engine = load(&args.model, level, threads)?.0;
         let load = mark.spent();
         let prefill = prefill(&mut engine)?;
-        let mut spent = [(Spent::default(), 0); BATCHES.len()];
+        let mut spent = [Spent::default(); BATCHES.len()];
         for (spent, answers) in spent.iter_mut().zip(BATCHES) {
             *spent = decode(&mut engine, answers)?;
         }
@@ -116,8 +104,8 @@ pub(super) fn measure(args: &BenchEngineArgs) -> Result<Rows, Failure> {
     };
     let prefill = speed(PROMPT, &|run| run.prefill);
     let decode = BATCHES.into_iter().enumerate().map(|(i, answers)| {
-        let speed = speed(ANSWER * answers, &|run| run.decode[i].0);
-        let weights_gb_per_s = middle(&|run| run.decode[i].1 as f64 / run.decode[i].0.wall.as_secs_f64()) / 1e9;
+        let speed = speed(ANSWER * answers, &|run| run.decode[i]);
+        let weights_gb_per_s = speed.tokens_per_s / answers as f64 * weights_read as f64 / 1e9;
         Batch { answers, speed, weights_gb_per_s }
     });
     Ok(Rows {
@@ -168,26 +156,17 @@ fn prefill(engine: &mut Engine) -> Result<Spent, Failure> {
     Ok(spent)
 }
 
-/// Answers that go on from a token each, drawn greedily.
-fn decode(engine: &mut Engine, answers: usize) -> Result<(Spent, u64), Failure> {
-    let vocab = engine.vocab() as usize;
-    let mut sampler = Sampler::new(GREEDY, &[], vocab, &[]);
-    let mut last: Vec<_> = (0..answers).map(|i| (engine.open(), [token(engine, i)])).collect();
-    let mut read = 0;
+fn decode(engine: &mut Engine, answers: usize) -> Result<Spent, Failure> {
+    let answer: Vec<u32> = (0..ANSWER).map(|i| token(engine, i)).collect();
+    let sequences: Vec<_> = (0..answers).map(|_| engine.open()).collect();
     let mark = Mark::of(ClockId::ProcessCPUTime);
-    for position in 1..=ANSWER as u32 {
-        let work = last.iter().map(|(sequence, tokens)| Work { sequence: *sequence, tokens, wants: Wants::Best(0) });
-        let work: Vec<_> = work.collect();
-        let step = engine.step(&work).map_err(Failure::of(Code::Failed))?;
-        let drawn =
-            (0..answers).map(|i| step.logits(i, 0).map(|logits| logits.map(|l| sampler.next(l, position, None))));
-        let drawn: Vec<Option<u32>> = drawn.collect::<Result<_, _>>().map_err(Failure::of(Code::Failed))?;
-        last.iter_mut().zip(drawn).for_each(|((_, last), drawn)| *last = drawn.map_or(*last, |drawn| [drawn]));
-        read += engine.weights_read().0;
+    for tokens in answer.chunks(1) {
+        let work = sequences.iter().map(|&sequence| Work { sequence, tokens, wants: Wants::Last });
+        engine.step(&work.collect::<Vec<_>>()).map_err(Failure::of(Code::Failed))?;
     }
     let spent = mark.spent();
-    last.into_iter().for_each(|(sequence, _)| engine.close(sequence));
-    Ok((spent, read))
+    sequences.into_iter().for_each(|sequence| engine.close(sequence));
+    Ok(spent)
 }
 
 impl fmt::Display for Rows {

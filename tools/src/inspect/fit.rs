@@ -2,8 +2,7 @@
 //!
 //! Memory is counted: the weights as they lie in the file, and keys and values in f16 for every slot's whole
 //! context. Speed is an estimate: a token reads all weights once, so that one answer is made at no more than
-//! the bandwidth of memory over the bytes that are read (a greedy one may read less of the output head). The bandwidth
-//! is measured, for a fraction of a second.
+//! the bandwidth of memory over the bytes that are read. The bandwidth is measured, for a fraction of a second.
 
 use crate::memory::{memory, size};
 use orchestrion_gpu::gguf::Gguf;
