@@ -156,9 +156,7 @@ impl Shop {
             Ok((grammar, lexemes, lexer.get_error()))
         }));
         match begun.map_err(|e| unusable(&e))? {
-            (_, _, Some(error)) => {
-                Err(GrammarError::Unusable(format!("it asks for more than its bounds allow: {error}")))
-            }
+            (_, _, Some(error)) => Err(beyond(&error)),
             (grammar, lexemes, None) => {
                 let init = GrammarInit::Internal(grammar, lexemes);
                 self.factory.create_parser_from_init_default(init).map_err(|e| unusable(&e))
