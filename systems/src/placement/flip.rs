@@ -139,7 +139,7 @@ impl Flip {
         let would = if chosen.is_some() { "would have been chosen" } else { "could have started it" };
         let rate = |milli: u64| format!("{}.{:03}", milli / 1000, milli % 1000);
         let change = match figure {
-            Figure::Leases => format!("with {needed} tasks on it instead of {is}"),
+            Figure::Leases => format!("with {needed} task{} on it instead of {is}", if needed == 1 { "" } else { "s" }),
             Figure::FreeMemory => format!("with {needed} bytes of memory free instead of {is}"),
             Figure::Context => format!("with a context of {needed} tokens instead of {is}"),
             Figure::Decode => format!("at {} answer tokens/s instead of {}", rate(needed), rate(is)),

@@ -9,6 +9,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) struct Served {
     pub name: String,
+    pub pool: String,
     /// For instance `host engine (AVX2, 2 threads)`.
     pub engine: String,
     /// Where its chat template comes from.
@@ -22,8 +23,9 @@ pub(crate) fn opened(address: SocketAddr, journal: &Path) {
 }
 
 pub(crate) fn ready(address: SocketAddr, models: &[Served]) {
-    for Served { name, engine, chats, .. } in models {
-        say(&format!("model     {name}, {engine}, {chats}"));
+    for Served { name, pool, engine, chats, .. } in models {
+        let of = if models.len() > 1 { format!(" in pool {pool}") } else { String::new() };
+        say(&format!("model     {name}{of}, {engine}, {chats}"));
     }
     let (name, makes) = models.first().map_or(("", Makes::Text), |served| (&*served.name, served.makes));
     say(&format!("dashboard http://{address}/ui"));

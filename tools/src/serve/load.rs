@@ -56,7 +56,7 @@ pub(crate) fn pools(
         let makes = model.engine.makes();
         let name = pool.model_name();
         let chats = loader.kitchen.chats(&name);
-        served.push(Served { name, engine: kernels, chats, makes });
+        served.push(Served { name, pool: pool.id.clone(), engine: kernels, chats, makes });
         // In the lane before the worker, so that it is not given one of them.
         leave(&heritage.strangers(model.id, &model.fingerprint), urgent);
         depot.add(worker, loader.station(worker, heritage.next_epoch(worker), model)?);
