@@ -72,7 +72,7 @@ pub enum PulseError {
          `orch replay` shows it again"
     )]
     Broken { seq: u64, tick: u64, audit: String },
-    #[error("the journal failed for good: {0}")]
+    #[error("the journal cannot be written: {0}")]
     Journal(#[from] JournalError),
     #[error(transparent)]
     Recover(#[from] RecoverError),

@@ -173,6 +173,7 @@ impl fmt::Display for Considered {
             Some(Filter::NotReady { state }) => write!(f, "out, it is {}", state.label()),
             Some(Filter::BreakerOpen) => write!(f, "out, its breaker is open: its tasks failed one after the other"),
             Some(Filter::NotResident) => write!(f, "out, it does not serve this model"),
+            Some(Filter::NoFreeSlot { slots: 1 }) => write!(f, "out, its slot is in use"),
             Some(Filter::NoFreeSlot { slots }) => write!(f, "out, all {slots} slots are in use"),
             Some(Filter::BatchShareHeld { held, may, slots }) => {
                 write!(f, "out, batch tasks hold {held} of its {slots} slots and may hold {may}")

@@ -23,6 +23,7 @@ use crate::failure::{Code, Failure};
 use crate::version;
 use kitchen::Kitchen;
 use orchestrion_api::door::{Door, DoorParts, FromJournal};
+use orchestrion_api::journal::JournalError;
 use orchestrion_api::port::Urgent;
 use orchestrion_api::pulse::{Pulse, PulseConfig, PulseError, lanes};
 use orchestrion_api::recovery::RecoverError;
@@ -228,6 +229,7 @@ fn code_of(error: &PulseError) -> Code {
         PulseError::Recover(RecoverError::Differs { .. } | RecoverError::Restore(_)) | PulseError::Restore(_) => {
             Code::BadData
         }
+        PulseError::Journal(JournalError::Locked { .. }) => Code::Unavailable,
         PulseError::Journal(_) | PulseError::Recover(RecoverError::Journal(_)) | PulseError::Thread(_) => Code::Failed,
     }
 }

@@ -32,6 +32,13 @@ pub(crate) struct Again {
     pub(crate) ended: Tick,
 }
 
+/// The rules with `set` changed.
+pub(crate) fn changed(rules: &Rules, set: &[(String, String)]) -> Result<Box<Rules>, Failure> {
+    let mut rules = rules.clone();
+    overrides::apply(&mut rules, set).map_err(Failure::of(Code::Failed))?;
+    Ok(Box::new(rules))
+}
+
 /// Runs a recording under its rules with `set` changed.
 pub(crate) fn again(recording: &Recording, set: &[(String, String)], costs: &Costs) -> Result<Again, Failure> {
     let mut run = Run {
@@ -51,7 +58,7 @@ pub(crate) fn again(recording: &Recording, set: &[(String, String)], costs: &Cos
             ended: recording.begins,
         },
     };
-    let rules = run.changed(&recording.rules)?;
+    let rules = changed(&recording.rules, set)?;
     run.step(recording.begins, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(rules)]);
     let mut events = recording.events.iter().peekable();
     let mut now = recording.begins;
@@ -100,12 +107,6 @@ impl Run<'_> {
         [event, said, self.cluster.next_due(), self.simulation.next_wake()].into_iter().flatten().min()
     }
 
-    fn changed(&self, rules: &Rules) -> Result<Box<Rules>, Failure> {
-        let mut rules = rules.clone();
-        overrides::apply(&mut rules, self.set).map_err(Failure::of(Code::Failed))?;
-        Ok(Box::new(rules))
-    }
-
     fn take_reports(&mut self) -> Vec<Input> {
         self.said.firsts.clear();
         self.said.reports.drain(..).map(Input::Report).collect()
@@ -114,7 +115,7 @@ impl Run<'_> {
     /// What an event is to the world; what it is to a station, that says itself.
     fn happen(&mut self, now: Tick, event: &Event) -> Result<Option<Input>, Failure> {
         Ok(match event {
-            Event::Rules(rules) => Some(Input::SetRules(self.changed(rules)?)),
+            Event::Rules(rules) => Some(Input::SetRules(changed(rules, self.set)?)),
             Event::Submit(task, spec) => Some(Input::Intent(Intent::Submit { task: *task, spec: spec.clone() })),
             Event::Close(session) => Some(Input::Intent(Intent::Close { session: *session })),
             Event::Cancel(task, reason) => Some(Input::Intent(Intent::Cancel { task: *task, reason: *reason })),

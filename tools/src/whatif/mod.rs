@@ -16,7 +16,7 @@ use crate::cli::{Output, WhatifArgs};
 use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::output;
-use again::{Again, again};
+use again::{Again, again, changed};
 use figures::Figures;
 use orchestrion_api::recording::Recording;
 use page::{Day, page};
@@ -36,6 +36,8 @@ struct Told {
 pub(crate) fn run(args: &WhatifArgs) -> Result<(), Failure> {
     let path = configuration::journal_or_default(args.path.as_deref())?;
     let recording = Recording::read(&path).map_err(Failure::of(Code::BadData))?;
+    // Before anything that takes long, or that a short day is not enough for.
+    changed(&recording.rules, &args.set)?;
     let costs = match &args.cost {
         Some(file) => Costs::read(file)?,
         None => Costs::fit(&recording, halves(&recording, None))?.0,
