@@ -7,13 +7,15 @@
 //! process (tests) do not meet.
 
 mod models;
+mod reasons;
+
+pub(crate) use reasons::Turned;
 
 use models::Models;
 use orchestrion_systems::Gauges;
 use orchestrion_world::config::{EvictionRule, OverloadPolicy};
 use orchestrion_world::health::Loss;
 use orchestrion_world::id::{PoolId, WorkerId};
-use orchestrion_world::protocol::{CancelReason, EvictionReason, Failure, Outcome, Refusal};
 use orchestrion_world::units::Bytes;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -71,19 +73,6 @@ const FIRST_TOKEN_MS: [f64; 11] = [50.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.
 const DECODE_MS: [f64; 8] = [250.0, 500.0, 1_000.0, 2_000.0, 4_000.0, 6_000.0, 8_000.0, 12_000.0];
 const QUEUE_MS: [f64; 10] = [1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 5_000.0, 30_000.0];
 const TICK_US: [f64; 9] = [5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 10_000.0];
-
-/// Why the door itself turned a submission away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turned {
-    /// The lane to the pulse was full.
-    Ingress,
-    /// The token's rate was used up.
-    Rate,
-    /// The words could not be turned into tokens.
-    Unprepared,
-    /// The journal could not be written.
-    Unwritable,
-}
 
 /// Pre-registered handles.
 #[derive(Debug)]
@@ -269,60 +258,6 @@ impl Telemetry {
         self.tokens_in.inc_by(prompt_tokens);
     }
 
-    pub(crate) fn refused(&self, refusal: Refusal) {
-        let reason = match refusal {
-            Refusal::UnknownModel => "unknown_model",
-            Refusal::DuplicateTask => "duplicate_task",
-            Refusal::ContextExceeded { .. } => "context_exceeded",
-            Refusal::DeadlineInfeasible { .. } => "deadline_infeasible",
-            Refusal::QueueDelayed { .. } => {
-                self.queue_delay.inc();
-                "queue_delay"
-            }
-            Refusal::BudgetExhausted { .. } => "budget_exhausted",
-            Refusal::TenantLimited { .. } => "tenant_limited",
-            Refusal::SessionOver { .. } => "session_over",
-            Refusal::SessionsFull { .. } => "sessions_full",
-            Refusal::QueueFull { policy, .. } => {
-                self.pressed(policy);
-                match policy {
-                    OverloadPolicy::Reject => "queue_full",
-                    OverloadPolicy::DropLru => "queue_full_drop_lru",
-                    OverloadPolicy::ShedLowPriority => "shed_low_priority",
-                }
-            }
-            Refusal::PoolUnready { .. } => "pool_unready",
-            Refusal::PoolClosed { .. } => "pool_closed",
-            Refusal::NowhereAllowed { .. } => "nowhere_allowed",
-        };
-        self.rejected.get_or_create(&ByReason { reason }).inc();
-    }
-
-    fn pressed(&self, policy: OverloadPolicy) {
-        let [reject, drop_lru, shed] = &self.backpressure;
-        match policy {
-            OverloadPolicy::Reject => reject.inc(),
-            OverloadPolicy::DropLru => drop_lru.inc(),
-            OverloadPolicy::ShedLowPriority => shed.inc(),
-        };
-    }
-
-    pub(crate) fn turned_away(&self, why: Turned) {
-        let reason = match why {
-            Turned::Ingress => {
-                self.ingress.inc();
-                "ingress"
-            }
-            Turned::Rate => {
-                self.rate_limit.inc();
-                "rate_limited"
-            }
-            Turned::Unprepared => "unprepared",
-            Turned::Unwritable => "journal_unwritable",
-        };
-        self.rejected.get_or_create(&ByReason { reason }).inc();
-    }
-
     pub(crate) fn started(&self, waited: Option<Duration>) {
         self.started.inc();
         if let Some(waited) = waited {
@@ -342,33 +277,6 @@ impl Telemetry {
         self.first_token_ms.observe(millis(since_accepted));
     }
 
-    pub(crate) fn ended(&self, outcome: &Outcome) {
-        let [done, cancelled, failed] = &self.finished;
-        match outcome {
-            Outcome::Done(usage) => {
-                done.inc();
-                self.tokens_cached.inc_by(usage.tokens_cached.into());
-                self.decode_ms.observe(millis(Duration::from_micros(usage.decode_us)));
-            }
-            Outcome::Cancelled { reason, .. } => {
-                cancelled.inc();
-                let [client, disconnect, abandoned, shutdown] = &self.cancelled;
-                match reason {
-                    CancelReason::Client => client.inc(),
-                    CancelReason::Disconnect => disconnect.inc(),
-                    CancelReason::Abandoned => abandoned.inc(),
-                    CancelReason::Shutdown => shutdown.inc(),
-                };
-            }
-            Outcome::Failed { failure, .. } => {
-                failed.inc();
-                if let Failure::Displaced { policy, .. } = failure {
-                    self.pressed(*policy);
-                }
-            }
-        }
-    }
-
     pub(crate) fn pool_ready(&self, pool: PoolId, ready: u16) {
         if let Some(gauge) = self.pool_ready.get(usize::from(pool.0)) {
             gauge.set(i64::from(ready));
@@ -383,22 +291,6 @@ impl Telemetry {
     /// Names, in `PoolId` order.
     pub(crate) fn pools(&self) -> &[String] {
         &self.pools
-    }
-
-    pub(crate) fn evicted(&self, reason: EvictionReason) {
-        let [demand, pressure, corrupt] = &self.evictions;
-        match reason {
-            EvictionReason::Demand { .. } => demand.inc(),
-            EvictionReason::Pressure => pressure.inc(),
-            EvictionReason::Corrupt => corrupt.inc(),
-        };
-    }
-
-    pub(crate) fn restarted(&self, pool: PoolId, loss: Loss) {
-        let row = self.restarts.get(usize::from(pool.0)).into_iter().flatten();
-        if let Some((counter, _)) = row.zip(Loss::ALL).find(|(_, of)| *of == loss) {
-            counter.inc();
-        }
     }
 
     pub(crate) fn totals(&self) -> Totals {

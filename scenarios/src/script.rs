@@ -2,14 +2,12 @@
 //!
 //! One statement a line, after `> `; `#` lines are prose; `<` lines are answers and skipped. First the
 //! cluster, then what happens, by time in milliseconds:
-//!
 //! ```text
 //! > queue interactive=2 batch=4 policy=drop-lru
 //! > pool a model=tiny
 //! > worker w1 pool=a slots=2 prefill=1000 decode=50
 //! > 0 submit t1 prompt=100 answer=50
 //! > 30 cancel t1
-//! > 40 set queue interactive=3
 //! > 50 late w1 by=20 for=300
 //! ```
 

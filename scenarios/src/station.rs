@@ -8,6 +8,7 @@
 //! [`Station::due`] tells.
 
 mod kept;
+mod row;
 mod shelf;
 
 use crate::cost::{attended, steps_within};
@@ -15,7 +16,8 @@ use kept::Kept;
 use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, JobId, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::prefix::{PAGE, PrefixId};
-use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, Usage, WorkerFacts};
+use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, WorkerFacts};
+use row::{Row, pages};
 use shelf::Shelf;
 pub use shelf::{Build, Offer};
 use std::collections::VecDeque;
@@ -24,10 +26,6 @@ use std::collections::VecDeque;
 const PROGRESS: u64 = 100_000_000;
 const BEAT_BUSY: u64 = 1_000_000_000;
 const BEAT_IDLE: u64 = 5_000_000_000;
-
-fn pages(positions: u32) -> u32 {
-    positions.div_ceil(PAGE)
-}
 
 /// What an attempt will come to; the core knows only its bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,27 +85,6 @@ pub(crate) struct Station {
     last_progress: u64,
 }
 
-#[derive(Clone, Debug)]
-struct Row {
-    task: TaskId,
-    attempt: Attempt,
-    job: Job,
-    /// Of the prompt and what was made.
-    read: u32,
-    made: u32,
-    /// Of `made`, those reported.
-    told: u32,
-    /// Tokens that it reads in a step of the stretch that runs.
-    reading: u32,
-    /// Of context memory that it holds, and what one takes in bytes.
-    pages: u32,
-    page: u64,
-    begun: Option<u64>,
-    /// Tokens of its prompt that were known when it began.
-    cached: u32,
-    first: u64,
-}
-
 /// What runs now.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
@@ -115,45 +92,6 @@ struct Stretch {
     ends: u64,
     /// Without prompts: so many steps of the batches on the shelf.
     answers: Option<u64>,
-}
-
-impl Row {
-    fn known(&self) -> u32 {
-        self.job.prompt + self.made
-    }
-
-    fn is_done(&self) -> bool {
-        self.made > 0 && self.left() == 0
-    }
-
-    /// Everything it can come to hold.
-    fn most(&self) -> u64 {
-        u64::from(pages(self.job.prompt.saturating_add(self.job.answer))) * self.page
-    }
-
-    fn left(&self) -> u32 {
-        self.job.answer - self.made
-    }
-
-    /// What was not told of it yet, and now is.
-    fn tell(&mut self) -> (TaskId, Attempt, u32) {
-        let before = std::mem::replace(&mut self.told, self.made);
-        (self.task, self.attempt, self.made - before)
-    }
-
-    fn usage(&self, finish: Finish, now: u64) -> Usage {
-        let us = |from: u64, to: u64| to.saturating_sub(from) / 1_000;
-        let prefill = if self.made > 0 { self.begun.map_or(0, |begun| us(begun, self.first)) } else { 0 };
-        let decode = if self.made > 1 { us(self.first, now) } else { 0 };
-        Usage {
-            finish,
-            tokens_in: self.read.min(self.job.prompt).max(if self.made > 0 { self.job.prompt } else { 0 }),
-            tokens_cached: self.cached,
-            tokens_out: self.made,
-            prefill_us: prefill,
-            decode_us: decode,
-        }
-    }
 }
 
 impl Station {
@@ -385,21 +323,7 @@ impl Station {
                     return said.reports.push(Report::Faulted { worker, epoch, task, attempt, class });
                 }
                 let page = stands.map_or(0, |at| self.shelf.facts(at).kv_per_token.0) * u64::from(PAGE);
-                let row = Row {
-                    task,
-                    attempt,
-                    job,
-                    read: 0,
-                    made: 0,
-                    told: 0,
-                    reading: 0,
-                    pages: 0,
-                    page,
-                    begun: None,
-                    cached: 0,
-                    first: 0,
-                };
-                self.rows.push(row);
+                self.rows.push(Row::new((task, attempt), job, page));
             }
             Command::Cancel(task, attempt) => {
                 if let Some(i) = self.rows.iter().position(|row| (row.task, row.attempt) == (task, attempt)) {

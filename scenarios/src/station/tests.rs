@@ -4,7 +4,7 @@ use super::*;
 use crate::cost::Cost;
 use orchestrion_world::id::{DeviceId, PoolId, TenantId};
 use orchestrion_world::prefix::PrefixKey;
-use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts};
+use orchestrion_world::protocol::{DeviceShare, Loader, ModelFacts, Usage};
 use orchestrion_world::units::{Bytes, Permille, Sha256};
 
 const MS: u64 = 1_000_000;

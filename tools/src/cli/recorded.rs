@@ -7,6 +7,44 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
+  orch replay                                        the journal of the last servers here
+  orch replay ./journal/00000003.orj                 one segment
+  orch replay --set placement.policy=least-loaded    which decision would have been another")]
+pub(crate) struct ReplayArgs {
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    pub path: Option<PathBuf>,
+    /// Change a rule, and name the first decision that comes out otherwise; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Begin with the segment that holds this step
+    #[arg(long, value_name = "STEP")]
+    pub from: Option<u64>,
+    /// End after this step
+    #[arg(long, value_name = "STEP")]
+    pub to: Option<u64>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  orch explain 0192f0c1-7a3e-7c5d-8d4a-2f6b1c9e0a11")]
+pub(crate) struct ExplainArgs {
+    /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
+    pub task: String,
+    /// A journal's folder or one of its segments [default: that of `orch serve`]
+    #[arg(long, value_name = "PATH")]
+    pub journal: Option<PathBuf>,
+    /// How to tell it
+    #[arg(short, long, default_value = "text", value_name = "FORMAT")]
+    pub output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
   orch calibrate                                     the figures, and how far off they are
   orch calibrate ./journal --out cost.toml           to be simulated with later
   orch calibrate ./journal --half first --out cost.toml && orch whatif ./journal --half second --cost cost.toml")]
