@@ -197,9 +197,7 @@ impl Station {
         let (mut reads, mut left) = (false, u64::MAX);
         self.shelf.clear();
         let held: u64 = self.rows.iter().map(|row| u64::from(row.pages) * row.page).sum();
-        // The scheduler reserves by the token: who is alone finds its last page.
-        let most = self.rows.iter().map(Row::most).max().unwrap_or(0);
-        let mut free = self.shelf.contexts().max(most).saturating_sub(held);
+        let mut free = self.shelf.contexts().saturating_sub(held);
         for at in 0..self.shelf.len() {
             self.plan_model(now, at, &mut free, &mut left, said);
             reads |= self.rows.iter().any(|row| row.reading > 0 && (row.made == 0 || row.read + 1 < row.known()));

@@ -6,6 +6,7 @@
 
 use crate::config::Loadable;
 use crate::id::{DeviceId, ModelId, ShardOrder};
+use crate::prefix::PAGE;
 use crate::protocol::{Loader, ModelFacts};
 use crate::time::{TICKS_PER_SECOND, Tick, Ticks};
 use crate::units::{Bytes, MilliRate, Sha256};
@@ -194,8 +195,18 @@ impl Loader {
 impl ModelFacts {
     /// Context memory that a task of so many tokens takes.
     pub fn kv_for(&self, tokens: u64) -> Bytes {
-        Bytes(self.kv_per_token.0.saturating_mul(tokens))
+        kv_for(self.kv_per_token, tokens)
     }
+
+    /// The most tokens that a task may be of, so that its context takes no more than this.
+    pub fn tokens_in(&self, memory: Bytes) -> u64 {
+        (memory.0 / self.kv_for(1).0.max(1)).saturating_mul(PAGE.into())
+    }
+}
+
+/// As many tokens, in whole pages: an engine holds no part of one.
+pub(crate) fn kv_for(kv_per_token: Bytes, tokens: u64) -> Bytes {
+    Bytes(tokens.div_ceil(PAGE.into()).saturating_mul(PAGE.into()).saturating_mul(kv_per_token.0))
 }
 
 #[cfg(test)]
@@ -220,6 +231,27 @@ mod tests {
             .collect();
         //                  S S Y E C F
         assert_eq!(table, [".x..xx", "..xx..", ".x.x..", ".x....", ".....x", "x....."]);
+    }
+
+    #[test]
+    fn a_context_takes_whole_pages_and_as_many_tokens_fit_as_do() {
+        let kv = |each, tokens| kv_for(Bytes(each), tokens).0;
+        assert_eq!([0, 1, 32, 33, 64].map(|tokens| kv(3, tokens)), [0, 96, 96, 192, 192]);
+        assert_eq!((kv(0, 9), kv(u64::MAX, 9), kv(3, u64::MAX)), (0, u64::MAX, u64::MAX));
+        let facts = |each| ModelFacts {
+            digest: Sha256::default(),
+            fingerprint: Sha256::default(),
+            weights: Bytes(0),
+            kv_per_token: Bytes(each),
+            ctx_max: 0,
+            prefill: MilliRate(0),
+            decode: MilliRate(0),
+        };
+        for (each, memory) in [(1, 0), (1, 31), (1, 32), (7, 1_000), (1 << 20, 40 << 20), (3, u64::MAX >> 8)] {
+            let (facts, memory) = (facts(each), Bytes(memory));
+            let most = facts.tokens_in(memory);
+            assert!(facts.kv_for(most) <= memory && facts.kv_for(most + 1) > memory, "{each} {memory:?} {most}");
+        }
     }
 
     #[test]

@@ -23,7 +23,11 @@ fn the_course_of_each_task_is_told() {
     assert_eq!((attempt.worker, attempt.placed, attempt.started), (WorkerId(2), Tick(42), Some(Tick(52))));
     assert_eq!(attempt.finished, Some((Tick(72), usage())));
     assert_eq!((recording.steps, recording.state), (14, full_digest(&recorder.simulation.ledger())));
-    assert_eq!(recording.gauged.vram_most, (2 << 30) + (21 << 10), "two workers, and the context of one task");
+    assert_eq!(
+        recording.gauged.vram_most,
+        (2 << 30) + (32 << 10),
+        "two workers, and a page for the context of one task"
+    );
     let kinds: Vec<&str> = recording.events.iter().map(|(_, event)| kind(event)).collect();
     assert_eq!(kinds, ["rules", "up", "up", "submit", "submit", "submit"]);
 }

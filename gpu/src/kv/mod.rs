@@ -21,6 +21,8 @@ use crate::numerics::from_f16;
 pub(crate) const LANE_POSITIONS: usize = 16;
 /// Positions in a page: a segment of the values, so that no sum spans two.
 pub(crate) const PAGE: usize = SEGMENT;
+// The core books contexts by the page and knows beginnings of prompts by it.
+const _: () = assert!(PAGE == orchestrion_world::prefix::PAGE as usize);
 
 /// The shape all sequences of a model share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

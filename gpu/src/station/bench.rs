@@ -77,13 +77,10 @@ impl Bench {
     }
 }
 
-/// Pages that the tasks of a bench may take. They are booked by the token and held by the page, so that each may be a
-/// page beyond the books. What other models keep for later prompts makes way.
+/// Pages that the tasks of a bench may take. What other models keep for later prompts makes way.
 pub(super) fn free_pages(benches: &mut [Bench], at: usize, memory: Bytes) -> u32 {
     let wanted = benches[at].wants();
-    let slack = |bench: &Bench| bench.tasks.len() as u64 * bench.model.engine.page().0;
-    let most = memory.0.saturating_add(benches.iter().map(slack).sum());
-    let room = |benches: &[Bench]| most.saturating_sub(benches.iter().map(Bench::takes).sum());
+    let room = |benches: &[Bench]| memory.0.saturating_sub(benches.iter().map(Bench::takes).sum());
     let engine = &benches[at].model.engine;
     let (page, pages) = (engine.page().0.max(1), engine.pages());
     let own = pages.made - pages.held;
@@ -136,33 +133,4 @@ fn measure(model: &mut StationModel, chunk: u32) -> Result<ModelFacts, StepError
 /// Bytes of weights that such a rate goes through in a second, at every token all of them.
 pub(super) fn through(weights: Bytes, rate: MilliRate) -> Bytes {
     Bytes(u64::try_from(u128::from(weights.0) * u128::from(rate.0) / 1_000).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::rig::{SETUP, model, payload, task};
-    use super::*;
-    use orchestrion_world::id::Attempt;
-
-    /// The core books every token that a task may come to, and no more than the memory has.
-    #[test]
-    fn who_is_booked_by_the_token_finds_whole_pages_less_than_a_page_each_beyond_the_books() {
-        for tasks in [1, 2, 5, 8] {
-            let mut bench = Bench::new(model(SETUP), 64).unwrap();
-            let (mut booked, mut needed) = (0, 0);
-            for i in 0..tasks {
-                let payload = payload(i);
-                let longest = payload.prompt.len() as u64 + u64::from(payload.max_tokens);
-                booked += bench.facts.kv_for(longest).0;
-                // Its last token is read by nobody.
-                needed += (longest - 1).div_ceil(PageCount::POSITIONS.into());
-                bench.tasks.push(Task::new(&mut bench.model, (task(i), Attempt::of(1, 1)), payload).unwrap());
-            }
-            let (weights, page) = (bench.facts.weights.0, bench.model.engine.page().0);
-            let pages = u64::from(free_pages(&mut [bench], 0, Bytes(weights + booked)));
-            assert!(pages >= needed, "{tasks} tasks need {needed} pages and find {pages}");
-            assert!(pages * page < booked + (tasks + 1) * page, "{pages} pages of {page} beyond {booked}");
-            assert!(needed * page > booked, "this is what a page each is for");
-        }
-    }
 }

@@ -390,6 +390,8 @@ fn loader(facts: &ModelFacts, took: Duration) -> Loader {
 mod verify;
 
 #[cfg(test)]
+mod booked;
+#[cfg(test)]
 mod churn;
 #[cfg(test)]
 mod drafts;

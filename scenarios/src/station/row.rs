@@ -45,11 +45,6 @@ impl Row {
         self.made > 0 && self.left() == 0
     }
 
-    /// Everything it can come to hold.
-    pub(super) fn most(&self) -> u64 {
-        u64::from(pages(self.job.prompt.saturating_add(self.job.answer))) * self.page
-    }
-
     pub(super) fn left(&self) -> u32 {
         self.job.answer - self.made
     }

@@ -126,7 +126,7 @@ pub(crate) fn effective_ctx(world: &World, worker: &Worker, facts: &ModelFacts) 
         room.push((part.device, Bytes(free.checked_sub(facts.weights.share(part.share).max(stands).0)?)));
     }
     let of = |id: DeviceId| room.iter().find(|(device, _)| *device == id).map(|(_, free)| *free).unwrap_or_default();
-    let tokens = worker.least(of).0 / facts.kv_per_token.0.max(1);
+    let tokens = facts.tokens_in(worker.least(of));
     Some(facts.ctx_max.min(u32::try_from(tokens).unwrap_or(u32::MAX)))
 }
 

@@ -170,10 +170,7 @@ pub(crate) fn roomiest(spec: &TaskSpec, tree: &Tree<Offer>) -> Option<WorkerId> 
 
 /// The filters, as far as they can be told from an offer.
 pub(super) fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
-    let needed = spec.tokens();
-    offer.room(spec.class) > 0
-        && needed <= u64::from(offer.ctx_max)
-        && offer.kv_per_token.0.saturating_mul(needed) <= offer.residual.0
+    offer.room(spec.class) > 0 && offer.holds(spec.tokens())
 }
 
 #[cfg(test)]

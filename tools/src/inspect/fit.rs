@@ -5,6 +5,7 @@
 //! the bandwidth of memory over the bytes that are read. The bandwidth is measured, for a fraction of a second.
 
 use crate::memory::{memory, size};
+use orchestrion_gpu::engine::PageCount;
 use orchestrion_gpu::gguf::Gguf;
 use serde::Serialize;
 use std::fmt;
@@ -81,7 +82,7 @@ impl Memory {
         let context = context.unwrap_or(trained).min(trained);
         let kv_per_token = shape.kv_per_token().filter(|bytes| *bytes > 0)?;
         let available = memory().ok()?.available;
-        let of = |slots: u64, context: u64| slots.saturating_mul(context).saturating_mul(kv_per_token);
+        let of = |slots: u64, context: u64| in_pages(context).saturating_mul(slots).saturating_mul(kv_per_token);
         let needed = weights.saturating_add(of(slots, context));
         let room = available.saturating_sub(weights);
         Some(Memory {
@@ -92,10 +93,16 @@ impl Memory {
             needed,
             available,
             fits: needed <= available,
-            largest_context: (room / of(slots, 1).max(1)).min(trained),
+            largest_context: (room / of(slots, 1).max(1)).saturating_mul(in_pages(1)).min(trained),
             most_slots: room / of(1, context).max(1),
         })
     }
+}
+
+/// The tokens that a context of so many takes memory for: it is held in whole pages.
+fn in_pages(context: u64) -> u64 {
+    let page = u64::from(PageCount::POSITIONS);
+    context.div_ceil(page).saturating_mul(page)
 }
 
 impl fmt::Display for Memory {
@@ -103,9 +110,10 @@ impl fmt::Display for Memory {
         let Memory { slots, context, fits, largest_context, most_slots, .. } = self;
         let [weights, kv, needed, available] = [self.weights, self.kv_per_token, self.needed, self.available].map(size);
         let fits = if *fits { "fits" } else { "does not fit" };
+        let held = in_pages(*context);
         writeln!(
             f,
-            "{weights} of weights + {slots} slots × {context} tokens × {kv} = {needed}; {available} available: {fits}"
+            "{weights} of weights + {slots} slots × {held} tokens × {kv} = {needed}; {available} available: {fits}"
         )?;
         write!(
             f,
@@ -182,9 +190,10 @@ mod tests {
         let tight = plan(1 << 30, Some(2_048));
         let room = tight.available - tight.weights;
         assert!(!tight.fits && tight.needed > tight.available);
-        assert_eq!(tight.largest_context, room / ((1 << 30) * tight.kv_per_token));
+        assert_eq!(tight.largest_context, room / ((1 << 30) * 32 * tight.kv_per_token) * 32);
         assert_eq!(tight.most_slots, room / (2_048 * tight.kv_per_token));
         assert!(plan(1, Some(16)).fits && plan(1, Some(16)).largest_context == 2_048);
+        assert_eq!(plan(3, Some(33)).needed, plan(3, Some(64)).needed, "a context holds whole pages");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::id::{PoolId, WorkerId};
 use crate::protocol::{Class, ModelFacts};
 use crate::time::{TICKS_PER_SECOND, Ticks};
 use crate::units::{Bytes, MilliRate, Permille};
-use crate::vram::Resident;
+use crate::vram::{Resident, kv_for};
 use crate::worker::Worker;
 
 /// What the best of some workers offers a task of their model, respect by respect; of one worker, what it offers.
@@ -48,6 +48,11 @@ impl Offer {
             pool: worker.facts.pool,
             worker: worker.id,
         }
+    }
+
+    /// Whether the context of so many tokens fits.
+    pub fn holds(&self, tokens: u64) -> bool {
+        tokens <= u64::from(self.ctx_max) && kv_for(self.kv_per_token, tokens) <= self.residual
     }
 
     /// Slots for a task of the class.
