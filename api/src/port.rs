@@ -92,6 +92,13 @@ pub struct ModelCard {
     pub workloads: Option<&'static [&'static str]>,
 }
 
+impl ModelCard {
+    /// Whether it is known to answer prompts, or known not to.
+    pub(crate) fn answers(&self) -> Option<bool> {
+        self.workloads.map(|workloads| workloads.contains(&"completion"))
+    }
+}
+
 /// A request's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Words {

@@ -40,7 +40,13 @@ pub(crate) struct Words2Tokens;
 
 impl Prepare for Words2Tokens {
     fn models(&self) -> Vec<ModelCard> {
-        MODELS.iter().map(|name| ModelCard { name: (*name).into(), created: 7, workloads: None }).collect()
+        let workloads = |name: &str| match name {
+            "fail" => None,
+            "stuck" => Some(["embedding"].as_slice()),
+            _ => Some(["completion", "embedding"].as_slice()),
+        };
+        let card = |name: &str| ModelCard { name: name.to_owned(), created: 7, workloads: workloads(name) };
+        MODELS.into_iter().map(card).collect()
     }
 
     fn call_form(&self, model: &str) -> Result<CallForm, PrepareError> {

@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 pub(crate) async fn status(State(door): State<Arc<Door>>) -> Json<Value> {
-    let models: Vec<_> = door.parts.prepare.models().into_iter().map(|model| model.name).collect();
+    let models = door.parts.prepare.models();
+    let answering: Vec<_> = models.iter().filter(|model| model.answers() == Some(true)).map(|m| &m.name).collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": door.parts.switchboard.any_ready(),
-        "models": models,
+        "models": models.iter().map(|model| &model.name).collect::<Vec<_>>(),
+        "answering": answering,
         "totals": door.parts.telemetry.totals(),
     }))
 }

@@ -327,7 +327,11 @@ async fn the_platform_routes_answer() {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
     assert!(!metrics.contains(&id), "no id is a label");
-    assert_eq!(json_of(rig.get("/status").await, 200).await["totals"]["tasks_done"], 1);
+    let status = json_of(rig.get("/status").await, 200).await;
+    assert_eq!(status["totals"]["tasks_done"], 1);
+    // Who makes vectors and no text is not offered for prompts, nor who was never loaded.
+    assert_eq!(status["models"], json!(MODELS));
+    assert_eq!(status["answering"], json!(["org/answer", "hold", "full"]));
     assert_eq!(json_of(rig.get("/version").await, 200).await["api"], "v1");
     let page = rig.get("/").await;
     assert!(page.headers()["content-security-policy"].to_str().unwrap().starts_with("default-src 'self'"));

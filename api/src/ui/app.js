@@ -1,5 +1,6 @@
 // The page's two halves: figures from /status once a second, and one streamed chat completion at a time.
 "use strict";
+let running = null;
 const at = (id) => document.getElementById(id);
 const NAMES = {
   workers_ready: "workers ready", queue_depth: "waiting", active_leases: "running", tasks_enqueued: "accepted",
@@ -20,10 +21,13 @@ function show(status) {
     return box;
   }));
   const models = at("model");
-  if (models.dataset.known !== status.models.join()) {
-    models.dataset.known = status.models.join();
-    models.replaceChildren(...status.models.map((name) => new Option(name)));
+  if (models.dataset.known !== status.answering.join()) {
+    models.dataset.known = status.answering.join();
+    models.replaceChildren(...status.answering.map((name) => new Option(name)));
   }
+  // A server that is still loading may come to have one.
+  at("none").hidden = status.answering.length > 0 || !status.ready;
+  at("send").disabled = running !== null || status.answering.length === 0;
 }
 
 // A server with tokens refuses until one is typed in; it stays in this page alone.
@@ -43,8 +47,6 @@ async function refresh() {
   }
   setTimeout(refresh, 1000);
 }
-
-let running = null;
 
 async function ask(event) {
   event.preventDefault();
@@ -71,6 +73,7 @@ async function ask(event) {
       answer.textContent += (answer.textContent ? "\n\n" : "") + error.message;
     }
   }
+  running = null;
   at("send").disabled = false;
   at("stop").disabled = true;
 }
