@@ -64,11 +64,12 @@ async fn post(client: &Client, url: &str, path: &str, body: &Value, status: u16)
 async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     let _alone = crate::ALONE.lock().await;
     let mut more = String::new();
-    for (name, file) in [("encoder", "encoder.gguf"), ("reranker", "reranker.gguf")] {
+    for (name, file, ctx) in [("encoder", "encoder.gguf", 9_999), ("reranker", "reranker.gguf", 256)] {
         more += &format!("[[pools]]\nid = \"{name}\"\nmodel = \"{file}\"\nmodel_name = \"{name}\"\nslots = 2\n");
-        more += "threads = 1\nsimd = \"scalar\"\n";
+        more += &format!("threads = 1\nsimd = \"scalar\"\nctx = {ctx}\n");
     }
-    let files = vec![("encoder.gguf", encoder("e.gguf", &[])), ("reranker.gguf", encoder("r.gguf", &["--rank"]))];
+    let short = encoder("e.gguf", &["--context", "512"]);
+    let files = vec![("encoder.gguf", short), ("reranker.gguf", encoder("r.gguf", &["--rank"]))];
     let mut server = Server::start(&Setup { slots: 2, simd: "scalar", more, files, ..Setup::default() });
     let client = Client::builder().pool_max_idle_per_host(0).build().unwrap();
     let capabilities = client.get(format!("{}/v1/capabilities", server.url)).send().await.unwrap();
@@ -76,6 +77,18 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     let workloads: Vec<_> =
         capabilities["pools"].as_array().unwrap().iter().map(|pool| &pool["supported_workloads"]).collect();
     assert_eq!(json!(workloads), json!([["completion", "embedding"], ["embedding"], ["rerank"]]));
+    // What an encoder reads is as long as its file or the configuration says, to the token.
+    let told: Vec<_> = capabilities["pools"].as_array().unwrap().iter().map(|pool| &pool["ctx_max"]).collect();
+    assert_eq!(json!(told), json!([2_048, 512, 256]));
+    let longest: Vec<u32> = (0..513).map(|i| 10 + i % 90).collect();
+    let embed = |tokens: &[u32], truncate| json!({"model": "encoder", "input": tokens, "truncate": truncate});
+    let route = "/v1/embeddings";
+    let whole = post(&client, &server.url, route, &embed(&longest[..512], false), 200).await;
+    let refused = post(&client, &server.url, route, &embed(&longest, false), 400).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("513 tokens, and this model reads at most 512"));
+    let cut = post(&client, &server.url, route, &embed(&longest, true), 200).await;
+    assert_eq!(cut["data"][0]["embedding"], whole["data"][0]["embedding"]);
+    assert_eq!(cut["data"][0]["truncation"]["dropped_tokens"], 1);
     let mut waited = Vec::new();
     for job in jobs() {
         waited.push(post(&client, &server.url, job.route, &job.waits, 200).await);
@@ -127,5 +140,7 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     assert!(well, "{errors}");
     let line = report.lines().find(|line| line.contains("admitted")).unwrap_or_else(|| panic!("{report}"));
     let numbers: Vec<usize> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
-    assert_eq!(numbers[..2], [6 * INPUTS; 2], "each part of each, and of each that waited, ended once: {line}");
+    // With the two of the longest input.
+    assert_eq!(numbers[..2], [6 * INPUTS + 2; 2], "each part of each, and of each that waited, ended once: {line}");
+
 }

@@ -44,7 +44,7 @@ pub struct EngineOptions {
     pub level: Level,
     /// Threads that compute, the caller included; at least one.
     pub threads: usize,
-    /// Prompt and answer together; at most what the model was trained for.
+    /// Prompt and answer together, or an encoder's input; at most what the model was trained for.
     pub ctx_max: u32,
 }
 
@@ -186,8 +186,14 @@ impl Engine {
         matches!(self.model, Model::Encoder(_))
     }
 
+    /// Positions of a sequence.
     pub fn ctx_max(&self) -> u32 {
         self.ctx_max
+    }
+
+    /// Tokens that a task reads and makes. The one that carries what an encoder makes of its input takes no position.
+    pub fn tokens_max(&self) -> u32 {
+        self.ctx_max.saturating_add(self.is_encoder().into())
     }
 
     /// What the weights take in memory.

@@ -238,15 +238,18 @@ fn a_score_is_of_both_texts_and_of_their_order() {
 fn an_encoder_refuses_what_it_cannot_read() {
     let gguf = Gguf::parse(generate(&GenSpec::of("bert").unwrap()).unwrap()).unwrap();
     let mut engine = Engine::load(&gguf, EngineOptions { level: Level::Scalar, threads: 1, ctx_max: 600 }).unwrap();
-    // 512 positions, and a token that carries the vector.
-    assert_eq!(engine.ctx_max(), 513);
+    // As the file has it; of a task, the token that carries the vector besides.
+    assert_eq!((engine.ctx_max(), engine.tokens_max()), (512, 513));
     let sequence = engine.open();
     let work = Work { sequence, tokens: &[1, 2], wants: Wants::Last };
     assert_eq!(engine.step(&[work]).unwrap_err(), StepError::NotPooled);
-    let (long, tokens) = (engine.open_pooled(514), prompt(1, 514));
+    let (long, tokens) = (engine.open_pooled(513), prompt(1, 513));
     let work = Work { sequence: long, tokens: &tokens, wants: Wants::Nothing };
-    let too_long = StepError::ContextExceeded { position: 513, ctx_max: 513 };
+    let too_long = StepError::ContextExceeded { position: 512, ctx_max: 512 };
     assert_eq!(engine.step(&[work]).unwrap_err(), too_long);
+    let whole = engine.open_pooled(512);
+    engine.step(&[Work { sequence: whole, tokens: &tokens[..512], wants: Wants::Nothing }]).unwrap();
+    assert!(engine.pooled(whole).is_ok());
 }
 
 #[test]

@@ -58,11 +58,11 @@ impl Model {
         Decoder::load(gguf, packing, ctx_max).map(|decoder| Model::Decoder(Box::new(decoder)))
     }
 
-    /// Prompt and answer together. That of an encoder is the token which carries what it makes of its input.
+    /// Positions that it was trained for.
     pub(crate) fn context(&self) -> u32 {
         match self {
             Model::Decoder(model) => model.hyper.context,
-            Model::Encoder(model) => model.hyper.context as u32 + 1,
+            Model::Encoder(model) => model.hyper.context as u32,
         }
     }
 

@@ -124,7 +124,7 @@ fn measure(model: &mut StationModel, chunk: u32) -> Result<ModelFacts, StepError
         fingerprint: Sha256(Hasher::digest(model.fingerprint.as_bytes()).into()),
         weights: engine.weights(),
         kv_per_token: engine.kv_per_token(),
-        ctx_max: engine.ctx_max(),
+        ctx_max: engine.tokens_max(),
         prefill,
         decode,
     })

@@ -65,7 +65,7 @@ impl Task {
         payload: Payload,
     ) -> Option<Task> {
         let prompt = &payload.prompt;
-        let fits = !prompt.is_empty() && prompt.len() < engine.ctx_max() as usize;
+        let fits = !prompt.is_empty() && prompt.len() < engine.tokens_max() as usize;
         let known = prompt.iter().chain(payload.bias.iter().map(|b| &b.token)).all(|token| *token < engine.vocab());
         let makes = match payload.output {
             Output::Text => engine.makes() == Makes::Text,
@@ -87,7 +87,7 @@ impl Task {
             drafter: Drafter::new(),
             cached: 0,
             made: 0,
-            ctx_max: engine.ctx_max(),
+            ctx_max: engine.tokens_max(),
             sampler: Sampler::new(payload.sampling, &payload.bias, engine.vocab() as usize, prompt),
             grammar,
             text: Text::new(tokenizer.clone(), payload.prompt.last().copied(), payload.stop.clone()),

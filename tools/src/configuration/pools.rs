@@ -21,7 +21,7 @@ pub(crate) struct Pool {
     pub slots: u16,
     /// Threads that compute; without a number, one per core.
     pub threads: Option<usize>,
-    /// Prompt and answer together, at most; without a number, what the model was trained for.
+    /// Prompt and answer together, at most, or an encoder's input; without a number, what the model was trained for.
     pub ctx: Option<u32>,
     pub simd: Simd,
     /// Tokens that a step tries ahead, for all answers together, where an answer repeats what was there; 0 tries none.

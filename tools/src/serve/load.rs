@@ -218,7 +218,7 @@ impl Loader {
         let threads = pool.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
         let options = EngineOptions { level: pool.level(), threads, ctx_max: pool.ctx.unwrap_or(u32::MAX) };
         let mut engine = Engine::load(gguf, options).map_err(|error| bad(error.to_string()))?;
-        let (took, ctx_max) = (began.elapsed(), engine.ctx_max());
+        let (took, ctx_max) = (began.elapsed(), engine.tokens_max());
         engine.limit_contexts(self.contexts(pool, &engine));
         let digest = gguf.digest();
         let fingerprint = format!("{digest}/{DEFINITION}");
@@ -242,7 +242,7 @@ impl Loader {
             tokenizer: Arc::clone(&tokenizer),
             grammars: Arc::clone(&grammars),
             template,
-            ctx_max: engine.ctx_max(),
+            ctx_max: engine.tokens_max(),
             makes: engine.makes(),
             width: engine.width(),
             fingerprint: fingerprint.clone(),

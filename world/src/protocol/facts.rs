@@ -38,7 +38,7 @@ pub struct ModelFacts {
     pub weights: Bytes,
     /// What one token of context takes while its task runs.
     pub kv_per_token: Bytes,
-    /// Prompt and answer together.
+    /// Prompt and answer together; what is made of an input that is not answered counts as one token.
     pub ctx_max: u32,
     /// Tokens of all its tasks together, measured when the model was loaded; the core learns better ones.
     pub prefill: MilliRate,
