@@ -208,6 +208,8 @@ impl Door {
             for _ in 0..each {
                 let mut prepared = prepared.clone();
                 let (task, seed) = choice(ticket.task, prepared.payload.sampling.seed, submitted.len() as u32);
+                // An input has its id already, by which it is found.
+                let task = if ticket.part.is_some() { ticket.task } else { task };
                 prepared.payload.sampling.seed = seed;
                 submitted.push(self.submit(tenant, Ticket { task, ..ticket.clone() }, prepared).map_err(whole)?);
             }

@@ -2,22 +2,28 @@
 //!
 //! Finds the run that holds the task, steps it from the segment where the task came in until its end,
 //! and keeps every placement decision about it in full. Each step is held against the record on the way,
-//! which is the proof. Reads a running server's journal as well; writes nothing.
+//! which is the proof. Of a task with several inputs it keeps the decisions about one, and how each ended.
+//! Reads a running server's journal as well; writes nothing.
 
-use crate::journal::{Entry, JournalError, Run, RunReader, Segment, runs};
+use crate::http::vectors::INPUTS_MOST;
+use crate::journal::{JournalError, Segment, runs};
 use crate::replay::ReplayError;
 use crate::replay::rerun::{Done, Made, Rerun};
+use crate::spool::Part;
 use crate::wording::{count, length, made_room, utc};
 use orchestrion_systems::placement::explain::{Asked, Considered, Decider, DecisionLog};
 use orchestrion_systems::placement::flip::Flip;
 use orchestrion_world::config::PlacementRule;
 use orchestrion_world::id::{TaskId, WorkerId};
-use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{Effect, Input, Intent, Notice, Report};
 use orchestrion_world::time::{Tick, Ticks};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::path::Path;
+
+mod chapters;
+
+pub(crate) use chapters::{Chapters, chapters};
 
 /// Why a task cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -30,19 +36,33 @@ pub enum ExplainError {
         "no task {task} in this journal: it may have been refused at the door, or its segment was removed by retention"
     )]
     Unknown { task: TaskId },
+    #[error("task {task} has {}, counted from 0; there is no input {asked}", count(*.inputs, "input"))]
+    NoInput { task: TaskId, inputs: u32, asked: u32 },
 }
 
 /// One task's story and the proof of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
+    /// The one that is told: the scheduler knows each input as a task.
     pub task: String,
     /// How it ended, or that it has not yet.
     pub summary: String,
     /// When it was submitted: milliseconds since 1970 by the clock of the boot; none where the part of
     /// the journal that says so is gone.
     pub submitted_unix_ms: Option<u64>,
+    /// All inputs, in their order, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<InputEnd>,
     pub timeline: Vec<Moment>,
     pub proof: Proof,
+}
+
+/// An input of a task that has several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InputEnd {
+    pub task: String,
+    /// How it ended, or that it has not yet.
+    pub summary: String,
 }
 
 /// Something that happened to the task.
@@ -74,79 +94,47 @@ pub struct Proof {
     pub state: String,
 }
 
-/// Tells the story of `task` from the runs in a folder, or the segment, that hold it: from where it came in,
-/// through every run that took it over.
-pub fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
+/// Tells the story of an input of `task` from the runs in a folder, or the segment, that hold it: from where it came
+/// in, through every run that took it over.
+pub fn explain(path: &Path, task: TaskId, input: u32) -> Result<Explanation, ExplainError> {
     let runs = runs(path)?;
-    let Chapters { chapters, came_in: _ } = chapters(&runs, task)?;
-    tell(&chapters, task)
+    let ids = (0..INPUTS_MOST as u32).map(|index| (Part::id(task, index), index)).collect();
+    let Chapters { chapters, came_in, inputs } = chapters(&runs, task, &ids)?;
+    if input >= inputs {
+        return Err(ExplainError::NoInput { task, inputs, asked: input });
+    }
+    let heard = |index| Heard { task: Part::id(task, index), accepted: came_in.is_none(), end: None };
+    tell(&chapters, (0..inputs).map(heard).collect(), input as usize)
 }
 
-/// The parts of the runs that hold a task's story, in order.
-pub(crate) struct Chapters<'a> {
-    pub(crate) chapters: Vec<&'a [Segment]>,
-    /// The step of the first one in which it was submitted; none where it was there before.
-    pub(crate) came_in: Option<u64>,
+/// How far an input is known to have come.
+struct Heard {
+    task: TaskId,
+    accepted: bool,
+    end: Option<String>,
 }
 
-pub(crate) fn chapters(runs: &[Run], task: TaskId) -> Result<Chapters<'_>, ExplainError> {
-    let mut chapters: Vec<&[Segment]> = Vec::new();
-    let mut came_in = None;
-    for run in runs.iter().rev() {
-        match find(run, task)? {
-            Some(Found::CameIn { segment, seq }) => {
-                chapters.push(run.from(segment));
-                came_in = Some(seq);
-                break;
-            }
-            Some(Found::TakenOver) => chapters.push(&run.segments),
-            // It is in an earlier run, or was: what took it over is all that is left.
-            None if chapters.is_empty() => {}
-            None => break,
+impl Heard {
+    fn take(&mut self, rerun: &Rerun<'_>, effect: &Effect) {
+        if effect.task() != Some(self.task) || self.end.is_some() {
+            return;
+        }
+        match effect {
+            Effect::Notice(Notice::Accepted { .. }) => self.accepted = true,
+            Effect::Notice(Notice::Ended { .. }) => self.end = Some(rerun.names.effect(effect)),
+            // A second submission of a live id is refused, and the first goes on.
+            Effect::Notice(Notice::Refused { .. }) if !self.accepted => self.end = Some(rerun.names.effect(effect)),
+            Effect::Notice(_) | Effect::Order(_) => {}
         }
     }
-    if chapters.is_empty() {
-        return Err(ExplainError::Unknown { task });
+
+    fn summary(&self) -> String {
+        self.end.clone().unwrap_or_else(|| "has not ended in the part that is recorded".to_owned())
     }
-    chapters.reverse();
-    Ok(Chapters { chapters, came_in })
 }
 
-/// How a run holds a task.
-enum Found {
-    /// It was submitted in this segment, in the step of this number.
-    CameIn { segment: usize, seq: u64 },
-    /// The run began with it.
-    TakenOver,
-}
-
-/// Where the run's part of the task's story begins.
-fn find(run: &Run, task: TaskId) -> Result<Option<Found>, JournalError> {
-    let mut reader = RunReader::new(&run.segments, None);
-    let mut segments = 0;
-    while let Some(entry) = reader.read()? {
-        match entry {
-            Entry::Segment(header) => {
-                segments += 1;
-                // Later ledgers hold it only if an earlier segment let it in.
-                let holds = |ledger: &Ledger| ledger.tasks.iter().any(|known| known.id == task);
-                if segments == 1 && header.ledger.as_ref().is_some_and(holds) {
-                    return Ok(Some(Found::TakenOver));
-                }
-            }
-            Entry::Step(record) => {
-                let submits =
-                    |input: &Input| matches!(input, Input::Intent(Intent::Submit { task: id, .. }) if *id == task);
-                if record.inputs.iter().any(submits) {
-                    return Ok(Some(Found::CameIn { segment: segments - 1, seq: record.seq }));
-                }
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn tell(chapters: &[&[Segment]], task: TaskId) -> Result<Explanation, ExplainError> {
+fn tell(chapters: &[&[Segment]], mut inputs: Vec<Heard>, told: usize) -> Result<Explanation, ExplainError> {
+    let task = inputs[told].task;
     let mut story = Story::of(task);
     let mut proof = Proof::default();
     for segments in chapters {
@@ -160,23 +148,27 @@ fn tell(chapters: &[&[Segment]], task: TaskId) -> Result<Explanation, ExplainErr
                 }
             }
             proof.last_seq = done.seq;
+            let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
+            if inputs[told].end.is_none() {
+                story.take(&rerun, &done, decisions);
+            }
             if let Made::Step(step) = &done.made {
                 proof.decisions = step.decisions.to_string();
+                inputs.iter_mut().for_each(|input| step.effects.iter().for_each(|effect| input.take(&rerun, effect)));
             }
-            let decisions = rerun.simulation.as_mut().map(|simulation| simulation.take_decisions()).unwrap_or_default();
-            story.take(&rerun, &done, decisions);
-            if story.end.is_some() {
+            if inputs.iter().all(|input| input.end.is_some()) {
                 break;
             }
         }
         proof.file = rerun.place().file.display().to_string();
         proof.state = rerun.simulation.as_mut().map(|simulation| simulation.state().to_string()).unwrap_or_default();
     }
-    let summary = story.end.unwrap_or_else(|| "has not ended in the part that is recorded".to_owned());
+    let end = |input: &Heard| InputEnd { task: input.task.to_string(), summary: input.summary() };
     Ok(Explanation {
         task: task.to_string(),
-        summary,
+        summary: inputs[told].summary(),
         submitted_unix_ms: story.submitted_unix_ms,
+        inputs: if inputs.len() > 1 { inputs.iter().map(end).collect() } else { vec![] },
         timeline: story.moments,
         proof,
     })
@@ -191,13 +183,12 @@ struct Story {
     told: Option<DecisionLog>,
     /// Tokens since the last other moment, from one worker.
     tokens: Option<(WorkerId, u32)>,
-    end: Option<String>,
 }
 
 impl Story {
     fn of(task: TaskId) -> Story {
-        let (booted, submitted_unix_ms, moments, told, tokens, end) = (None, None, vec![], None, None, None);
-        Story { task, booted, submitted_unix_ms, moments, told, tokens, end }
+        let (booted, submitted_unix_ms, moments, told, tokens) = (None, None, vec![], None, None);
+        Story { task, booted, submitted_unix_ms, moments, told, tokens }
     }
 
     fn take(&mut self, rerun: &Rerun<'_>, done: &Done, decisions: Vec<DecisionLog>) {
@@ -236,18 +227,11 @@ impl Story {
             if effect.task() != Some(task) {
                 continue;
             }
-            let what = rerun.names.effect(effect);
-            match effect {
-                // A second submission of a live id is refused, and the first goes on.
-                Effect::Notice(Notice::Ended { .. }) => self.end = Some(what.clone()),
-                Effect::Notice(Notice::Refused { .. }) if self.moments.len() <= 1 => self.end = Some(what.clone()),
-                _ => {}
-            }
             // Its decisions come in the order of its placements.
             let placed = matches!(effect, Effect::Notice(Notice::Placed { .. }));
             let decision = if placed { decisions.find(|decision| decision.chosen.is_some()) } else { None };
             self.told = decision.clone().or(self.told.take());
-            self.say(done, what, decision);
+            self.say(done, rerun.names.effect(effect), decision);
         }
         for decision in decisions {
             let same = |told: &DecisionLog| {
@@ -282,7 +266,14 @@ impl Story {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Explanation { task, summary, submitted_unix_ms, timeline, proof } = self;
+        let Explanation { task, summary, submitted_unix_ms, inputs, timeline, proof } = self;
+        for (index, InputEnd { task: id, summary }) in inputs.iter().enumerate() {
+            let told = if id == task { ", told below" } else { "" };
+            writeln!(f, "Input {index} (task {id}{told}) {summary}.")?;
+        }
+        if !inputs.is_empty() {
+            writeln!(f)?;
+        }
         writeln!(f, "Task {task} {summary}.")?;
         match submitted_unix_ms {
             Some(ms) => writeln!(f, "It was submitted at {}.", utc(*ms))?,

@@ -227,8 +227,9 @@ pub enum PrepareError {
 
 /// Says why a task went where it went. Called on a blocking pool, one at a time.
 pub trait Explain: Send + Sync + 'static {
-    /// The decisions about the task, re-executed from the journal, as JSON text.
-    fn explain(&self, task: TaskId) -> Result<String, ExplainError>;
+    /// The decisions about an input of the task, counted from 0, re-executed from the journal, as JSON text. What is no
+    /// task of inputs is its own first.
+    fn explain(&self, task: TaskId, input: u32) -> Result<String, ExplainError>;
 }
 
 /// Why a task could not be explained.
@@ -236,6 +237,9 @@ pub trait Explain: Send + Sync + 'static {
 pub enum ExplainError {
     #[error("the journal holds no decision about this task")]
     Unknown,
+    /// It has no input of this number, in words.
+    #[error("{0}")]
+    NoInput(String),
     #[error("the journal could not be re-executed: {0}")]
     Failed(String),
 }

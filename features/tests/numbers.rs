@@ -89,7 +89,7 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     let cut = post(&client, &server.url, route, &embed(&longest, true), 200).await;
     assert_eq!(cut["data"][0]["embedding"], whole["data"][0]["embedding"]);
     assert_eq!(cut["data"][0]["truncation"]["dropped_tokens"], 1);
-    let mut waited = Vec::new();
+    let (mut waited, mut asked) = (Vec::new(), Vec::new());
     for job in jobs() {
         waited.push(post(&client, &server.url, job.route, &job.waits, 200).await);
     }
@@ -127,6 +127,7 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
             tokio::time::sleep(Duration::from_millis(20)).await;
             ended = shown(&client, &server.url, &job.id).await;
         }
+        asked.extend([job.id].into_iter().chain(waited["id"].as_str().map(str::to_owned)));
         // Of the request that waited, not of what it came to.
         (waited["id"], ended["result"]["id"]) = (Value::Null, Value::Null);
         assert_eq!(ended["result"], waited, "{}", job.route);
@@ -136,11 +137,20 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
         }
     }
     assert!(server.stop().success());
-    let (well, report, errors) = orch(&["replay", server.journal().to_str().unwrap()]);
+    let journal = server.journal();
+    let journal = journal.to_str().unwrap();
+    let (well, report, errors) = orch(&["replay", journal]);
     assert!(well, "{errors}");
     let line = report.lines().find(|line| line.contains("admitted")).unwrap_or_else(|| panic!("{report}"));
     let numbers: Vec<usize> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
     // With the two of the longest input.
     assert_eq!(numbers[..2], [6 * INPUTS + 2; 2], "each part of each, and of each that waited, ended once: {line}");
-
+    for id in asked {
+        // Each input's end and one's story, whoever waited for them.
+        let (well, story, errors) = orch(&["explain", &id, "--input", "95", "--journal", journal]);
+        assert!(well, "{errors}");
+        let ends = story.lines().filter(|line| line.starts_with("Input ") && line.contains(") ended, done: "));
+        assert_eq!(ends.count(), INPUTS, "{story}");
+        assert!(story.contains("Input 95 (task ") && story.contains("told below"), "{story}");
+    }
 }

@@ -10,14 +10,15 @@ use std::io::Write;
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let path = configuration::journal_or_default(args.journal.as_deref())?;
-    let explanation = explain(&path, task_id(&args.task)?).map_err(Failure::of(Code::BadData))?;
+    let explanation = explain(&path, task_id(&args.task)?, args.input).map_err(Failure::of(Code::BadData))?;
     match args.output {
         Output::Text => Ok(writeln!(std::io::stdout(), "{explanation}")?),
         Output::Json => output::json(&explanation),
     }
 }
 
-/// A chat completion's id is its task's behind a prefix.
+/// The id of an answer is its task's behind a prefix.
 pub(crate) fn task_id(text: &str) -> Result<TaskId, Failure> {
-    text.strip_prefix("chatcmpl-").unwrap_or(text).parse().map_err(Failure::of(Code::Failed))
+    let bare = ["chatcmpl-", "cmpl-", "rerank-"].iter().find_map(|prefix| text.strip_prefix(prefix));
+    bare.unwrap_or(text).parse().map_err(Failure::of(Code::Failed))
 }

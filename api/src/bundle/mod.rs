@@ -25,6 +25,7 @@ use orchestrion_world::time::Tick;
 use orchestrion_world::units::Digest;
 use redact::{Found, Redaction, of_rules, without_core};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -78,7 +79,7 @@ pub struct Manifest {
 /// Writes the bundle of a task into a new file.
 pub fn bundle(journal: &Path, task: TaskId, out: &Path) -> Result<Manifest, BundleError> {
     let runs = runs(journal)?;
-    let story = chapters(&runs, task)?;
+    let story = chapters(&runs, task, &BTreeMap::from([(task, 0)]))?;
     let order = Order { cast: Cast::of(&story, task)?, story, task, out };
     match order.write(Ids::Renumbered) {
         Err(BundleError::Differs { .. }) => order.write(Ids::Kept),

@@ -42,8 +42,8 @@ fn a_bundle_replays_and_explains_as_the_journal_does() {
     let report = replay(&manifest.file, ReplayOptions::default()).unwrap();
     assert_eq!((report.steps, report.final_state), (4, manifest.last_state.clone()));
     assert_eq!((manifest.first_seq, manifest.last_seq, manifest.ids), (83, 86, Ids::Renumbered));
-    let was = explain(dir.path(), TaskId(ID + 20)).unwrap();
-    let is = explain(&manifest.file, manifest.task.parse().unwrap()).unwrap();
+    let was = explain(dir.path(), TaskId(ID + 20), 0).unwrap();
+    let is = explain(&manifest.file, manifest.task.parse().unwrap(), 0).unwrap();
     assert_eq!(told(&is, &was.task), told(&was, &was.task));
     assert_eq!(is.summary, was.summary);
     assert_eq!(fs::metadata(&manifest.file).unwrap().len(), manifest.bytes);
@@ -78,7 +78,7 @@ fn a_bundle_holds_no_name_no_digest_no_id_and_no_date() {
         assert!(holds(&whole, secret), "{secret:?} is in the journal");
         assert!(!holds(&bytes, secret), "{secret:?} is in the bundle");
     }
-    let told = explain(&manifest.file, manifest.task.parse().unwrap()).unwrap();
+    let told = explain(&manifest.file, manifest.task.parse().unwrap(), 0).unwrap();
     assert_eq!(told.submitted_unix_ms, Some(1_008), "since the boot");
     assert_eq!(manifest.tasks, 9);
 }
@@ -100,8 +100,8 @@ fn where_a_retry_rests_on_the_id_it_is_kept_and_said() {
     let (_kept, manifest) = bundled(&recorder, ID);
     assert_eq!((manifest.ids, manifest.task.parse()), (Ids::Kept, Ok(TaskId(ID))));
     assert!(manifest.to_string().contains("keep their ids"), "{manifest}");
-    let was = explain(dir.path(), TaskId(ID)).unwrap();
-    let is = explain(&manifest.file, TaskId(ID)).unwrap();
+    let was = explain(dir.path(), TaskId(ID), 0).unwrap();
+    let is = explain(&manifest.file, TaskId(ID), 0).unwrap();
     assert_eq!(told(&is, &was.task), told(&was, &was.task));
 }
 
@@ -120,8 +120,8 @@ fn a_story_of_two_runs_becomes_one() {
     let (_kept, manifest) = bundled(&next, ID);
     assert_eq!((manifest.first_seq, manifest.last_seq), (15, 17));
     replay(&manifest.file, ReplayOptions::default()).unwrap();
-    let told = explain(&manifest.file, manifest.task.parse().unwrap()).unwrap();
-    assert_eq!(told.summary, explain(dir.path(), TaskId(ID)).unwrap().summary);
+    let told = explain(&manifest.file, manifest.task.parse().unwrap(), 0).unwrap();
+    assert_eq!(told.summary, explain(dir.path(), TaskId(ID), 0).unwrap().summary);
 }
 
 #[test]

@@ -1,12 +1,56 @@
 //! Stories of recorded tasks.
 
 use super::*;
-use crate::fixture::{Recorder, beat, config, rules, spec, submit, up, usage};
+use crate::fixture::{Recorder, beat, config, life, rules, spec, submit, up, usage};
 use crate::journal::JournalConfig;
 use orchestrion_world::config::OverloadPolicy;
 use orchestrion_world::id::{Attempt, Epoch};
 use orchestrion_world::protocol::{CancelReason, Class, Finish, TaskSpec, Usage};
 use orchestrion_world::units::Permille;
+
+fn explain(path: &Path, task: TaskId) -> Result<Explanation, ExplainError> {
+    super::explain(path, task, 0)
+}
+
+#[test]
+fn of_several_inputs_one_is_told_whole_and_of_each_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::booted(config(dir.path()));
+    let tick = recorder.serve(10, [7]);
+    let ids: Vec<TaskId> = (0..4).map(|index| Part::id(TaskId(1), index)).collect();
+    recorder.step(tick + 1, ids[..2].iter().map(|id| submit(id.0)).collect());
+    recorder.step(tick + 2, vec![submit(ids[2].0)]);
+    let cancel = |id: TaskId| Input::Intent(Intent::Cancel { task: id, reason: CancelReason::Client });
+    // The first ends before the last comes, as where a client's long list goes in piece by piece.
+    recorder.step(tick + 3, vec![cancel(ids[2])]);
+    let lease = recorder.simulation.ledger().workers[1].leases[0];
+    for report in life(WorkerId(2), Epoch(1), lease.task, lease.attempt) {
+        recorder.step(tick + 4, vec![Input::Report(report)]);
+    }
+    recorder.rotate().unwrap();
+    recorder.step(tick + 5, vec![submit(ids[3].0)]);
+    recorder.step(tick + 6, vec![cancel(ids[3])]);
+    let told = super::explain(dir.path(), TaskId(1), 3).unwrap();
+    let text = told.to_string();
+    for (index, sentence) in [
+        (0, ") ended, done: 5 tokens read in 5 ms, 16 tokens made in 40 ms"),
+        (1, ") has not ended in the part that is recorded.\n"),
+        (2, ") ended, cancelled after 0 tokens: the client asked.\n"),
+        (3, ", told below) ended, cancelled after 0 tokens: the client asked.\n\nTask "),
+    ] {
+        let line = format!("Input {index} (task {}{sentence}", ids[index]);
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    assert_eq!(told.task, ids[3].to_string());
+    let first = explain(dir.path(), TaskId(1)).unwrap();
+    assert_eq!((&first.inputs, &first.proof.last_seq), (&told.inputs, &told.proof.last_seq));
+    // An input alone is found by the id that it is told with, as any task.
+    let alone = explain(dir.path(), ids[3]).unwrap();
+    assert_eq!((alone.inputs.len(), &alone.timeline), (0, &told.timeline));
+    let none = |task, input| super::explain(dir.path(), TaskId(task), input).unwrap_err().to_string();
+    assert!(none(1, 4).ends_with("has 4 inputs, counted from 0; there is no input 4"), "{}", none(1, 4));
+    assert!(none(7, 1).ends_with("has 1 input, counted from 0; there is no input 1"), "{}", none(7, 1));
+}
 
 #[test]
 fn a_served_task_is_told_from_submission_to_end_with_its_proof() {

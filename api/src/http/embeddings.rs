@@ -5,7 +5,7 @@
 use super::completions::prompt;
 use super::fields::{Fields, Unsupported, dropped};
 use super::keeper::Caller;
-use super::vectors::{Measured, Place, Request, Source};
+use super::vectors::{INPUTS_MOST, Measured, Place, Request, Source};
 use super::{body, budget, deadline, openai};
 use crate::door::{Door, Ticket};
 use crate::port::{Dropped, Truncation};
@@ -19,8 +19,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// As many as OpenAI takes.
-const INPUT: Source = Source { field: "input", most: 2_048 };
+const INPUT: Source = Source { field: "input", most: INPUTS_MOST };
 const DIMENSIONS_MOST: u32 = 1 << 20;
 
 pub(crate) async fn embed(

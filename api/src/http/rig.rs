@@ -102,8 +102,12 @@ impl Prepare for Words2Tokens {
 pub(crate) struct Told;
 
 impl Explain for Told {
-    fn explain(&self, task: TaskId) -> Result<String, ExplainError> {
-        if task.0 == 0 { Err(ExplainError::Unknown) } else { Ok(json!({"task": task.to_string()}).to_string()) }
+    fn explain(&self, task: TaskId, input: u32) -> Result<String, ExplainError> {
+        match (task.0, input) {
+            (0, _) => Err(ExplainError::Unknown),
+            (_, 0..3) => Ok(json!({"task": task.to_string(), "input": input}).to_string()),
+            (_, 3..) => Err(ExplainError::NoInput("there is none".into())),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use orchestrion_world::protocol::{Determinism, Outcome};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+/// Inputs of one request: as many as OpenAI takes.
+pub(crate) const INPUTS_MOST: usize = 2_048;
 /// Of one request, at a time: fewer than the shortest queue anybody would configure.
 pub(crate) const TASKS_AT_ONCE: usize = 8;
 

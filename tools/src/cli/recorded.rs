@@ -34,6 +34,9 @@ Example:
 pub(crate) struct ExplainArgs {
     /// The task's id, as `POST /v1/tasks` or a chat completion's `id` gives it
     pub task: String,
+    /// Of several inputs the one to tell whole, counted from 0
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    pub input: u32,
     /// A journal's folder or one of its segments [default: that of `orch serve`]
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
