@@ -80,6 +80,9 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     // What an encoder reads is as long as its file or the configuration says, to the token.
     let told: Vec<_> = capabilities["pools"].as_array().unwrap().iter().map(|pool| &pool["ctx_max"]).collect();
     assert_eq!(json!(told), json!([2_048, 512, 256]));
+    // The first by name is an encoder: nobody who wants an answer is given it.
+    let (well, answer, errors) = orch(&["chat", "--url", &server.url, "--max-tokens", "3", "hello"]);
+    assert!(well && !answer.is_empty(), "{errors}");
     let longest: Vec<u32> = (0..513).map(|i| 10 + i % 90).collect();
     let embed = |tokens: &[u32], truncate| json!({"model": "encoder", "input": tokens, "truncate": truncate});
     let route = "/v1/embeddings";
@@ -143,8 +146,8 @@ async fn a_task_of_numbers_outlives_a_kill_with_the_same_bits() {
     assert!(well, "{errors}");
     let line = report.lines().find(|line| line.contains("admitted")).unwrap_or_else(|| panic!("{report}"));
     let numbers: Vec<usize> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
-    // With the two of the longest input.
-    assert_eq!(numbers[..2], [6 * INPUTS + 2; 2], "each part of each, and of each that waited, ended once: {line}");
+    // With the two of the longest input, and a chat.
+    assert_eq!(numbers[..2], [6 * INPUTS + 3; 2], "each part of each, and of each that waited, ended once: {line}");
     for id in asked {
         // Each input's end and one's story, whoever waited for them.
         let (well, story, errors) = orch(&["explain", &id, "--input", "95", "--journal", journal]);

@@ -115,7 +115,7 @@ pub(crate) struct ChatArgs {
     pub prompt: Vec<String>,
     #[command(flatten)]
     pub server: ServerArgs,
-    /// The model; without it, the first one that the server has
+    /// The model; without it, the first by name that answers prompts
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// At most this many tokens of answer
@@ -162,7 +162,7 @@ pub(crate) struct SubmitArgs {
     /// End it where it is not done after so many milliseconds
     #[arg(long = "deadline", value_name = "MS")]
     pub deadline_ms: Option<u64>,
-    /// The model; without it, the first one that the server has
+    /// The model; without it, the first by name that answers prompts
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
     /// At most this many tokens of answer

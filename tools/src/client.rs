@@ -73,11 +73,19 @@ impl Client {
         self.heard(request.send(body.to_string()))
     }
 
-    /// The first model that the server has.
+    /// The first model by name of those that the server's pools answer prompts with.
     pub(crate) fn first_model(&self) -> Result<String, Failure> {
-        let list = json_of(&mut self.get("/v1/models")?)?;
-        let name = list.pointer("/data/0/id").and_then(Value::as_str).map(str::to_owned);
-        name.ok_or_else(|| Failure::new(Code::Unavailable, format!("the server at {} names no model", self.url)))
+        let told = json_of(&mut self.get("/v1/capabilities")?)?;
+        let answers = |pool: &&Value| {
+            let workloads = pool["supported_workloads"].as_array();
+            workloads.is_some_and(|workloads| workloads.iter().any(|workload| workload == "completion"))
+        };
+        let pools = told["pools"].as_array().into_iter().flatten().filter(answers);
+        let name = pools.filter_map(|pool| pool["model"].as_str()).min().map(str::to_owned);
+        name.ok_or_else(|| {
+            let problem = "no model there answers prompts; `GET /v1/capabilities` says what each pool takes";
+            Failure::new(Code::Unavailable, format!("{}: {problem}", self.url))
+        })
     }
 
     fn to(&self, path: &str) -> String {
