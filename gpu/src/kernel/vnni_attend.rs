@@ -2,6 +2,8 @@
 //!
 //! As in `avx2_attend` no sum crosses lanes. Heads whose dims fill no register go there.
 #![allow(unsafe_code)]
+// An index names a register here; iterators over arrays of registers say less.
+#![allow(clippy::needless_range_loop)]
 
 use super::attend::{Weights, tile};
 use super::{Query, avx2_attend};
@@ -43,30 +45,62 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
     );
 }
 
+/// Registers of positions, or of dims, at a time: what is broadcast of the queries or of the weights serves both.
+const PAIR: usize = 2;
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn scores<const T: usize>(queries: &[&[f32]; T], split: Split<'_>, seen: Range<usize>, out: &mut Weights<T>) {
-    for g in seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS) {
-        // Sixteen dims at a time, a length the compiler knows: no index is checked within.
-        let dims = split.keys(g).as_chunks::<LANE_POSITIONS>().0.as_chunks::<HALF>().0;
-        let mut tot = [_mm512_setzero_ps(); T];
-        for (s, segment) in dims.chunks(SEGMENT / HALF).enumerate() {
-            let mut p = [_mm512_setzero_ps(); T];
-            for (half, dims) in segment.iter().enumerate() {
-                let asks = queries.map(|query| &query.as_chunks::<HALF>().0[s * SEGMENT / HALF + half]);
-                for i in 0..HALF {
-                    let k = widen(&dims[i]);
-                    for t in 0..T {
-                        p[t] = _mm512_fmadd_ps(_mm512_set1_ps(asks[t][i]), k, p[t]);
+    let groups = seen.start / LANE_POSITIONS..seen.end.div_ceil(LANE_POSITIONS);
+    for g in groups.clone().step_by(PAIR) {
+        match groups.end - g {
+            1 => scores_of::<T, 1>(queries, split, g, out),
+            _ => scores_of::<T, PAIR>(queries, split, g, out),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn scores_of<const T: usize, const G: usize>(
+    queries: &[&[f32]; T],
+    split: Split<'_>,
+    first: usize,
+    out: &mut Weights<T>,
+) {
+    // Sixteen dims at a time, a length the compiler knows: no index is checked within.
+    let mut keys = [split.keys(first).as_chunks::<LANE_POSITIONS>().0.as_chunks::<HALF>().0; G];
+    let halves = keys[0].len();
+    for g in 1..G {
+        keys[g] = &split.keys(first + g).as_chunks::<LANE_POSITIONS>().0.as_chunks().0[..halves];
+    }
+    let asks = queries.map(|query| &query.as_chunks::<HALF>().0[..halves]);
+    let mut tot = [[_mm512_setzero_ps(); T]; G];
+    for segment in (0..halves).step_by(SEGMENT / HALF) {
+        let mut p = [[_mm512_setzero_ps(); T]; G];
+        for half in segment..halves.min(segment + SEGMENT / HALF) {
+            for i in 0..HALF {
+                let mut k = [_mm512_setzero_ps(); G];
+                for g in 0..G {
+                    k[g] = widen(&keys[g][half][i]);
+                }
+                for t in 0..T {
+                    let ask = _mm512_set1_ps(asks[t][half][i]);
+                    for g in 0..G {
+                        p[g][t] = _mm512_fmadd_ps(ask, k[g], p[g][t]);
                     }
                 }
             }
+        }
+        for g in 0..G {
             for t in 0..T {
-                tot[t] = _mm512_add_ps(tot[t], p[t]);
+                tot[g][t] = _mm512_add_ps(tot[g][t], p[g][t]);
             }
         }
+    }
+    for g in 0..G {
         for t in 0..T {
-            store(&mut out[t].as_chunks_mut().0[g], tot[t]);
+            store(&mut out[t].as_chunks_mut().0[first + g], tot[g][t]);
         }
     }
 }
@@ -75,24 +109,51 @@ fn scores<const T: usize>(queries: &[&[f32]; T], split: Split<'_>, seen: Range<u
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn sum_values<const T: usize>(weights: &Weights<T>, split: Split<'_>, seen: Range<usize>, out: &mut [f32]) {
     let lanes = out.len() / T / 16;
-    let out = out.as_chunks_mut::<16>().0;
-    for d in 0..lanes {
-        let mut tot = [_mm512_setzero_ps(); T];
-        for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
-            let mut p = [_mm512_setzero_ps(); T];
-            let values = split.values(segment).as_chunks::<16>().0;
-            for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
-                let v = widen(&values[(position - segment) * lanes + d]);
-                for t in 0..T {
-                    p[t] = _mm512_fmadd_ps(_mm512_set1_ps(weights[t][position]), v, p[t]);
-                }
+    for d in (0..lanes).step_by(PAIR) {
+        match lanes - d {
+            1 => sum_values_of::<T, 1>(weights, split, seen.clone(), d, out),
+            _ => sum_values_of::<T, PAIR>(weights, split, seen.clone(), d, out),
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn sum_values_of<const T: usize, const G: usize>(
+    weights: &Weights<T>,
+    split: Split<'_>,
+    seen: Range<usize>,
+    d: usize,
+    out: &mut [f32],
+) {
+    let lanes = out.len() / T / 16;
+    let mut tot = [[_mm512_setzero_ps(); T]; G];
+    for segment in (seen.start / SEGMENT * SEGMENT..seen.end).step_by(SEGMENT) {
+        let mut p = [[_mm512_setzero_ps(); T]; G];
+        let values = split.values(segment).as_chunks::<16>().0;
+        for position in segment.max(seen.start)..seen.end.min(segment + SEGMENT) {
+            let values = &values[(position - segment) * lanes + d..][..G];
+            let mut v = [_mm512_setzero_ps(); G];
+            for g in 0..G {
+                v[g] = widen(&values[g]);
             }
             for t in 0..T {
-                tot[t] = _mm512_add_ps(tot[t], p[t]);
+                let weight = _mm512_set1_ps(weights[t][position]);
+                for g in 0..G {
+                    p[g][t] = _mm512_fmadd_ps(weight, v[g], p[g][t]);
+                }
             }
         }
+        for g in 0..G {
+            for t in 0..T {
+                tot[g][t] = _mm512_add_ps(tot[g][t], p[g][t]);
+            }
+        }
+    }
+    let out = out.as_chunks_mut::<16>().0;
+    for g in 0..G {
         for t in 0..T {
-            store(&mut out[t * lanes + d], tot[t]);
+            store(&mut out[t * lanes + d + g], tot[g][t]);
         }
     }
 }
