@@ -10,6 +10,7 @@ use super::flusher::Flusher;
 use super::medium::{Medium, put};
 use super::record::{Chain, HEADER_MAX, RECORD_MAX, Record};
 use super::segment::{Header, Origin, file_name, retain};
+use super::snapshot;
 use super::taken::{End, Taken};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::time::Tick;
@@ -215,6 +216,13 @@ impl Writer {
         self.full_at = self.config.segment_bytes.max(self.len + 1);
         self.full_seq = self.next_seq.saturating_add(self.config.segment_records.max(1));
         Ok(closed)
+    }
+
+    /// Puts the state that the segment begins with beside it: before its first record.
+    pub(crate) fn snapshot(&self, ledger: Ledger) -> Result<(), JournalError> {
+        debug_assert_eq!(self.next_seq, self.origin.first_seq, "it begins with this state");
+        let header = Header { origin: self.origin.clone(), ledger: Some(ledger) };
+        snapshot::write(&self.path, &header, self.config.fsync)
     }
 
     /// Forces everything appended to disk, unless that is left to the kernel.

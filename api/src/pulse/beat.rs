@@ -91,6 +91,9 @@ impl Beat {
         }
         self.spool.sync()?;
         self.writer.sync()?;
+        // It writes snapshots too.
+        drop(self.shadow);
+        rest(&mut self.writer, &mut self.simulation);
         drop(ending);
         Ok(())
     }
@@ -311,6 +314,15 @@ impl Beat {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+}
+
+/// Leaves the state beside an empty segment, so that the next start executes nothing again and may be of a build that
+/// would have decided otherwise. Where that fails, it executes the last segments.
+fn rest(writer: &mut Writer, simulation: &mut Simulation) {
+    let left = writer.rotate(simulation.state()).and_then(|_| writer.snapshot(simulation.ledger()));
+    if let Err(error) = left {
+        tracing::warn!(%error, "the last state is left out: the next start takes longer");
     }
 }
 

@@ -4,11 +4,12 @@
 use super::*;
 use crate::fixture::{config, rules, spec, up};
 use crate::journal::tests::{Forgetful, Quota};
-use crate::journal::{Entry, Fsync, Outcome, RunReader, runs};
+use crate::journal::{Entry, Fsync, Outcome, RunReader, Taken, runs};
 use crate::port::{Envelope, Urgent, Verdict};
+use crate::recovery::recover;
 use crate::replay::{ReplayOptions, replay};
 use orchestrion_world::id::{Attempt, Epoch, ModelId};
-use orchestrion_world::ledger::Ledger;
+use orchestrion_world::ledger::{Ledger, full_digest};
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Order, Outcome as End, Refusal, Report};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -174,6 +175,24 @@ fn verdicts_orders_and_acknowledgements_come_after_the_record_and_in_order() {
     stage.pulse.stop().unwrap();
     let report = replay(stage.dir.path(), ReplayOptions::default()).unwrap();
     assert_eq!(report.tasks, 3);
+}
+
+#[test]
+fn who_starts_after_a_stop_executes_nothing_again() {
+    let stage = Stage::set();
+    stage.report(up(1, 0, 1, 50_000));
+    for task in 1..=3 {
+        let verdict = stage.submit(task).blocking_recv().unwrap();
+        assert!(matches!(verdict, Verdict::Accepted { .. }), "{verdict:?}");
+    }
+    let Stage { dir, pulse, .. } = stage;
+    pulse.stop().unwrap();
+    let whole = replay(dir.path(), ReplayOptions::default()).unwrap();
+    // Every record of the run, so that nothing is left to execute.
+    std::fs::remove_file(dir.path().join("00000001.orj")).unwrap();
+    let recovered = recover(&Taken::take(config(dir.path())).unwrap(), &rules(), 4).unwrap();
+    assert_eq!(recovered.ledger.tasks.iter().map(|task| task.id).collect::<Vec<_>>(), [1, 2, 3].map(TaskId));
+    assert_eq!(full_digest(&recovered.ledger).to_string(), whole.final_state);
 }
 
 #[test]
