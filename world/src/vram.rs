@@ -206,7 +206,12 @@ impl ModelFacts {
 
 /// As many tokens, in whole pages: an engine holds no part of one.
 pub(crate) fn kv_for(kv_per_token: Bytes, tokens: u64) -> Bytes {
-    Bytes(tokens.div_ceil(PAGE.into()).saturating_mul(PAGE.into()).saturating_mul(kv_per_token.0))
+    Bytes(in_pages(tokens).saturating_mul(kv_per_token.0))
+}
+
+/// The tokens that whole pages for so many have room for.
+pub fn in_pages(tokens: u64) -> u64 {
+    tokens.div_ceil(PAGE.into()).saturating_mul(PAGE.into())
 }
 
 #[cfg(test)]

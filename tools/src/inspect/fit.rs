@@ -5,8 +5,8 @@
 //! the bandwidth of memory over the bytes that are read. The bandwidth is measured, for a fraction of a second.
 
 use crate::memory::{memory, size};
-use orchestrion_gpu::engine::PageCount;
 use orchestrion_gpu::gguf::Gguf;
+use orchestrion_world::vram::in_pages;
 use serde::Serialize;
 use std::fmt;
 use std::hint::black_box;
@@ -97,12 +97,6 @@ impl Memory {
             most_slots: room / of(1, context).max(1),
         })
     }
-}
-
-/// The tokens that a context of so many takes memory for: it is held in whole pages.
-fn in_pages(context: u64) -> u64 {
-    let page = u64::from(PageCount::POSITIONS);
-    context.div_ceil(page).saturating_mul(page)
 }
 
 impl fmt::Display for Memory {
