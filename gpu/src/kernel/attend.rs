@@ -7,7 +7,7 @@
 use super::Query;
 use crate::kv::{Head, Split};
 use crate::numerics::attention::{Chain, SPLIT};
-use crate::numerics::{exp, tree};
+use crate::numerics::exp;
 use std::ops::Range;
 
 /// Weights of each query for each position of a split.
@@ -17,19 +17,21 @@ pub(super) type Weights<const T: usize> = [[f32; SPLIT]; T];
 const LANES: usize = 16;
 
 /// `scores` writes query · key for the positions asked for, and may write more of the split; `sum_values` writes
-/// Σ weight · value over them, dims of each query side by side.
+/// Σ weight · value over them, dims of each query side by side; `sum` is `numerics::tree` of weights, which it may spoil.
 #[inline(always)]
 pub(super) fn tile<const T: usize>(
     queries: [&mut Query<'_>; T],
     head: Head<'_>,
     scores: impl Fn(&[&[f32]; T], Split<'_>, Range<usize>, &mut Weights<T>),
     sum_values: impl Fn(&Weights<T>, Split<'_>, Range<usize>, &mut [f32]),
+    sum: impl Fn(&mut [f32; SPLIT]) -> f32,
 ) {
     let seen = queries.each_ref().map(|q| (q.seen.start, q.seen.end));
     let asks = queries.each_ref().map(|q| q.query);
     let mut chains = queries.map(|q| Chain::new(&mut *q.out));
     let any = seen.iter().map(|s| s.0).min().unwrap_or(0)..seen.iter().map(|s| s.1).max().unwrap_or(0);
     let mut values = vec![0.0f32; T * head.dim()];
+    let mut weights: Weights<T> = [[0.0; SPLIT]; T];
     for split in any.start / SPLIT..any.end.div_ceil(SPLIT) {
         let base = split * SPLIT;
         let here = |(start, end): (usize, usize)| {
@@ -37,25 +39,26 @@ pub(super) fn tile<const T: usize>(
         };
         let any = here((any.start, any.end));
         let stored = head.split(split);
-        let mut weights: Weights<T> = [[f32::NEG_INFINITY; SPLIT]; T];
         scores(&asks, stored, any.clone(), &mut weights);
         let mut maxima = [f32::NEG_INFINITY; T];
         for t in 0..T {
-            let Range { start, end } = here(seen[t]);
-            weights[t][..start].fill(f32::NEG_INFINITY);
-            weights[t][end..].fill(f32::NEG_INFINITY);
-            maxima[t] = maximum(&weights[t]);
-            for w in &mut weights[t][start / LANES * LANES..end.next_multiple_of(LANES)] {
+            let (Range { start, end }, weights) = (here(seen[t]), &mut weights[t]);
+            // Whole registers, where what is not seen is no maximum and weighs nothing.
+            let made = start / LANES * LANES..end.next_multiple_of(LANES);
+            weights[made.start..start].fill(f32::NEG_INFINITY);
+            weights[end..made.end].fill(f32::NEG_INFINITY);
+            maxima[t] = maximum(&weights[made.clone()]);
+            for w in &mut weights[made] {
                 *w = exp(*w - maxima[t]);
             }
-            weights[t][..start].fill(0.0);
-            weights[t][end..].fill(0.0);
+            weights[..start].fill(0.0);
+            weights[end..].fill(0.0);
         }
         sum_values(&weights, stored, any, &mut values);
         for (t, chain) in chains.iter_mut().enumerate() {
             if !here(seen[t]).is_empty() {
                 let first = base <= seen[t].0;
-                chain.add(first, maxima[t], tree(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
+                chain.add(first, maxima[t], sum(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
             }
         }
     }
@@ -66,7 +69,7 @@ pub(super) fn tile<const T: usize>(
 
 /// Lane by lane, so that no comparison waits for the one before: a maximum has no order.
 #[inline(always)]
-fn maximum(scores: &[f32; SPLIT]) -> f32 {
+fn maximum(scores: &[f32]) -> f32 {
     let larger = |m: f32, s: f32| if s > m { s } else { m };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     for scores in scores.as_chunks::<LANES>().0 {

@@ -6,17 +6,19 @@
 //! Only `Kernels::of` hands the table out, after it has asked the processor.
 #![allow(unsafe_code)]
 
-use super::matrix::{GROUP, Matrix};
+use super::drive::Sums;
+use super::matrix::Matrix;
 use super::{Kernels, Level, Query, avx2_attend, avx2_tile};
 use crate::kv::Head;
 use crate::numerics::linear::{self, ActRow, NonFinite, Rounded};
 use crate::numerics::{self, to_f16};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 pub(super) static TABLE: Kernels = Kernels {
     level: Level::Avx2,
     quantize,
-    tile,
+    linear,
     rms_norm,
     rms_norm_each,
     layer_norm,
@@ -46,7 +48,7 @@ pub(super) use entries;
 
 entries! { "avx2,fma,f16c":
     fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = linear::quantize;
-    fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) = avx2_tile::tile;
+    fn linear(weights: &Matrix, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) = avx2_tile::linear;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) = numerics::layer_norm;

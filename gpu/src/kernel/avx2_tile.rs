@@ -10,14 +10,21 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::avx2::widen_eight;
+use super::drive::{Sums, tiles};
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
 use crate::gguf::TensorKind;
 use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
+pub(super) fn linear(weights: &Matrix, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) {
+    tiles(groups, acts, out, |group, acts, out| tile(weights, group, acts, out));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let columns = group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
         Body::Packed(w) => {

@@ -8,11 +8,15 @@
 
 use super::matrix::{GROUP, Matrix};
 use super::pool::{Pool, Scatter};
-use super::{Kernels, Query, ROWS};
+use super::{Kernels, Query};
 use crate::kv::Head;
 use crate::numerics::attention::seen;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite, Rounded, check_finite};
 use std::ops::Range;
+
+/// Rows of activations in a tile: so few that their outputs, each of which is a cache line of its own far from the
+/// others, are on their way to memory while the next sums are made.
+const ROWS: usize = 8;
 
 /// The level's kernels and the threads they run on.
 #[derive(Debug)]
@@ -21,26 +25,32 @@ pub(crate) struct Exec {
     pub(crate) pool: Pool,
 }
 
-/// Rows of activations for linear layers. Buffers are kept from use to use.
+/// Rows of activations for linear layers. Buffers are kept from use to use, and never cleared: a layer's rows are
+/// written before they are read.
 #[derive(Debug, Default)]
 pub(crate) struct Acts {
     cols: usize,
+    /// The rows as they came, where a weight needs them so; else a row for each part that rounds them.
     x: Vec<f32>,
+    plain: bool,
+    /// The rows in int8 blocks, where a weight needs them.
     blocks: Vec<Rounded>,
+    per_row: usize,
 }
 
 impl Acts {
-    fn reset(&mut self, rows: usize, cols: usize, quantized: bool) {
-        let blocks = if quantized { rows * (cols / BLOCK) } else { 0 };
+    fn reset(&mut self, (rows, parts): (usize, usize), cols: usize, readers: &[&Matrix]) {
         self.cols = cols;
-        self.x.resize(rows * cols, 0.0);
-        self.blocks.resize(blocks, Rounded::default());
+        self.plain = readers.iter().any(|m| !m.is_quantized());
+        self.per_row = if readers.iter().any(|m| m.is_quantized()) { cols / BLOCK } else { 0 };
+        let x = if self.plain { rows } else { parts } * cols;
+        self.x.resize(self.x.len().max(x), 0.0);
+        self.blocks.resize(self.blocks.len().max(rows * self.per_row), Rounded::default());
     }
 
     fn row(&self, i: usize) -> ActRow<'_> {
-        // No blocks in all where no weight needs them.
-        let blocks = self.blocks.len().min(self.cols / BLOCK);
-        ActRow { x: &self.x[i * self.cols..][..self.cols], blocks: &self.blocks[i * blocks..][..blocks] }
+        let x = if self.plain { &self.x[i * self.cols..][..self.cols] } else { &[] };
+        ActRow { x, blocks: &self.blocks[i * self.per_row..][..self.per_row] }
     }
 }
 
@@ -61,37 +71,110 @@ pub(crate) struct Asked {
     pub(crate) queries: Vec<(usize, usize, usize)>,
 }
 
+/// Where sums of some groups of weight rows go, in each row of a linear layer's outputs.
+pub(crate) struct Sums<'a> {
+    out: &'a Scatter<'a, f32>,
+    /// Of the first output in a row, and from row to row.
+    at: usize,
+    stride: usize,
+    /// Weight rows, of which the last group may have fewer than `GROUP`.
+    rows: usize,
+    groups: Range<usize>,
+    write: Write,
+}
+
+impl<'a> Sums<'a> {
+    /// # Safety
+    /// Nobody else has outputs of these groups while it lives.
+    unsafe fn new(
+        out: &'a Scatter<'a, f32>,
+        (at, stride): (usize, usize),
+        rows: usize,
+        groups: Range<usize>,
+        write: Write,
+    ) -> Self {
+        Sums { out, at, stride, rows, groups, write }
+    }
+
+    /// Sums of `G` groups from one on with `T` rows of activations from one on.
+    #[inline(always)]
+    pub(super) fn put<const G: usize, const T: usize>(
+        &mut self,
+        (row, group): (usize, usize),
+        sums: &[[[f32; GROUP]; G]; T],
+    ) {
+        assert!(self.groups.start <= group && group + G <= self.groups.end, "a part writes its groups");
+        let first = group * GROUP;
+        let width = (G * GROUP).min(self.rows - first);
+        for (t, sums) in sums.iter().enumerate() {
+            let start = (row + t) * self.stride + self.at + first;
+            // SAFETY: by the contract of `new`, and nothing keeps what it is given here.
+            let out = unsafe { self.out.part(start..start + width) };
+            match (self.write, out.as_chunks_mut::<GROUP>().0.as_chunks_mut::<G>().0) {
+                // Of a length known here: no call for so few numbers.
+                (Write::Set, [out]) => *out = *sums,
+                (Write::Add, [out]) => *out = std::array::from_fn(|g| std::array::from_fn(|i| out[g][i] + sums[g][i])),
+                (Write::Set, _) => out.copy_from_slice(&sums.as_flattened()[..width]),
+                (Write::Add, _) => out.iter_mut().zip(sums.as_flattened()).for_each(|(o, s)| *o += *s),
+            }
+        }
+    }
+}
+
+/// Group by group and few rows of activations at a time, for kernels that make a tile of sums.
+pub(super) fn tiles(
+    groups: Range<usize>,
+    acts: &[ActRow<'_>],
+    out: &mut Sums<'_>,
+    tile: impl Fn(usize, &[ActRow<'_>], &mut [[f32; GROUP]]),
+) {
+    let mut sums = [[0.0; GROUP]; ROWS];
+    for group in groups {
+        for (t, acts) in acts.chunks(ROWS).enumerate() {
+            tile(group, acts, &mut sums[..acts.len()]);
+            for (i, sums) in sums[..acts.len()].iter().enumerate() {
+                out.put((t * ROWS + i, group), &[[*sums]]);
+            }
+        }
+    }
+}
+
 impl Exec {
-    /// Fills `acts` with `rows` rows made by `make(row, out)`, in int8 where `quantized`. A row with an
+    /// Fills `acts` with `rows` rows made by `make(row, out)`, in the forms that `readers` need. A row with an
     /// infinity or a NaN becomes zeros and its `faulted` is set, so that other rows are not disturbed.
     pub(crate) fn activate(
         &mut self,
         acts: &mut Acts,
         (rows, cols): (usize, usize),
-        quantized: bool,
+        readers: &[&Matrix],
         faulted: &mut [bool],
         make: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
-        acts.reset(rows, cols, quantized);
-        let blocks = if quantized { cols / BLOCK } else { 0 };
+        let per_part = rows.div_ceil(self.pool.threads() * 8).max(1);
+        let parts = rows.div_ceil(per_part);
+        acts.reset((rows, parts), cols, readers);
+        let (plain, blocks) = (acts.plain, acts.per_row);
         let (x, rounded) = (Scatter::new(&mut acts.x), Scatter::new(&mut acts.blocks));
         let faulted = Scatter::new(&mut faulted[..rows]);
         let kernels = self.kernels;
-        self.pool.run(rows, &|row| {
-            // SAFETY: part `row` takes what belongs to row `row` of each buffer.
-            let (x, rounded, faulted) = unsafe {
-                (
-                    x.part(row * cols..(row + 1) * cols),
-                    rounded.part(row * blocks..(row + 1) * blocks),
-                    &mut faulted.part(row..row + 1)[0],
-                )
-            };
-            make(row, x);
-            let checked = if quantized { (kernels.quantize)(x, rounded) } else { check_finite(x) };
-            if checked == Err(NonFinite) {
-                *faulted = true;
-                x.fill(0.0);
-                rounded.fill(Rounded::default());
+        self.pool.run(parts, &|part| {
+            for row in part * per_part..rows.min((part + 1) * per_part) {
+                let place = if plain { row } else { part };
+                // SAFETY: a part takes what belongs to its rows of each buffer, or a row that is its own.
+                let (x, rounded, faulted) = unsafe {
+                    (
+                        x.part(place * cols..(place + 1) * cols),
+                        rounded.part(row * blocks..(row + 1) * blocks),
+                        &mut faulted.part(row..row + 1)[0],
+                    )
+                };
+                make(row, x);
+                let checked = if blocks > 0 { (kernels.quantize)(x, rounded) } else { check_finite(x) };
+                if checked == Err(NonFinite) {
+                    *faulted = true;
+                    x.fill(0.0);
+                    rounded.fill(Rounded::default());
+                }
             }
         });
     }
@@ -133,7 +216,8 @@ impl Exec {
         write: Write,
     ) {
         let groups: usize = layers.iter().map(|(w, _)| w.groups()).sum();
-        let per_part = groups.div_ceil(self.pool.threads() * 8);
+        // An even number: a kernel may take two groups at a time.
+        let per_part = groups.div_ceil(self.pool.threads() * 8).next_multiple_of(2);
         let parts: Vec<(&Matrix, usize, Range<usize>)> = layers
             .iter()
             .flat_map(|(w, at)| (0..w.groups()).step_by(per_part).map(|g| (*w, *at, g..w.groups().min(g + per_part))))
@@ -143,27 +227,10 @@ impl Exec {
         let kernels = self.kernels;
         self.pool.run(parts.len(), &|part| {
             let (weights, at, groups) = &parts[part];
-            let mut tile = [[0.0; GROUP]; ROWS];
-            for group in groups.clone() {
-                let first = group * GROUP;
-                let width = GROUP.min(weights.rows - first);
-                for (t, acts) in rows.chunks(ROWS).enumerate() {
-                    let tile = &mut tile[..acts.len()];
-                    (kernels.tile)(weights, group, acts, tile);
-                    for (i, sums) in tile.iter().enumerate() {
-                        let start = (t * ROWS + i) * stride + at + first;
-                        // SAFETY: outputs of a group belong to the one part that holds the group.
-                        let out = unsafe { out.part(start..start + width) };
-                        match (write, <&mut [f32; GROUP]>::try_from(&mut *out)) {
-                            // Of a length known here: no call for sixteen numbers.
-                            (Write::Set, Ok(out)) => *out = *sums,
-                            (Write::Set, Err(_)) => out.copy_from_slice(&sums[..width]),
-                            (Write::Add, Ok(out)) => *out = std::array::from_fn(|i| out[i] + sums[i]),
-                            (Write::Add, Err(_)) => out.iter_mut().zip(sums).for_each(|(o, s)| *o += *s),
-                        }
-                    }
-                }
-            }
+            let groups = groups.clone();
+            // SAFETY: outputs of a group belong to the one part that holds the group.
+            let mut sums = unsafe { Sums::new(&out, (*at, stride), weights.rows, groups.clone(), write) };
+            (kernels.linear)(weights, groups, &rows, &mut sums);
         });
     }
 

@@ -36,17 +36,14 @@ pub use ceiling::Ceilings;
 
 use crate::kv::Head;
 use crate::numerics::linear::{ActRow, NonFinite, Rounded};
-use matrix::{GROUP, Matrix};
+use drive::Sums;
+use matrix::Matrix;
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
 /// Queries an attention kernel takes at a time.
 pub(crate) const TILE: usize = 8;
-/// Activation rows a matrix kernel takes at a time: so few that their outputs, each of which is a cache line of its own
-/// far from the others, are on their way to memory while the next sums are made.
-pub(crate) const ROWS: usize = 8;
-
 /// Which instructions the engine uses. The tokens are the same at every level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -132,8 +129,8 @@ pub(crate) struct Kernels {
     pub(crate) level: Level,
     /// int8 blocks of one row.
     pub(crate) quantize: Quantize,
-    /// One group of weight rows times up to `ROWS` rows of activations, outputs of each side by side.
-    pub(crate) tile: fn(&Matrix, usize, &[ActRow<'_>], &mut [[f32; GROUP]]),
+    /// Groups of weight rows times rows of activations.
+    pub(crate) linear: fn(&Matrix, Range<usize>, &[ActRow<'_>], &mut Sums<'_>),
     /// x, weight, eps, out.
     pub(crate) rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     /// x in place, weight, eps.

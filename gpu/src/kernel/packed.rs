@@ -16,6 +16,7 @@ use crate::numerics::block::{Block, E2M1, UNEVEN};
 use crate::numerics::linear::{self, BLOCK, SEGMENT, from_bf16};
 use crate::numerics::{from_f16, to_f16};
 use crate::seal;
+use std::ops::Range;
 
 /// One dword of each of 16 rows.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +132,14 @@ impl Packed {
     /// Its bytes as they lie in memory.
     pub(crate) fn stretches(&self) -> [&[u8]; 2] {
         [seal::of(&self.codes), seal::of(&self.scales)]
+    }
+
+    /// Of these, what belongs to some groups.
+    pub(crate) fn lines(&self, groups: Range<usize>) -> [&[u8]; 2] {
+        self.stretches().map(|stretch| {
+            let group = stretch.len() / self.groups;
+            &stretch[groups.start * group..groups.end * group]
+        })
     }
 
     pub(crate) fn stretches_mut(&mut self) -> [&mut [u8]; 2] {

@@ -2,16 +2,18 @@
 //!
 //! What every other level is compared with, and what runs where no other does.
 
+use super::drive::{Sums, tiles};
 use super::matrix::{Body, GROUP, Matrix};
 use super::{Kernels, Level, Query};
 use crate::kv::Head;
 use crate::numerics::linear::{self, ActRow};
 use crate::numerics::{self, attention};
+use std::ops::Range;
 
 pub(super) static TABLE: Kernels = Kernels {
     level: Level::Scalar,
     quantize: linear::quantize,
-    tile,
+    linear: whole,
     rms_norm: numerics::rms_norm,
     rms_norm_each: numerics::rms_norm_each,
     layer_norm: numerics::layer_norm,
@@ -23,6 +25,10 @@ pub(super) static TABLE: Kernels = Kernels {
     narrow,
     attend,
 };
+
+fn whole(weights: &Matrix, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) {
+    tiles(groups, acts, out, |group, acts, out| tile(weights, group, acts, out));
+}
 
 fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
     let Body::Native(kind, bytes) = &weights.body else { unreachable!("the scalar level loads native rows") };

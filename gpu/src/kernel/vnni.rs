@@ -8,17 +8,19 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::avx2::entries;
-use super::matrix::{GROUP, Matrix};
+use super::drive::Sums;
+use super::matrix::Matrix;
 use super::{Kernels, Level, Query, avx2, vnni_attend, vnni_tile};
 use crate::kv::Head;
 use crate::numerics;
 use crate::numerics::linear::{ActRow, BLOCK, NonFinite, Rounded, check_finite};
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 pub(super) static TABLE: Kernels = Kernels {
     level: Level::Vnni,
     quantize,
-    tile,
+    linear,
     rms_norm,
     rms_norm_each,
     layer_norm,
@@ -33,7 +35,7 @@ pub(super) static TABLE: Kernels = Kernels {
 
 entries! { "avx512f,avx512bw,avx512vl,avx512vnni":
     fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> = quantize_body;
-    fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) = vnni_tile::tile;
+    fn linear(weights: &Matrix, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) = vnni_tile::linear;
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = numerics::rms_norm;
     fn rms_norm_each(x: &mut [f32], weight: &[f32], eps: f32) = numerics::rms_norm_each;
     fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) = numerics::layer_norm;
@@ -75,7 +77,7 @@ fn quantize_body(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinite> {
             sum[half] = _mm_cvtsi128_si32(sums) + _mm_extract_epi32::<2>(sums) - 16 * 128;
         }
         (block.g, block.halves) = ((sum[0] + sum[1]) as f32, sum.map(|sum| sum as f32));
-        block.starts = [sum[0] + sum[1], sum[0], sum[1]].map(|sum| -8 * sum);
+        block.starts = [sum[0] + sum[1], sum[0], sum[1]].map(|sum| -4 * sum);
     }
     Ok(())
 }

@@ -1,165 +1,148 @@
-//! Matrices at the AVX-512 VNNI level: one group of 16 weight rows, a register's lanes, times up to eight rows of
-//! activations.
+//! Matrices at the AVX-512 VNNI level: groups of 16 weight rows, a register's lanes, times rows of activations.
 //!
 //! As in `avx2_tile` each lane runs the definition's chain of fma for its row. `vpdpbusd` multiplies unsigned
 //! bytes by signed ones and adds fours of them exactly, so every code is made unsigned by an offset here, and the
 //! exact sum begins at what that adds.
+//!
+//! Few rows of activations take each group's blocks as they come from memory, unpacked in registers. Many rows take
+//! two groups at a time, unpacked once into memory that stays near: what is loaded of the activations serves both, and
+//! twice as many sums are on their way at once.
 // An index names a register here; iterators over arrays of registers say less.
 #![allow(clippy::needless_range_loop)]
 
+use super::drive::{Sums, tiles};
 use super::matrix::{Body, GROUP, Matrix};
 use super::packed::{Lane, Line, Packed, SUPER_LANES};
 use super::vnni_load::{broadcast, dword, load, load_bf16, load_f16, load_f32, nibbles, small, store, widen};
 use crate::gguf::TensorKind;
 use crate::numerics::linear::{ActRow, BLOCK, Rounded, SEGMENT};
 use std::arch::x86_64::*;
+use std::borrow::Borrow;
+use std::ops::Range;
+
+/// Rows of activations up to which unpacking in registers is not dearer.
+const FEW: usize = 64;
+
+/// Of more, the rows at a time.
+const WIDE: usize = 6;
+
+/// Groups unpacked together for more.
+const PAIR: usize = 2;
+
+/// A block of a group: its codes, dword by dword, and what their sums are multiplied with. How many factors there
+/// are says which: d; d, m; d and the scales of both halves; d, m, the scales and the minima of both halves.
+#[derive(Clone, Copy)]
+struct Block<const FACTORS: usize> {
+    codes: [__m512i; 8],
+    factors: [__m512; FACTORS],
+}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn tile(weights: &Matrix, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
-    let columns = group * weights.cols..(group + 1) * weights.cols;
+pub(super) fn linear(weights: &Matrix, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) {
+    let columns = |group: usize| group * weights.cols..(group + 1) * weights.cols;
     match &weights.body {
-        Body::Packed(w) => rows(w, group, acts, out),
-        Body::F32(b) => plain(&b[columns], acts, out, load_f32),
-        Body::F16(b) => plain(&b[columns], acts, out, load_f16),
-        Body::BF16(b) => plain(&b[columns], acts, out, load_bf16),
+        Body::Packed(w) => packed(w, weights.cols / BLOCK, groups, acts, out),
+        Body::F32(b) => tiles(groups, acts, out, |group, x, out| plain(&b[columns(group)], x, out, load_f32)),
+        Body::F16(b) => tiles(groups, acts, out, |group, x, out| plain(&b[columns(group)], x, out, load_f16)),
+        Body::BF16(b) => tiles(groups, acts, out, |group, x, out| plain(&b[columns(group)], x, out, load_bf16)),
         Body::Native(..) => unreachable!("the VNNI level loads interleaved rows"),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows(w: &Packed, group: usize, acts: &[ActRow<'_>], out: &mut [[f32; GROUP]]) {
-    let (acts, out) = each::<8>(w, group, acts, out);
-    let (acts, out) = each::<4>(w, group, acts, out);
-    let (acts, out) = each::<3>(w, group, acts, out);
-    let (acts, out) = each::<2>(w, group, acts, out);
-    each::<1>(w, group, acts, out);
-}
-
-/// As many rows as there are `T` at a time; answers with those that are left.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn each<'a, 'b, const T: usize>(
-    w: &Packed,
-    group: usize,
-    acts: &'a [ActRow<'b>],
-    out: &'a mut [[f32; GROUP]],
-) -> (&'a [ActRow<'b>], &'a mut [[f32; GROUP]]) {
-    let (acts, rest) = acts.as_chunks::<T>();
-    let (out, left) = out.split_at_mut(acts.len() * T);
-    for (acts, out) in acts.iter().zip(out.as_chunks_mut::<T>().0) {
-        packed(w, group, acts, out);
-    }
-    (rest, left)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn packed<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
+fn packed(w: &Packed, blocks: usize, groups: Range<usize>, acts: &[ActRow<'_>], out: &mut Sums<'_>) {
+    let all = All { w, blocks, groups, acts };
     match w.kind {
-        TensorKind::Q4_1 | TensorKind::Q4_K => affine::<T, 4>(w, group, x, out),
-        TensorKind::Q5_1 | TensorKind::Q5_K => affine::<T, 5>(w, group, x, out),
-        TensorKind::Q4_0 => centred::<T, 4, 8>(w, group, x, out),
-        TensorKind::Q5_0 => centred::<T, 5, 16>(w, group, x, out),
-        TensorKind::Q8_0 => centred::<T, 8, SIGN>(w, group, x, out),
-        TensorKind::IQ4_NL | TensorKind::IQ4_XS | TensorKind::MXFP4 => named(w, group, x, out),
-        TensorKind::Q2_K => halves_and_mins(w, group, x, out),
-        TensorKind::Q3_K => halves::<T, 3, 4>(w, group, x, out),
-        TensorKind::Q6_K => halves::<T, 6, 32>(w, group, x, out),
+        TensorKind::Q4_1 | TensorKind::Q4_K => affine::<4>(w, all, out),
+        TensorKind::Q5_1 | TensorKind::Q5_K => affine::<5>(w, all, out),
+        TensorKind::Q4_0 => centred::<4>(w, all, 8, out),
+        TensorKind::Q5_0 => centred::<5>(w, all, 16, out),
+        TensorKind::Q8_0 => centred::<8>(w, all, SIGN, out),
+        TensorKind::IQ4_NL | TensorKind::IQ4_XS | TensorKind::MXFP4 => named(w, all, out),
+        TensorKind::Q2_K => halves_and_mins(w, all, out),
+        TensorKind::Q3_K => halves::<3>(w, all, 4, out),
+        TensorKind::Q6_K => halves::<6>(w, all, 32, out),
         TensorKind::F32 | TensorKind::F16 | TensorKind::BF16 => unreachable!("{} is not packed", w.kind.name()),
     }
 }
 
-/// u = d·f + m·g.
+/// What is multiplied with what.
+struct All<'a> {
+    w: &'a Packed,
+    /// Of a row.
+    blocks: usize,
+    groups: Range<usize>,
+    acts: &'a [ActRow<'a>],
+}
+
+/// d and m.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn affine<const T: usize, const BITS: usize>(
-    w: &Packed,
-    group: usize,
-    x: &[ActRow<'_>; T],
-    out: &mut [[f32; GROUP]; T],
-) {
-    let (q, s) = (w.codes::<BITS>(group), Scales::of(w, group));
-    run(q, x, out, |b, q, x| {
-        let (d, m) = s.at(b);
-        let f = dot::<T, 0, 8>(&codes(q), x, [_mm512_setzero_si512(); T]);
-        std::array::from_fn(|t| {
-            let g = _mm512_mul_ps(m, _mm512_set1_ps(x[t].g));
-            _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(f[t]), g)
-        })
+fn affine<const BITS: usize>(w: &Packed, all: All<'_>, out: &mut Sums<'_>) {
+    let blocks = all.blocks;
+    sweep(all, 0, out, |group| {
+        let (q, s) = (&w.codes::<BITS>(group)[..blocks], Scales::of(w, group));
+        move |b| {
+            let (d, m) = s.at(b);
+            Block { codes: codes(&q[b]), factors: [d, m] }
+        }
     });
 }
 
-/// u = d·f, where codes have `OFFSET` added.
+/// d, where codes have `offset` added.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn centred<const T: usize, const BITS: usize, const OFFSET: i32>(
-    w: &Packed,
-    group: usize,
-    x: &[ActRow<'_>; T],
-    out: &mut [[f32; GROUP]; T],
-) {
-    let (q, s) = (w.codes::<BITS>(group), w.scales::<1>(group));
-    run(q, x, out, |b, q, x| {
-        let d = widen(&s[b][0]);
-        let f = dot::<T, 0, 8>(&codes(q), x, starts::<T, 0, OFFSET>(x));
-        std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
+fn centred<const BITS: usize>(w: &Packed, all: All<'_>, offset: u32, out: &mut Sums<'_>) {
+    let blocks = all.blocks;
+    sweep(all, offset, out, |group| {
+        let (q, s) = (&w.codes::<BITS>(group)[..blocks], &w.scales::<1>(group)[..blocks]);
+        move |b| Block { codes: codes(&q[b]), factors: [widen(&s[b][0])] }
     });
 }
 
-/// u = d·f, where codes name integers, which the table here has with `SIGN` added.
+/// d, where codes name integers, which the table here has with `SIGN` added.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn named<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
-    let (q, s) = (w.codes::<4>(group), Scales::of(w, group));
-    let table = broadcast(&w.table().map(|n| (n as u8) ^ 0x80));
-    run(q, x, out, |b, q, x| {
-        let d = s.at(b).0;
-        let named = codes(q).map(|code| _mm512_shuffle_epi8(table, code));
-        let f = dot::<T, 0, 8>(&named, x, starts::<T, 0, SIGN>(x));
-        std::array::from_fn(|t| _mm512_mul_ps(d, _mm512_cvtepi32_ps(f[t])))
+fn named(w: &Packed, all: All<'_>, out: &mut Sums<'_>) {
+    let (blocks, table) = (all.blocks, broadcast(&w.table().map(|n| (n as u8) ^ 0x80)));
+    sweep(all, SIGN, out, |group| {
+        let (q, s) = (&w.codes::<4>(group)[..blocks], Scales::of(w, group));
+        move |b| {
+            let codes = codes(&q[b]).map(|code| _mm512_shuffle_epi8(table, code));
+            Block { codes, factors: [s.at(b).0] }
+        }
     });
 }
 
-/// u = d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact and codes have `OFFSET` added.
+/// d and two scales, where codes have `offset` added.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves<const T: usize, const BITS: usize, const OFFSET: i32>(
-    w: &Packed,
-    group: usize,
-    x: &[ActRow<'_>; T],
-    out: &mut [[f32; GROUP]; T],
-) {
-    let (q, s) = (w.codes::<BITS>(group), w.scales::<SUPER_LANES>(group));
-    run(q, x, out, |b, q, x| {
-        let s = &s[b / SEGMENT];
-        let (d, [low, high], q) = (widen(&s[0]), small(&s[2 + b % SEGMENT]), codes(q));
-        let below = dot::<T, 0, 4>(&q, x, starts::<T, 1, OFFSET>(x));
-        let above = dot::<T, 4, 8>(&q, x, starts::<T, 2, OFFSET>(x));
-        std::array::from_fn(|t| {
-            let above = _mm512_mul_ps(high, _mm512_cvtepi32_ps(above[t]));
-            _mm512_mul_ps(d, _mm512_fmadd_ps(low, _mm512_cvtepi32_ps(below[t]), above))
-        })
+fn halves<const BITS: usize>(w: &Packed, all: All<'_>, offset: u32, out: &mut Sums<'_>) {
+    let blocks = all.blocks;
+    sweep(all, offset, out, |group| {
+        let (q, s) = (&w.codes::<BITS>(group)[..blocks], w.scales::<SUPER_LANES>(group));
+        move |b| {
+            let s = &s[b / SEGMENT];
+            let [low, high] = small(&s[2 + b % SEGMENT]);
+            Block { codes: codes(&q[b]), factors: [widen(&s[0]), low, high] }
+        }
     });
 }
 
-/// u = d·(scale₀·f₀ + scale₁·f₁) + m·(min₀·g₀ + min₁·g₁), where both sums are exact.
+/// d, −m, two scales and two minima.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn halves_and_mins<const T: usize>(w: &Packed, group: usize, x: &[ActRow<'_>; T], out: &mut [[f32; GROUP]; T]) {
-    let (q, s) = (w.codes::<2>(group), w.scales::<SUPER_LANES>(group));
-    run(q, x, out, |b, q, x| {
-        let s = &s[b / SEGMENT];
-        let (d, m, q) = (widen(&s[0]), widen(&s[1]), codes(q));
-        let [low, high, min, upper] = nibbles(&s[2 + b % SEGMENT]);
-        let zero = [_mm512_setzero_si512(); T];
-        let (below, above) = (dot::<T, 0, 4>(&q, x, zero), dot::<T, 4, 8>(&q, x, zero));
-        std::array::from_fn(|t| {
-            let [g0, g1] = x[t].halves.map(|g| _mm512_set1_ps(g));
-            let h = _mm512_fmadd_ps(min, g0, _mm512_mul_ps(upper, g1));
-            let above = _mm512_mul_ps(high, _mm512_cvtepi32_ps(above[t]));
-            let f = _mm512_fmadd_ps(low, _mm512_cvtepi32_ps(below[t]), above);
+fn halves_and_mins(w: &Packed, all: All<'_>, out: &mut Sums<'_>) {
+    let blocks = all.blocks;
+    sweep(all, 0, out, |group| {
+        let (q, s) = (&w.codes::<2>(group)[..blocks], w.scales::<SUPER_LANES>(group));
+        move |b| {
+            let s = &s[b / SEGMENT];
             // The minima are taken off.
-            _mm512_fmadd_ps(d, f, _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), m), h))
-        })
+            let m = _mm512_sub_ps(_mm512_setzero_ps(), widen(&s[1]));
+            let [low, high, min, upper] = nibbles(&s[2 + b % SEGMENT]);
+            Block { codes: codes(&q[b]), factors: [widen(&s[0]), m, low, high, min, upper] }
+        }
     });
 }
 
 /// What turning its upper bit adds to an i8.
-const SIGN: i32 = 128;
+const SIGN: u32 = 128;
 
 /// Scales of types with one for each block that `affine` and `named` take.
 #[derive(Clone, Copy)]
@@ -209,41 +192,121 @@ impl Scales<'_> {
     }
 }
 
-/// The definition's order over all blocks; `u` is a block's value for each row of activations.
+/// All groups times all rows of activations; `of` unpacks the blocks of a group, whose codes have `offset` added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn run<const T: usize, const BITS: usize>(
-    codes: &[[Line; BITS]],
-    x: &[ActRow<'_>; T],
-    out: &mut [[f32; GROUP]; T],
-    u: impl Fn(usize, &[Line; BITS], [&Rounded; T]) -> [__m512; T],
+fn sweep<const F: usize, B: Fn(usize) -> Block<F>>(
+    All { w, blocks, mut groups, acts }: All<'_>,
+    offset: u32,
+    out: &mut Sums<'_>,
+    of: impl Fn(usize) -> B,
 ) {
+    let zero = Block { codes: [_mm512_setzero_si512(); 8], factors: [_mm512_setzero_ps(); F] };
+    let mut near = Vec::new();
+    while acts.len() > FEW && groups.len() >= PAIR {
+        let tile = Tile { acts, blocks, first: groups.start, offset };
+        groups.start += PAIR;
+        near.resize(blocks, [zero; PAIR]);
+        for g in 0..PAIR {
+            let of = of(tile.first + g);
+            for b in 0..blocks {
+                near[b][g] = of(b);
+            }
+        }
+        let near = |b: usize| &near[b];
+        // What is unpacked next, a part with each tile: unpacking would wait for all of it at once.
+        let next = w.lines(groups.start..groups.end.min(groups.start + PAIR));
+        let ask = |i: usize| next.iter().for_each(|bytes| ask(bytes, i, acts.len() / WIDE));
+        // The two sums of a block with halves need registers of their own.
+        let done = if F < 3 { tile.each::<F, PAIR, WIDE, _>(0, out, near, ask) } else { 0 };
+        let done = tile.each::<F, PAIR, 4, _>(done, out, near, ask);
+        let done = tile.each::<F, PAIR, 2, _>(done, out, near, ask);
+        tile.each::<F, PAIR, 1, _>(done, out, near, ask);
+    }
+    for first in groups {
+        let tile = Tile { acts, blocks, first, offset };
+        let of = of(first);
+        let of = |b: usize| [of(b)];
+        let done = tile.each::<F, 1, 8, _>(0, out, of, |_| {});
+        let done = tile.each::<F, 1, 4, _>(done, out, of, |_| {});
+        let done = tile.each::<F, 1, 3, _>(done, out, of, |_| {});
+        let done = tile.each::<F, 1, 2, _>(done, out, of, |_| {});
+        tile.each::<F, 1, 1, _>(done, out, of, |_| {});
+    }
+}
+
+/// Groups from `first` on times all rows of activations.
+struct Tile<'a> {
+    acts: &'a [ActRow<'a>],
+    blocks: usize,
+    first: usize,
+    offset: u32,
+}
+
+impl Tile<'_> {
+    /// `G` groups times the rows from `done` on, as many as there are `T` at a time, of which each has a number; answers
+    /// with the rows that are done then.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+    fn each<const F: usize, const G: usize, const T: usize, W: Borrow<[Block<F>; G]>>(
+        &self,
+        done: usize,
+        out: &mut Sums<'_>,
+        of: impl Fn(usize) -> W,
+        begin: impl Fn(usize),
+    ) -> usize {
+        let tiles = self.acts[done..].as_chunks::<T>().0;
+        for (i, x) in tiles.iter().enumerate() {
+            begin(done / T + i);
+            let sums = run(x, self.blocks, |b, x| u(of(b).borrow(), x, self.offset));
+            let mut lanes = [[[0.0; GROUP]; G]; T];
+            for t in 0..T {
+                for g in 0..G {
+                    store(&mut lanes[t][g], sums[g][t]);
+                }
+            }
+            out.put((done + i * T, self.first), &lanes);
+        }
+        done + tiles.len() * T
+    }
+}
+
+/// The definition's order over all blocks; `u` is a block's value for each group and each row of activations.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn run<const G: usize, const T: usize>(
+    x: &[ActRow<'_>; T],
+    blocks: usize,
+    u: impl Fn(usize, [&Rounded; T]) -> [[__m512; T]; G],
+) -> [[__m512; T]; G] {
     // Of a length the compiler knows to be the loop's, so that no index is checked there.
     let mut rows: [&[Rounded]; T] = [&[]; T];
     for t in 0..T {
-        rows[t] = &x[t].blocks[..codes.len()];
+        rows[t] = &x[t].blocks[..blocks];
     }
-    let mut tot = [_mm512_setzero_ps(); T];
-    for start in (0..codes.len()).step_by(SEGMENT) {
-        let mut p = [_mm512_setzero_ps(); T];
-        for b in start..codes.len().min(start + SEGMENT) {
+    let mut tot = [[_mm512_setzero_ps(); T]; G];
+    for start in (0..blocks).step_by(SEGMENT) {
+        let mut p = [[_mm512_setzero_ps(); T]; G];
+        for b in start..blocks.min(start + SEGMENT) {
             let mut x = [&rows[0][b]; T];
             for t in 1..T {
                 x[t] = &rows[t][b];
             }
-            ahead(&codes[b]);
-            let u = u(b, &codes[b], x);
+            let u = u(b, x);
             for t in 0..T {
-                p[t] = _mm512_fmadd_ps(_mm512_set1_ps(x[t].d), u[t], p[t]);
+                let d = _mm512_set1_ps(x[t].d);
+                for g in 0..G {
+                    p[g][t] = _mm512_fmadd_ps(d, u[g][t], p[g][t]);
+                }
             }
         }
-        for t in 0..T {
-            tot[t] = _mm512_add_ps(tot[t], p[t]);
+        for g in 0..G {
+            for t in 0..T {
+                tot[g][t] = _mm512_add_ps(tot[g][t], p[g][t]);
+            }
         }
     }
-    for (out, tot) in out.iter_mut().zip(&tot) {
-        store(out, *tot);
-    }
+    tot
 }
 
 /// Asks for the lines a small page further on, which the processor's own prefetcher has not reached: it stops at the
@@ -257,36 +320,108 @@ fn ahead<const BITS: usize>(lines: &[Line; BITS]) {
     }
 }
 
-/// −`OFFSET`·Σ q of a part of the activations: all (0), the lower half (1), the upper one (2).
+/// Asks for one of so many parts of `bytes`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn starts<const T: usize, const PART: usize, const OFFSET: i32>(x: [&Rounded; T]) -> [__m512i; T] {
+fn ask(bytes: &[u8], part: usize, parts: usize) {
+    let lines = bytes.len().div_ceil(size_of::<Line>());
+    let per_part = lines.div_ceil(parts);
+    for line in part * per_part..lines.min((part + 1) * per_part) {
+        _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(line * size_of::<Line>()).cast());
+    }
+}
+
+/// What a block of weights makes of a block of each row of activations, but for the latter's scale.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn u<const F: usize, const G: usize, const T: usize>(
+    w: &[Block<F>; G],
+    x: [&Rounded; T],
+    offset: u32,
+) -> [[__m512; T]; G] {
+    let zero = [_mm512_setzero_si512(); T];
+    let mut u = [[_mm512_setzero_ps(); T]; G];
+    match F {
+        // d·f.
+        1 => {
+            let f = dot::<F, G, T>(w, x, 0..8, starts(x, 0, offset));
+            for g in 0..G {
+                for t in 0..T {
+                    u[g][t] = _mm512_mul_ps(w[g].factors[0], _mm512_cvtepi32_ps(f[g][t]));
+                }
+            }
+        }
+        // d·f + m·g.
+        2 => {
+            let f = dot::<F, G, T>(w, x, 0..8, zero);
+            for t in 0..T {
+                let sum = _mm512_set1_ps(x[t].g);
+                for g in 0..G {
+                    let [d, m] = [w[g].factors[0], w[g].factors[1]];
+                    u[g][t] = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(f[g][t]), _mm512_mul_ps(m, sum));
+                }
+            }
+        }
+        // d·(scale₀·f₀ + scale₁·f₁), where all but the product with d is exact.
+        3 => {
+            let below = dot::<F, G, T>(w, x, 0..4, starts(x, 1, offset));
+            let above = dot::<F, G, T>(w, x, 4..8, starts(x, 2, offset));
+            for g in 0..G {
+                let [d, low, high] = [w[g].factors[0], w[g].factors[1], w[g].factors[2]];
+                for t in 0..T {
+                    let above = _mm512_mul_ps(high, _mm512_cvtepi32_ps(above[g][t]));
+                    u[g][t] = _mm512_mul_ps(d, _mm512_fmadd_ps(low, _mm512_cvtepi32_ps(below[g][t]), above));
+                }
+            }
+        }
+        // d·(scale₀·f₀ + scale₁·f₁) + m·(min₀·g₀ + min₁·g₁), where both sums are exact.
+        _ => {
+            let below = dot::<F, G, T>(w, x, 0..4, zero);
+            let above = dot::<F, G, T>(w, x, 4..8, zero);
+            for g in 0..G {
+                let factor = |i: usize| w[g].factors[i];
+                for t in 0..T {
+                    let [g0, g1] = x[t].halves.map(|g| _mm512_set1_ps(g));
+                    let h = _mm512_fmadd_ps(factor(4), g0, _mm512_mul_ps(factor(5), g1));
+                    let above = _mm512_mul_ps(factor(3), _mm512_cvtepi32_ps(above[g][t]));
+                    let f = _mm512_fmadd_ps(factor(2), _mm512_cvtepi32_ps(below[g][t]), above);
+                    u[g][t] = _mm512_fmadd_ps(factor(0), f, _mm512_mul_ps(factor(1), h));
+                }
+            }
+        }
+    }
+    u
+}
+
+/// −`offset`·Σ q of a part of the activations: all (0), the lower half (1), the upper one (2).
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn starts<const T: usize>(x: [&Rounded; T], part: usize, offset: u32) -> [__m512i; T] {
+    // Four times Σ q is there, and each offset is a power of two.
+    let doubled = _mm_cvtsi32_si128(offset.ilog2() as i32 - 2);
     let mut starts = [_mm512_setzero_si512(); T];
     for t in 0..T {
-        let eight = _mm512_set1_epi32(x[t].starts[PART]);
-        starts[t] = match OFFSET {
-            4 => _mm512_srai_epi32::<1>(eight),
-            8 => eight,
-            16 => _mm512_slli_epi32::<1>(eight),
-            32 => _mm512_slli_epi32::<2>(eight),
-            128 => _mm512_slli_epi32::<4>(eight),
-            _ => unreachable!("no type has such an offset"),
-        };
+        starts[t] = _mm512_sll_epi32(_mm512_set1_epi32(x[t].starts[part]), doubled);
     }
     starts
 }
 
-/// `sum` and Σ code·q over the dwords `FROM` to `TO`.
+/// `start` and Σ code·q over so many of the dwords.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const T: usize, const FROM: usize, const TO: usize>(
-    codes: &[__m512i; 8],
+fn dot<const F: usize, const G: usize, const T: usize>(
+    w: &[Block<F>; G],
     x: [&Rounded; T],
-    mut sum: [__m512i; T],
-) -> [__m512i; T] {
-    for k in FROM..TO {
+    dwords: Range<usize>,
+    start: [__m512i; T],
+) -> [[__m512i; T]; G] {
+    let mut sum = [start; G];
+    for k in dwords {
         for t in 0..T {
-            sum[t] = _mm512_dpbusd_epi32(sum[t], codes[k], dword(&x[t].q, k));
+            let x = dword(&x[t].q, k);
+            for g in 0..G {
+                sum[g][t] = _mm512_dpbusd_epi32(sum[g][t], w[g].codes[k], x);
+            }
         }
     }
     sum
@@ -297,6 +432,7 @@ fn dot<const T: usize, const FROM: usize, const TO: usize>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn codes<const BITS: usize>(q: &[Line; BITS]) -> [__m512i; 8] {
+    ahead(q);
     if BITS == 8 {
         return std::array::from_fn(|k| _mm512_xor_si512(load(&q[k]), _mm512_set1_epi8(-128)));
     }

@@ -93,8 +93,7 @@ impl Encoder {
     ) {
         let (width, n) = (self.hyper.width, rows.len());
         let stride = 3 * width;
-        let quantized = [&w.q, &w.k, &w.v].iter().any(|m| m.is_quantized());
-        exec.activate(&mut b.acts, (n, width), quantized, &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, width), &[&w.q, &w.k, &w.v], &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.x[row * width..][..width]);
         });
         b.qkv.resize(n * stride, 0.0);
@@ -114,7 +113,7 @@ impl Encoder {
         let kvs: &Kvs<'_> = kvs;
         let head = |asked: &Asked| kvs.head(asked.sequence, layer, asked.kv_head);
         exec.attend(asked, None, &head, (&b.qkv, stride), (&mut b.attended, width));
-        exec.activate(&mut b.acts, (n, width), w.o.is_quantized(), &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, width), &[&w.o], &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.attended[row * width..][..width]);
         });
         self.join(exec, (&w.o, &w.o_bias, &w.attn_norm), n, b);
@@ -122,13 +121,13 @@ impl Encoder {
 
     fn feed_forward(&self, exec: &mut Exec, w: &Layer, n: usize, b: &mut Buffers) {
         let (width, feed) = (self.hyper.width, self.hyper.feed);
-        exec.activate(&mut b.acts, (n, width), w.up.is_quantized(), &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, width), &[&w.up], &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.x[row * width..][..width]);
         });
         b.gate_up.resize(n * feed, 0.0);
         exec.linear(&[(&w.up, 0)], &b.acts, n, (&mut b.gate_up, feed), Write::Set);
         let gelu = exec.kernels.biased_gelu;
-        exec.activate(&mut b.acts, (n, feed), w.down.is_quantized(), &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, feed), &[&w.down], &mut b.faulted, &|row, out| {
             gelu(&b.gate_up[row * feed..][..feed], &w.up_bias, out);
         });
         self.join(exec, (&w.down, &w.down_bias, &w.ffn_norm), n, b);

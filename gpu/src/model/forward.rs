@@ -108,8 +108,7 @@ impl Decoder {
         let (query, kv) = (h.query_width(), h.kv_width());
         let stride = query + 2 * kv + LINE;
         let kernels = exec.kernels;
-        let quantized = [&w.q, &w.k, &w.v].iter().any(|m| m.is_quantized());
-        exec.activate(&mut b.acts, (n, h.width), quantized, &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, h.width), &[&w.q, &w.k, &w.v], &mut b.faulted, &|row, out| {
             (kernels.rms_norm)(&b.x[row * h.width..][..h.width], &w.attn_norm, h.eps, out);
         });
         b.qkv.resize(n * stride, 0.0);
@@ -149,7 +148,7 @@ impl Decoder {
         let kvs: &Kvs<'_> = kvs;
         let head = |asked: &Asked| kvs.head(asked.sequence, layer, asked.kv_head);
         exec.attend(asked, window.map(|w| w.size), &head, (&b.qkv, stride), (&mut b.attended, query));
-        exec.activate(&mut b.acts, (n, query), w.o.is_quantized(), &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, query), &[&w.o], &mut b.faulted, &|row, out| {
             out.copy_from_slice(&b.attended[row * query..][..query]);
         });
         self.join(exec, (&w.o, w.post_attn_norm.as_deref()), n, b);
@@ -158,8 +157,7 @@ impl Decoder {
     fn feed_forward(&self, exec: &mut Exec, layer: usize, n: usize, b: &mut Buffers) {
         let (h, w) = (&self.hyper, &self.layers[layer]);
         let kernels = exec.kernels;
-        let quantized = w.gate.is_quantized() || w.up.is_quantized();
-        exec.activate(&mut b.acts, (n, h.width), quantized, &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, h.width), &[&w.gate, &w.up], &mut b.faulted, &|row, out| {
             (kernels.rms_norm)(&b.x[row * h.width..][..h.width], &w.ffn_norm, h.eps, out);
         });
         let stride = 2 * h.feed + LINE;
@@ -170,7 +168,7 @@ impl Decoder {
             Gate::Silu => kernels.swiglu,
             Gate::Gelu => kernels.geglu,
         };
-        exec.activate(&mut b.acts, (n, h.feed), w.down.is_quantized(), &mut b.faulted, &|row, out| {
+        exec.activate(&mut b.acts, (n, h.feed), &[&w.down], &mut b.faulted, &|row, out| {
             let (gate, up) = b.gate_up[row * stride..][..2 * h.feed].split_at(h.feed);
             gated(gate, up, out);
         });
@@ -200,7 +198,7 @@ impl Decoder {
         let head = self.head.as_ref().unwrap_or(&self.embed);
         let kernels = exec.kernels;
         let mut faulted = vec![false; wanted.len()];
-        exec.activate(&mut b.acts, (wanted.len(), h.width), head.is_quantized(), &mut faulted, &|i, out| {
+        exec.activate(&mut b.acts, (wanted.len(), h.width), &[head], &mut faulted, &|i, out| {
             (kernels.rms_norm)(&b.x[wanted[i] * h.width..][..h.width], &self.norm, h.eps, out);
         });
         b.logits.resize(wanted.len() * self.vocab, 0.0);

@@ -45,7 +45,7 @@ pub(crate) struct Rounded {
     pub(crate) g: f32,
     /// Σ q of elements 0..16 and of 16..32.
     pub(crate) halves: [f32; 2],
-    /// −8·Σ q of all elements, of 0..16 and of 16..32. A code is its weight plus an offset, 8 or so many times a power of
+    /// −4·Σ q of all elements, of 0..16 and of 16..32. A code is its weight plus an offset, 4 or so many times a power of
     /// two: a sum of codes that begins at −offset·Σ q is that of the weights.
     pub(crate) starts: [i32; 3],
 }
@@ -83,7 +83,7 @@ pub(crate) fn quantize(x: &[f32], blocks: &mut [Rounded]) -> Result<(), NonFinit
             *q = n as i8;
         }
         (block.g, block.halves) = ((sums[0] + sums[1]) as f32, sums.map(|sum| sum as f32));
-        block.starts = [sums[0] + sums[1], sums[0], sums[1]].map(|sum| -8 * sum);
+        block.starts = [sums[0] + sums[1], sums[0], sums[1]].map(|sum| -4 * sum);
     }
     Ok(())
 }

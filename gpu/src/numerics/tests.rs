@@ -288,7 +288,7 @@ proptest! {
             prop_assert!(q.iter().all(|q| *q >= -127));
             let sums = [0..32, 0..16, 16..32].map(|part: Range<usize>| q[part].iter().map(|q| i32::from(*q)).sum::<i32>());
             prop_assert_eq!(bits([*g, halves[0], halves[1]]), bits(sums.map(|sum| sum as f32)));
-            prop_assert_eq!(*starts, sums.map(|sum| -8 * sum));
+            prop_assert_eq!(*starts, sums.map(|sum| -4 * sum));
             for (x, q) in x.iter().zip(q) {
                 prop_assert!((x - d * f32::from(*q)).abs() <= d * 0.5001 + f32::MIN_POSITIVE);
             }

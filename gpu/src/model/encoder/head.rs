@@ -44,7 +44,7 @@ impl Affine {
     /// `None` where a number of `x` is not finite.
     fn of(&self, exec: &mut Exec, x: &[f32], b: &mut Buffers) -> Option<Vec<f32>> {
         let (outputs, mut faulted) = (self.matrix.rows, [false]);
-        exec.activate(&mut b.acts, (1, x.len()), self.matrix.is_quantized(), &mut faulted, &|_, out| {
+        exec.activate(&mut b.acts, (1, x.len()), &[&self.matrix], &mut faulted, &|_, out| {
             out.copy_from_slice(x);
         });
         let mut made = vec![0.0; outputs];
