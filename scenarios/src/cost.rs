@@ -34,7 +34,7 @@ pub struct Cost {
     pub load: u64,
     #[serde(rename = "load_mib_ns")]
     pub load_mib: u64,
-    /// Prompt tokens in a step, at most.
+    /// Prompt tokens in a step beside answers, at most.
     pub chunk: u32,
 }
 

@@ -227,8 +227,8 @@ impl Station {
         }));
         let page = self.shelf.facts(at).kv_per_token.0 * u64::from(PAGE);
         let pages_free = free.checked_div(page).map_or(u32::MAX, |pages| u32::try_from(pages).unwrap_or(u32::MAX));
+        let limits = Limits { budget: self.shelf.chunk(at), free: pages_free, page: PAGE };
         let share = self.shelf.share(at);
-        let limits = Limits { budget: share.budget, free: pages_free, page: PAGE };
         self.plan.plan(&self.planned, limits);
         let mine = self.rows.iter_mut().filter(|row| row.job.model == model);
         for (row, turn) in mine.zip(&self.plan.turns) {
@@ -258,7 +258,7 @@ impl Station {
                 share.batch.context += u64::from(row.known());
                 *left = (*left).min(row.left().into());
             } else {
-                share.budget -= row.reading;
+                share.read += u64::from(row.reading);
                 share.attends += attended(row.read.into(), row.reading.into());
             }
         }

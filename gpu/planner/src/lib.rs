@@ -5,11 +5,17 @@
 //! batches as production does. Knows no clock, no device and no token; what a step answers does not depend
 //! on what it plans.
 //!
+//! A prompt beside answers delays their next tokens, so that a step reads little of it. Where nobody answers it reads
+//! more of the first one, which is faster; the others begin no sooner for it, and may find there what they share.
+//!
 //! Who goes first: interactive before batch, in each the order of arrival. So that batch prompts are read at
 //! all, an eighth of a step's prompt tokens is theirs while any waits. Where the pages run out, the last in
 //! that order gives its own back and reads all that it knows once more, later.
 
 use orchestrion_world::protocol::Class;
+
+/// Where nobody answers, a step reads so many times as much of the first prompt.
+pub const ALONE: u32 = 4;
 
 /// Of a step's prompt tokens, the part that batch prompts have while there are interactive ones.
 const BATCH_SHARE: u32 = 8;
@@ -31,7 +37,7 @@ pub struct Row {
 /// What a step may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Prompt tokens, at least one.
+    /// Prompt tokens beside answers, at least one.
     pub budget: u32,
     /// Pages that nobody holds.
     pub free: u32,
@@ -117,11 +123,12 @@ impl StepPlan {
         // Pages that were given back are for those who lacked them.
         let free = if gave_way { None } else { Some(free) };
         let mut left = Left { budget: limits.budget - kept, free, running };
-        self.read(rows, limits.page, Class::Interactive, &mut left);
+        let alone = if rows.iter().any(Row::answers) { 1 } else { ALONE };
+        self.read(rows, limits.page, (Class::Interactive, alone), &mut left);
         if batch {
             left.budget += kept;
-            self.read(rows, limits.page, Class::Batch, &mut left);
-            self.read(rows, limits.page, Class::Interactive, &mut left);
+            self.read(rows, limits.page, (Class::Batch, alone), &mut left);
+            self.read(rows, limits.page, (Class::Interactive, 1), &mut left);
         }
     }
 
@@ -151,16 +158,16 @@ impl StepPlan {
         free
     }
 
-    /// Deals prompt tokens out to a class. Who waits begins where there are pages for all of it, and one more for each
+    /// Deals prompt tokens out to a class, to the first of it so many times as many. Who waits begins where there are pages for all of it, and one more for each
     /// who runs, who would else put it back at once; nobody behind it begins before it.
-    fn read(&mut self, rows: &[Row], page: u32, class: Class, left: &mut Left) {
+    fn read(&mut self, rows: &[Row], page: u32, (class, mut times): (Class, u32), left: &mut Left) {
         for i in self.order.iter().copied().filter(|i| rows[*i].class == class) {
             let row = &rows[i];
             let before = self.turns[i];
             if left.budget == 0 || row.answers() || before == Turn::GiveWay {
                 continue;
             }
-            let tokens = left.budget.min(row.left() - before.tokens());
+            let tokens = left.budget.saturating_mul(times).min(row.left() - before.tokens());
             if self.holds(rows, i) {
                 self.turns[i] = match before {
                     Turn::Begin(read) => Turn::Begin(read + tokens),
@@ -176,7 +183,8 @@ impl StepPlan {
                 left.running += 1;
                 self.turns[i] = Turn::Begin(tokens);
             }
-            left.budget -= tokens;
+            left.budget = left.budget.saturating_sub(tokens);
+            times = 1;
         }
     }
 

@@ -24,14 +24,25 @@ fn answers_run_beside_prompts_in_order_of_arrival() {
 
 #[test]
 fn interactive_prompts_go_first_and_an_eighth_is_left_for_batch() {
+    // Beside an answer, which reads one.
+    let beside = |rows: &[_]| turns(&[&[(Batch, 40, 39, 10)], rows].concat(), LIMITS)[1..].to_vec();
     let rows = [(Batch, 40, 0, 0), (Interactive, 40, 0, 0), (Interactive, 40, 0, 0)];
-    assert_eq!(turns(&rows, LIMITS), [Begin(2), Begin(14), Wait]);
+    assert_eq!(beside(&rows), [Begin(2), Begin(14), Wait]);
     // What one class leaves is the other's.
-    assert_eq!(turns(&[(Batch, 40, 0, 0), (Interactive, 4, 0, 0)], LIMITS), [Begin(12), Begin(4)]);
-    assert_eq!(
-        turns(&[(Batch, 40, 39, 10), (Batch, 1, 0, 0), (Interactive, 40, 0, 0)], LIMITS)[1..],
-        [Begin(1), Begin(15)]
-    );
+    assert_eq!(beside(&[(Batch, 40, 0, 0), (Interactive, 4, 0, 0)]), [Begin(12), Begin(4)]);
+    assert_eq!(beside(&[(Batch, 1, 0, 0), (Interactive, 40, 0, 0)]), [Begin(1), Begin(15)]);
+}
+
+#[test]
+fn prompts_that_delay_no_answer_are_read_in_fewer_steps() {
+    let rows = [(Batch, 90, 0, 0), (Interactive, 90, 30, 23)];
+    assert_eq!(turns(&rows, LIMITS), [Begin(8), Run(56)]);
+    // The others begin no sooner. One that waits for pages answers nobody.
+    assert_eq!(turns(&[(Interactive, 90, 0, 0), (Interactive, 9, 8, 0)], LIMITS), [Begin(64), Wait]);
+    assert_eq!(turns(&[(Interactive, 20, 0, 0), (Interactive, 90, 0, 0)], LIMITS), [Begin(20), Wait]);
+    assert_eq!(turns(&[(Interactive, 9, 0, 0), (Interactive, 90, 0, 0)], LIMITS), [Begin(9), Begin(7)]);
+    let beside = [(Interactive, 90, 30, 23), (Interactive, 9, 8, 3)];
+    assert_eq!(turns(&beside, LIMITS), [Run(16), Run(1)]);
 }
 
 #[test]
@@ -43,7 +54,7 @@ fn who_waits_begins_with_all_its_pages_and_nobody_overtakes_it() {
     assert_eq!(turns(&[(Interactive, 9, 8, 3), (Interactive, 20, 0, 0)], tight), [Run(1), Begin(16)]);
     assert_eq!(turns(&[(Interactive, 9, 8, 3), (Interactive, 21, 0, 0)], tight), [Run(1), Wait]);
     // Alone it needs no reserve.
-    assert_eq!(turns(&[(Interactive, 24, 0, 0)], tight), [Begin(16)]);
+    assert_eq!(turns(&[(Interactive, 24, 0, 0)], tight), [Begin(24)]);
 }
 
 #[test]
@@ -123,7 +134,8 @@ proptest! {
                 }
                 row.own = row.pages;
             }
-            prop_assert!(prompt_tokens <= budget);
+            let most = if now.iter().any(Row::answers) { budget } else { ALONE * budget };
+            prop_assert!(prompt_tokens <= most);
             if rows.iter().any(|(row, _)| !row.waits()) {
                 prop_assert!(plan.turns.iter().any(|turn| turn.tokens() > 0), "somebody gets on: {:?}", plan.turns);
             }

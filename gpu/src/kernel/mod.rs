@@ -1,8 +1,8 @@
 //! The table of kernels: for each level of instruction sets one function for everything hot.
 //!
-//! A level is chosen once, at load, by what the processor has or by what the configuration forces;
-//! nothing is chosen by batch size. Every level gives the bits of `numerics` (tests compare whole
-//! matrices), so the choice is one of speed alone.
+//! A level is chosen once, at load, by what the processor has or by what the configuration forces; how many rows are
+//! multiplied at a time decides no more than where weights are unpacked. Every level gives the bits of `numerics` (tests
+//! compare whole matrices), so the choice is one of speed alone.
 //!
 //! `scalar` calls the definition, `avx2` is AVX2 + FMA + F16C, `vnni` is AVX-512 with its byte products;
 //! `matrix` and `packed` hold weights in the layout of their level, `arena` their memory, `pool` the threads, `drive` spreads work over

@@ -77,7 +77,8 @@ pub struct StationSpec {
     pub device_capacity: Bytes,
     /// Tasks at a time.
     pub slots: u16,
-    /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine.
+    /// Prompt tokens in a step at most, beside one token of each running answer; fewer on a slow machine, more where
+    /// nothing answers (`orchestrion_planner::ALONE`).
     pub prefill_chunk: u32,
     /// In this time all weights are looked at once, a part with each beat.
     pub verify_round: Duration,

@@ -1,7 +1,7 @@
 //! The station's loop: orders in, a step of the engine, reports and tokens out.
 //!
 //! What a step runs is `orchestrion_planner`'s: one token of every answer in progress and at most one chunk of
-//! prompt tokens, so that a long prompt delays nobody by more than a chunk. What a task answers does not depend
+//! prompt tokens, so that a long prompt delays no answer by more than a chunk. What a task answers does not depend
 //! on its company (see `engine`), so the mix is free to be whatever is at hand. Where several models stand, a turn
 //! is a step of each that has tasks, one after another.
 //!

@@ -53,8 +53,8 @@ struct Standing {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     pub(super) batch: Batch,
-    /// Prompt tokens that its chunk has left, and what those in it attend to.
-    pub(super) budget: u32,
+    /// Prompt tokens that it reads, and what they attend to.
+    pub(super) read: u64,
     pub(super) attends: u64,
 }
 
@@ -65,9 +65,8 @@ impl Standing {
 
     /// What a step with its part takes.
     fn step(&self) -> u64 {
-        let Share { batch, budget, attends } = self.share;
-        let tokens = self.cost.chunk - budget;
-        if batch.rows == 0 && tokens == 0 { 0 } else { self.cost.prefill(batch, tokens.into(), attends) }
+        let Share { batch, read, attends } = self.share;
+        if batch.rows == 0 && read == 0 { 0 } else { self.cost.prefill(batch, read, attends) }
     }
 }
 
@@ -155,15 +154,18 @@ impl Shelf {
         &self.stands[at].offer.facts
     }
 
+    /// Prompt tokens in a step of it, at most.
+    pub(super) fn chunk(&self, at: usize) -> u32 {
+        self.stands[at].cost.chunk
+    }
+
     pub(super) fn share(&mut self, at: usize) -> &mut Share {
         &mut self.stands[at].share
     }
 
     /// A stretch is planned anew.
     pub(super) fn clear(&mut self) {
-        for Standing { cost, share, .. } in &mut self.stands {
-            *share = Share { budget: cost.chunk, ..Share::default() };
-        }
+        self.stands.iter_mut().for_each(|standing| standing.share = Share::default());
     }
 
     /// What one step with everybody's part takes.

@@ -73,15 +73,15 @@ fn run(mut station: Station, orders: &[(u64, Command)], poke: Option<u64>) -> Ve
 
 #[test]
 fn a_task_alone_takes_what_its_steps_take() {
-    let said = run(station(COST), &[(5 * MS, start(7, 150, 11))], None);
+    let said = run(station(COST), &[(5 * MS, start(7, 450, 11))], None);
     let (worker, epoch, task, attempt) = (WorkerId(1), Epoch(1), TaskId(7), Attempt::of(1, 1));
-    // Two chunks, of 100 tokens and of 50: 20 and 15 ms. Then ten steps of 11 ms.
+    // Two steps that delay no answer, of 400 tokens and of 50: 50 and 15 ms. Then ten steps of 11 ms.
     let usage = Usage {
         finish: Finish::Length,
-        tokens_in: 150,
+        tokens_in: 450,
         tokens_cached: 0,
         tokens_out: 11,
-        prefill_us: 35_000,
+        prefill_us: 65_000,
         decode_us: 110_000,
     };
     let without_beats: Vec<_> = said.into_iter().filter(|(_, r)| !matches!(r, Report::Beat { .. })).collect();
@@ -89,10 +89,10 @@ fn a_task_alone_takes_what_its_steps_take() {
         without_beats,
         [
             (5 * MS, Report::Started { worker, epoch, task, attempt }),
-            (40 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] }),
-            (106 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 6)] }),
-            (150 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 4)] }),
-            (150 * MS, Report::Finished { worker, epoch, task, attempt, usage }),
+            (70 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 1)] }),
+            (103 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 3)] }),
+            (180 * MS, Report::Progress { worker, epoch, made: vec![(task, attempt, 7)] }),
+            (180 * MS, Report::Finished { worker, epoch, task, attempt, usage }),
         ]
     );
 }

@@ -166,14 +166,14 @@ fn a_reload_serves_another_model_and_a_drain_waits_for_what_runs() {
 
 #[test]
 fn a_bit_that_flips_is_found_by_who_asks_and_the_task_is_tried_again() {
-    // Its prompt is read for 240 ms.
+    // Its prompt is read for 0.4 s, in two steps.
     let rest = r#"
-        prompt = 2000
+        prompt = 4000
         answer = 11
         at_ms = [0]
         [[faults]]
         kind = "bit-flip"
-        at_ms = 80
+        at_ms = 250
         pool = "p"
         [[jobs]]
         kind = "verify"
@@ -181,7 +181,7 @@ fn a_bit_that_flips_is_found_by_who_asks_and_the_task_is_tried_again() {
         pool = "p"
         [[jobs]]
         kind = "verify"
-        at_ms = 100
+        at_ms = 260
         pool = "p"
     "#;
     let outcome = run(rest, Path::new("."));

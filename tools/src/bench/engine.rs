@@ -15,9 +15,9 @@ use rustix::time::ClockId;
 use serde::Serialize;
 use std::fmt;
 
-/// Tokens of the prompt, and of one step of it, as the server cuts it.
+/// Tokens of the prompt, and of one step of it, as the server cuts a prompt that delays no answer.
 const PROMPT: usize = 512;
-const CHUNK: usize = 64;
+const CHUNK: usize = 256;
 /// Tokens of an answer.
 const ANSWER: usize = 64;
 /// Answers at a time.

@@ -24,10 +24,10 @@ pub(crate) struct Costs {
 
 /// Fewer attempts say little of five figures.
 const ATTEMPTS_MIN: usize = 10;
-/// Prompt tokens in a step of a real station, where it is fast enough; see `serve/load.rs`.
+/// Prompt tokens in a step of a real station beside answers, where it is fast enough; see `serve/load.rs`.
 const CHUNK: u64 = 64;
-/// And how long such a step may take; see the station's loop.
-const STEP_MS: u64 = 250;
+/// And how long it may take, a quarter of the longest step; see the station's bench.
+const STEP_MS: u64 = 250 / 4;
 
 impl Costs {
     /// Fits a cost for each pool that did enough in `span`.

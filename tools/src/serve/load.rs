@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 /// The host's memory is one device.
 const HOST: DeviceId = DeviceId(0);
-/// Prompt tokens in an engine step: a cancel or a neighbour's token waits for no more than this.
+/// Prompt tokens in an engine step beside answers: a neighbour's next token waits for no more than this.
 const PREFILL_CHUNK: u32 = 64;
 /// A step takes milliseconds; only a core that refuses the worker takes so long.
 const CORE_PATIENCE: Duration = Duration::from_secs(30);
