@@ -1,8 +1,9 @@
 //! The descent: from a first guess to the cost at which the recorded orders take as long as they took.
 //!
 //! A pattern search over the factors of the cost, which are never negative that way: each figure up or down by a
-//! factor, pairs of them against each other, since what one takes on another can let go, and then on in the
-//! direction in which a whole sweep led. Where nothing helps, the factor shrinks. The error is a sum of absolute
+//! factor, pairs of them against each other, since what one takes on another can let go, all of them by chance, since
+//! who shares a step changes in leaps at which the others end, and then on in the direction in which a whole sweep led.
+//! Where nothing helps, the factor shrinks. The error is a sum of absolute
 //! ones, so that a few outliers do not pull.
 
 use super::replay::Attempts;
@@ -13,6 +14,9 @@ const WIDEST: f64 = 2.0;
 const NEAREST: f64 = 1.004;
 /// Sweeps over all moves in all; each descends, so an end comes anyway.
 const SWEEPS_MAX: usize = 60;
+
+/// Random moves of all figures in a sweep.
+const ASIDE: usize = 30;
 
 /// What moves up and what moves down with it.
 const MOVES: [(Figure, Option<Figure>); 12] = [
@@ -45,6 +49,12 @@ pub(super) fn fit(attempts: &Attempts, guess: Cost) -> Cost {
     let mut best = guess;
     let mut least = error(attempts, &best);
     let mut factor = WIDEST;
+    let mut state = 1u64;
+    // Between -1 and 1, by Numerical Recipes' generator: the same recording gives the same cost.
+    let mut draw = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f64 / f64::from(1 << 30) - 1.0
+    };
     for _ in 0..SWEEPS_MAX {
         let (from, before) = (best, least);
         for (up, down) in MOVES {
@@ -57,6 +67,13 @@ pub(super) fn fit(attempts: &Attempts, guess: Cost) -> Cost {
                 if off < least {
                     (best, least) = (moved, off);
                 }
+            }
+        }
+        for _ in 0..ASIDE {
+            let moved = FIGURES.into_iter().fold(best, |cost, figure| scaled(cost, figure, factor.powf(draw())));
+            let off = error(attempts, &moved);
+            if off < least {
+                (best, least) = (moved, off);
             }
         }
         // Where all of a sweep's moves together led, there is often more: valleys are seldom along one figure.

@@ -38,7 +38,7 @@ fn furnish(dir: &Path, Ground { kitchen, depot, switchboard, wires }: &Ground) {
 
 /// One whose prompt is read for long enough to do something meanwhile.
 fn task() -> Value {
-    let prompt: String = (0..50).map(|n| format!("{n} salt ")).collect();
+    let prompt: String = (0..150).map(|n| format!("{n} salt ")).collect();
     json!({"model_ref": "m", "prompt": prompt, "max_tokens": TOKENS, "seed": 7, "temperature": 0.8})
 }
 

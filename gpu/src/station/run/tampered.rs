@@ -1,7 +1,7 @@
 //! A bit of the weights flips behind the engine's back.
 
 use super::*;
-use crate::station::rig::{EPOCH, MODEL, SETUP, model, payload, spec, task};
+use crate::station::rig::{EPOCH, MODEL, SETUP, Setup, model, payload, spec, task};
 use orchestrion_world::id::{JobId, WorkerId};
 use std::sync::Mutex;
 
@@ -26,9 +26,10 @@ impl Outlet for Ear {
 #[test]
 fn flipped_weights_are_found_within_a_round_and_never_served_from_again() {
     let (epoch, ear) = (AtomicU32::new(EPOCH.0), Arc::new(Ear::default()));
-    let mut runner = Runner::new(spec(SETUP), model(SETUP), None, ear.clone(), &epoch).unwrap();
+    let spec = spec(Setup { prefill_chunk: 16, ..SETUP });
+    let mut runner = Runner::new(spec, model(SETUP), None, ear.clone(), &epoch).unwrap();
     let round = runner.spec.verify_round;
-    // A prompt of five chunks is being read: nobody saw a token.
+    // A prompt of more than four chunks is being read: nobody saw a token.
     runner.start(task(1), Attempt::of(1, 1), MODEL, payload(3));
     runner.step(0).unwrap();
     (0..9).for_each(|_| runner.verify(round / 3));
