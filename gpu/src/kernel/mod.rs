@@ -30,6 +30,8 @@ mod vnni_attend;
 #[cfg(target_arch = "x86_64")]
 mod vnni_load;
 #[cfg(target_arch = "x86_64")]
+mod vnni_sweep;
+#[cfg(target_arch = "x86_64")]
 mod vnni_tile;
 
 pub use ceiling::Ceilings;
