@@ -7,7 +7,7 @@
 use super::Query;
 use crate::kv::{Head, Split};
 use crate::numerics::attention::{Chain, SPLIT};
-use crate::numerics::exp;
+use crate::numerics::{exp, tree};
 use std::ops::Range;
 
 /// Weights of each query for each position of a split.
@@ -17,14 +17,13 @@ pub(super) type Weights<const T: usize> = [[f32; SPLIT]; T];
 const LANES: usize = 16;
 
 /// `scores` writes query · key for the positions asked for, and may write more of the split; `sum_values` writes
-/// Σ weight · value over them, dims of each query side by side; `sum` is `numerics::tree` of weights, which it may spoil.
+/// Σ weight · value over them, dims of each query side by side.
 #[inline(always)]
 pub(super) fn tile<const T: usize>(
     queries: [&mut Query<'_>; T],
     head: Head<'_>,
     scores: impl Fn(&[&[f32]; T], Split<'_>, Range<usize>, &mut Weights<T>),
     sum_values: impl Fn(&Weights<T>, Split<'_>, Range<usize>, &mut [f32]),
-    sum: impl Fn(&mut [f32; SPLIT]) -> f32,
 ) {
     let seen = queries.each_ref().map(|q| (q.seen.start, q.seen.end));
     let asks = queries.each_ref().map(|q| q.query);
@@ -58,7 +57,7 @@ pub(super) fn tile<const T: usize>(
         for (t, chain) in chains.iter_mut().enumerate() {
             if !here(seen[t]).is_empty() {
                 let first = base <= seen[t].0;
-                chain.add(first, maxima[t], sum(&mut weights[t]), &values[t * head.dim()..][..head.dim()]);
+                chain.add(first, maxima[t], tree(&weights[t]), &values[t * head.dim()..][..head.dim()]);
             }
         }
     }

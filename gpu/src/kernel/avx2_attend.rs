@@ -9,7 +9,6 @@ use super::attend::{Weights, tile};
 use super::avx2::widen_eight;
 use crate::kv::{Head, LANE_POSITIONS, Split};
 use crate::numerics::attention::{self, SEGMENT};
-use crate::numerics::tree;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -37,7 +36,6 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
         head,
         |queries, split, seen, out| scores(queries, split, seen, out),
         |weights, split, seen, out| sum_values(weights, split, seen, out),
-        tree,
     );
 }
 

@@ -217,7 +217,7 @@ impl Exec {
     ) {
         let groups: usize = layers.iter().map(|(w, _)| w.groups()).sum();
         // An even number: a kernel may take two groups at a time.
-        let per_part = groups.div_ceil(self.pool.threads() * 8).next_multiple_of(2);
+        let per_part = groups.div_ceil(self.pool.threads() * 16).next_multiple_of(2);
         let parts: Vec<(&Matrix, usize, Range<usize>)> = layers
             .iter()
             .flat_map(|(w, at)| (0..w.groups()).step_by(per_part).map(|g| (*w, *at, g..w.groups().min(g + per_part))))

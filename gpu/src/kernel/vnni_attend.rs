@@ -8,7 +8,7 @@
 use super::attend::{Weights, tile};
 use super::{Query, avx2_attend};
 use crate::kv::{Head, LANE_POSITIONS, Split};
-use crate::numerics::attention::{SEGMENT, SPLIT};
+use crate::numerics::attention::SEGMENT;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -42,7 +42,6 @@ fn whole<const T: usize>(queries: [&mut Query<'_>; T], head: Head<'_>) {
         head,
         |queries, split, seen, out| scores(queries, split, seen, out),
         |weights, split, seen, out| sum_values(weights, split, seen, out),
-        |weights| tree(weights),
     );
 }
 
@@ -157,34 +156,6 @@ fn sum_values_of<const T: usize, const G: usize>(
             store(&mut out[t * lanes + d + g], tot[g][t]);
         }
     }
-}
-
-/// As `numerics::tree`, in registers: through memory each half waits for the one before.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn tree(lanes: &[f32; SPLIT]) -> f32 {
-    let (low, high) = lanes.as_chunks().0.split_at(SPLIT / HALF / 2);
-    let mut sums = [_mm512_setzero_ps(); SPLIT / HALF / 2];
-    for (sum, (low, high)) in sums.iter_mut().zip(low.iter().zip(high)) {
-        *sum = _mm512_add_ps(load(low), load(high));
-    }
-    for half in [4, 2, 1] {
-        for i in 0..half {
-            sums[i] = _mm512_add_ps(sums[i], sums[i + half]);
-        }
-    }
-    let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sums[0])));
-    let eight = _mm256_add_ps(_mm512_castps512_ps256(sums[0]), upper);
-    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(f32: &[f32; 16]) -> __m512 {
-    // SAFETY: sixteen f32.
-    unsafe { _mm512_loadu_ps(f32.as_ptr()) }
 }
 
 #[inline]

@@ -92,7 +92,7 @@ pub(crate) fn attend(query: &[f32], cache: &impl Cache, seen: Range<usize>, out:
                 *v += positions.fold(0.0, |p, j| weights[j - base].mul_add(cache.value(j, dim), p));
             }
         }
-        chain.add(base <= seen.start, max, tree(&mut weights), &values);
+        chain.add(base <= seen.start, max, tree(&weights), &values);
     }
     chain.finish();
 }

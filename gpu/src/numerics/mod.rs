@@ -120,16 +120,26 @@ pub(crate) fn geglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 /// Lanes added in halves: 128 pairs, then 64, … then one. What a block of 256 GPU threads does.
 #[inline(always)]
-pub(crate) fn tree(lanes: &mut [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
+pub(crate) fn tree(lanes: &[f32; LANES]) -> f32 {
+    // Down to sixteen in one go, and the rest in a cache line: halves that go through memory wait for each other, the
+    // longer where a register crosses two lines.
+    #[repr(align(64))]
+    struct Line([f32; 16]);
+    let mut line = Line([0.0; 16]);
+    for i in 0..16 {
+        let two = |r: usize| lanes[16 * r + i] + lanes[16 * (r + 8) + i];
+        let four = |r: usize| two(r) + two(r + 4);
+        let eight = |r: usize| four(r) + four(r + 2);
+        line.0[i] = eight(0) + eight(1);
+    }
+    let mut half = 8;
     while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        for (l, h) in low.iter_mut().zip(high) {
-            *l += *h;
+        for i in 0..half {
+            line.0[i] += line.0[i + half];
         }
         half /= 2;
     }
-    lanes[0]
+    line.0[0]
 }
 
 /// Σ x², lane by lane in ascending order, then the tree.
@@ -141,7 +151,7 @@ pub(crate) fn sum_squares(x: &[f32]) -> f32 {
             *lane = v.mul_add(*v, *lane);
         }
     }
-    tree(&mut lanes)
+    tree(&lanes)
 }
 
 /// out = (x · 1/√(Σx²/n + eps)) · weight, with IEEE square root and divisions.
@@ -179,7 +189,7 @@ pub(crate) fn layer_norm(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32) 
             *lane += *v;
         }
     }
-    let mean = tree(&mut lanes) / x.len() as f32;
+    let mean = tree(&lanes) / x.len() as f32;
     x.iter_mut().for_each(|v| *v -= mean);
     let inverse = inverse_rms(x, eps);
     for ((v, w), b) in x.iter_mut().zip(weight).zip(bias) {
