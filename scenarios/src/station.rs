@@ -13,7 +13,7 @@ mod shelf;
 
 use crate::cost::{attended, steps_within};
 use kept::Kept;
-use orchestrion_planner::{self as planner, Limits, StepPlan, Turn};
+use orchestrion_planner::{self as planner, ALONE, Limits, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, JobId, ModelId, ShardOrder, TaskId, WorkerId};
 use orchestrion_world::prefix::{PAGE, PrefixId};
 use orchestrion_world::protocol::{Class, FaultClass, Finish, Report, ShardFault, WorkerFacts};
@@ -227,7 +227,9 @@ impl Station {
         }));
         let page = self.shelf.facts(at).kv_per_token.0 * u64::from(PAGE);
         let pages_free = free.checked_div(page).map_or(u32::MAX, |pages| u32::try_from(pages).unwrap_or(u32::MAX));
-        let limits = Limits { budget: self.shelf.chunk(at), free: pages_free, page: PAGE };
+        let answers = |row: &Row| row.pages > 0 && row.known() - row.read == 1;
+        let alone = if self.rows.iter().any(answers) { 1 } else { ALONE };
+        let limits = Limits { budget: self.shelf.chunk(at), alone, free: pages_free, page: PAGE };
         let share = self.shelf.share(at);
         self.plan.plan(&self.planned, limits);
         let mine = self.rows.iter_mut().filter(|row| row.job.model == model);

@@ -14,7 +14,7 @@
 
 use orchestrion_world::protocol::Class;
 
-/// Where nobody answers, a step reads so many times as much of the first prompt.
+/// Where nobody answers on a device, a step reads so many times as much of the first prompt.
 pub const ALONE: u32 = 4;
 
 /// Of a step's prompt tokens, the part that batch prompts have while there are interactive ones.
@@ -39,6 +39,9 @@ pub struct Row {
 pub struct Limits {
     /// Prompt tokens beside answers, at least one.
     pub budget: u32,
+    /// How many times as many of the first prompt where none of the tasks answers: `ALONE`, or one beside other models'
+    /// answers.
+    pub alone: u32,
     /// Pages that nobody holds.
     pub free: u32,
     /// Positions in a page.
@@ -96,7 +99,7 @@ impl Row {
     }
 
     /// Whether it reads the last token that it made.
-    fn answers(&self) -> bool {
+    pub fn answers(&self) -> bool {
         !self.waits() && self.left() == 1
     }
 }
@@ -123,7 +126,7 @@ impl StepPlan {
         // Pages that were given back are for those who lacked them.
         let free = if gave_way { None } else { Some(free) };
         let mut left = Left { budget: limits.budget - kept, free, running };
-        let alone = if rows.iter().any(Row::answers) { 1 } else { ALONE };
+        let alone = if rows.iter().any(Row::answers) { 1 } else { limits.alone };
         self.read(rows, limits.page, (Class::Interactive, alone), &mut left);
         if batch {
             left.budget += kept;
@@ -158,8 +161,8 @@ impl StepPlan {
         free
     }
 
-    /// Deals prompt tokens out to a class, to the first of it so many times as many. Who waits begins where there are pages for all of it, and one more for each
-    /// who runs, who would else put it back at once; nobody behind it begins before it.
+    /// Deals prompt tokens out to a class, to its first so many times as many. Who waits begins where there are pages for
+    /// all of it, and one more for each who runs, who would else put it back at once; nobody behind it begins before it.
     fn read(&mut self, rows: &[Row], page: u32, (class, mut times): (Class, u32), left: &mut Left) {
         for i in self.order.iter().copied().filter(|i| rows[*i].class == class) {
             let row = &rows[i];

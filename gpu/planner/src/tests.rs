@@ -5,7 +5,7 @@ use Class::{Batch, Interactive};
 use Turn::{Begin, GiveWay, Run, Wait};
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { budget: 16, free: 100, page: 4 };
+const LIMITS: Limits = Limits { budget: 16, alone: ALONE, free: 100, page: 4 };
 
 /// (class, known, read, pages)
 fn turns(rows: &[(Class, u32, u32, u32)], limits: Limits) -> Vec<Turn> {
@@ -43,6 +43,7 @@ fn prompts_that_delay_no_answer_are_read_in_fewer_steps() {
     assert_eq!(turns(&[(Interactive, 9, 0, 0), (Interactive, 90, 0, 0)], LIMITS), [Begin(9), Begin(7)]);
     let beside = [(Interactive, 90, 30, 23), (Interactive, 9, 8, 3)];
     assert_eq!(turns(&beside, LIMITS), [Run(16), Run(1)]);
+    assert_eq!(turns(&beside[..1], Limits { alone: 1, ..LIMITS }), [Run(16)]);
 }
 
 #[test]
@@ -114,7 +115,7 @@ proptest! {
             }
             let held: u32 = rows.iter().map(|(row, _)| row.pages).sum();
             prop_assert!(held <= bound);
-            let limits = Limits { budget, free: bound - held, page: 4 };
+            let limits = Limits { budget, alone: ALONE, free: bound - held, page: 4 };
             let now: Vec<Row> = rows.iter().map(|(row, _)| *row).collect();
             plan.plan(&now, limits);
             let lasts = plan.lasts(&now, limits, 50);

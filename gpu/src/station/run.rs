@@ -13,7 +13,7 @@ use super::loads::{Arrival, Load, Loads, let_go};
 use super::task::{Made, Task};
 use super::{Order, Outlet, Reception, StationModel, StationSpec};
 use crate::engine::{PageCount, StepError, Work};
-use orchestrion_planner::{Limits, Row, StepPlan, Turn};
+use orchestrion_planner::{ALONE, Limits, Row, StepPlan, Turn};
 use orchestrion_world::id::{Attempt, Epoch, ModelId, ShardOrder, TaskId};
 use orchestrion_world::payload::{Payload, Token};
 use orchestrion_world::protocol::{
@@ -262,10 +262,12 @@ impl<'a> Runner<'a> {
     /// Which tasks run and how many tokens each. Who gives way has left, who begins has entered by then.
     fn plan(&mut self, at: usize) -> Vec<(usize, u32)> {
         let free = bench::free_pages(&mut self.benches, at, self.spec.device_capacity);
+        let answers = self.benches.iter().any(Bench::answers);
         let Bench { model: StationModel { engine, .. }, tasks, chunk, .. } = &mut self.benches[at];
         self.rows.clear();
         self.rows.extend(tasks.iter().map(|task| task.row(engine)));
-        self.plan.plan(&self.rows, Limits { budget: *chunk, free, page: PageCount::POSITIONS });
+        let alone = if answers { 1 } else { ALONE };
+        self.plan.plan(&self.rows, Limits { budget: *chunk, alone, free, page: PageCount::POSITIONS });
         let turns = || self.plan.turns.iter().enumerate();
         for (i, _) in turns().filter(|(_, turn)| **turn == Turn::GiveWay) {
             tasks[i].leave(engine);

@@ -154,7 +154,7 @@ impl Shelf {
         &self.stands[at].offer.facts
     }
 
-    /// Prompt tokens in a step of it, at most.
+    /// Prompt tokens in a step of it beside answers, at most.
     pub(super) fn chunk(&self, at: usize) -> u32 {
         self.stands[at].cost.chunk
     }

@@ -3,8 +3,7 @@
 //! A pattern search over the factors of the cost, which are never negative that way: each figure up or down by a
 //! factor, pairs of them against each other, since what one takes on another can let go, all of them by chance, since
 //! who shares a step changes in leaps at which the others end, and then on in the direction in which a whole sweep led.
-//! Where nothing helps, the factor shrinks. The error is a sum of absolute
-//! ones, so that a few outliers do not pull.
+//! Where nothing helps, the factor shrinks. The error is a sum of absolute ones, so that a few outliers do not pull.
 
 use super::replay::Attempts;
 use orchestrion_scenarios::cost::Cost;
