@@ -18,6 +18,9 @@ use std::ops::Range;
 /// others, are on their way to memory while the next sums are made.
 const ROWS: usize = 8;
 
+/// Rows of activations up to which a linear layer is cut into one part for each thread.
+const FEW: usize = 64;
+
 /// The level's kernels and the threads they run on.
 #[derive(Debug)]
 pub(crate) struct Exec {
@@ -216,8 +219,10 @@ impl Exec {
         write: Write,
     ) {
         let groups: usize = layers.iter().map(|(w, _)| w.groups()).sum();
-        // An even number: a kernel may take two groups at a time.
-        let per_part = groups.div_ceil(self.pool.threads() * 16).next_multiple_of(2);
+        // With few rows a part is over so soon that being dealt it costs more than an even end gains. An even number of
+        // groups: a kernel may take two at a time.
+        let shares = if rows <= FEW { 1 } else { 8 };
+        let per_part = groups.div_ceil(self.pool.threads() * shares).next_multiple_of(2);
         let parts: Vec<(&Matrix, usize, Range<usize>)> = layers
             .iter()
             .flat_map(|(w, at)| (0..w.groups()).step_by(per_part).map(|g| (*w, *at, g..w.groups().min(g + per_part))))
