@@ -5,9 +5,8 @@
 //! batches as production does. Knows no clock, no device and no token; what a step answers does not depend
 //! on what it plans.
 //!
-//! A prompt beside answers delays their next tokens, so that a step reads little of it. Where nobody answers it reads
-//! more of the first one, which is faster; the others begin no sooner for it, and may find there what they share.
-//!
+//! A prompt delays the next tokens of answers beside it, so a step reads little of it; where nobody answers, more of the
+//! first one, which is faster. The others begin no sooner for it, and may find there what they share.
 //! Who goes first: interactive before batch, in each the order of arrival. So that batch prompts are read at
 //! all, an eighth of a step's prompt tokens is theirs while any waits. Where the pages run out, the last in
 //! that order gives its own back and reads all that it knows once more, later.
