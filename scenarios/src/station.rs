@@ -218,17 +218,11 @@ impl Station {
     fn plan_model(&mut self, now: u64, at: usize, free: &mut u64, left: &mut u64, said: &mut Said) {
         let model = self.shelf.model(at);
         self.planned.clear();
-        self.planned.extend(self.rows.iter().filter(|row| row.job.model == model).map(|row| planner::Row {
-            class: row.job.class,
-            known: row.known(),
-            read: row.read,
-            pages: row.pages,
-            own: row.pages,
-        }));
+        self.planned.extend(self.rows.iter().filter(|row| row.job.model == model).map(Row::planned));
         let page = self.shelf.facts(at).kv_per_token.0 * u64::from(PAGE);
         let pages_free = free.checked_div(page).map_or(u32::MAX, |pages| u32::try_from(pages).unwrap_or(u32::MAX));
-        let answers = |row: &Row| row.pages > 0 && row.known() - row.read == 1;
-        let alone = if self.rows.iter().any(answers) { 1 } else { ALONE };
+        let answers = self.rows.iter().any(|row| row.planned().answers());
+        let alone = if answers { 1 } else { ALONE };
         let limits = Limits { budget: self.shelf.chunk(at), alone, free: pages_free, page: PAGE };
         let share = self.shelf.share(at);
         self.plan.plan(&self.planned, limits);

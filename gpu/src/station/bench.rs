@@ -67,11 +67,6 @@ impl Bench {
         engine.weights().0 + engine.pages().made as u64 * engine.page().0
     }
 
-    /// Whether a task of it waits for the next token of its answer.
-    pub(super) fn answers(&self) -> bool {
-        self.tasks.iter().any(|task| task.row(&self.model.engine).answers())
-    }
-
     /// Pages that its tasks could still come to want in the next step.
     pub(super) fn wants(&self) -> usize {
         let engine = &self.model.engine;

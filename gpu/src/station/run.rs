@@ -262,7 +262,7 @@ impl<'a> Runner<'a> {
     /// Which tasks run and how many tokens each. Who gives way has left, who begins has entered by then.
     fn plan(&mut self, at: usize) -> Vec<(usize, u32)> {
         let free = bench::free_pages(&mut self.benches, at, self.spec.device_capacity);
-        let answers = self.benches.iter().any(Bench::answers);
+        let answers = self.benches.iter().flat_map(|bench| &bench.tasks).any(Task::answers);
         let Bench { model: StationModel { engine, .. }, tasks, chunk, .. } = &mut self.benches[at];
         self.rows.clear();
         self.rows.extend(tasks.iter().map(|task| task.row(engine)));

@@ -1,6 +1,7 @@
 //! An attempt on a simulated station: how far it has come, and the pages that it holds.
 
 use super::Job;
+use orchestrion_planner as planner;
 use orchestrion_world::id::{Attempt, TaskId};
 use orchestrion_world::prefix::PAGE;
 use orchestrion_world::protocol::{Finish, Usage};
@@ -39,6 +40,12 @@ impl Row {
 
     pub(super) fn known(&self) -> u32 {
         self.job.prompt + self.made
+    }
+
+    /// As the planner sees it.
+    pub(super) fn planned(&self) -> planner::Row {
+        let (class, known, read, pages) = (self.job.class, self.known(), self.read, self.pages);
+        planner::Row { class, known, read, pages, own: pages }
     }
 
     pub(super) fn is_done(&self) -> bool {
