@@ -3,7 +3,7 @@
 //! A job has numbered parts; whoever is free takes the next one, so which thread computes a part is
 //! chance and what it computes is not. The caller works too and waits at the end. A worker that comes
 //! late finds the job closed and goes back to waiting, so a descheduled thread delays nobody. Workers
-//! watch for the next job for some ten microseconds (a layer has several), then sleep.
+//! watch for the next job for some tens of microseconds (a layer has several), then sleep.
 //!
 //! Knows nothing of numbers. A panic in a part is raised again in the caller.
 #![allow(unsafe_code)]
@@ -28,6 +28,8 @@ struct Job {
     parts: usize,
 }
 
+/// In one cache line: a worker far from the caller waits for each line as long as a small part takes.
+#[repr(align(64))]
 struct Shared {
     /// generation · 2³² + OPEN + workers inside.
     state: AtomicU64,

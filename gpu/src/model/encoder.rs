@@ -52,7 +52,7 @@ impl Encoder {
             let position = input.len() as u32 - 1;
             input.iter().map(move |row| Row { position, ..*row })
         });
-        let asked = asked(&whole.collect::<Vec<Row>>(), self.hyper.heads, self.hyper.heads);
+        let asked = asked(&whole.collect::<Vec<Row>>(), (self.hyper.heads, self.hyper.heads), exec.pool.threads());
         for (i, layer) in self.layers.iter().enumerate() {
             self.attention(exec, (i, layer), rows, kvs, &asked, b);
             tap(Stage::Attention(i), &b.x);

@@ -77,7 +77,7 @@ impl Decoder {
             }
         });
         tap(Stage::Embedding, &b.x);
-        let asked = asked(rows, h.heads, h.kv_heads);
+        let asked = asked(rows, (h.heads, h.kv_heads), exec.pool.threads());
         for layer in 0..h.layers {
             self.attention(exec, layer, rows, kvs, &asked, b);
             tap(Stage::Attention(layer), &b.x);
@@ -209,10 +209,11 @@ impl Decoder {
     }
 }
 
-/// The batch's queries, `TILE` at a time, each tile on one head of one sequence. Rows of a sequence stand
-/// next to each other, so its keys are read once for several of them.
-pub(super) fn asked(rows: &[Row], heads: usize, kv_heads: usize) -> Vec<Asked> {
+/// The batch's queries, `TILE` at a time, or fewer where not every thread would get some, each tile on one head of one
+/// sequence. Rows of a sequence stand next to each other, so its keys are read once for several of them.
+pub(super) fn asked(rows: &[Row], (heads, kv_heads): (usize, usize), threads: usize) -> Vec<Asked> {
     let per_kv = heads / kv_heads;
+    let tile = TILE.min((rows.len() * heads).div_ceil(threads));
     let mut asked = Vec::new();
     let mut first = 0;
     for run in rows.chunk_by(|a, b| a.sequence == b.sequence) {
@@ -225,7 +226,7 @@ pub(super) fn asked(rows: &[Row], heads: usize, kv_heads: usize) -> Vec<Asked> {
                     mine.map(move |head| (first + i, head, row.position as usize))
                 })
                 .collect();
-            asked.extend(queries.chunks(TILE).map(|q| Asked {
+            asked.extend(queries.chunks(tile).map(|q| Asked {
                 sequence: run[0].sequence,
                 kv_head,
                 queries: q.to_vec(),
