@@ -12,12 +12,27 @@
 //! that order gives its own back and reads all that it knows once more, later.
 
 use orchestrion_world::protocol::Class;
+use orchestrion_world::units::MilliRate;
+
+/// Prompt tokens in a step beside answers: a neighbour's next token waits for no more than this.
+pub const CHUNK: u32 = 64;
 
 /// Where nobody answers on a device, a step reads so many times as much of the first prompt.
 pub const ALONE: u32 = 4;
 
+/// A step should take no longer: cancels and beats wait for its end.
+const STEP_MS: u64 = 250;
+
 /// Of a step's prompt tokens, the part that batch prompts have while there are interactive ones.
 const BATCH_SHARE: u32 = 8;
+
+/// Prompt tokens in a step beside answers, where a machine that is fast enough has `most`: a slow one gets fewer, which
+/// changes no token.
+pub fn budget(prefill: MilliRate, most: u32) -> u32 {
+    // Thousandths of tokens a second, times milliseconds.
+    let in_a_step = prefill.0.saturating_mul(STEP_MS) / 1_000_000 / u64::from(ALONE);
+    u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, most.max(1))
+}
 
 /// A task as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

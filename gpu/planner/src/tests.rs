@@ -23,6 +23,12 @@ fn answers_run_beside_prompts_in_order_of_arrival() {
 }
 
 #[test]
+fn a_slow_machine_reads_less_beside_answers() {
+    let at = |per_second: u64| budget(MilliRate(per_second * 1_000), CHUNK);
+    assert_eq!([0, 100, 1_000, 1_024, 4_000].map(at), [1, 6, 62, 64, 64]);
+}
+
+#[test]
 fn interactive_prompts_go_first_and_an_eighth_is_left_for_batch() {
     // Beside an answer, which reads one.
     let beside = |rows: &[_]| turns(&[&[(Batch, 40, 39, 10)], rows].concat(), LIMITS)[1..].to_vec();

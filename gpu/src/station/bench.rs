@@ -6,16 +6,12 @@ use super::StationModel;
 use super::task::Task;
 use crate::engine::{PageCount, StepError, Wants, Work};
 use crate::seal::{Broken, Seal};
-use orchestrion_planner::ALONE;
 use orchestrion_world::id::JobId;
 use orchestrion_world::protocol::ModelFacts;
 use orchestrion_world::units::{Bytes, MilliRate, Sha256};
 use sha2::{Digest, Sha256 as Hasher};
 use std::time::{Duration, Instant};
 
-/// A step should take no longer: cancels and beats wait for its end. A slow machine gets shorter chunks for it, which
-/// changes no token.
-const STEP: Duration = Duration::from_millis(250);
 /// Steps of the warm-up: one prompt chunk, then single tokens.
 const WARM_DECODES: u32 = 8;
 
@@ -44,9 +40,7 @@ impl Bench {
     /// Measures the model; `chunk` as a fast machine would have it.
     pub(super) fn new(mut model: StationModel, chunk: u32) -> Result<Bench, StepError> {
         let facts = measure(&mut model, chunk)?;
-        // Thousandths of tokens a second, times milliseconds.
-        let in_a_step = facts.prefill.0.saturating_mul(STEP.as_millis() as u64) / 1_000_000 / u64::from(ALONE);
-        let chunk = u32::try_from(in_a_step).unwrap_or(u32::MAX).clamp(1, chunk.max(1));
+        let chunk = orchestrion_planner::budget(facts.prefill, chunk);
         let begun = Instant::now();
         let seal = model.engine.seal();
         let (root, leaves, took) = (seal.root(), seal.len(), begun.elapsed());

@@ -11,13 +11,15 @@ use crate::progress::{Progress, stage_of};
 use orchestrion_gpu::engine::{Ceilings, Engine, EngineOptions, Level, Wants, Work};
 use orchestrion_gpu::supply::{self, ModelRef};
 use orchestrion_gpu::tokenizer::Tokenizer;
+use orchestrion_planner::{ALONE, CHUNK};
 use rustix::time::ClockId;
 use serde::Serialize;
 use std::fmt;
 
-/// Tokens of the prompt, and of one step of it, as the server cuts a prompt that delays no answer.
+/// Tokens of the prompt.
 const PROMPT: usize = 512;
-const CHUNK: usize = 256;
+/// Of one step of it, as the server cuts a prompt that delays no answer.
+const STEP: usize = (CHUNK * ALONE) as usize;
 /// Tokens of an answer.
 const ANSWER: usize = 64;
 /// Answers at a time.
@@ -148,7 +150,7 @@ fn prefill(engine: &mut Engine) -> Result<Spent, Failure> {
     let prompt: Vec<u32> = (0..PROMPT).map(|i| token(engine, i)).collect();
     let sequence = engine.open();
     let mark = Mark::of(ClockId::ProcessCPUTime);
-    for tokens in prompt.chunks(CHUNK) {
+    for tokens in prompt.chunks(STEP) {
         engine.step(&[Work { sequence, tokens, wants: Wants::Nothing }]).map_err(Failure::of(Code::Failed))?;
     }
     let spent = mark.spent();

@@ -7,10 +7,12 @@ use crate::failure::{Code, Failure};
 use crate::whatif::figures::Span;
 use config::{Config, File, FileFormat};
 use orchestrion_api::recording::Recording;
+use orchestrion_planner::{CHUNK, budget};
 use orchestrion_scenarios::cost::Cost;
 use orchestrion_world::config::Rules;
 use orchestrion_world::id::PoolId;
 use orchestrion_world::protocol::WorkerFacts;
+use orchestrion_world::units::MilliRate;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,10 +26,6 @@ pub(crate) struct Costs {
 
 /// Fewer attempts say little of five figures.
 const ATTEMPTS_MIN: usize = 10;
-/// Prompt tokens in a step of a real station beside answers, where it is fast enough; see `serve/load.rs`.
-const CHUNK: u64 = 64;
-/// And how long it may take, a quarter of the longest step; see the station's bench.
-const STEP_MS: u64 = 250 / 4;
 
 impl Costs {
     /// Fits a cost for each pool that did enough in `span`.
@@ -87,20 +85,20 @@ impl Costs {
 /// From the two rates that a worker measured alone: how an answer's step divides into what all rows share and what
 /// each adds, they do not say.
 fn guess(facts: &WorkerFacts) -> Cost {
-    let ns = |milli: u64| 1_000_000_000_000 / milli.max(1);
+    let ns = |rate: MilliRate| 1_000_000_000_000 / rate.0.max(1);
     // A worker that came without a model does no work here: its cost is nobody's.
-    let (prefill, decode) = facts.came_with.map_or((0, 0), |(_, model)| (model.prefill.0, model.decode.0));
-    let chunk = (prefill.saturating_mul(STEP_MS) / 1_000_000).clamp(1, CHUNK);
+    let (prefill, decode) = facts.came_with.map_or_else(Default::default, |(_, model)| (model.prefill, model.decode));
+    let chunk = budget(prefill, CHUNK);
     let (token, step) = (ns(prefill), ns(decode));
     Cost {
         take_up: 500_000,
         step: (step * 6 / 10).max(1_000),
-        prompt_token: token.saturating_sub(step * 6 / 10 / chunk).max(token / 4),
+        prompt_token: token.saturating_sub(step * 6 / 10 / u64::from(chunk)).max(token / 4),
         row: step * 4 / 10,
         context: step / 20,
         load: 0,
         load_mib: 0,
-        chunk: chunk as u32,
+        chunk,
     }
 }
 

@@ -27,8 +27,6 @@ use std::time::{Duration, Instant};
 
 /// The host's memory is one device.
 const HOST: DeviceId = DeviceId(0);
-/// Prompt tokens in an engine step beside answers: a neighbour's next token waits for no more than this.
-const PREFILL_CHUNK: u32 = 64;
 /// A step takes milliseconds; only a core that refuses the worker takes so long.
 const CORE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -279,7 +277,7 @@ impl Loader {
             epoch,
             device_capacity: self.device_capacity,
             slots: pool.slots,
-            prefill_chunk: PREFILL_CHUNK,
+            prefill_chunk: orchestrion_planner::CHUNK,
             verify_round: Duration::from_secs(self.verify_round_s),
             draft_tokens: pool.draft_tokens,
         };

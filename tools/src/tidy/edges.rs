@@ -23,7 +23,14 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("orchestrion-scenarios", &["orchestrion-world", "orchestrion-systems", "orchestrion-planner"]),
     (
         "orchestrion",
-        &["orchestrion-world", "orchestrion-systems", "orchestrion-gpu", "orchestrion-api", "orchestrion-scenarios"],
+        &[
+            "orchestrion-world",
+            "orchestrion-systems",
+            "orchestrion-planner",
+            "orchestrion-gpu",
+            "orchestrion-api",
+            "orchestrion-scenarios",
+        ],
     ),
 ];
 
