@@ -4,7 +4,7 @@
 //! finds it while the engine runs the step that asks for it, so that a step waits only for what is left. Taking
 //! up a token is short, and at once says whether the grammar is complete.
 
-use super::{GrammarError, Shop};
+use super::{GrammarError, Shop, no_thread};
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 use orchestrion_world::payload::Grammar;
@@ -32,7 +32,7 @@ impl Allowed<'_> {
 /// See the module's description.
 pub struct Follower {
     jobs: flume::Sender<Job>,
-    reply: flume::Sender<Place>,
+    /// Of the last job, whose other end is the thread's alone: it closes should the thread end.
     places: flume::Receiver<Place>,
     /// None while the thread has it.
     place: Option<(Box<Matcher>, SimpleVob)>,
@@ -41,8 +41,8 @@ pub struct Follower {
 impl Follower {
     pub(super) fn begin(jobs: flume::Sender<Job>, grammar: Arc<Grammar>) -> Result<Follower, GrammarError> {
         let (reply, places) = flume::bounded(1);
-        jobs.send(Job::Begin { grammar, reply: reply.clone() }).map_err(|_| GrammarError::Gone)?;
-        Ok(Follower { jobs, reply, places, place: None })
+        jobs.send(Job::Begin { grammar, reply }).map_err(|_| GrammarError::Gone)?;
+        Ok(Follower { jobs, places, place: None })
     }
 
     /// The tokens that may come next.
@@ -68,7 +68,9 @@ impl Follower {
         matcher.consume_token(token).map_err(|_| GrammarError::Stuck)?;
         let complete = matcher.is_stopped();
         if !complete {
-            self.jobs.send(Job::Next { matcher, reply: self.reply.clone() }).map_err(|_| GrammarError::Gone)?;
+            let (reply, places) = flume::bounded(1);
+            self.places = places;
+            self.jobs.send(Job::Next { matcher, reply }).map_err(|_| GrammarError::Gone)?;
         }
         Ok(complete)
     }
@@ -92,7 +94,7 @@ pub(super) fn spawn(shop: Arc<Shop>) -> Result<flume::Sender<Job>, GrammarError>
         }
     };
     let spawned = std::thread::Builder::new().name("grammars".to_owned()).spawn(work);
-    spawned.map_err(|e| GrammarError::Unusable(format!("no thread could be started for grammars: {e}")))?;
+    spawned.map_err(|e| no_thread(&e))?;
     Ok(jobs)
 }
 

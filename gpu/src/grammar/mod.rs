@@ -27,6 +27,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Of a grammar's text.
 const MAX_BYTES: usize = 64 << 10;
+/// The compiler calls itself once for each rule, terminal or `$ref` on a chain of them, and a link takes six bytes at
+/// least: so much for each byte is several times what it needs, and what is not touched is not taken.
+const STACK: usize = MAX_BYTES * (1 << 10);
 /// Compiled grammars kept; each may take some megabytes.
 const KEPT: usize = 16;
 /// The trie counts a token's bytes in ten bits; runs of spaces are the only longer ones.
@@ -131,7 +134,7 @@ impl Shop {
         if let Some(found) = self.find(grammar) {
             return Ok(found);
         }
-        let matcher = Arc::new(Matcher::new(Ok(self.parser(readable(grammar)?)?)));
+        let matcher = Arc::new(Matcher::new(Ok(deep(|| self.parser(readable(grammar)?))?)));
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if compiled.len() == KEPT {
             compiled.pop_front();
@@ -173,6 +176,19 @@ impl Shop {
         compiled.push_back(row);
         Some(found)
     }
+}
+
+/// On a stack on which the longest grammar's deepest chain has room: to overflow one ends the process.
+fn deep<T: Send>(work: impl FnOnce() -> Result<T, GrammarError> + Send) -> Result<T, GrammarError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("grammar".to_owned()).stack_size(STACK);
+        let done = thread.spawn_scoped(scope, work).map_err(|e| no_thread(&e))?;
+        done.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn no_thread(error: &std::io::Error) -> GrammarError {
+    GrammarError::Unusable(format!("no thread could be started for grammars: {error}"))
 }
 
 /// The grammar as llguidance takes it.

@@ -115,6 +115,16 @@ fn hostile_grammars_cost_little_and_break_nothing() {
     let nested = |n: usize, open: &str, close: &str| open.repeat(n) + close.repeat(n).as_str();
     let object =
         |n| format!("{}{{\"type\":\"null\"}}{}", r#"{"type":"object","properties":{"a":"#.repeat(n), "}}".repeat(n));
+    let name = |i: usize| [i / 676, i / 26, i].map(|i| char::from(b'a' + (i % 26) as u8)).iter().collect::<String>();
+    let chain = |kind: &str| {
+        let link = |i| format!("{kind}{}: {kind}{}\n", name(i), name(i + 1));
+        (0..5_000).map(link).collect::<String>() + &format!("{kind}{}: \"a\"\n", name(5_000))
+    };
+    let references = |n: usize, more: &str| {
+        let link = |i| format!(r##""{i}":{{{more}"$ref":"#/$defs/{}"}},"##, i + 1);
+        let links: String = (0..n).map(link).collect();
+        format!(r##"{{"$defs":{{{links}"{n}":{{"type":"null"}}}},"$ref":"#/$defs/0"}}"##)
+    };
     let wide: String = (0..2_000).map(|i| format!("\"p{i}\":{{\"type\":\"string\"}},")).collect();
     let hostile = [
         Grammar::Regex(nested(5_000, "(", ")").into()),
@@ -124,7 +134,15 @@ fn hostile_grammars_cost_little_and_break_nothing() {
         Grammar::Regex(r"(?:\p{L}{0,300}x){200}".into()),
         Grammar::Lark(format!("start: {}", nested(4_000, "(", ")")).into()),
         Grammar::Lark("start: start start | \"a\" | ".into()),
-        Grammar::Lark((0..3_000).map(|i| format!("r{i}: r{} | \"a\"\n", i + 1)).collect::<String>().into()),
+        Grammar::Lark(format!("start: {}", nested(30_000, "(", ")")).into()),
+        // As long a chain as a grammar has room for, of rules, terminals and references.
+        Grammar::Lark(format!("start: raaa\n{}", chain("r")).into()),
+        Grammar::Lark(format!("start: TAAA\n{}", chain("T").to_uppercase()).into()),
+        Grammar::JsonSchema(references(2_000, "").into()),
+        Grammar::JsonSchema(references(1_400, "\"type\":\"null\",").into()),
+        Grammar::JsonSchema(
+            references(1_400, "").replace("{\"$ref", "{\"allOf\":[{\"$ref").replace("\"}", "\"}]}").into(),
+        ),
         Grammar::Lark("start: /(.|\\n)*/ /(.|\\n)*/ /(.|\\n)*/ /(.|\\n)*/ \"x\"".into()),
         Grammar::JsonSchema(object(60).into()),
         Grammar::JsonSchema(r#"{"type":"string","minLength":1000000,"maxLength":2000000}"#.into()),
@@ -140,7 +158,9 @@ fn hostile_grammars_cost_little_and_break_nothing() {
     ];
     let mut worst = (0, 0);
     for grammar in hostile {
-        let head: String = format!("{grammar:?}").chars().take(60).collect();
+        let (Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text)) = &grammar;
+        assert!(text.len() <= MAX_BYTES, "refused for its length alone");
+        let head: String = text.chars().take(60).collect();
         if grammars.check(&grammar).is_ok() {
             let mut follower = grammars.follow(Arc::new(grammar.clone())).unwrap();
             for _ in 0..8 {
