@@ -258,6 +258,11 @@ impl Engine {
         self.pages.give_back(pages);
     }
 
+    /// Until it is said again, no more pages than these take memory: what is kept for later prompts makes way.
+    pub(crate) fn make_do(&mut self, pages: usize) {
+        self.pages.make_do(pages);
+    }
+
     /// A sequence that has read nothing and shares with nobody.
     pub fn open(&mut self) -> SequenceId {
         self.sequences.insert(Sequence::default())

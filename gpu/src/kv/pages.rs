@@ -44,6 +44,8 @@ struct Page {
 pub(crate) struct Pages {
     store: Store,
     bound: usize,
+    /// Pages that may take memory as it is shared now.
+    room: usize,
     pages: Vec<Page>,
     free: Vec<PageId>,
     /// Without memory.
@@ -61,12 +63,17 @@ impl Pages {
         let (known, idle) = (BTreeMap::new(), BTreeMap::new());
         // As many as a page's name can tell apart.
         let bound = u32::MAX as usize;
-        Pages { store: Store::new(shape), bound, pages, free, bare, held: 0, known, idle, clock: 0 }
+        Pages { store: Store::new(shape), bound, room: bound, pages, free, bare, held: 0, known, idle, clock: 0 }
     }
 
     /// From here on no more pages than these are made.
     pub(crate) fn limit(&mut self, pages: usize) {
         self.bound = pages.min(u32::MAX as usize);
+    }
+
+    /// Until it is said again, no more than these take memory: what is kept for later prompts makes way.
+    pub(crate) fn make_do(&mut self, pages: usize) {
+        self.room = pages;
     }
 
     pub(crate) fn bound(&self) -> usize {
@@ -96,7 +103,7 @@ impl Pages {
     pub(crate) fn take(&mut self) -> Option<PageId> {
         let page = match self.free.pop() {
             Some(page) => page,
-            None if self.made() < self.bound => self.make(),
+            None if self.made() < self.bound.min(self.room) => self.make(),
             None => self.forget()?,
         };
         self.held += 1;
@@ -245,6 +252,19 @@ mod tests {
         let copy = pool.own(pages[0]).unwrap();
         assert!(copy != pages[0] && pool.is_own(copy) && pool.is_own(pages[0]));
         assert_eq!((pool.own(pages[0]), pool.find(block(0))), (Some(pages[0]), None));
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_new_page_one_that_is_kept_makes_way() {
+        let mut pool = pool(8);
+        let pages = [0; 2].map(|_| pool.take().unwrap());
+        assert_eq!(pool.learn(pages[0], Block::root(7)), pages[0]);
+        pool.let_go(pages[0]);
+        pool.make_do(2);
+        assert_eq!((pool.take(), pool.idle(), pool.made()), (Some(pages[0]), 0, 2));
+        assert_eq!(pool.take(), None);
+        pool.make_do(3);
+        assert!(pool.take().is_some() && pool.made() == 3);
     }
 
     #[test]

@@ -214,13 +214,15 @@ impl Decoder {
     fn stretches(&self) -> Vec<&[u8]> {
         let ends = [&self.embed].into_iter().chain(&self.head).flat_map(Matrix::stretches);
         let layers = self.layers.iter().flat_map(Layer::stretches);
-        ends.chain(layers).chain([seal::of(&self.norm)]).collect()
+        let vectors = [&self.norm].into_iter().chain(&self.angles.factors).map(|vector| seal::of(vector));
+        ends.chain(layers).chain(vectors).collect()
     }
 
     fn stretches_mut(&mut self) -> Vec<&mut [u8]> {
         let ends = [&mut self.embed].into_iter().chain(&mut self.head).flat_map(Matrix::stretches_mut);
         let layers = self.layers.iter_mut().flat_map(Layer::stretches_mut);
-        ends.chain(layers).chain([seal::of_mut(&mut self.norm)]).collect()
+        let vectors = [&mut self.norm].into_iter().chain(&mut self.angles.factors).map(|vector| seal::of_mut(vector));
+        ends.chain(layers).chain(vectors).collect()
     }
 
     fn bytes_read(&self) -> u64 {
@@ -234,7 +236,8 @@ impl Decoder {
     fn bytes(&self) -> u64 {
         let layers: usize = self.layers.iter().map(Layer::bytes).sum();
         let ends: usize = [&self.embed].into_iter().chain(&self.head).map(Matrix::bytes).sum();
-        (layers + ends + self.norm.len() * size_of::<f32>()) as u64
+        let vectors = self.norm.len() + self.angles.factors.as_ref().map_or(0, Vec::len);
+        (layers + ends + vectors * size_of::<f32>()) as u64
     }
 }
 

@@ -72,14 +72,14 @@ impl Bench {
     }
 }
 
-/// Pages that the tasks of a bench may take. What other models keep for later prompts makes way.
+/// Pages that the tasks of a bench may take. What is kept for later prompts makes way, that of other models first.
 pub(super) fn free_pages(benches: &mut [Bench], at: usize, memory: Bytes) -> u32 {
     let wanted = benches[at].wants();
-    let room = |benches: &[Bench]| memory.0.saturating_sub(benches.iter().map(Bench::takes).sum());
+    let taken = |benches: &[Bench]| benches.iter().map(Bench::takes).sum::<u64>();
     let engine = &benches[at].model.engine;
     let (page, pages) = (engine.page().0.max(1), engine.pages());
     let own = pages.made - pages.held;
-    let mut short = (wanted.saturating_sub(own) as u64 * page).saturating_sub(room(benches));
+    let mut short = (taken(benches) + wanted.saturating_sub(own) as u64 * page).saturating_sub(memory.0);
     for (n, other) in benches.iter_mut().enumerate() {
         let engine = &mut other.model.engine;
         if n != at && short > 0 {
@@ -88,8 +88,13 @@ pub(super) fn free_pages(benches: &mut [Bench], at: usize, memory: Bytes) -> u32
             short = short.saturating_sub((before - engine.pages().made) as u64 * page);
         }
     }
-    let new = usize::try_from(room(benches) / page).unwrap_or(usize::MAX);
-    u32::try_from(pages.available().min(own.saturating_add(new))).unwrap_or(u32::MAX)
+    let (over, room) = (taken(benches).saturating_sub(memory.0), memory.0.saturating_sub(taken(benches)));
+    let engine = &mut benches[at].model.engine;
+    engine.give_back(usize::try_from(over.div_ceil(page)).unwrap_or(usize::MAX));
+    let (pages, new) = (engine.pages(), usize::try_from(room / page).unwrap_or(usize::MAX));
+    let most = pages.made.saturating_add(new);
+    engine.make_do(most);
+    u32::try_from(pages.available().min(most - pages.held)).unwrap_or(u32::MAX)
 }
 
 /// What the model is and how fast it reads and writes here and now.
