@@ -26,6 +26,7 @@ use crate::kernel::pool::Pool;
 use crate::kv::{Kvs, PAGE, Pages};
 use crate::model::Model;
 use crate::model::forward::{Buffers, Row};
+use crate::model::layer::Set;
 use crate::model::pooling::Pooled;
 use crate::numerics::linear::check_finite;
 use crate::seal::{Broken, Seal};
@@ -158,6 +159,16 @@ impl Engine {
 
     pub fn level(&self) -> Level {
         self.exec.kernels.level
+    }
+
+    /// What tokens depend on besides their request and the model's file: the definition of its numbers, and where a file
+    /// has two sets of rope factors, the one that `ctx_max` asked for.
+    pub fn definition(&self) -> String {
+        match self.model.set() {
+            None => DEFINITION.to_owned(),
+            Some(Set::Short) => format!("{DEFINITION}/short"),
+            Some(Set::Long) => format!("{DEFINITION}/long"),
+        }
     }
 
     pub fn threads(&self) -> usize {

@@ -63,6 +63,13 @@ impl Layer {
     }
 }
 
+/// Of a file with two sets of rope factors, the one that the length of contexts asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Set {
+    Short,
+    Long,
+}
+
 /// Takes tensors by name, checked, and counts them.
 pub(super) struct Loader<'a> {
     pub(super) gguf: &'a Gguf,
@@ -122,17 +129,22 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// What divides the frequencies of the rotary embedding, where the file has it.
-    pub(super) fn factors(&mut self, hyper: &Hyper, ctx_max: u32) -> Result<Option<Vec<f32>>, LoadError> {
+    /// What divides the frequencies of the rotary embedding, where the file has it, and of two sets which one.
+    pub(super) fn factors(
+        &mut self,
+        hyper: &Hyper,
+        ctx_max: u32,
+    ) -> Result<(Option<Vec<f32>>, Option<Set>), LoadError> {
         const SETS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
         let (one, len) = ("rope_freqs.weight", hyper.rope_dims / 2);
         match hyper.arch.factors {
-            Factors::One if self.gguf.opt_tensor(one).is_some() => self.vector(one, len).map(Some),
+            Factors::One if self.gguf.opt_tensor(one).is_some() => Ok((Some(self.vector(one, len)?), None)),
             Factors::ShortAndLong if SETS.iter().any(|name| self.gguf.opt_tensor(name).is_some()) => {
                 let [short, long] = [self.vector(SETS[0], len)?, self.vector(SETS[1], len)?];
-                Ok(Some(if ctx_max.min(hyper.context) > hyper.short_context { long } else { short }))
+                let is_long = ctx_max.min(hyper.context) > hyper.short_context;
+                Ok(if is_long { (Some(long), Some(Set::Long)) } else { (Some(short), Some(Set::Short)) })
             }
-            Factors::None | Factors::One | Factors::ShortAndLong => Ok(None),
+            Factors::None | Factors::One | Factors::ShortAndLong => Ok((None, None)),
         }
     }
 

@@ -11,7 +11,7 @@ pub(crate) mod arch;
 pub(crate) mod encoder;
 pub(crate) mod forward;
 mod hyper;
-mod layer;
+pub(crate) mod layer;
 pub(crate) mod pooling;
 
 use crate::gguf::{Gguf, GgufError};
@@ -23,7 +23,7 @@ use crate::numerics::{rope_angles, rope_frequencies};
 use crate::seal;
 use encoder::Encoder;
 use hyper::Hyper;
-use layer::{Layer, Loader};
+use layer::{Layer, Loader, Set};
 
 /// Why a file does not become a model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -70,6 +70,14 @@ impl Model {
         match self {
             Model::Decoder(model) => model.vocab,
             Model::Encoder(model) => model.vocab,
+        }
+    }
+
+    /// Of two sets of rope factors, the one that it has.
+    pub(crate) fn set(&self) -> Option<Set> {
+        match self {
+            Model::Decoder(model) => model.set,
+            Model::Encoder(_) => None,
         }
     }
 
@@ -147,6 +155,7 @@ pub(crate) struct Decoder {
     norm: Vec<f32>,
     /// `None`: the embedding, tied.
     head: Option<Matrix>,
+    set: Option<Set>,
     /// Of layers that see everything, and of all where there are no others.
     angles: Angles,
     /// Of layers with a window, where they differ.
@@ -193,7 +202,7 @@ impl Decoder {
             Some(_) => Some(load.matrix("output.weight", hyper.width, vocab)?),
             None => None,
         };
-        let factors = load.factors(&hyper, ctx_max)?;
+        let (factors, set) = load.factors(&hyper, ctx_max)?;
         let layers = (0..hyper.layers).map(|i| load.layer(i, &hyper)).collect::<Result<_, _>>()?;
         let norm = load.vector("output_norm.weight", hyper.width)?;
         load.all_used()?;
@@ -204,7 +213,7 @@ impl Decoder {
         };
         let windowed_angles = hyper.window.and_then(|window| window.rope_base).map(|base| angles(base, None));
         let angles = angles(hyper.rope_base, factors);
-        Ok(Decoder { hyper, vocab, embed, layers, norm, head, angles, windowed_angles })
+        Ok(Decoder { hyper, vocab, embed, layers, norm, head, set, angles, windowed_angles })
     }
 
     fn kv_shape(&self) -> KvShape {

@@ -171,10 +171,13 @@ fn two_sets_of_rope_factors_one_attention_factor_and_a_part_of_each_head() {
     let gguf = altered_of("phi3", |_, _| {});
     let after = |gguf: &Gguf, ctx_max| {
         let mut engine = Engine::load(gguf, EngineOptions { level: Level::Scalar, threads: 1, ctx_max }).unwrap();
-        logits(&mut engine, &[5, 6, 7], &[])
+        let tokens = logits(&mut engine, &[5, 6, 7], &[]);
+        (engine.definition(), tokens)
     };
     let (short, long) = (after(&gguf, 256), after(&gguf, 257));
-    assert_ne!(short, long);
+    assert_ne!(short.1, long.1);
+    // Who compares answers by what makes them sees that it is not the same.
+    assert!(short.0.ends_with("/short") && long.0.ends_with("/long"));
     let moved = |name: &str| {
         altered_of("phi3", |_, tensors| {
             let (.., bytes) = tensors.iter_mut().find(|(found, ..)| *found == name).unwrap();

@@ -12,7 +12,7 @@ use crate::progress::{Progress, stage_of};
 use orchestrion_api::port::Urgent;
 use orchestrion_api::recovery::Heritage;
 use orchestrion_api::switchboard::Switchboard;
-use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, PageCount};
+use orchestrion_gpu::engine::{Engine, EngineOptions, PageCount};
 use orchestrion_gpu::gguf::{Gguf, GgufError};
 use orchestrion_gpu::grammar::Grammars;
 use orchestrion_gpu::station::{Outlet, Source, Station, StationModel, StationSpec};
@@ -219,7 +219,7 @@ impl Loader {
         let (took, ctx_max) = (began.elapsed(), engine.tokens_max());
         engine.limit_contexts(self.contexts(pool, &engine));
         let digest = gguf.digest();
-        let fingerprint = format!("{digest}/{DEFINITION}");
+        let fingerprint = format!("{digest}/{}", engine.definition());
         let name = pool.model_name();
         if let Some((tokenizer, grammars)) = self.kitchen.lends(&name, &fingerprint) {
             let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };
@@ -246,7 +246,9 @@ impl Loader {
             fingerprint: fingerprint.clone(),
         };
         if !self.kitchen.put(&name, recipe) {
-            return Err(bad("the file is another than the one first loaded; restart the server".to_owned()));
+            let problem = "the file is another than the one first loaded, or its contexts (`ctx`) ask for its other rope \
+                           factors: restart the server, or give pools of one model contexts of one length";
+            return Err(bad(problem.to_owned()));
         }
         let model = StationModel { id, engine, tokenizer, grammars, digest, fingerprint, took };
         Ok(Loaded { model, ctx_max })
