@@ -23,6 +23,14 @@ use std::path::Path;
 
 mod chapters;
 
+/// What the OpenAI surface puts before a task's id in an answer's.
+const ANSWERS: [&str; 3] = ["chatcmpl-", "cmpl-", "rerank-"];
+
+/// The id of the task in that of an answer, or in its own.
+pub fn task_of(id: &str) -> &str {
+    ANSWERS.iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(id)
+}
+
 pub(crate) use chapters::{Chapters, chapters};
 
 /// Why a task cannot be explained.

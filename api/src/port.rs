@@ -223,6 +223,9 @@ pub enum PrepareError {
     NotLoaded { model: String },
     #[error("{field}: {problem}")]
     Invalid { field: &'static str, problem: String },
+    /// More than the model reads at once.
+    #[error("{field}: {problem}")]
+    TooLong { field: &'static str, problem: String },
 }
 
 /// Says why a task went where it went. Called on a blocking pool, one at a time.

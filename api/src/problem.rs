@@ -120,6 +120,22 @@ impl Problem {
         Problem { param: Some(param), ..Problem::new(ErrorCode::InvalidParams, message) }
     }
 
+    /// Prompt and answer are more than a context holds, as OpenAI's clients are told it.
+    fn too_long(self) -> Self {
+        Problem { openai_code: Some("context_length_exceeded"), ..self }
+    }
+
+    /// The field goes by another name where the request has it elsewhere.
+    pub(crate) fn renamed(mut self, known: &str, param: &str) -> Self {
+        if self.param.take_if(|param| param == known).is_some() {
+            if let Some(problem) = self.message.strip_prefix(&format!("`{known}`: ")) {
+                self.message = format!("`{param}`: {problem}");
+            }
+            self.param = Some(param.to_owned());
+        }
+        self
+    }
+
     pub(crate) fn unknown_model(message: impl Into<String>) -> Self {
         Problem {
             param: Some("model".into()),
@@ -320,6 +336,7 @@ impl From<PrepareError> for Problem {
             PrepareError::UnknownModel { .. } => Problem::unknown_model(message),
             PrepareError::NotLoaded { .. } => Problem::new(ErrorCode::PoolUnready, message),
             PrepareError::Invalid { field, problem } => Problem::invalid(field, problem),
+            PrepareError::TooLong { field, problem } => Problem::invalid(field, problem).too_long(),
         }
     }
 }

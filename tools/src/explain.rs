@@ -4,7 +4,7 @@ use crate::cli::{ExplainArgs, Output};
 use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::output;
-use orchestrion_api::explain::explain;
+use orchestrion_api::explain::{explain, task_of};
 use orchestrion_world::id::TaskId;
 use std::io::Write;
 
@@ -17,8 +17,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     }
 }
 
-/// The id of an answer is its task's behind a prefix.
+/// From its own id, or an answer's.
 pub(crate) fn task_id(text: &str) -> Result<TaskId, Failure> {
-    let bare = ["chatcmpl-", "cmpl-", "rerank-"].iter().find_map(|prefix| text.strip_prefix(prefix));
-    bare.unwrap_or(text).parse().map_err(Failure::of(Code::Failed))
+    task_of(text).parse().map_err(Failure::of(Code::Failed))
 }

@@ -40,6 +40,7 @@ mod version;
 
 use crate::auth::{Access, Scope};
 use crate::door::Door;
+use crate::explain::task_of;
 use crate::problem::{ErrorCode, Problem};
 use crate::task_entry::Entry;
 use axum::Router;
@@ -133,9 +134,9 @@ fn task(door: &Door, id: &str) -> Result<Arc<Entry>, Problem> {
     entry.filter(|entry| entry.is_task()).ok_or_else(Problem::no_task)
 }
 
-/// A task id from a path. What is no UUID names no task.
+/// A task id from a path, perhaps as its answer has it. What is no UUID names no task.
 fn task_id(text: &str) -> Result<TaskId, Problem> {
-    uuid::Uuid::parse_str(text).map(|id| TaskId(id.as_u128())).map_err(|_| Problem::no_task())
+    uuid::Uuid::parse_str(task_of(text)).map(|id| TaskId(id.as_u128())).map_err(|_| Problem::no_task())
 }
 
 #[cfg(test)]

@@ -157,7 +157,10 @@ pub(crate) fn read(
     let include_usage = match fields.take("stream_options") {
         None => false,
         Some(_) if !stream => return Err(Problem::invalid("stream_options", "is only for `stream: true`")),
-        Some(Value::Object(options)) => Fields(options).boolean("include_usage")?.unwrap_or(false),
+        Some(Value::Object(options)) => Fields(options)
+            .boolean("include_usage")
+            .map_err(|problem| problem.renamed("include_usage", "stream_options.include_usage"))?
+            .unwrap_or(false),
         Some(_) => return Err(Problem::invalid("stream_options", "must be an object")),
     };
     let each = fields.small("n", 1..=CHOICES_MOST)?.unwrap_or(1);

@@ -173,10 +173,16 @@ async fn a_bare_prompt_is_continued() {
         (json!({"prompt": ["a", 1]}), "prompt"),
         (json!({"prompt": vec!["a"; 32], "n": 3}), "n"),
         (json!({"prompt": null}), "prompt"),
+        (json!({"stream": true, "stream_options": {"include_usage": "x"}}), "stream_options.include_usage"),
     ] {
         let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
         assert_eq!(answer["error"]["param"], param, "{more}");
     }
+    let long = json_of(rig.post("/v1/completions", body(json!({"prompt": "too long"}))).await, 400).await;
+    assert_eq!(
+        (&long["error"]["code"], &long["error"]["param"]),
+        (&json!("context_length_exceeded"), &json!("prompt"))
+    );
     let none = json_of(rig.post("/v1/moderations", json!({})).await, 404).await;
     assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
 }

@@ -60,12 +60,15 @@ impl Prepare for Words2Tokens {
         let Some(model) = MODELS.iter().position(|name| *name == words.model) else {
             return Err(PrepareError::UnknownModel { asked: words.model, known: MODELS.join(", ") });
         };
+        if MODELS[model] == "stuck" && words.output == Output::Score {
+            return Err(PrepareError::Invalid { field: "model", problem: "scores nothing".into() });
+        }
         if words.dimensions.is_some_and(|wanted| wanted > 2) {
             return Err(PrepareError::Invalid { field: "dimensions", problem: "there are two".into() });
         }
         let prompt: Arc<[u32]> = match &words.content {
             Content::Prompt(text) | Content::Pair { document: text, .. } if text == "too long" => {
-                return Err(PrepareError::Invalid { field: words.content.field(), problem: "it is long".into() });
+                return Err(PrepareError::TooLong { field: words.content.field(), problem: "it is long".into() });
             }
             // Its score is the document's length.
             Content::Pair { document, .. } => [1, 2, document.len() as u32].into(),

@@ -72,7 +72,9 @@ pub(crate) async fn submit(
 ) -> Result<Response, Problem> {
     let (fields, taken) = body::take(&door, &headers, content, door.config.limits.task_body_bytes).await?;
     let Admitted { entry, position, predicted_start, left, .. } =
-        admit(&door, fields, &headers, taken.digest(), caller.tenant).await?;
+        admit(&door, fields, &headers, taken.digest(), caller.tenant)
+            .await
+            .map_err(|problem| problem.renamed("model", "model_ref"))?;
     let id = entry.task.to_string();
     let answer = json!({
         "task_id": id,

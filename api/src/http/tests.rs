@@ -310,6 +310,10 @@ async fn the_platform_routes_answer() {
     let id = done["id"].as_str().unwrap().trim_start_matches("chatcmpl-").to_owned();
     assert_eq!(rig.get(&format!("/v1/tasks/{id}")).await.status(), 404, "it went with its connection");
     assert_eq!(json_of(rig.get(&format!("/v1/tasks/{id}/explain")).await, 200).await["task"], id);
+    let of = |prefix: &str| format!("/v1/tasks/{prefix}{id}/explain");
+    for answer in ["chatcmpl-", "cmpl-", "rerank-"].map(of) {
+        assert_eq!(json_of(rig.get(&answer).await, 200).await["task"], id);
+    }
     let third = json_of(rig.get(&format!("/v1/tasks/{id}/explain?input=2")).await, 200).await;
     assert_eq!(third["input"], 2);
     json_of(rig.get(&format!("/v1/tasks/{id}/explain?input=3")).await, 404).await;

@@ -52,13 +52,9 @@ pub(crate) struct Place {
 
 impl Place {
     /// To preparation each input is a prompt or a document.
-    pub(crate) fn of(self, index: usize, mut problem: Problem) -> Problem {
-        if let Some(known) = problem.param.take_if(|param| ["prompt", "documents"].contains(&param.as_str())) {
-            let param = if self.is_list { format!("{}[{index}]", self.field) } else { self.field.to_owned() };
-            problem.message = problem.message.replacen(&known, &param, 1);
-            problem.param = Some(param);
-        }
-        problem
+    pub(crate) fn of(self, index: usize, problem: Problem) -> Problem {
+        let param = if self.is_list { format!("{}[{index}]", self.field) } else { self.field.to_owned() };
+        problem.renamed("prompt", &param).renamed("documents", &param)
     }
 }
 

@@ -15,16 +15,14 @@ impl Problem {
                 ErrorCode::Conflict,
                 "a task with this `task_id` is already running; use another id, or none to have one made",
             ),
-            Refusal::ContextExceeded { tokens, ctx_max } => Problem {
-                openai_code: Some("context_length_exceeded"),
-                ..Problem::new(
-                    ErrorCode::InvalidParams,
-                    format!(
-                        "prompt and answer take {tokens} tokens, the model's context holds {ctx_max}; \
-                         shorten the prompt or lower `max_tokens`"
-                    ),
-                )
-            },
+            Refusal::ContextExceeded { tokens, ctx_max } => Problem::new(
+                ErrorCode::InvalidParams,
+                format!(
+                    "prompt and answer take {tokens} tokens, the model's context holds {ctx_max}; shorten the prompt, \
+                     lower `max_tokens`, or send `truncation: \"auto\"`, which leaves the prompt's oldest part out"
+                ),
+            )
+            .too_long(),
             Refusal::DeadlineInfeasible { deadline: Ticks(left), needed: Ticks(needed), retry_after } => Problem {
                 retry_after_ms: retry_after.map(|after| after.0),
                 ..Problem::new(

@@ -182,6 +182,7 @@ async fn what_cannot_be_read_is_named_as_the_task_has_it() {
         (rerank(json!({"query": null})), "query"),
         (rerank(json!({"inputs": ["a", {"title": "b"}]})), "inputs[1]"),
         (rerank(json!({"inputs": ["too long"]})), "inputs[0]"),
+        (rerank(json!({"model_ref": "stuck"})), "model_ref"),
     ] {
         let refused = json_of(rig.post(TASKS, body).await, 400).await;
         let message = refused["message"].as_str().unwrap();

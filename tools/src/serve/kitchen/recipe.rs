@@ -52,10 +52,12 @@ impl Recipe {
             (Output::Text, Makes::Text) | (Output::Embedding, Makes::Text | Makes::Vectors) => return Ok(()),
             (Output::Score, Makes::Scores) => return Ok(()),
             (Output::Text, Makes::Vectors) => {
-                "this model makes vectors and no text: ask `POST /v1/embeddings`, or name a model that answers"
+                "this model makes vectors and no text: ask `POST /v1/embeddings`, or the `workload` `embedding` of \
+                 a task, or name a model that answers"
             }
             (Output::Text | Output::Embedding, Makes::Scores) => {
-                "this model scores documents and nothing else: ask `POST /v1/rerank`, or name another model"
+                "this model scores documents and nothing else: ask `POST /v1/rerank`, or the `workload` \
+                 `rerank` of a task, or name another model"
             }
             (Output::Score, Makes::Text | Makes::Vectors) => {
                 "this model has no head that scores documents: name a reranker (an encoder whose file has \
@@ -85,6 +87,9 @@ impl Recipe {
         }
         // The last place is for the token that carries what it comes to.
         let most = ctx.saturating_sub(1);
+        if let Content::Pair { .. } = content {
+            self.query_within(prompt, most as usize)?;
+        }
         let problem = match output {
             Output::Text => format!(
                 "it takes {takes} tokens, and the context is {ctx}; shorten it, or send `truncation: \"auto\"`, which \
@@ -101,7 +106,7 @@ impl Recipe {
                  `truncation: \"auto\"`, which leaves its end out"
             ),
         };
-        Err(PrepareError::Invalid { field: content.field(), problem })
+        Err(PrepareError::TooLong { field: content.field(), problem })
     }
 
     /// The prompt, without its oldest part where it and the answer are more than the context holds. What the system
@@ -118,7 +123,7 @@ impl Recipe {
         if prompt.len() <= room {
             return Ok((prompt, Dropped::default()));
         }
-        let short = |least: usize| PrepareError::Invalid {
+        let short = |least: usize| PrepareError::TooLong {
             field: content.field(),
             problem: format!(
                 "the context of {} tokens has room for {room} beside the answer's {answer}, and no less than {least} can \
@@ -219,6 +224,12 @@ impl Recipe {
 
     /// A pair without so much of the document's end that `room` holds it. The query stays, and a part of the document.
     fn pair_within(&self, pair: &[u32], room: usize) -> Result<Vec<u32>, PrepareError> {
+        self.query_within(pair, room)?;
+        Ok(pair[..room - 1].iter().copied().chain(self.tokenizer.eos()).collect())
+    }
+
+    /// Refuses a query beside which `room` holds nothing of a document.
+    fn query_within(&self, pair: &[u32], room: usize) -> Result<(), PrepareError> {
         let separates = self.tokenizer.eos();
         let query = pair.iter().position(|token| Some(*token) == separates).map_or(pair.len(), |at| at + 1);
         if query + 2 > room {
@@ -226,9 +237,9 @@ impl Recipe {
                 "it takes {query} tokens, and of the {room} that this model reads at once none would be left for a \
                  document; shorten it"
             );
-            return Err(PrepareError::Invalid { field: "query", problem });
+            return Err(PrepareError::TooLong { field: "query", problem });
         }
-        Ok(pair[..room - 1].iter().copied().chain(separates).collect())
+        Ok(())
     }
 
     /// Refuses ids of a client's own making that the model does not know.

@@ -58,7 +58,9 @@ fn an_encoder_reads_texts_up_to_its_limit_and_answers_none() {
     let fits = prepare(text("the cat and a"), Output::Embedding, Truncation::Disabled).unwrap();
     assert_eq!(fits.payload.prompt.len(), 6);
     let refused = |content, output| prepare(content, output, Truncation::Disabled).unwrap_err().to_string();
-    let long = refused(text("the cat and a dog"), Output::Embedding);
+    let long = prepare(text("the cat and a dog"), Output::Embedding, Truncation::Disabled).unwrap_err();
+    assert!(matches!(long, PrepareError::TooLong { field: "prompt", .. }), "{long}");
+    let long = long.to_string();
     assert!(long.starts_with("prompt: it takes 7 tokens, and this model reads at most 6 at once; cut it up"), "{long}");
     // Its end goes, but not the token that ends a text.
     let cut = prepare(text("the cat and a dog and a cat"), Output::Embedding, Truncation::Auto).unwrap();
@@ -87,8 +89,11 @@ fn a_pair_is_read_together_and_the_document_alone_gives_way() {
     assert_eq!((&cut.payload.prompt[..2], cut.payload.prompt.len()), (&[2, *query][..], 6));
     assert_eq!((&cut.payload.prompt[3..5], cut.payload.prompt[5]), (&rest[..2], 3));
     assert_eq!(cut.dropped, Dropped { messages: 0, tokens: 3 });
-    let query = given("the cat and a", "dog", auto).unwrap_err().to_string();
-    assert!(query.starts_with("query: it takes 6 tokens"), "{query}");
+    for truncation in [auto, off] {
+        let query = given("the cat and a", "dog", truncation).unwrap_err();
+        let PrepareError::TooLong { field: "query", problem } = &query else { panic!("{query}") };
+        assert!(problem.starts_with("it takes 6 tokens"), "{problem}");
+    }
     for output in [Output::Text, Output::Embedding] {
         let refused = prepare(Content::Prompt("the".to_owned()), output, off).unwrap_err().to_string();
         assert!(refused.contains("/v1/rerank"), "{refused}");
@@ -132,7 +137,7 @@ fn what_is_oldest_is_left_out_and_what_the_system_says_stays() {
     // What fits is left alone; what never fits is refused with the numbers.
     let short = Content::Messages(chat[..2].to_vec());
     assert_eq!(shortened(&short, 50).unwrap(), (tokens(&short).unwrap(), Dropped::default()));
-    let Err(PrepareError::Invalid { field: "messages", problem }) = shortened(&all, 199) else { panic!() };
+    let Err(PrepareError::TooLong { field: "messages", problem }) = shortened(&all, 199) else { panic!() };
     assert!(problem.contains("room for 1 beside the answer's 199"), "{problem}");
     let prompt = Content::Tokens((0..300).map(|i| i % 100).collect());
     let (left, dropped) = shortened(&prompt, 50).unwrap();
