@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: messages in, an answer in the chat's shape out. The rest is `openai`'s.
 
-use super::fields::{Fields, Unsupported, is_empty};
+use super::fields::{Fields, Unsupported, is_nothing};
 use super::keeper::Caller;
 use super::logprobs;
 use super::openai::{self, Asked, Form, Kind};
@@ -12,15 +12,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde_json::json;
 use std::sync::Arc;
 
-const UNSUPPORTED: [Unsupported; 4] = [
-    Unsupported { name: "functions", harmless: is_empty, problem: "functions are not supported; send `tools`" },
-    Unsupported { name: "audio", harmless: |_| false, problem: "audio is not supported" },
-    Unsupported { name: "prediction", harmless: |_| false, problem: "predicted outputs are not supported" },
-    Unsupported { name: "modalities", harmless: |v| *v == json!(["text"]), problem: "only [\"text\"] is supported" },
-];
+const UNSUPPORTED: [Unsupported; 1] =
+    [Unsupported { name: "prompt", harmless: is_nothing, problem: "is for `POST /v1/completions`; send `messages`" }];
 
 pub(crate) async fn complete(
     State(door): State<Arc<Door>>,

@@ -3,7 +3,7 @@
 //! A prompt is text or the ids of tokens, which are taken as they stand; several prompts are answered as
 //! many times as `n` says, each prompt's answers side by side.
 
-use super::fields::{Fields, Unsupported, is_false};
+use super::fields::{Fields, Unsupported, is_nothing};
 use super::keeper::Caller;
 use super::logprobs;
 use super::openai::{self, Asked, Form, Kind};
@@ -22,11 +22,12 @@ use std::sync::Arc;
 const MAX_TOKENS_DEFAULT: u32 = 16;
 const PROMPTS_MOST: usize = 32;
 
-const UNSUPPORTED: [Unsupported; 3] = [
-    Unsupported { name: "echo", harmless: is_false, problem: "the prompt is not repeated in the answer" },
-    Unsupported { name: "suffix", harmless: |v| v == "", problem: "text after the answer is not supported" },
-    Unsupported { name: "best_of", harmless: |v| *v == 1, problem: "only 1 is supported; `n` gives several answers" },
-];
+/// What only chats have.
+const CHATS_ONLY: [&str; 4] = ["messages", "tools", "top_logprobs", "max_completion_tokens"];
+
+const fn of_chats(name: &'static str) -> Unsupported {
+    Unsupported { name, harmless: is_nothing, problem: "is for `POST /v1/chat/completions`" }
+}
 
 pub(crate) async fn complete(
     State(door): State<Arc<Door>>,
@@ -38,7 +39,7 @@ pub(crate) async fn complete(
 }
 
 fn read(mut fields: Fields, headers: &HeaderMap, margin_ms: u64) -> Result<(Vec<Wish>, Form), Problem> {
-    fields.unsupported(&UNSUPPORTED)?;
+    fields.unsupported(&CHATS_ONLY.map(of_chats))?;
     let model = openai::model(&mut fields)?;
     let contents = prompts(fields.take("prompt"))?;
     let max_tokens = fields.small("max_tokens", 1..=u32::MAX)?.unwrap_or(MAX_TOKENS_DEFAULT);

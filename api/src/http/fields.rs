@@ -257,6 +257,11 @@ pub(crate) fn is_false(value: &Value) -> bool {
     *value == Value::Bool(false)
 }
 
+/// What asks for nothing: false, 0, or what is empty.
+pub(crate) fn is_nothing(value: &Value) -> bool {
+    is_false(value) || is_zero(value) || is_empty(value) || value == ""
+}
+
 /// An empty list or object.
 pub(crate) fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)

@@ -7,7 +7,7 @@
 use super::calls::{Call, Calls};
 use super::choice_frames::{ChoiceFrames, Joint};
 use super::deadline;
-use super::fields::{Fields, Unsupported, dropped, is_zero};
+use super::fields::{Fields, Unsupported, dropped, is_empty, is_false, is_zero};
 use super::keeper::Caller;
 use super::logprobs;
 use super::shape::shape;
@@ -34,10 +34,38 @@ use std::time::Duration;
 const CHOICES_MOST: u32 = 8;
 const ALL_CHOICES_MOST: u32 = 64;
 
-const UNSUPPORTED: [Unsupported; 2] = [
+/// On no route, nor in a task.
+pub(super) const UNSUPPORTED: [Unsupported; 9] = [
     Unsupported { name: "presence_penalty", harmless: is_zero, problem: "only 0 is supported" },
     Unsupported { name: "frequency_penalty", harmless: is_zero, problem: "only 0 is supported" },
+    Unsupported { name: "echo", harmless: is_false, problem: "the prompt is not repeated in the answer" },
+    Unsupported { name: "suffix", harmless: |v| v == "", problem: "text after the answer is not supported" },
+    Unsupported { name: "best_of", harmless: |v| *v == 1, problem: "only 1 is supported; `n` gives several answers" },
+    Unsupported { name: "functions", harmless: is_empty, problem: "functions are not supported; send `tools`" },
+    Unsupported { name: "audio", harmless: |_| false, problem: "audio is not supported" },
+    Unsupported { name: "prediction", harmless: |_| false, problem: "predicted outputs are not supported" },
+    Unsupported { name: "modalities", harmless: |v| *v == json!(["text"]), problem: "only [\"text\"] is supported" },
 ];
+
+/// What a task of the queue may say, and a request whose client waits may not.
+pub(super) const OF_TASKS: [Unsupported; 7] = [
+    Unsupported {
+        name: "deadline_ms",
+        harmless: |_| false,
+        problem: "is for `POST /v1/tasks`; here the header `X-Deadline` says it",
+    },
+    // 0 is what vLLM's and Cohere's clients send.
+    of_tasks("priority", |v| is_zero(v) || v == "interactive"),
+    of_tasks("determinism", |v| v == "best_effort"),
+    of_tasks("placement", is_empty),
+    of_tasks("session_id", |_| false),
+    of_tasks("task_id", |_| false),
+    of_tasks("ctx", |_| false),
+];
+
+const fn of_tasks(name: &'static str, harmless: fn(&Value) -> bool) -> Unsupported {
+    Unsupported { name, harmless, problem: "is for `POST /v1/tasks`; leave it out here" }
+}
 
 /// Which of the two shapes an answer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +180,7 @@ pub(crate) fn read(
     headers: &HeaderMap,
     margin_ms: u64,
 ) -> Result<(Vec<Wish>, Form), Problem> {
+    fields.unsupported(&OF_TASKS)?;
     fields.unsupported(&UNSUPPORTED)?;
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let include_usage = match fields.take("stream_options") {

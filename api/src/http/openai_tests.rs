@@ -174,6 +174,9 @@ async fn a_bare_prompt_is_continued() {
         (json!({"prompt": vec!["a"; 32], "n": 3}), "n"),
         (json!({"prompt": null}), "prompt"),
         (json!({"stream": true, "stream_options": {"include_usage": "x"}}), "stream_options.include_usage"),
+        (json!({"max_completion_tokens": 3}), "max_completion_tokens"),
+        (json!({"tools": [{}]}), "tools"),
+        (json!({"functions": [{}]}), "functions"),
     ] {
         let answer = json_of(rig.post("/v1/completions", body(more.clone())).await, 400).await;
         assert_eq!(answer["error"]["param"], param, "{more}");
@@ -185,6 +188,35 @@ async fn a_bare_prompt_is_continued() {
     );
     let none = json_of(rig.post("/v1/moderations", json!({})).await, 404).await;
     assert_eq!(none["error"]["code"], "NOT_FOUND", "a client of OpenAI's asks");
+}
+
+#[tokio::test]
+async fn what_only_tasks_may_say_is_refused_where_a_client_waits() {
+    let rig = Rig::new();
+    let fields = ["deadline_ms", "ctx", "priority", "session_id", "task_id", "determinism", "placement"];
+    let harmless = json!({"priority": 0, "determinism": "best_effort", "placement": {}, "session_id": null,
+        "best_of": 1, "echo": false, "suffix": ""});
+    for (path, asked) in [
+        (CHAT, json!({"messages": [{"role": "user", "content": "hi"}]})),
+        ("/v1/completions", json!({"prompt": "p"})),
+        ("/v1/embeddings", json!({"input": "p"})),
+        ("/v1/rerank", json!({"query": "q", "documents": ["p"]})),
+    ] {
+        let with = |more: Value| {
+            let mut body = json!({"model": "org/answer"});
+            let parts = [&asked, &more].into_iter().flat_map(|part| part.as_object().unwrap().clone());
+            body.as_object_mut().unwrap().extend(parts);
+            body
+        };
+        for field in fields {
+            let answer = json_of(rig.post(path, with(json!({field: 9}))).await, 400).await;
+            assert_eq!(answer["error"]["param"], field, "{path}");
+            assert!(answer["error"]["message"].as_str().unwrap().contains("`POST /v1/tasks`"), "{answer}");
+        }
+        json_of(rig.post(path, with(harmless.clone())).await, 200).await;
+    }
+    let both = chat("org/answer", json!({"prompt": "p"}));
+    assert_eq!(json_of(rig.post(CHAT, both).await, 400).await["error"]["param"], "prompt");
 }
 
 #[tokio::test]

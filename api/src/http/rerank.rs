@@ -43,6 +43,7 @@ pub(crate) async fn rerank(
     content: Body,
 ) -> Result<Response, Problem> {
     let (mut fields, taken) = body::take(&door, &headers, content, door.config.limits.body_bytes).await?;
+    fields.unsupported(&openai::OF_TASKS)?;
     let model = openai::model(&mut fields)?;
     let left = deadline::left(&headers, None, deadline::wall_ms(), door.config.deadline_margin_ms)?;
     let request = read(&mut fields, model, DOCUMENTS)?;

@@ -2,13 +2,13 @@
 //!
 //! The same `task_id` with the same body is the same task: a client that lost the answer asks again.
 
-use super::fields::{Fields, Unsupported, dropped, is_empty};
+use super::fields::{Fields, Unsupported, dropped, is_false, is_nothing};
 use super::keeper::Caller;
 use super::session::session_id;
 use super::shape::shape;
 use super::tools::tools;
 use super::vectors::Source;
-use super::{body, budget, deadline, embeddings, logprobs, placement, rerank};
+use super::{body, budget, deadline, embeddings, logprobs, openai, placement, rerank};
 use crate::door::{Admitted, Door, Ticket, Wish, short_digest};
 use crate::port::{Content, Words};
 use crate::problem::{ErrorCode, Problem};
@@ -30,13 +30,22 @@ const DEADLINE_MOST_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 /// Each is a task of the scheduler and takes a place in the queue.
 const INPUTS: Source = Source { field: "inputs", most: 128 };
 
-const ENGINE: Unsupported =
-    Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" };
-
-const UNSUPPORTED: [Unsupported; 4] = [
-    of_numbers("inputs"),
-    of_numbers("query"),
-    ENGINE,
+/// In no task.
+const UNSUPPORTED: [Unsupported; 7] = [
+    Unsupported { name: "engine", harmless: |_| false, problem: "engines cannot be chosen; leave it out" },
+    Unsupported {
+        name: "n",
+        harmless: |v| *v == 1,
+        problem: "a task has one answer; send another for each further one",
+    },
+    Unsupported { name: "best_of", harmless: |v| *v == 1, problem: "only 1 is supported" },
+    Unsupported {
+        name: "stream",
+        harmless: is_false,
+        problem: "every task has a stream, which is `GET /v1/tasks/{id}/stream`; leave it out",
+    },
+    Unsupported { name: "max_completion_tokens", harmless: |_| false, problem: "is `max_tokens` here" },
+    Unsupported { name: "stream_options", harmless: is_nothing, problem: "is for the routes that answer at once" },
     Unsupported {
         name: "parallel_tool_calls",
         harmless: |v| *v == true,
@@ -44,24 +53,39 @@ const UNSUPPORTED: [Unsupported; 4] = [
     },
 ];
 
-const UNSUPPORTED_OF_NUMBERS: [Unsupported; 9] = [
-    of_text("prompt"),
-    of_text("messages"),
-    of_text("max_tokens"),
-    of_text("stop"),
-    of_text("logprobs"),
-    of_text("logit_bias"),
-    of_text("response_format"),
-    of_text("tools"),
-    ENGINE,
+const NUMBERS_ONLY: [&str; 8] =
+    ["inputs", "query", "dimensions", "encoding_format", "truncate", "top_n", "raw_scores", "return_documents"];
+
+const TEXT_ONLY: [&str; 21] = [
+    "prompt",
+    "messages",
+    "max_tokens",
+    "stop",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "tools",
+    "tool_choice",
 ];
 
 const fn of_numbers(name: &'static str) -> Unsupported {
-    Unsupported { name, harmless: is_empty, problem: "is for the workloads `embedding` and `rerank`" }
+    Unsupported { name, harmless: is_nothing, problem: "is for the workloads `embedding` and `rerank`" }
 }
 
 const fn of_text(name: &'static str) -> Unsupported {
-    Unsupported { name, harmless: is_empty, problem: "is for the workload `completion`" }
+    Unsupported { name, harmless: is_nothing, problem: "is for the workload `completion`" }
 }
 
 pub(crate) async fn submit(
@@ -99,6 +123,8 @@ async fn admit(
 ) -> Result<Admitted, Problem> {
     let ticket = ticket(door, &mut fields, headers, body, tenant)?;
     let model = model_ref(fields.string("model_ref")?)?;
+    fields.unsupported(&UNSUPPORTED)?;
+    fields.unsupported(&openai::UNSUPPORTED)?;
     let ctx = fields.small("ctx", 1..=u32::MAX)?;
     let read = match fields.string("workload")?.as_deref() {
         None | Some("completion") => {
@@ -109,7 +135,7 @@ async fn admit(
         Some("rerank") => rerank::read,
         Some(_) => return Err(Problem::invalid("workload", "must be `completion`, `embedding` or `rerank`")),
     };
-    fields.unsupported(&UNSUPPORTED_OF_NUMBERS)?;
+    fields.unsupported(&TEXT_ONLY.map(of_text))?;
     if ticket.session.is_some() {
         return Err(Problem::invalid("session_id", "is for the workload `completion`"));
     }
@@ -154,7 +180,7 @@ fn ticket(
 }
 
 fn completion(door: &Door, fields: &mut Fields, model: String, task: TaskId) -> Result<Words, Problem> {
-    fields.unsupported(&UNSUPPORTED)?;
+    fields.unsupported(&NUMBERS_ONLY.map(of_numbers))?;
     let content = match (fields.string("prompt")?, fields.messages()?) {
         (Some(prompt), None) => Content::Prompt(prompt),
         (None, Some(messages)) => messages,

@@ -191,6 +191,23 @@ async fn errors_wear_the_envelope() {
     ] {
         assert_eq!(json_of(rig.post("/v1/tasks", body).await, status).await["code"], code);
     }
+    for (field, value) in [
+        ("n", json!(2)),
+        ("best_of", json!(2)),
+        ("stream", json!(true)),
+        ("stream_options", json!({"include_usage": true})),
+        ("frequency_penalty", json!(1)),
+        ("echo", json!(true)),
+        ("suffix", json!("s")),
+        ("functions", json!([{}])),
+        ("max_completion_tokens", json!(3)),
+        ("dimensions", json!(3)),
+    ] {
+        let body = json!({"model_ref": "hold", "prompt": "p", field: value});
+        let message = json_of(rig.post("/v1/tasks", body).await, 400).await["message"].to_string();
+        assert!(message.starts_with(&format!("\"`{field}`: ")), "{message}");
+    }
+    rig.hold(json!({"n": 1, "stream": false, "best_of": 1, "echo": false, "frequency_penalty": 0.0})).await;
     let request = Request::post("/v1/tasks").header("host", "localhost").header("content-type", "application/json");
     let cut = rig.door.router().oneshot(request.body(Body::from("{\"a\":")).unwrap()).await.unwrap();
     assert_eq!(json_of(cut, 400).await["code"], "INVALID_PARAMS");

@@ -178,6 +178,9 @@ async fn what_cannot_be_read_is_named_as_the_task_has_it() {
         (embedding("hold", json!({"prompt": "p"})), "prompt"),
         (embedding("hold", json!({"session_id": "s"})), "session_id"),
         (embedding("hold", json!({"max_tokens": 3})), "max_tokens"),
+        (embedding("hold", json!({"seed": 7})), "seed"),
+        (embedding("hold", json!({"guided_regex": "a"})), "guided_regex"),
+        (embedding("hold", json!({"n": 2})), "n"),
         (embedding("hold", json!({"workload": "completion", "prompt": "p"})), "inputs"),
         (rerank(json!({"query": null})), "query"),
         (rerank(json!({"inputs": ["a", {"title": "b"}]})), "inputs[1]"),
@@ -190,6 +193,8 @@ async fn what_cannot_be_read_is_named_as_the_task_has_it() {
         assert_eq!(refused["code"], "INVALID_PARAMS");
     }
     assert_eq!(rig.submitted(), 0);
+    let harmless = json!({"n": 1, "stream": false, "logprobs": false, "tools": [], "temperature": 0});
+    json_of(rig.post(TASKS, embedding("hold", harmless)).await, 202).await;
 }
 
 #[tokio::test]
