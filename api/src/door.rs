@@ -25,6 +25,7 @@ use crate::switchboard::{Opened, Switchboard};
 use crate::task_entry::{Admission, Entry, Opening, Surface};
 use crate::telemetry::{Telemetry, Turned};
 use orchestrion_world::budget::Left;
+use orchestrion_world::config::QueueRules;
 use orchestrion_world::id::{SessionId, TaskId, TenantId};
 use orchestrion_world::payload::Payload;
 use orchestrion_world::placement::Placement;
@@ -86,6 +87,8 @@ pub struct DoorParts {
     pub explain: Arc<dyn Explain>,
     pub telemetry: Arc<Telemetry>,
     pub auth: Auth,
+    /// Of the scheduler: what is larger than its queues is not asked of it.
+    pub queue: QueueRules,
 }
 
 /// The routes' shared state.
@@ -162,6 +165,12 @@ impl Door {
         let ingress = Semaphore::new(parts.lanes.client.capacity().unwrap_or(Semaphore::MAX_PERMITS));
         let bodies = Budget::new(config.limits.bodies_bytes);
         Arc::new(Door { parts, config, bodies, ingress, prepare_turns, explain_turn: Semaphore::new(1) })
+    }
+
+    /// Tasks of one request that may be in the queue together: more would be refused however often they come. A lone
+    /// one is for the core to judge.
+    pub(crate) fn places(&self, class: Class) -> usize {
+        orchestrion_systems::places(&self.parts.queue, class).max(1) as usize
     }
 
     /// Every route, guarded.

@@ -69,6 +69,9 @@ fn run(board: &Switchboard, lanes: &Lanes, order: &Order, tokens: u32) {
     report(Report::Finished { worker, epoch, task, attempt, usage });
 }
 
+/// Fewer than the worker has slots, and than a list goes in at a time.
+const PLACES: u32 = 2;
+
 struct House {
     address: SocketAddr,
     _dir: tempfile::TempDir,
@@ -83,13 +86,11 @@ impl House {
         let config_door = DoorConfig::default();
         let switchboard = Arc::new(Switchboard::new(config_door.keep(), Arc::clone(&telemetry)));
         let toy = Toy::start(Arc::clone(&switchboard), lanes.clone());
-        let pulse_config = PulseConfig {
-            rules: rules(),
-            seed: 4,
-            build: "test".into(),
-            client_batch: 32,
-            journal: config(dir.path()),
-        };
+        let mut rules = rules();
+        rules.queue.interactive_max = PLACES;
+        let queue = rules.queue.clone();
+        let pulse_config =
+            PulseConfig { rules, seed: 4, build: "test".into(), client_batch: 32, journal: config(dir.path()) };
         let audience: Arc<dyn Audience> = Arc::clone(&switchboard) as Arc<dyn Audience>;
         let pulse = Pulse::start(pulse_config, inlets, audience, toy).unwrap();
         let Input::Report(report) = up(1, 0, 4, 1_000_000_000) else { panic!() };
@@ -102,6 +103,7 @@ impl House {
             explain: Arc::new(FromJournal(dir.path().to_path_buf())),
             telemetry,
             auth: Auth::default(),
+            queue,
         };
         let router = Door::new(parts, config_door).router();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -160,6 +162,28 @@ async fn a_prompt_goes_in_and_its_tokens_and_its_story_come_out() {
     assert!(house.get(&format!("/v1/tasks/{unknown}/explain")).await.starts_with("HTTP/1.1 404"));
     let metrics = house.get("/metrics").await;
     assert!(metrics.contains("orchestrion_tokens_out_total 320"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_many_fits_the_queue_or_is_told_that_it_never_will() {
+    let house = House::open().await;
+    let list = serde_json::json!(vec!["a"; 20]);
+    let (embeddings, completions) = ("POST /v1/embeddings", "POST /v1/completions");
+    let model = r#""model":"org/answer""#;
+    for (head, body, told) in [
+        (embeddings, format!(r#"{{{model},"input":{list}}}"#), "HTTP/1.1 200"),
+        (completions, format!(r#"{{{model},"prompt":"p","n":2}}"#), "HTTP/1.1 200"),
+        (completions, format!(r#"{{{model},"prompt":"p","n":3}}"#), r#"`n`: comes to 3 answers"#),
+        (completions, format!(r#"{{{model},"prompt":["a","b","c"]}}"#), r#"`prompt`: comes to 3 answers"#),
+        (
+            "POST /v1/tasks",
+            r#"{"model_ref":"org/answer","workload":"embedding","inputs":["a","b","c"]}"#.to_owned(),
+            "`inputs`: must be 1 to 2 inputs",
+        ),
+    ] {
+        let answer = house.ask(head, &body).await;
+        assert!(answer.contains(told) && answer.starts_with("HTTP/1.1 400") == told.starts_with('`'), "{answer}");
+    }
 }
 
 /// What was sent before the acknowledgement lies in this host's socket when the 204 is there; what comes

@@ -4,7 +4,7 @@
 
 pub(crate) mod delay;
 mod forecast;
-mod overload;
+pub(crate) mod overload;
 pub(crate) mod tenants;
 
 use crate::placement::{bound, could_start, roomiest};

@@ -40,6 +40,7 @@ mod sessions;
 pub mod tick;
 pub mod view;
 
+pub use admission::overload::places;
 use bevy_ecs::prelude::{Resource, Schedule};
 #[cfg(feature = "shuffle")]
 use bevy_ecs::schedule::ScheduleBuildSettings;

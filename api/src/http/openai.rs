@@ -25,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use orchestrion_world::id::TaskId;
 use orchestrion_world::payload::{Likelihood, Output};
-use orchestrion_world::protocol::{Finish, Outcome, Usage};
+use orchestrion_world::protocol::{Class, Finish, Outcome, Usage};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,6 +224,12 @@ pub(crate) async fn complete(
 ) -> Result<Response, Problem> {
     let (fields, taken) = body::take(door, headers, content, door.config.limits.body_bytes).await?;
     let (mut wishes, form) = read(fields, headers, door.config.deadline_margin_ms)?;
+    let places = door.places(Class::Interactive);
+    if form.choices as usize > places {
+        let field = if form.each > 1 { "n" } else { "prompt" };
+        let problem = format!("comes to {} answers, and the queue has {places} places for them", form.choices);
+        return Err(Problem::invalid(field, problem + " (`queue.interactive_max`); ask for fewer at a time"));
+    }
     let mut calls = None;
     if let Some(tools) = &form.tools {
         for wish in &mut wishes {

@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
 use orchestrion_world::budget::Left;
-use orchestrion_world::config::{EvictionRule, OverloadPolicy};
+use orchestrion_world::config::{EvictionRule, OverloadPolicy, Rules};
 use orchestrion_world::id::{Attempt, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::payload::{CallForm, Likelihood, Likely, Output, Payload, Token};
 use orchestrion_world::prefix::PrefixKey;
@@ -215,6 +215,7 @@ impl Rig {
             explain: Arc::new(Told),
             telemetry,
             auth,
+            queue: Rules::default().queue,
         };
         Rig { door: Door::new(parts, config), switchboard, health, cancelled, specs, tasks, unanswered, _stuck: stuck }
     }

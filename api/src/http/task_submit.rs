@@ -139,8 +139,8 @@ async fn admit(
     if ticket.session.is_some() {
         return Err(Problem::invalid("session_id", "is for the workload `completion`"));
     }
-    // As many as may be on their way at a time.
-    let most = INPUTS.most.min(door.parts.lanes.client.capacity().unwrap_or(usize::MAX));
+    // As many as may be on their way at a time, and in the queue.
+    let most = INPUTS.most.min(door.parts.lanes.client.capacity().unwrap_or(usize::MAX)).min(door.places(ticket.class));
     let request = read(&mut fields, model, Source { most, ..INPUTS })?;
     let place = request.place;
     let wishes = request.wishes(&ticket, ctx)?;

@@ -15,13 +15,13 @@ use crate::sse::result;
 use crate::task_entry::Entry;
 use orchestrion_world::budget::Left;
 use orchestrion_world::id::{TaskId, TenantId};
-use orchestrion_world::protocol::{Determinism, Outcome};
+use orchestrion_world::protocol::{Class, Determinism, Outcome};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 /// Inputs of one request: as many as OpenAI takes.
 pub(crate) const INPUTS_MOST: usize = 2_048;
-/// Of one request, at a time: fewer than the shortest queue anybody would configure.
+/// Of one request, at a time, where the queue has places for so many.
 pub(crate) const TASKS_AT_ONCE: usize = 8;
 
 /// The request's field that holds the inputs.
@@ -92,7 +92,7 @@ impl Request {
         let mut wishes = self.wishes(ticket, None)?.into_iter().peekable();
         let (mut parts, mut left): (Vec<Arc<Entry>>, Left) = Default::default();
         while wishes.peek().is_some() {
-            let piece = wishes.by_ref().take(TASKS_AT_ONCE).collect();
+            let piece = wishes.by_ref().take(TASKS_AT_ONCE.min(door.places(Class::Interactive))).collect();
             let begun = parts.len();
             let admitted = door.admit_choices(tenant, piece, 1).await;
             for admitted in admitted.map_err(|(index, problem)| place.of(begun + index, problem))? {

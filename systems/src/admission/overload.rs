@@ -33,16 +33,27 @@ impl Waiting {
     }
 }
 
+/// Places that a class finds where nobody waits.
+pub fn places(rules: &QueueRules, class: Class) -> u32 {
+    let QueueRules { interactive_max, batch_max, policy, .. } = *rules;
+    match (class, policy) {
+        (Class::Interactive, OverloadPolicy::Reject) => interactive_max,
+        (Class::Interactive, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => {
+            interactive_max.saturating_add(batch_max)
+        }
+        (Class::Batch, _) => batch_max,
+    }
+}
+
 /// The bound that leaves no place for a newcomer; none where there is a place.
 pub(crate) fn full(rules: &QueueRules, class: Class, waiting: Waiting) -> Option<u32> {
-    let QueueRules { interactive_max, batch_max, policy, .. } = *rules;
-    let both = (interactive_max.saturating_add(batch_max), waiting.interactive + waiting.batch);
-    let (own, shared) = match (class, policy) {
-        (Class::Interactive, OverloadPolicy::Reject) => ((interactive_max, waiting.interactive), None),
-        (Class::Batch, OverloadPolicy::Reject) => ((batch_max, waiting.batch), None),
-        (Class::Interactive, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => (both, None),
+    let (places, all) = (|class| places(rules, class), waiting.interactive + waiting.batch);
+    let (own, shared) = match (class, rules.policy) {
+        (Class::Interactive, OverloadPolicy::Reject) => ((places(class), waiting.interactive), None),
+        (Class::Batch, OverloadPolicy::Reject) => ((places(class), waiting.batch), None),
+        (Class::Interactive, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => ((places(class), all), None),
         (Class::Batch, OverloadPolicy::DropLru | OverloadPolicy::ShedLowPriority) => {
-            ((batch_max, waiting.batch), Some(both))
+            ((places(class), waiting.batch), Some((places(Class::Interactive), all)))
         }
     };
     let met = |&(bound, waiting): &(u32, u64)| waiting >= u64::from(bound);

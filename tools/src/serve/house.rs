@@ -54,6 +54,7 @@ impl House {
             retain_bytes: None,
             retain_age: None,
         };
+        let queue = rules.queue.clone();
         let pulse = PulseConfig { rules, seed: 1, build: "test".into(), client_batch: 16, journal: kept };
         let pulse = Pulse::start(pulse, inlets, Arc::clone(&switchboard) as _, Arc::clone(&depot) as _).unwrap();
         let first_words = flume::bounded(0).0;
@@ -69,6 +70,7 @@ impl House {
             explain: Arc::new(FromJournal(dir)),
             telemetry,
             auth: Auth::default(),
+            queue,
         };
         let door = Door::new(parts, config.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -100,6 +100,7 @@ async fn live(config: Config) -> Result<(), Failure> {
     rules.loadable.clone_from(&surveyed.rows);
     let journal = config.journal()?;
     let journal_dir = journal.dir.clone();
+    let queue = rules.queue.clone();
     let pulse = PulseConfig {
         rules,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
@@ -118,6 +119,7 @@ async fn live(config: Config) -> Result<(), Failure> {
         explain: Arc::new(FromJournal(journal_dir.clone())),
         telemetry,
         auth,
+        queue,
     };
     let door = Door::new(parts, config.server.clone());
     let (closing, closed) = watch::channel(false);
