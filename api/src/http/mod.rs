@@ -120,7 +120,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
 }
 
 async fn no_route() -> Problem {
-    Problem::new(ErrorCode::NotFound, "no such path; the README names those that exist")
+    Problem::new(ErrorCode::NotFound, "no such path; docs/http.md lists those that there are")
 }
 
 async fn no_method() -> Problem {

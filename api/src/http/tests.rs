@@ -2,6 +2,7 @@
 
 use super::openai_tests::{CHAT, chat};
 use super::rig::*;
+use crate::auth::{Access, Scope};
 use crate::door::DoorConfig;
 use crate::fixture::token;
 use crate::pulse::Condition;
@@ -182,6 +183,7 @@ async fn errors_wear_the_envelope() {
         (json!({"prompt": "p"}), "INVALID_PARAMS", 400),
         (json!({"model_ref": "hold"}), "INVALID_PARAMS", 400),
         (json!({"model_ref": "hold", "prompt": "p", "deadline_ms": 3}), "DEADLINE_UNMET", 400),
+        (json!({"model_ref": "hold", "prompt": "p", "deadline_ms": 604_800_001}), "INVALID_PARAMS", 400),
         (json!({"model_ref": "hold", "prompt": "p", "ctx": 10}), "INVALID_PARAMS", 400),
         (json!({"model_ref": "hf:org/x", "prompt": "p"}), "POOL_UNREADY", 503),
         (json!({"model_ref": "nope", "prompt": "p"}), "NOT_FOUND", 404),
@@ -290,6 +292,22 @@ async fn every_response_has_a_correlation_id() {
     assert_eq!(json_of(echoed, 404).await["correlation_id"], "abc-1");
     let made = rig.send("GET", "/version", None, &[("x-correlation-id", "not this one")]).await;
     assert_eq!(made.headers()["x-correlation-id"].len(), 36);
+}
+
+#[test]
+fn the_documentation_lists_the_routes_that_there_are() {
+    let scopes = |access| match access {
+        Access::Open | Access::Health | Access::Metrics => "open".to_owned(),
+        Access::Work => Scope::Infer.name().to_owned(),
+        Access::Scopes(Scope::ALL) => "any".to_owned(),
+        Access::Scopes(scopes) => scopes.iter().map(|scope| scope.name()).collect::<Vec<_>>().join(" or "),
+    };
+    let routes = super::routes().into_iter();
+    let there_are: Vec<String> =
+        routes.map(|route| format!("| `{}` | `{}` | {} ", route.method, route.path, scopes(route.access))).collect();
+    let rows = include_str!("../../../docs/http.md").lines().filter(|line| line.contains("` | `/"));
+    let told: Vec<String> = rows.map(|row| row.split_inclusive('|').take(4).collect()).collect();
+    assert_eq!(told, there_are.into_iter().map(|row| row + "|").collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -161,6 +161,8 @@ async fn heads_and_bodies_have_sizes() {
         let many: String = (0..count).map(|i| format!("X-{i}: 1\r\n")).collect();
         let answer = served.talk(format!("{GET}Connection: close\r\n{many}\r\n")).await;
         assert!(answer.starts_with(status), "{answer}");
+        // Refused below the routes, which name their answers.
+        assert_eq!(answer.contains("x-correlation-id"), count == 62, "{answer}");
     }
     let whole: String = (0..40).map(|i| format!("X-{i}: {}\r\n", "a".repeat(1_000))).collect();
     let answer = served.talk(format!("{GET}{whole}\r\n")).await;
