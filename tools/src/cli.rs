@@ -10,6 +10,7 @@ pub(crate) use bench::{
 pub(crate) use control::{DrainArgs, PoolJobArgs, PoolsArgs, PurgeArgs, ReloadArgs, ResumeArgs, VerifyArgs};
 pub(crate) use recorded::{BundleArgs, CalibrateArgs, ExplainArgs, Half, ReplayArgs, WhatifArgs};
 
+use crate::configuration::THREADS;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orchestrion_gpu::gguf::TensorKind;
 use std::net::SocketAddr;
@@ -92,10 +93,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub bind: Option<SocketAddr>,
     /// Tasks at a time on each worker [default: 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub slots: Option<u16>,
     /// Threads that compute on each worker [default: one per core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// The folder of the journal [default: $XDG_STATE_HOME/orchestrion/journal]
     #[arg(long, value_name = "DIR")]
@@ -359,6 +360,12 @@ pub(crate) struct TidyArgs {
     /// The root of the source tree
     #[arg(default_value = ".")]
     pub root: PathBuf,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    let (least, most) = (THREADS.start(), THREADS.end());
+    let threads = text.parse().ok().filter(|threads| THREADS.contains(threads));
+    threads.map(|threads: u64| threads as usize).ok_or_else(|| format!("expected {least} to {most}"))
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -84,7 +84,7 @@ impl Client {
         let name = pools.filter_map(|pool| pool["model"].as_str()).min().map(str::to_owned);
         name.ok_or_else(|| {
             let problem = "no model there answers prompts; `GET /v1/capabilities` says what each pool takes";
-            Failure::new(Code::Unavailable, format!("{}: {problem}", self.url))
+            Failure::new(Code::Failed, format!("{}: {problem}", self.url))
         })
     }
 
@@ -121,7 +121,9 @@ impl From<Trouble> for Failure {
         match trouble {
             Trouble::Lost(failure) => failure,
             Trouble::Refused(Refusal { message, status, .. }) => {
-                Failure::new(Code::Unavailable, format!("the server answered {status}: {message}"))
+                // Full, or not up: the same may be done later.
+                let code = if status == 429 || status >= 500 { Code::Unavailable } else { Code::Failed };
+                Failure::new(code, format!("the server answered {status}: {message}"))
             }
         }
     }
@@ -168,5 +170,19 @@ impl Iterator for Events<'_> {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_refuses_is_no_server_out_of_reach() {
+        let code = |status| {
+            Failure::from(Trouble::Refused(Refusal { message: String::new(), status, retry_after_ms: None })).code()
+        };
+        assert_eq!([400, 404, 409].map(code), [Code::Failed; 3]);
+        assert_eq!([429, 500, 503].map(code), [Code::Unavailable; 3]);
     }
 }

@@ -14,7 +14,7 @@ mod sessions;
 pub(crate) use health::Health;
 pub(crate) use jobs::Jobs;
 pub(crate) use models::{Loadable, Models};
-pub(crate) use pools::{DEMO_MODEL, DeviceKind, Pool, Simd};
+pub(crate) use pools::{DEMO_MODEL, DeviceKind, Pool, Simd, THREADS};
 pub(crate) use queue::Queue;
 pub(crate) use sessions::Sessions;
 
@@ -27,7 +27,9 @@ use etcetera::base_strategy::{BaseStrategy, Xdg};
 use orchestrion_api::door::DoorConfig;
 use orchestrion_api::journal::{Fsync, JournalConfig};
 use orchestrion_world::config::written::WrittenTenant;
-use orchestrion_world::config::{PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, TimeoutRules};
+use orchestrion_world::config::{
+    PlacementRule, PlacementRules, PoolRules, RetryRules, Rules, RulesError, TimeoutRules,
+};
 use orchestrion_world::tenant::TenantRules;
 use orchestrion_world::time::Ticks;
 use orchestrion_world::units::Permille;
@@ -212,9 +214,31 @@ impl Config {
             pool.threads = args.threads.or(pool.threads);
         }
         config.pools.sort_by(|a, b| a.id.cmp(&b.id));
+        if let Some(two) = config.pools.windows(2).find(|two| two[0].id == two[1].id) {
+            let problem = format!("two of the `pools` have the id `{}`; each must have its own", two[0].id);
+            return Err(Failure::new(Code::BadConfig, problem));
+        }
+        config.pools.iter().try_for_each(Pool::check)?;
         config.models.check(&config.pools)?;
-        config.rules().check().and_then(|()| config.queue.check()).map_err(Failure::of(Code::BadConfig))?;
+        config.rules().check().and_then(|()| config.check()).map_err(Failure::of(Code::BadConfig))?;
         Ok(config)
+    }
+
+    /// Bounds of what is no rule of the core's.
+    fn check(&self) -> Result<(), RulesError> {
+        let limits = &self.server.limits;
+        let bounds = [
+            // From all the answers that one request may ask for, which are let in together or not at all.
+            ("queue.ingress_max", self.queue.ingress_max, 64, 1 << 20),
+            ("server.limits.connections", limits.connections, 1, 1 << 20),
+            ("server.limits.connections_per_address", limits.connections_per_address, 1, 1 << 20),
+            // The parser's own bound.
+            ("server.limits.json_depth", limits.json_depth, 1, 127),
+        ];
+        bounds.into_iter().try_for_each(|(what, found, min, max)| {
+            let (found, min, max) = (found as u64, min, max);
+            if (min..=max).contains(&found) { Ok(()) } else { Err(RulesError::OutOfRange { what, found, min, max }) }
+        })
     }
 
     /// What the core decides by.

@@ -8,7 +8,7 @@ use crate::configuration;
 use crate::failure::{Code, Failure};
 use crate::output;
 use crate::progress::{Progress, stage_of};
-use orchestrion_gpu::engine::{DEFINITION, Level};
+use orchestrion_gpu::engine::{DEFINITION, Engine, EngineOptions, Level};
 use orchestrion_gpu::generate::{GenSpec, generate};
 use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::selftest::{self, Coverage, Determinism, Op, Plan};
@@ -55,13 +55,14 @@ fn examine(args: &SelftestArgs) -> Result<Summary, Failure> {
     let plan = Plan {
         levels: levels.clone(),
         coverage: if args.full { Coverage::All } else { Coverage::Pairs },
-        prompts: args.prompts,
-        answer: args.answer,
-        longest: args.longest,
+        prompts: args.prompts as usize,
+        answer: args.answer as usize,
+        longest: args.longest as usize,
         seed: args.seed,
     };
     let mut models = vec![];
     for (model, gguf) in candidates(args)? {
+        answers(&model, &gguf, args.longest + args.answer)?;
         let mut progress = Progress::default();
         let mut show = |done, total| progress.show(&format!("{model}: settings"), done, total);
         let found = selftest::determinism(&gguf, &plan, &mut show).map_err(Failure::of(Code::BadData))?;
@@ -72,6 +73,20 @@ fn examine(args: &SelftestArgs) -> Result<Summary, Failure> {
         && models.iter().all(|told| told.found.differences.is_empty());
     let levels = levels.iter().map(Level::to_string).collect();
     Ok(Summary { definition: DEFINITION, levels, operations, models, same })
+}
+
+/// That the model can give the answers which are to be compared: what it cannot run is no difference.
+fn answers(model: &str, gguf: &Gguf, tokens: u32) -> Result<(), Failure> {
+    let options = EngineOptions { level: Level::Scalar, threads: 1, ctx_max: u32::MAX };
+    let engine = Engine::load(gguf, options).map_err(Failure::of(Code::BadData))?;
+    let problem = match engine.ctx_max() {
+        _ if engine.is_encoder() => "it makes no text; name a model that answers prompts".to_owned(),
+        ctx if ctx < tokens => {
+            format!("its context is {ctx} tokens, and `--longest` and `--answer` are {tokens}; lower them")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::new(Code::BadConfig, format!("{model}: {problem}")))
 }
 
 /// The models that were named, or two generated ones.
@@ -124,6 +139,8 @@ impl fmt::Display for Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
 
     #[test]
     fn this_machine_passes_on_generated_models() {
@@ -141,5 +158,20 @@ mod tests {
         let summary = examine(&args).unwrap_or_else(|failure| unreachable!("{failure}"));
         assert!(summary.same && summary.to_string().ends_with("the same everywhere"), "{summary}");
         assert!(summary.models.iter().all(|told| told.found.comparisons > 100));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_and_no_difference() {
+        for flag in ["--prompts", "--answer", "--longest"] {
+            let parsed = |value| Cli::try_parse_from(["orch", "selftest", flag, value]).map(|_| ());
+            assert!(parsed("1").is_ok() && parsed("0").is_err(), "{flag}");
+        }
+        let made = |spec| Gguf::parse(generate(&spec).unwrap()).unwrap();
+        let small = made(GenSpec { context: 64, ..GenSpec::default() });
+        assert!(answers("m", &small, 64).is_ok());
+        let error = answers("m", &small, 65).unwrap_err().to_string();
+        assert_eq!(error, "m: its context is 64 tokens, and `--longest` and `--answer` are 65; lower them");
+        let error = answers("m", &made(GenSpec::of("bert").unwrap()), 1).unwrap_err().to_string();
+        assert_eq!(error, "m: it makes no text; name a model that answers prompts");
     }
 }

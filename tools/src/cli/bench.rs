@@ -31,7 +31,7 @@ pub(crate) struct BenchEngineArgs {
     #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// Threads that compute [default: as many as the machine has]
-    #[arg(long, value_name = "N", value_parser = threads)]
+    #[arg(long, value_name = "N", value_parser = super::threads)]
     pub threads: Option<usize>,
     /// The kernels
     #[arg(long, default_value = "auto", value_name = "LEVEL")]
@@ -112,14 +112,14 @@ pub(crate) struct SelftestArgs {
     #[arg(long)]
     pub full: bool,
     /// Prompts, random ones
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pub prompts: usize,
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub prompts: u32,
     /// Tokens of each answer
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    pub answer: usize,
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub answer: u32,
     /// Tokens of the longest prompt
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    pub longest: usize,
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub longest: u32,
     /// What random choices are drawn from
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
@@ -132,8 +132,4 @@ pub(crate) struct SelftestArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Device {
     Host,
-}
-
-fn threads(s: &str) -> Result<usize, String> {
-    s.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected 1 to 1024".to_owned())
 }

@@ -1,12 +1,16 @@
 //! `[[pools]]`: what is served, on what, and how much of it at a time.
 
 use super::models;
+use crate::failure::{Code, Failure};
 use clap::ValueEnum;
 use orchestrion_gpu::engine::Level;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// What bare `orch serve` serves.
 pub(crate) const DEMO_MODEL: &str = "smollm2-135m";
+/// Each of an engine's threads has a stack; no host has more cores to compute on.
+pub(crate) const THREADS: RangeInclusive<u64> = 1..=1024;
 
 /// One pool, and the worker that is started for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +75,23 @@ impl Pool {
     /// The kernels it runs on; an error where the machine lacks what was asked for.
     pub(crate) fn level(&self) -> Level {
         self.simd.level()
+    }
+
+    /// That a worker can be made of it.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let bounds = [
+            ("slots", Some(self.slots.into()), 1..=u16::MAX.into()),
+            ("threads", self.threads.map(|threads| threads as u64), THREADS),
+            ("ctx", self.ctx.map(u64::from), 1..=u32::MAX.into()),
+        ];
+        match bounds.into_iter().find(|(_, found, range)| found.is_some_and(|found| !range.contains(&found))) {
+            None => Ok(()),
+            Some((key, found, range)) => {
+                let (found, min, max) = (found.unwrap_or_default(), range.start(), range.end());
+                let problem = format!("`{key}` of the pool `{}` must be between {min} and {max}, not {found}", self.id);
+                Err(Failure::new(Code::BadConfig, problem))
+            }
+        }
     }
 }
 

@@ -1,12 +1,8 @@
 //! `[queue]`: how much may wait, and who gives way where it is full.
 
-use orchestrion_world::config::{OverloadPolicy, QueueRules, Rules, RulesError};
+use orchestrion_world::config::{OverloadPolicy, QueueRules, Rules};
 use orchestrion_world::time::Ticks;
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
-
-/// From all the answers that one request may ask for, which are let in together or not at all.
-const INGRESS_MAX: RangeInclusive<usize> = 64..=1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -53,14 +49,5 @@ impl Queue {
             batch_delay: Ticks(batch_delay_ms),
             delay_interval: Ticks(delay_interval_ms),
         }
-    }
-
-    /// What of it is no rule of the core's.
-    pub(super) fn check(&self) -> Result<(), RulesError> {
-        if INGRESS_MAX.contains(&self.ingress_max) {
-            return Ok(());
-        }
-        let (min, max) = (*INGRESS_MAX.start() as u64, *INGRESS_MAX.end() as u64);
-        Err(RulesError::OutOfRange { what: "queue.ingress_max", found: self.ingress_max as u64, min, max })
     }
 }

@@ -1,6 +1,8 @@
 //! Layers and defaults.
 
 use super::*;
+use crate::cli::Cli;
+use clap::Parser;
 use orchestrion_world::config::OverloadPolicy;
 
 #[test]
@@ -33,11 +35,38 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     std::fs::write(&file, "[placement]\npolicy = \"pakc\"\n").unwrap();
     let error = Config::layered(&args).unwrap_err().to_string();
     assert!(error.ends_with("Did you mean `pack`?"), "{error}");
-    for (bound, fits) in [(63, false), (64, true), (1 << 20, true), ((1 << 20) + 1, false), (i64::MAX, false)] {
-        std::fs::write(&file, format!("[queue]\ningress_max = {bound}\n")).unwrap();
-        let layered = Config::layered(&args).map(|config| config.queue.ingress_max as i64);
-        let refused = format!("queue.ingress_max must be between 64 and 1048576, not {bound}");
-        assert_eq!(layered.map_err(|error| error.to_string()), if fits { Ok(bound) } else { Err(refused) });
+    let args = ServeArgs { slots: None, ..args };
+    for (section, key, least, most) in [
+        ("queue.", "ingress_max", 64, 1 << 20),
+        ("server.limits.", "connections", 1, 1 << 20),
+        ("server.limits.", "connections_per_address", 1, 1 << 20),
+        ("server.limits.", "json_depth", 1, 127),
+        ("", "slots", 1, 65_535),
+        ("", "threads", 1, 1_024),
+        ("", "ctx", 1, 4_294_967_295_i64),
+    ] {
+        for (bound, fits) in [(least - 1, false), (least, true), (most, true), (most + 1, false)] {
+            let (line, name) = match section {
+                "" => (format!("[[pools]]\nid = \"a\"\n{key} = {bound}\n"), format!("`{key}` of the pool `a`")),
+                _ => (format!("{section}{key} = {bound}\n"), format!("{section}{key}")),
+            };
+            std::fs::write(&file, line).unwrap();
+            let error = Config::layered(&args).map(|_| ()).map_err(|error| error.to_string());
+            // Beyond what its type holds, the reader of the file says so.
+            let told = format!("{name} must be between {least} and {most}, not {bound}");
+            let typed = |error: &String| error.contains("expected") && error.contains(key);
+            assert!(
+                if fits { error.is_ok() } else { error.as_ref().is_err_and(|e| *e == told || typed(e)) },
+                "{error:?}"
+            );
+        }
+    }
+    std::fs::write(&file, "[[pools]]\nid = \"a\"\n[[pools]]\nid = \"a\"\n").unwrap();
+    let error = Config::layered(&args).unwrap_err().to_string();
+    assert_eq!(error, "two of the `pools` have the id `a`; each must have its own");
+    for (flag, found) in [("--threads", "0"), ("--threads", "1025"), ("--slots", "0")] {
+        let error = Cli::try_parse_from(["orch", "serve", flag, found]).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{flag} {found}");
     }
     std::fs::remove_dir_all(dir).unwrap();
 }
