@@ -34,6 +34,10 @@ Feature: The command line is a client, and says what is wrong and how to mend it
     When I serve with a configuration that says "interactive_maxx"
     Then I am asked whether I meant "interactive_max"
 
+  Scenario: A slip in a model's path is said before a journal begins
+    When I serve a model that is not there
+    Then it fails, names the file, and has begun no journal
+
   Scenario Outline: Shells complete
     When I ask for the completions of <shell>
     Then they know the command "submit"

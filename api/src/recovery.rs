@@ -12,7 +12,8 @@ use crate::replay::ReplayError;
 use crate::replay::rerun::Rerun;
 use crate::spool::{Card, Finished, Found, Line, Wanted, load};
 use orchestrion_systems::{RestoreError, Simulation};
-use orchestrion_world::config::Rules;
+use orchestrion_world::budget::Amount;
+use orchestrion_world::config::{Loadable, Rules};
 use orchestrion_world::id::{Epoch, ModelId, TaskId, WorkerId};
 use orchestrion_world::ledger::Ledger;
 use orchestrion_world::protocol::{CancelReason, Input, Intent, Report};
@@ -108,7 +109,8 @@ pub(crate) fn recover(taken: &Taken, rules: &Rules, seed: u64) -> Result<Recover
     let mut found = load(&taken.config().dir)?;
     let ledger = match last {
         Some(ledger) if fits(&ledger, rules, &found)? => ledger,
-        Some(_) | None => Ledger::empty(seed),
+        Some(ledger) => left(ledger, seed),
+        None => Ledger::empty(seed),
     };
     forget_fragments(&mut found, &ledger);
     let wall = wall_ms();
@@ -164,7 +166,7 @@ fn forget_fragments(found: &mut Found, ledger: &Ledger) {
 }
 
 /// Whether the state can go on under the rules. One of other models or pools cannot, and is left only where
-/// nothing is lost by it.
+/// no task is lost by it.
 fn fits(ledger: &Ledger, rules: &Rules, found: &Found) -> Result<bool, RecoverError> {
     let Some(was) = &ledger.core.rules else { return Ok(true) };
     if was.models == rules.models && was.pools == rules.pools && was.loadable == rules.loadable {
@@ -172,13 +174,31 @@ fn fits(ledger: &Ledger, rules: &Rules, found: &Found) -> Result<bool, RecoverEr
     }
     let tasks = ledger.tasks.iter().filter(|task| found.wanted.contains_key(&task.id)).count();
     let named = |rules: &Rules| {
-        rules.pools.iter().map(|pool| format!("`{}` (pool `{}`)", pool.model, pool.name)).collect::<Vec<_>>().join(", ")
+        let pools = rules.pools.iter().map(|pool| format!("`{}` (pool `{}`)", pool.model, pool.name));
+        let loadable = rules.loadable.iter().map(|row| {
+            let Loadable { model, pools, digest, weights, ctx_max, keep, .. } = row;
+            let (pools, weights) = (pools.join("`, `"), weights.0);
+            format!(
+                "`{model}` (loadable by `{pools}`, {keep:?}, {weights} bytes, context {ctx_max}, {:.8})",
+                digest.to_string()
+            )
+        });
+        pools.chain(loadable).collect::<Vec<_>>().join(", ")
     };
     if tasks > 0 {
         return Err(RecoverError::OtherPools { tasks, was: named(was), is: named(rules) });
     }
-    tracing::warn!(was = named(was), is = named(rules), "other models or pools: the world begins empty");
+    tracing::warn!(was = named(was), is = named(rules), "other models or pools: sessions and jobs are forgotten");
     Ok(false)
+}
+
+/// What is left of a state that cannot go on: what tenants have spent. With the first rules those stay that these name.
+fn left(was: Ledger, seed: u64) -> Ledger {
+    let spent = was.tenants.into_iter().map(|mut tenant| {
+        (tenant.live, tenant.account.reserved) = (0, Amount::default());
+        tenant
+    });
+    Ledger { tenants: spent.collect(), ..Ledger::empty(seed) }
 }
 
 /// The wall clock passes while nothing runs, and deadlines with it. A clock that was set back adds nothing.

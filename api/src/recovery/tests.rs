@@ -1,16 +1,18 @@
 //! Recovery of recorded runs, and of folders that a crash left between two writes.
 
 use super::*;
-use crate::fixture::{Recorder, config, rules, spec, submit, up};
+use crate::fixture::{Recorder, config, rules, spec, submit, up, usage};
 use crate::journal::{JournalConfig, Outcome, Record};
 use crate::replay::{ReplayOptions, replay};
 use crate::spool::Spool;
 use crate::spool::tests::{finished, part, wanted};
-use orchestrion_world::config::PlacementRules;
+use orchestrion_world::budget::{Budget, Kind};
+use orchestrion_world::config::{Keep, Loadable, PlacementRules};
 use orchestrion_world::id::Attempt;
 use orchestrion_world::ledger::full_digest;
 use orchestrion_world::protocol::{Class, Effect, Failure, Notice, Outcome as End, TaskSpec};
-use orchestrion_world::units::{Digest, Permille};
+use orchestrion_world::tenant::TenantRules;
+use orchestrion_world::units::{Bytes, Digest, Permille, Sha256};
 use std::fs;
 use std::path::Path;
 
@@ -192,6 +194,19 @@ fn a_configuration_that_the_unfinished_do_not_fit_is_refused_with_the_option_to_
     let error = with(&|rules| rules.pools.truncate(1)).unwrap_err();
     assert!(matches!(error, RecoverError::OtherPools { tasks: 8, .. }), "{error}");
     assert!(error.to_string().contains("`tiny` (pool `right`)") && error.to_string().contains("`pools`"), "{error}");
+    let another = Loadable {
+        model: "tiny".into(),
+        pools: vec!["left".into()],
+        digest: Sha256([7; 32]),
+        weights: Bytes(99),
+        kv_per_token: Bytes(1),
+        ctx_max: 64,
+        compute: 0,
+        needs: vec![],
+        keep: Keep::OnDemand,
+    };
+    let error = with(&|rules| rules.loadable = vec![another.clone()]).unwrap_err().to_string();
+    assert!(error.contains("`tiny` (loadable by `left`, OnDemand, 99 bytes, context 64, 07070707)"), "{error}");
     // Who waits by the rules that were goes on waiting under narrower ones.
     let narrower = with(&|rules| (rules.queue.interactive_max, rules.retry.attempts_max) = (1, 1)).unwrap();
     assert_eq!(narrower.past.unfinished.len(), 8);
@@ -199,6 +214,45 @@ fn a_configuration_that_the_unfinished_do_not_fit_is_refused_with_the_option_to_
     // Nothing is lost where nothing was to go on.
     spool(dir.path(), &[]);
     assert_eq!(with(&|rules| rules.pools.truncate(1)).unwrap().ledger, Ledger::empty(1));
+}
+
+#[test]
+fn what_tenants_spent_outlives_other_models_and_pools() {
+    let dir = tempfile::tempdir().unwrap();
+    let budget = Budget { tokens: Some(1_000), ..Budget::default() };
+    let tenants = vec![TenantRules { budget, ..TenantRules::new("app", 1) }];
+    let app = tenants[0].id();
+    let with = |pools: usize| {
+        let mut rules = Rules { tenants: tenants.clone(), ..rules() };
+        rules.pools.truncate(pools);
+        rules
+    };
+    let mut recorder = Recorder::new(config(dir.path()));
+    recorder.step(0, vec![Input::Boot { wall_ms: 0 }, Input::SetRules(Box::new(with(2))), up(1, 0, 2, 50_000)]);
+    let of_app = |task| Input::Intent(Intent::Submit { task: TaskId(task), spec: TaskSpec { tenant: app, ..spec() } });
+    recorder.step(10, vec![of_app(1), of_app(2)]);
+    recorder.step(
+        20,
+        vec![Input::Report(Report::Finished {
+            worker: WorkerId(1),
+            epoch: Epoch(1),
+            task: TaskId(1),
+            attempt: Attempt::of(1, 1),
+            usage: usage(),
+        })],
+    );
+    let spent = recorder.simulation.ledger().tenants[0].account.spent;
+    assert_ne!(spent, Amount::default());
+    drop(recorder);
+    // The second lived with its connection; nobody waits for it.
+    let recovered = recover(&Taken::take(config(dir.path())).unwrap(), &with(1), 1).unwrap();
+    assert!(recovered.ledger.tasks.is_empty() && recovered.ledger.pools.is_empty());
+    let mut simulation = Simulation::restore(&recovered.ledger).unwrap();
+    simulation.step(recovered.tick, recovered.inputs);
+    simulation.audit().unwrap();
+    let [tenant] = &simulation.ledger().tenants[..] else { panic!() };
+    assert_eq!((tenant.id, tenant.account.spent, tenant.account.reserved), (app, spent, Amount::default()));
+    assert_eq!(tenant.account.left().of(Kind::Tokens), Some(1_000 - spent.0[Kind::Tokens as usize]));
 }
 
 #[test]

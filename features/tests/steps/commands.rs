@@ -161,7 +161,7 @@ fn forbidden(session: &mut Session) {
 fn names_the_file(session: &mut Session) {
     let (well, text, _) = session.said.clone();
     let wrong = text.lines().find(|line| line.starts_with("WRONG")).unwrap_or_default();
-    assert!(!well && wrong.contains("/nowhere/model.gguf") && text.contains("→ correct `model` of the pool"), "{text}");
+    assert!(!well && wrong.contains("/nowhere/model.gguf") && text.contains("→ correct its `model`"), "{text}");
 }
 
 #[when(regex = r#"^I serve with a configuration that says "(.+)"$"#)]
@@ -173,6 +173,24 @@ fn slip(session: &mut Session, key: String) {
 fn meant(session: &mut Session, key: String) {
     let (well, _, errors) = session.said.clone();
     assert!(!well && errors.contains(&format!("Did you mean `{key}`?")), "{errors}");
+}
+
+#[when("I serve a model that is not there")]
+fn slip_of_the_model(session: &mut Session) {
+    let dir = scratch();
+    let journal = dir.join("journal");
+    let serve = ["serve", "--model", "/nowhere/tinny.gguf", "--bind", "127.0.0.1:0", "--journal"];
+    session.said = orch(&[&serve[..], &[journal.to_str().unwrap()]].concat());
+    // What is there, in place of what it printed.
+    session.said.1 = std::fs::read_dir(&dir).unwrap().map(|entry| format!("{:?}", entry.unwrap().path())).collect();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[then("it fails, names the file, and has begun no journal")]
+fn no_journal(session: &mut Session) {
+    let (well, written, errors) = session.said.clone();
+    assert!(!well && errors.contains("/nowhere/tinny.gguf"), "{errors}");
+    assert_eq!(written, "");
 }
 
 #[when(regex = r"^I ask for the completions of (\w+)$")]

@@ -22,6 +22,8 @@ use orchestrion_gpu::tokenizer::Tokenizer;
 use orchestrion_world::id::{DeviceId, Epoch, ModelId, PoolId, TaskId, WorkerId};
 use orchestrion_world::protocol::{CancelReason, Report, ShardFault};
 use orchestrion_world::units::Bytes;
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -160,6 +162,21 @@ impl Loader {
 
     pub(super) fn outlet(&self) -> &dyn Outlet {
         &*self.outlet
+    }
+
+    /// That the files which the pools name are there, and models.
+    pub(super) fn look(&self) -> Result<(), Failure> {
+        for pool in &self.pools {
+            let ModelRef::Path(path) = ModelRef::from(pool.model.as_str()) else { continue };
+            let mut magic = [0; 4];
+            let begins = File::open(&path).and_then(|mut file| file.read_exact(&mut magic));
+            if !path.is_dir() && (begins.is_err() || &magic != b"GGUF") {
+                // What is wrong is its to say.
+                let read = supply::load(&ModelRef::Path(path), &self.options, &mut |_, _, _| ());
+                read.map_err(Failure::of(Code::Unavailable))?;
+            }
+        }
+        Ok(())
     }
 
     /// Loads the model of the worker's pool, or the one that is named. One that was exchanged since its words were

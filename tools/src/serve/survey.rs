@@ -2,7 +2,8 @@
 //! once. What of them a pool begins with stays; of the others their words stay, so that requests for them can be
 //! prepared while they are not loaded.
 //!
-//! Only where models may be loaded on demand. One that cannot be read is left out, and said: requests for it are
+//! Only where models may be loaded on demand; elsewhere only whether the pools' files are there, which is to be said
+//! before the journal has a run under rules that were a slip of the pen. One that cannot be read is left out, and said: requests for it are
 //! told that it is not loaded.
 
 use super::load::{Loaded, Loader, NotLoaded};
@@ -22,6 +23,7 @@ pub(crate) struct Surveyed {
 }
 
 pub(crate) fn survey(loader: &Loader) -> Result<Surveyed, Failure> {
+    loader.look()?;
     let mut found = Surveyed::default();
     if loader.loadable.is_empty() {
         return Ok(found);
