@@ -83,7 +83,7 @@ fn operate(verb: &str, body: &Value, args: &PoolJobArgs) -> Result<(), Failure> 
         "cancelled" => "another job took its place, or the server ended",
         _ => ended["error"].as_str().unwrap_or("no reason given"),
     };
-    Err(Failure::new(Code::Unavailable, format!("{verb} of pool {pool} {}: {why}", word(&ended, "state"))))
+    Err(Failure::new(Code::Failed, format!("{verb} of pool {pool} {}: {why}", word(&ended, "state"))))
 }
 
 /// Tells each step as it goes on, and gives the job as it ended.

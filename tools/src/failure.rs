@@ -35,13 +35,17 @@ impl Failure {
         move |error| Failure::new(code, error)
     }
 
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
     /// Says it on stderr.
     pub(crate) fn tell(self) -> ExitCode {
         // A reader that closed our stdout, as `| head` does, is no failure worth a word.
         if !self.is_broken_pipe() {
             eprintln!("error: {self}");
         }
-        ExitCode::from(self.code as u8)
+        ExitCode::from(self.code() as u8)
     }
 
     fn is_broken_pipe(&self) -> bool {

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &SubmitArgs) -> Result<(), Failure> {
     }
     match ended {
         None => Ok(()),
-        Some(problem) => Err(Failure::new(Code::Unavailable, format!("task {id} ended without an answer: {problem}"))),
+        Some(problem) => Err(Failure::new(Code::Failed, format!("task {id} ended without an answer: {problem}"))),
     }
 }
 

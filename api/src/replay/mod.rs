@@ -68,6 +68,10 @@ pub enum ReplayError {
     NoLongerBreaks { place: Place, audit: String },
     #[error("the journal holds no step {from}: it begins at step {first}")]
     NoSuchStep { from: u64, first: u64 },
+    #[error("the newest run in the journal holds no step {from}: it ends with step {last}")]
+    BeyondEnd { from: u64, last: u64 },
+    #[error("no step is both from {from} on and up to {to}")]
+    Backwards { from: u64, to: u64 },
 }
 
 /// Steps between two words of progress.
@@ -82,19 +86,22 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
     };
     let total = chosen.iter().flat_map(|run| &run.segments).map(|segment| segment.bytes).sum();
     let began = Instant::now();
-    let mut report = ReplayReport::default();
+    let mut report = ReplayReport { compared: !options.overrides.is_empty(), ..ReplayReport::default() };
     let mut chain = None;
     let mut bytes_before = 0;
     let mut before: Option<Ledger> = None;
     let mut state = Digest(0);
     for run in chosen {
-        let mut rerun = Rerun::new(from(run, options.from)?, chain);
+        let segments = part(run, &options)?;
+        let mut last = segments.first().map_or(0, |segment| segment.origin.first_seq.saturating_sub(1));
+        let mut rerun = Rerun::new(segments, chain);
         let mut other = Other::default();
         let mut span: Option<(u64, u64)> = None;
         while let Some(done) = rerun.step(&mut |_| {})? {
             if options.to.is_some_and(|to| done.seq > to) {
                 break;
             }
+            last = done.seq;
             if let (None, Some(before), Some(start)) = (span, before.take(), &rerun.start) {
                 // A run that goes on begins with the state of the run before; one may also begin empty.
                 if start.core.booted.is_some() && *start != before {
@@ -103,7 +110,7 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
             }
             span = Some((span.map_or(done.tick.0, |(first, _)| first), done.tick.0));
             report.take(&done);
-            if !options.overrides.is_empty() && report.change.is_none() {
+            if report.compared && report.change.is_none() {
                 report.change = other.beside(&mut rerun, &done, &options.overrides)?;
             }
             if let Some(progress) = &mut options.progress
@@ -111,6 +118,9 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
             {
                 progress(bytes_before + rerun.reader.bytes(), total);
             }
+        }
+        if let Some(from) = options.from.filter(|from| *from > last) {
+            return Err(ReplayError::BeyondEnd { from, last });
         }
         report.runs += 1;
         state = rerun.simulation.as_mut().map_or(state, Simulation::state);
@@ -128,10 +138,16 @@ pub fn replay(path: &Path, mut options: ReplayOptions<'_>) -> Result<ReplayRepor
     Ok(report)
 }
 
-/// The segments of a run from the one that holds step `from` on.
-fn from(run: &Run, from: Option<u64>) -> Result<&[Segment], ReplayError> {
-    let Some(from) = from else { return Ok(run.whole()) };
+/// The segments of a run from the one that holds the first step that is asked for.
+fn part<'r>(run: &'r Run, options: &ReplayOptions<'_>) -> Result<&'r [Segment], ReplayError> {
     let first = run.segments.first().map_or(1, |segment| segment.origin.first_seq);
+    let from = options.from.unwrap_or(first);
+    if let Some(to) = options.to.filter(|to| *to < from) {
+        return Err(ReplayError::Backwards { from, to });
+    }
+    if options.from.is_none() {
+        return Ok(run.whole());
+    }
     match run.segments.iter().rposition(|segment| segment.origin.first_seq <= from) {
         Some(at) => Ok(run.from(at)),
         None => Err(ReplayError::NoSuchStep { from, first }),

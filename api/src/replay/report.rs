@@ -35,6 +35,8 @@ pub struct ReplayReport {
     pub torn: Option<String>,
     /// The invariant that the recorded run broke in its last step, and breaks again.
     pub broke: Option<String>,
+    /// Whether a world with changed rules was run beside the recorded one.
+    pub compared: bool,
     /// With changed rules: the first decision that comes out otherwise.
     pub change: Option<Change>,
 }
@@ -107,6 +109,7 @@ impl fmt::Display for ReplayReport {
         }
         match &self.change {
             Some(change) => write!(f, "\n{change}"),
+            None if self.compared => write!(f, "\nWith the changed rules, no decision differs."),
             None => Ok(()),
         }
     }

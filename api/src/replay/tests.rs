@@ -41,6 +41,11 @@ fn every_segment_replays_alone_from_its_ledger() {
     let part = replay(dir.path(), options).unwrap();
     let begins = segments.iter().map(|s| s.origin.first_seq).filter(|first| *first <= 60).max().unwrap();
     assert_eq!(part.steps, 71 - begins);
+    let none = |from, to| replay(dir.path(), ReplayOptions { from, to, ..ReplayOptions::default() });
+    let error = none(Some(99_999), None).unwrap_err().to_string();
+    assert_eq!(error, "the newest run in the journal holds no step 99999: it ends with step 122");
+    assert!(matches!(none(Some(70), Some(60)), Err(ReplayError::Backwards { from: 70, to: 60 })));
+    assert!(matches!(none(None, Some(0)), Err(ReplayError::Backwards { from: 1, to: 0 })));
 }
 
 #[test]
@@ -104,7 +109,10 @@ fn changed_rules_are_told_by_the_first_decision_they_change() {
     assert!(change.recorded.iter().any(|what| what.contains("placed on worker w1")), "{change}");
     assert!(change.changed.iter().any(|what| what.contains("placed on worker w2")), "{change}");
     assert_eq!(report.steps, 4, "the recorded run is verified to its end");
-    assert_eq!(with("queue.batch_max", "99").unwrap().change, None);
+    let same = with("queue.batch_max", "99").unwrap();
+    assert_eq!(same.change, None);
+    assert!(same.to_string().ends_with("\nWith the changed rules, no decision differs."), "{same}");
+    assert!(plain(dir.path()).unwrap().to_string().ends_with(&same.final_state));
     assert!(matches!(with("queue.size", "99"), Err(ReplayError::Override(OverrideError::UnknownKey { .. }))));
     assert!(matches!(with("retry.jitter_permille", "1001"), Err(ReplayError::Override(OverrideError::Rules(_)))));
 }

@@ -16,6 +16,8 @@ use serde::Serialize;
 use std::fmt;
 use std::io::Write;
 
+const CONFIGURATION: &str = "configuration";
+
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -76,10 +78,16 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<(), Failure> {
             findings.iter().try_for_each(|finding| writeln!(out, "{finding}"))?;
         }
     }
-    match findings.iter().filter(|finding| finding.verdict == Verdict::Wrong).count() {
+    verdict(&findings)
+}
+
+fn verdict(findings: &[Finding]) -> Result<(), Failure> {
+    let wrong = || findings.iter().filter(|finding| finding.verdict == Verdict::Wrong);
+    let code = if wrong().any(|finding| finding.what == CONFIGURATION) { Code::BadConfig } else { Code::Failed };
+    match wrong().count() {
         0 => Ok(()),
-        1 => Err(Failure::new(Code::Failed, "one thing is wrong; the arrow says how to mend it")),
-        wrong => Err(Failure::new(Code::Failed, format!("{wrong} things are wrong; the arrows say how to mend them"))),
+        1 => Err(Failure::new(code, "one thing is wrong; the arrow says how to mend it")),
+        wrong => Err(Failure::new(code, format!("{wrong} things are wrong; the arrows say how to mend them"))),
     }
 }
 
@@ -92,7 +100,7 @@ fn examine(args: &DoctorArgs) -> Vec<Finding> {
         Ok(config) => config,
         Err(failure) => {
             findings.push(Finding::wrong(
-                "configuration",
+                CONFIGURATION,
                 failure.to_string(),
                 "correct the file or the variable it names",
             ));
@@ -102,7 +110,7 @@ fn examine(args: &DoctorArgs) -> Vec<Finding> {
     };
     let pools = config.pools.len();
     findings
-        .push(Finding::ok("configuration", format!("can be read; {pools} pool{}", if pools == 1 { "" } else { "s" })));
+        .push(Finding::ok(CONFIGURATION, format!("can be read; {pools} pool{}", if pools == 1 { "" } else { "s" })));
     findings.push(auth(&config));
     findings.extend(places::models(&config));
     findings.extend(places::journal(&config));
@@ -117,5 +125,37 @@ fn auth(config: &Config) -> Finding {
         Err(failure) => Finding::wrong("tokens", failure.to_string(), "see the README on who may ask from where"),
         Ok(auth) if auth.keyring.is_empty() => Finding::ok("tokens", format!("none; {bind} is for this machine alone")),
         Ok(auth) => Finding::ok("tokens", format!("{} for clients", auth.keyring.listed().count())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestrion_gpu::generate::{GenSpec, generate};
+    use std::path::PathBuf;
+
+    #[test]
+    fn what_would_keep_a_server_from_being_ready_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, config) = (dir.path().join("tiny.gguf"), dir.path().join("c.toml"));
+        std::fs::write(&file, generate(&GenSpec::default()).unwrap()).unwrap();
+        let found = |more: &str, config: Option<PathBuf>| {
+            let pool = format!("{more}\n[[pools]]\nid = \"a\"\nmodel = \"{}\"\n", file.display());
+            std::fs::write(dir.path().join("c.toml"), pool).unwrap();
+            let (bind, journal) = ("127.0.0.1:0".parse().ok(), Some(dir.path().join("journal")));
+            let findings = examine(&DoctorArgs { config, bind, journal, output: Output::Text });
+            let code = verdict(&findings).err().map(|failure| failure.code());
+            (code, findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"))
+        };
+        assert_eq!(found("", Some(config.clone())).0, None);
+        let (code, text) = found("[models]\nmemory_bytes = 1000", Some(config.clone()));
+        assert!(
+            code == Some(Code::Failed) && text.contains(" of 1000 B\n") && text.contains("raise `models.memory_bytes`"),
+            "{text}"
+        );
+        // The server goes on without it.
+        let (code, text) = found("[[models.loadable]]\nmodel = \"/nope.gguf\"", Some(config));
+        assert!(code.is_none() && text.contains("warning  model          `/nope.gguf`"), "{text}");
+        assert_eq!(found("", Some(dir.path().join("nope.toml"))).0, Some(Code::BadConfig));
     }
 }

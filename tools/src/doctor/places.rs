@@ -1,11 +1,11 @@
 //! What the server reads and writes: models, journal, port, and the disk and clock behind them.
 
-use super::Finding;
+use super::{Finding, Verdict};
 use crate::configuration::{Config, Pool};
-use crate::memory::size;
+use crate::memory::{budget, size};
 use orchestrion_api::journal::{JournalError, runs};
 use orchestrion_gpu::supply::{self, ModelRef, Options};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -23,18 +23,44 @@ pub(super) fn models(config: &Config) -> Vec<Finding> {
         Err(failure) => return vec![Finding::wrong("model cache", failure.to_string(), "set `models.cache_dir`")],
     };
     let options = Options::from_env(dir);
-    config.pools.iter().map(|pool| model(pool, &options)).collect()
+    let of_pools = config.pools.iter().map(|pool| model(&pool.model, &format!("pool `{}`", pool.id), &options));
+    // The server goes on without those that nothing begins with.
+    let loadable = config.models.loadable.iter().map(|row| {
+        let finding = model(&row.model, "`models.loadable`", &options);
+        Finding { verdict: finding.verdict.min(Verdict::Warning), ..finding }
+    });
+    of_pools.chain(loadable).chain([room(config, &options)]).collect()
 }
 
-fn model(pool: &Pool, options: &Options) -> Finding {
-    let asked = ModelRef::from(pool.model.as_str());
+/// Whether the models that pools begin with fit beside each other, nearly: weights take what they take in their files.
+fn room(config: &Config, options: &Options) -> Finding {
+    let size_of = |pool: &Pool| {
+        let place = supply::place(&ModelRef::from(pool.model.as_str()), options);
+        place
+            .bytes
+            .or_else(|| fs::metadata(place.path).ok().filter(Metadata::is_file).map(|about| about.len()))
+            .unwrap_or(0)
+    };
+    let needed: u64 = config.pools.iter().map(size_of).sum();
+    let found = |bytes| format!("the models of all pools take {} of {}", size(needed), size(bytes));
+    let mend = "raise `models.memory_bytes`, or serve fewer or smaller models";
+    match config.models.memory_bytes.map_or_else(budget, Ok) {
+        Ok(bytes) if needed <= bytes => Finding::ok("room", found(bytes)),
+        Ok(bytes) => Finding::wrong("room", found(bytes), mend),
+        Err(error) => Finding::wrong("room", error.to_string(), "set `models.memory_bytes`"),
+    }
+}
+
+fn model(name: &str, whose: &str, options: &Options) -> Finding {
+    let asked = ModelRef::from(name);
     let place = supply::place(&asked, options);
-    let said = |found: &str| format!("`{}` of pool `{}` {found} {}", pool.model, pool.id, place.path.display());
+    let said = |found: &str| format!("`{name}` of {whose} {found} {}", place.path.display());
     match (fs::metadata(&place.path), asked) {
         (Ok(about), _) if place.bytes.is_some_and(|bytes| bytes != about.len()) => {
             let found = said(&format!("has {} bytes instead of {} at", about.len(), place.bytes.unwrap_or_default()));
             Finding::warning("model", found, "nothing: the server fetches it again")
         }
+        (Ok(about), _) if about.is_dir() => Finding::ok("model", said("is the folder")),
         (Ok(_), _) => match magic(&place.path) {
             Ok(magic) if &magic == b"GGUF" => Finding::ok("model", said("is at")),
             Ok(_) => {
@@ -45,7 +71,7 @@ fn model(pool: &Pool, options: &Options) -> Finding {
             }
         },
         (Err(error), ModelRef::Path(_)) => {
-            Finding::wrong("model", said(&format!("is not there ({}):", error.kind())), "correct `model` of the pool")
+            Finding::wrong("model", said(&format!("is not there ({}):", error.kind())), "correct its `model`")
         }
         (Err(_), ModelRef::Alias(name)) => absent(&name, place.bytes.unwrap_or(0), &options.cache_dir),
     }

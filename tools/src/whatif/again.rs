@@ -35,7 +35,7 @@ pub(crate) struct Again {
 /// The rules with `set` changed.
 pub(crate) fn changed(rules: &Rules, set: &[(String, String)]) -> Result<Box<Rules>, Failure> {
     let mut rules = rules.clone();
-    overrides::apply(&mut rules, set).map_err(Failure::of(Code::Failed))?;
+    overrides::apply(&mut rules, set).map_err(Failure::of(Code::BadConfig))?;
     Ok(Box::new(rules))
 }
 

@@ -176,3 +176,9 @@ fn a_prediction_is_held_against_what_came() {
     assert_eq!(figures::spread(vec![]), figures::Spread::default());
     assert_eq!(day.courses.get(TaskId(1)).and_then(Course::wait), Some(Ticks(1)));
 }
+
+#[test]
+fn a_rule_that_is_none_is_a_bad_configuration() {
+    let set = [("queue.size".to_owned(), "1".to_owned())];
+    assert_eq!(changed(&Rules::default(), &set).unwrap_err().code(), Code::BadConfig);
+}
