@@ -134,7 +134,7 @@ impl Shop {
         if let Some(found) = self.find(grammar) {
             return Ok(found);
         }
-        let matcher = Arc::new(Matcher::new(Ok(deep(|| self.parser(readable(grammar)?))?)));
+        let matcher = Arc::new(deep(|| begun(Matcher::new(Ok(self.parser(readable(grammar)?)?))))?);
         let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if compiled.len() == KEPT {
             compiled.pop_front();
@@ -175,6 +175,18 @@ impl Shop {
         let found = Arc::clone(&row.1);
         compiled.push_back(row);
         Some(found)
+    }
+}
+
+/// Refused is here, where a client is told which field it is, what would end the answer at its first token.
+fn begun(matcher: Matcher) -> Result<Matcher, GrammarError> {
+    match matcher.deep_clone().compute_mask() {
+        Ok(first) if !first.is_zero() => Ok(matcher),
+        Ok(_) | Err(_) => Err(GrammarError::Unusable(
+            "no answer can begin by it: it comes back to itself before it says anything, matches nothing, or asks for more \
+             than its bounds allow"
+                .to_owned(),
+        )),
     }
 }
 

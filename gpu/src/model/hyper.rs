@@ -10,6 +10,10 @@ use super::arch::{self, ArchSpec, Factors, Windows};
 use super::pooling::Pooling;
 use crate::gguf::Gguf;
 
+/// Times the width that a layer's inside may be wide. Models stay below ten; a step's memory follows it, and the file, whose
+/// matrices are as thin as the width, does not.
+const WIDEST: usize = 64;
+
 /// Where `rope.freq_base` is absent.
 const ROPE_BASE: f32 = 10_000.0;
 
@@ -98,6 +102,12 @@ impl Hyper {
         }
         if head_dim % 2 != 0 {
             return Err(keys.refuse("attention.key_length", "an even size of heads"));
+        }
+        if heads * head_dim > WIDEST * width {
+            return Err(keys.refuse("attention.head_count", "heads of at most 64 times the width together"));
+        }
+        if feed > WIDEST * width {
+            return Err(keys.refuse("feed_forward_length", "at most 64 times the width"));
         }
         if arch.other_query_scale == Some(layers) && width / heads != head_dim {
             return Err(keys.refuse("block_count", "a model whose queries are scaled by the size of a head"));

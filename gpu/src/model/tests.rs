@@ -66,6 +66,12 @@ fn what_would_run_as_something_else_is_refused() {
     assert!(set("llama.attention.key_length", Meta::U32(7)).contains("an even size"));
     assert!(set("llama.attention.layer_norm_rms_epsilon", Meta::F32(2.0)).contains("an epsilon in [0, 1)"));
     assert!(set("llama.feed_forward_length", Meta::U32(96)).contains("blk.0.ffn_gate.weight"));
+    assert!(set("llama.feed_forward_length", Meta::U32(1 << 20)).contains("at most 64 times the width"));
+    let wide = refusal(|pairs, _| {
+        self::set(pairs, "llama.attention.head_count", Meta::U32(4096));
+        self::set(pairs, "llama.attention.key_length", Meta::U32(1024));
+    });
+    assert!(wide.contains("heads of at most 64 times"), "{wide}");
     assert!(set("llama.rope.freq_base", Meta::F32(0.5)).contains("a base of 1 or more"));
     let windowed = altered_of("qwen2", |pairs, _| {
         pairs.push(("qwen2.attention.sliding_window".to_owned(), Meta::U32(512)));
