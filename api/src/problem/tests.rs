@@ -43,6 +43,9 @@ fn refusals_and_failures_map_to_the_contract() {
     assert_eq!(of(Problem::refused(Refusal::DuplicateTask)), ("CONFLICT", 409));
     let context = Refusal::ContextExceeded { tokens: 9, ctx_max: 8 };
     assert_eq!(of(Problem::refused(context)), ("INVALID_PARAMS", 400));
+    let told = Problem::refused(context).openai()["error"].clone();
+    assert_eq!(told["code"], "context_length_exceeded");
+    assert!(told["message"].as_str().unwrap().contains("truncation"), "with the way out: {told}");
     let late = Refusal::DeadlineInfeasible { deadline: Ticks(1), needed: Ticks(2), retry_after: None };
     assert_eq!(of(Problem::refused(late)), ("DEADLINE_UNMET", 400));
     assert_eq!(of(Problem::refused(Refusal::PoolUnready { retry_after: after })), ("POOL_UNREADY", 503));
