@@ -1,6 +1,8 @@
 //! What is wrong is told with its place; what is hostile is refused before it costs anything.
 
 use super::*;
+use crate::simulate::simulate;
+use crate::summary::Summary;
 
 const GOOD: &str = include_str!("../../library/overload.toml");
 
@@ -133,8 +135,12 @@ fn rules_are_changed_from_outside() {
 #[test]
 fn the_example_of_the_documentation_is_a_scenario() {
     let page = include_str!("../../../docs/simulation.md");
-    let blocks = page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
-    let example: String = blocks.collect();
+    let blocks: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    let Scenario { title, plan, expectations } = read(blocks[0], Path::new("."), None, &[]).unwrap();
+    let outcome = simulate(plan, &mut |_| ()).unwrap();
+    let summary = Summary::of(&title, 1, &outcome, &expectations);
+    assert_eq!(summary.broken(), 0, "{summary}");
+    let example = blocks.concat();
     let scenario = read(&example, Path::new("."), None, &[]).unwrap();
     let plan = scenario.plan;
     let counts = (scenario.expectations.len(), plan.workers.len(), plan.faults.len(), plan.jobs.len());

@@ -177,7 +177,7 @@ pub(super) fn feasible(spec: &TaskSpec, offer: &Offer) -> bool {
 mod tests {
     use super::*;
     use crate::placement::bound;
-    use crate::placement::explain::explain;
+    use crate::placement::explain::{Considered, explain};
     use crate::placement::flip::Flip;
     use orchestrion_world::config::{PlacementRule, PoolRules, Rules};
     use orchestrion_world::field::Best;
@@ -324,6 +324,8 @@ mod tests {
             prop_assert_eq!(roomiest(&newcomer.spec, &tree).is_some(), room);
             prop_assert_eq!(log.candidates.len(), all.len(), "the log names every candidate");
             prop_assert_eq!(log.chosen.is_none(), log.candidates.iter().all(|c| c.removed_by.is_some()));
+            let runs = |c: &Considered| c.predicted_run.is_some() == all[c.worker.0 as usize].serving.is_some();
+            prop_assert!(log.candidates.iter().all(runs));
             prop_assert!(!log.to_string().is_empty());
             // The named change flips the choice; one smaller by a unit does not.
             if let Some(Flip { worker, figure, is, needed }) = log.flip {

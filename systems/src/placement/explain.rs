@@ -50,7 +50,8 @@ pub struct Considered {
     pub worker: WorkerId,
     pub pool: String,
     pub removed_by: Option<Filter>,
-    pub predicted_run: Ticks,
+    /// None where it does not serve the model.
+    pub predicted_run: Option<Ticks>,
     /// Tokens of the prompt that it may know, which are taken off.
     pub known_tokens: u32,
     pub leases: u16,
@@ -92,7 +93,7 @@ pub(crate) fn explain(rules: &Rules, tick: Tick, request: &Request, candidates: 
         worker: c.worker.id,
         pool: rules.pools.get(usize::from(c.worker.facts.pool.0)).map(|p| p.name.clone()).unwrap_or_default(),
         removed_by: filter(rules.placement, request, c),
-        predicted_run: rank::predicted_run(request, c),
+        predicted_run: c.serving.map(|_| rank::predicted_run(request, c)),
         known_tokens: request.known_on(c.worker.id),
         leases: c.worker.leases.len() as u16,
         slots: c.worker.facts.slots,
@@ -154,7 +155,7 @@ impl fmt::Display for Considered {
         write!(f, "{worker} of pool {pool} ({leases} of {slots} slots in use): ")?;
         match self.removed_by {
             None => {
-                let (end, free) = (self.predicted_run.0, mib(self.residual));
+                let (end, free) = (self.predicted_run.unwrap_or_default().0, mib(self.residual));
                 write!(f, "predicted to take {end} ms")?;
                 if self.known_tokens > 0 {
                     write!(f, " with {} tokens of the prompt known from before", self.known_tokens)?;

@@ -76,6 +76,10 @@ pub(super) fn measure(args: &BenchEngineArgs) -> Result<Rows, Failure> {
     };
     let level = args.simd.level();
     let (mut engine, file_bytes) = load(&args.model, level, threads)?;
+    if engine.is_encoder() {
+        let problem = format!("{}: it makes no text; name a model that answers prompts", args.model);
+        return Err(Failure::new(Code::BadConfig, problem));
+    }
     prefill(&mut engine)?;
     decode(&mut engine, 1)?;
     let peak_rss_bytes = crate::memory::peak()?;
@@ -229,5 +233,8 @@ mod tests {
         assert!(rows.prefill.tokens_per_s > 0.0 && rows.decode.iter().all(|batch| batch.speed.tokens_per_s > 0.0));
         assert!(rows.peak_rss_bytes > rows.weights_bytes && rows.read_gb_per_s > 0.0);
         assert!(rows.to_string().contains("16 at a time"), "{rows}");
+        std::fs::write(&path, generate(&GenSpec::of("bert").unwrap()).unwrap()).unwrap();
+        let error = measure(&args).unwrap_err().to_string();
+        assert!(error.ends_with("it makes no text; name a model that answers prompts"), "{error}");
     }
 }

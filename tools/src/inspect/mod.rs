@@ -13,7 +13,7 @@ use crate::memory::size;
 use crate::output;
 use crate::progress::{Progress, stage_of};
 use fit::{Memory, Shape, Speed};
-use orchestrion_gpu::engine::{Engine, EngineOptions, Level};
+use orchestrion_gpu::engine::{Engine, EngineOptions, Level, Makes};
 use orchestrion_gpu::gguf::Gguf;
 use orchestrion_gpu::supply::{self, ModelRef, Supplied, SupplyError};
 use orchestrion_gpu::template::{Template, TemplateError};
@@ -90,22 +90,31 @@ fn inspect(args: &InspectArgs) -> Result<Inspection, Failure> {
 }
 
 fn examine(gguf: &Gguf, file: String, args: &InspectArgs) -> Inspection {
-    let (contents, mut refused) = contents(gguf);
+    let (mut contents, mut refused) = contents(gguf);
     let plan = |weights| Memory::plan(weights, &contents.shape, args.slots, args.ctx);
     // As the file has them, which is nearly what they take; exactly, once they are loaded.
     let mut memory = plan(contents.types.values().map(|of| of.bytes).sum());
     refused = refused.or_else(|| memory.as_ref().and_then(too_large));
+    let mut makes = Makes::Text;
     if refused.is_none() {
         let options = EngineOptions { level: Level::detect(), threads: 1, ctx_max: u32::MAX };
         match Engine::load(gguf, options) {
             Err(error) => refused = Some(error.to_string()),
             Ok(engine) => {
+                makes = engine.makes();
                 memory = plan(engine.weights().0);
                 refused = memory.as_ref().and_then(too_large);
             }
         }
     }
-    let speed = if refused.is_none() { Some(Speed::estimate(gguf)) } else { None };
+    match makes {
+        Makes::Text => {}
+        Makes::Vectors => contents.template = "none: it makes vectors of texts, by `POST /v1/embeddings`".to_owned(),
+        Makes::Scores => contents.template = "none: it scores pairs of texts, by `POST /v1/rerank`".to_owned(),
+    }
+    // What reads its weights once for many tokens is not bound by memory.
+    let answers = refused.is_none() && makes == Makes::Text;
+    let speed = if answers { Some(Speed::estimate(gguf)) } else { None };
     Inspection { file, contents: Some(contents), memory, speed, refused }
 }
 
@@ -186,6 +195,7 @@ impl fmt::Display for Contents {
 mod tests {
     use super::*;
     use orchestrion_gpu::generate::{GenSpec, generate};
+    use orchestrion_gpu::gguf::TensorKind;
     use orchestrion_gpu::gguf::write::{Meta, Writer};
 
     fn args(slots: u64, ctx: Option<u64>) -> InspectArgs {
@@ -214,6 +224,17 @@ mod tests {
             "verdict       runs",
         ] {
             assert!(text.contains(line), "no `{line}` in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_encoder_has_no_template_and_gives_no_answers() {
+        for (head, route) in [(None, "POST /v1/embeddings"), (Some(TensorKind::Q8_0), "POST /v1/rerank")] {
+            let spec = GenSpec { head, ..GenSpec::of("bert").unwrap() };
+            let gguf = Gguf::parse(generate(&spec).unwrap()).unwrap();
+            let text = examine(&gguf, "e.gguf".to_owned(), &args(4, None)).to_string();
+            assert!(text.contains(route) && text.contains("verdict       runs"), "{text}");
+            assert!(!text.contains("completions") && !text.contains("tokens/s"), "{text}");
         }
     }
 
