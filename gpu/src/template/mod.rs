@@ -6,8 +6,9 @@
 //! methods of Python's strings. A file without a template gets a built-in by name (`builtin`), and the log says so.
 //!
 //! It does not tokenise: [`Tokenizer::encode`](crate::tokenizer::Tokenizer::encode) does, with
-//! `parse_special`. Steps are bounded and so is what is printed, into blocks that are kept for later too; memory is not
-//! entirely: a value that doubles itself is cheap in steps.
+//! `parse_special`. Steps are bounded and so is what is printed, into blocks that are kept for later too. Memory is not
+//! entirely (a value that doubles itself is cheap in steps), nor is how deep values are nested: a namespace that holds
+//! itself ends the process when it is printed. To that extent a model's file is trusted.
 
 mod builtin;
 mod calls;
@@ -211,7 +212,7 @@ impl Template {
     }
 }
 
-/// What a stranger's template does to the engine ends here: minijinja 3.0.5 panics where `break` leaves a `with`.
+/// Where a template makes the engine panic, that ends here: minijinja 3.0.5 panics where `break` leaves a `with`.
 fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, TemplateError> {
     // What was half done is not looked at again.
     catch_unwind(AssertUnwindSafe(run)).map_err(|_| TemplateError::Broken)
