@@ -4,7 +4,7 @@ Feature: A recorded day can be asked what else it could have been
   Scenario: What did the work cost, and what would other rules have done?
     Given a slow server with the tiny model
     When I submit 12 tasks of 60 tokens and wait for their ends
-    And the server goes down
+    And the server goes down a second later
     Then orch calibrate writes what the work cost and says how far off that is
     And orch whatif puts the recorded day beside one with a queue of no places
 
