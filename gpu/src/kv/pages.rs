@@ -90,9 +90,9 @@ impl Pages {
         self.idle.len()
     }
 
-    /// Pages that can be taken.
+    /// Pages that can be taken. Those that have memory need no room.
     pub(crate) fn available(&self) -> usize {
-        self.bound.saturating_sub(self.held)
+        self.bound.min(self.room.max(self.made())).saturating_sub(self.held)
     }
 
     pub(crate) fn store_mut(&mut self) -> &mut Store {
@@ -260,10 +260,13 @@ mod tests {
         let pages = [0; 2].map(|_| pool.take().unwrap());
         assert_eq!(pool.learn(pages[0], Block::root(7)), pages[0]);
         pool.let_go(pages[0]);
+        assert_eq!(pool.available(), 7);
         pool.make_do(2);
+        assert_eq!(pool.available(), 1);
         assert_eq!((pool.take(), pool.idle(), pool.made()), (Some(pages[0]), 0, 2));
-        assert_eq!(pool.take(), None);
+        assert_eq!((pool.available(), pool.take()), (0, None));
         pool.make_do(3);
+        assert_eq!(pool.available(), 1);
         assert!(pool.take().is_some() && pool.made() == 3);
     }
 
@@ -279,15 +282,20 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done, every page is held, idle or free, and no two tables have one to write.
+        /// Whatever is done, every page is held, idle or free, no two tables have one to write, and what is said to be
+        /// available can be taken.
         #[test]
-        fn pages_add_up(acts in prop::collection::vec((0u8..7, 0usize..4, 0u32..6), 1..200)) {
+        fn pages_add_up(acts in prop::collection::vec((0u8..8, 0usize..4, 0u32..6), 1..200)) {
             let mut pool = pool(8);
             let mut tables = vec![Vec::<PageId>::new(); 4];
             for (act, of, n) in acts {
                 let block = Block::root(0).then(&[n]);
                 match act {
-                    0 | 1 => tables[of].extend(pool.take()),
+                    0 | 1 => {
+                        let (there, taken) = (pool.available(), pool.take());
+                        prop_assert_eq!(taken.is_some(), there > 0);
+                        tables[of].extend(taken);
+                    }
                     2 => tables[of].extend(pool.find(block)),
                     3 => {
                         if let Some(last) = tables[of].last_mut() {
@@ -300,13 +308,14 @@ mod tests {
                         }
                     }
                     5 => pool.give_back(of),
+                    6 => pool.make_do(pool.made() + n as usize),
                     _ => pool.let_all_go(&std::mem::take(&mut tables[of])),
                 }
                 let named: std::collections::BTreeSet<PageId> = tables.iter().flatten().copied().collect();
                 prop_assert_eq!(named.len(), pool.held());
                 prop_assert_eq!(pool.held() + pool.idle() + pool.free.len(), pool.made());
                 let with_memory = pool.store.pages.iter().filter(|page| !page.is_empty()).count();
-                prop_assert!(with_memory == pool.made() && pool.made() <= 8 && pool.available() == 8 - pool.held());
+                prop_assert!(with_memory == pool.made() && pool.made() <= 8 && pool.available() <= 8 - pool.held());
                 for page in &named {
                     let holders = tables.iter().flatten().filter(|p| *p == page).count();
                     prop_assert_eq!(pool.is_own(*page), holders == 1);

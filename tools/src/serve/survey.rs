@@ -3,8 +3,8 @@
 //! prepared while they are not loaded.
 //!
 //! Only where models may be loaded on demand; elsewhere only whether the pools' files are there, which is to be said
-//! before the journal has a run under rules that were a slip of the pen. One that cannot be read is left out, and said: requests for it are
-//! told that it is not loaded.
+//! before the journal has a run under rules that were a slip of the pen. One that cannot be read is left out, and said:
+//! requests for it are told that it is not loaded.
 
 use super::load::{Loaded, Loader, NotLoaded};
 use crate::failure::Failure;
